@@ -1,0 +1,2 @@
+//! The engine on a plain Linux host.
+fn main() {}

@@ -1,0 +1,48 @@
+//! The questions that the engine puts to the hypervisor and that need an answer at once.
+//!
+//! Three implementations: the kernel's, the hosted server's and the simulator's.
+
+pub use crate::store::domain::DomId;
+use crate::wire::errno::Errno;
+
+/// An event channel port of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port(pub u32);
+
+/// What the hypervisor says about a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainState {
+    /// It exists and has not been shut down.
+    Running,
+    /// It exists and has been shut down (or has crashed or suspended); it may be resumed.
+    Shutdown,
+    /// It is being torn down and will not come back.
+    Dying,
+    /// There is no such domain.
+    Absent,
+}
+
+/// The hypervisor, as the engine sees it.
+pub trait Hypervisor {
+    /// Maps the ring page of `domid` (its grant reference 1) for reading and writing. At most one mapping per domain
+    /// exists; mapping it again is a bug of the caller.
+    ///
+    /// # Errors
+    /// The code for the one who asked, when the page can't be mapped.
+    fn map_ring(&mut self, domid: DomId) -> Result<(), Errno>;
+
+    /// Undoes [`Hypervisor::map_ring`].
+    fn unmap_ring(&mut self, domid: DomId);
+
+    /// Binds a port of ours to `remote_port` of `domid`.
+    ///
+    /// # Errors
+    /// The code for the one who asked, when the port can't be bound.
+    fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno>;
+
+    /// Closes a port that [`Hypervisor::bind_port`] returned.
+    fn close_port(&mut self, port: Port);
+
+    /// What state `domid` is in.
+    fn domain_state(&mut self, domid: DomId) -> DomainState;
+}

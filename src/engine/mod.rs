@@ -1,0 +1,3 @@
+//! One request, one change set.
+
+pub mod hypervisor;

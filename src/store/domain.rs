@@ -1,0 +1,28 @@
+//! Domains, as the store knows them.
+
+use core::fmt;
+
+/// A domain's number, 0 to 65535.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomId(pub u16);
+
+impl DomId {
+    /// The control domain, unless a boot option says otherwise.
+    pub const DOM0: Self = Self(0);
+    /// The first number that no real domain has (`DOMID_FIRST_RESERVED`, `xen/include/public/xen.h`).
+    pub const FIRST_RESERVED: Self = Self(0x7ff0);
+    /// The number by which a domain calls itself (`DOMID_SELF`).
+    pub const SELF: Self = Self(0x7ff0);
+}
+
+impl fmt::Debug for DomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d{}", self.0)
+    }
+}
+
+impl fmt::Display for DomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}

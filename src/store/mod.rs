@@ -1,0 +1,3 @@
+//! The tree, its transactions, permissions and watches.
+
+pub mod domain;
