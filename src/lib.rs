@@ -24,6 +24,7 @@ extern crate std;
 
 pub mod engine;
 pub mod limits;
+pub mod options;
 pub mod server;
 pub mod store;
 pub mod wire;

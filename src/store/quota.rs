@@ -42,6 +42,35 @@ impl Quota {
         Self::MemorySoft,
     ];
 
+    /// The name, as the C server's 4.22 prints it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nodes => "nodes",
+            Self::Watches => "watches",
+            Self::Transactions => "transactions",
+            Self::TransactionNodes => "transaction-nodes",
+            Self::Outstanding => "outstanding",
+            Self::NodePermissions => "node-permissions",
+            Self::PathMax => "path-max",
+            Self::NodeSize => "node-size",
+            Self::MemoryHard | Self::MemorySoft => "memory",
+        }
+    }
+
+    /// The quota of a name: those of the C server's releases and those of the protocol document. `memory` has two
+    /// limits; `soft` chooses, and no other quota has a soft one.
+    #[must_use]
+    pub fn from_name(name: &str, soft: bool) -> Option<Self> {
+        match name {
+            "memory" if soft => Some(Self::MemorySoft),
+            _ if soft => None,
+            "permissions" => Some(Self::NodePermissions),
+            "path-length" => Some(Self::PathMax),
+            _ => Self::ALL.into_iter().find(|quota| *quota != Self::MemorySoft && quota.name() == name),
+        }
+    }
+
     /// The value without any option: those of the C server, 4.14 to 4.22.
     #[must_use]
     pub const fn default_value(self) -> usize {
@@ -88,5 +117,31 @@ impl Quotas {
     pub fn allows(&self, quota: Quota, value: usize) -> bool {
         let limit = self.get(quota);
         limit == 0 || value <= limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_allows_its_value_and_refuses_one_more_and_zero_is_no_limit() {
+        let mut quotas = Quotas::default();
+        assert!(quotas.allows(Quota::Nodes, 1000));
+        assert!(!quotas.allows(Quota::Nodes, 1001));
+        quotas.set(Quota::Nodes, 0);
+        assert!(quotas.allows(Quota::Nodes, usize::MAX));
+        assert_eq!(quotas.get(Quota::Watches), 128);
+    }
+
+    #[test]
+    fn every_quota_is_found_by_its_name_and_by_the_other_spellings() {
+        for quota in Quota::ALL {
+            assert_eq!(Quota::from_name(quota.name(), quota == Quota::MemorySoft), Some(quota));
+        }
+        assert_eq!(Quota::from_name("permissions", false), Some(Quota::NodePermissions));
+        assert_eq!(Quota::from_name("path-length", false), Some(Quota::PathMax));
+        assert_eq!(Quota::from_name("nodes", true), None);
+        assert_eq!(Quota::from_name("", false), None);
     }
 }
