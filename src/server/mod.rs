@@ -6,6 +6,8 @@
 //! `poll` does a bounded amount of work, and each connection's turn in it is bounded
 //! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
 
+use alloc::collections::VecDeque;
+
 use crate::engine::config::Config;
 use crate::engine::connection::{Connection, Fault, Peer, RingStart};
 use crate::engine::hypervisor::{Hypervisor, Port};
@@ -43,6 +45,8 @@ pub struct Server {
     engine: Engine,
     /// The hypervisor said that a domain shut down or died.
     has_exception: bool,
+    /// Clients of the hosted server that may have something to do.
+    sockets: VecDeque<ConnectionId>,
 }
 
 /// What happened to a ring in one turn.
@@ -58,7 +62,7 @@ impl Server {
     /// A server with a new store.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { engine: Engine::new(config), has_exception: false }
+        Self { engine: Engine::new(config), has_exception: false, sockets: VecDeque::new() }
     }
 
     /// The engine, to look at.
@@ -163,10 +167,18 @@ impl Server {
         Poll { busy: self.engine.has_ready(), deadline_ms: self.engine.poll_timeout() }
     }
 
+    /// A client of the hosted server for which there is something to send, or from which more may be received now.
+    pub fn poll_socket(&mut self) -> Option<ConnectionId> {
+        self.sockets.pop_front()
+    }
+
     /// Gives one connection its turn. Sockets are served by their host.
     fn serve<P: Platform>(&mut self, id: ConnectionId, platform: &mut P, now_ms: u64) {
-        let Some(Connection { peer: Peer::Domain { domid, port }, .. }) = self.engine.connection(id) else { return };
-        let (domid, port) = (*domid, *port);
+        let (domid, port) = match self.engine.connection(id).map(|connection| connection.peer) {
+            Some(Peer::Domain { domid, port }) => (domid, port),
+            Some(Peer::Socket) => return self.sockets.push_back(id),
+            None => return,
+        };
         if !self.is_open(id) {
             return;
         }

@@ -1,2 +1,159 @@
-//! The engine on a plain Linux host.
-fn main() {}
+//! The engine and the ring code of the kernel on a plain Linux host, for development, comparison and benchmarks.
+//!
+//! It speaks to clients as dom0's on `DIR/socket`, and to domains that other processes play through files in `DIR`
+//! ([`platform`]). No real Xen is involved; a host must not be run on it.
+
+mod clients;
+mod page;
+mod platform;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use log::{LevelFilter, Log, Metadata, Record};
+use rustix::event::epoll;
+use rustix::fs::Timespec;
+use xenstore::options::Options;
+use xenstore::server::{Action, Server};
+
+use clients::{CHANNEL, Clients, LISTENER};
+use platform::{EXCEPTION_PORT, FolderPlatform};
+
+const HELP: &str = "\
+Usage: xenstored-hosted --dir DIR [OPTION...]
+
+Serves Xenstore on a plain Linux host, without Xen: for development, comparison and benchmarks.
+
+  --dir DIR          the folder that stands for Xen: `socket` takes dom0's clients, `ring.N`, `dom.N` and `state.N`
+                     are domain N, `server` is the event channel
+  --help             this text
+  --log-level LEVEL  off, error, warn, info (default), debug or trace
+
+and the boot options of the kernel:
+  --priv-domid N  --entry-nb N  --entry-size N  --watch-nb N  --transaction N  --perm-nb N  --path-max N
+  --quota NAME=N  --quota-soft NAME=N  --timeout watch-event=SECONDS  --keep-orphans
+";
+
+/// Events taken from epoll at once.
+const EVENTS: usize = 64;
+
+fn main() -> ExitCode {
+    let (folder, options) = match arguments() {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            eprintln!("xenstored-hosted: {message}\nTry 'xenstored-hosted --help'.");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&folder, &options) {
+        Ok(never) => match never {},
+        Err(error) => {
+            eprintln!("xenstored-hosted: {}: {error}", folder.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder and the boot options; `None` when help was asked for.
+fn arguments() -> Result<Option<(PathBuf, Options)>, String> {
+    let mut words = Vec::new();
+    let mut folder = None;
+    let mut arguments = std::env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        let Some(word) = argument.to_str() else { return Err(format!("{argument:?} is not UTF-8")) };
+        match word {
+            "--help" | "-h" | "-H" => return Ok(None),
+            "--dir" => folder = Some(arguments.next().map(PathBuf::from).ok_or("--dir lacks its value")?),
+            _ => match word.strip_prefix("--dir=") {
+                Some(path) => folder = Some(PathBuf::from(path)),
+                None => words.push(word.to_owned()),
+            },
+        }
+    }
+    let folder = folder.ok_or("--dir is missing")?;
+    if !folder.is_dir() {
+        return Err(format!("{} is no folder", folder.display()));
+    }
+    let (options, warnings) = Options::parse(words.iter().map(String::as_str));
+    start_log(options.log_level);
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    Ok(Some((folder, options)))
+}
+
+fn run(folder: &Path, options: &Options) -> io::Result<std::convert::Infallible> {
+    let started = Instant::now();
+    let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut platform = FolderPlatform::new(folder.to_owned())?;
+    let mut server = Server::new(options.config());
+    let boot_domain = options.boot_domain();
+    if let Err(errno) = server.handle_boot_domain(boot_domain, options.event.unwrap_or(1), &mut platform) {
+        log::info!("domain {boot_domain} has no ring here ({}): only its socket clients are served", errno.name());
+    }
+    let mut clients = Clients::listen(&folder.join("socket"), platform.channel())?;
+    log::info!("serving {}; for development, comparison and benchmarks only", folder.display());
+
+    let mut events = Vec::with_capacity(EVENTS);
+    loop {
+        let poll = server.poll(&mut platform, now_ms());
+        while let Some(Action::ReportMemory) = server.poll_action() {
+            let (rings, ports) = server.engine().rings_and_ports();
+            log::info!("memory: rings={rings} ports={ports}");
+        }
+        let is_busy = clients.serve_waiting(&mut server, &mut platform, now_ms()) || poll.busy;
+        let wait_ms = if is_busy { Some(0) } else { poll.deadline_ms.map(|at_ms| at_ms.saturating_sub(now_ms())) };
+        let timeout = wait_ms.map(|ms| Timespec {
+            tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+            tv_nsec: (ms % 1000) as i64 * 1_000_000,
+        });
+        events.clear();
+        match epoll::wait(clients.epoll(), rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in &events {
+            match event.data.u64() {
+                LISTENER => clients.accept(&mut server),
+                CHANNEL => {
+                    while let Some(port) = platform.next_port() {
+                        if port == EXCEPTION_PORT {
+                            server.handle_domain_exception();
+                        } else {
+                            server.handle_event(port);
+                        }
+                    }
+                }
+                descriptor => clients.serve(descriptor, &mut server, &mut platform, now_ms()),
+            }
+        }
+    }
+}
+
+/// Log lines go to standard error.
+struct StandardError;
+
+impl Log for StandardError {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // Nobody may be listening, and that must not stop the server.
+        let _ = writeln!(io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+fn start_log(level: LevelFilter) {
+    if log::set_logger(&StandardError).is_ok() {
+        log::set_max_level(level);
+    }
+}

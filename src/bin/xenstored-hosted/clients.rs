@@ -1,0 +1,206 @@
+//! dom0's clients, on a Unix socket. Each counts as the control domain.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use xenstore::server::{ConnectionId, Server};
+
+use crate::platform::FolderPlatform;
+
+/// Bytes read from a client at once: some requests of common size.
+const READ_BYTES: usize = 16384;
+
+/// One client.
+struct Client {
+    stream: UnixStream,
+    id: ConnectionId,
+    /// Bytes that the server has not taken yet.
+    unread: Vec<u8>,
+    /// What epoll waits for.
+    waits_for: EventFlags,
+}
+
+/// All clients.
+pub(crate) struct Clients {
+    listener: UnixListener,
+    epoll: rustix::fd::OwnedFd,
+    clients: BTreeMap<RawFd, Client>,
+    descriptors: BTreeMap<ConnectionId, RawFd>,
+    /// Clients that have sent more than the server took in one turn.
+    unfinished: BTreeSet<RawFd>,
+}
+
+/// What epoll says about the listener and the channel instead of a client's descriptor.
+pub(crate) const LISTENER: u64 = u64::MAX;
+pub(crate) const CHANNEL: u64 = u64::MAX - 1;
+
+impl Clients {
+    /// Listens on `path`. A socket on which nobody listens any more is replaced.
+    pub(crate) fn listen(path: &Path, channel: &impl rustix::fd::AsFd) -> io::Result<Self> {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there"));
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        epoll::add(&epoll, channel, EventData::new_u64(CHANNEL), EventFlags::IN)?;
+        Ok(Self {
+            listener,
+            epoll,
+            clients: BTreeMap::new(),
+            descriptors: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
+        })
+    }
+
+    /// What to wait on.
+    pub(crate) const fn epoll(&self) -> &rustix::fd::OwnedFd {
+        &self.epoll
+    }
+
+    /// Takes new clients.
+    pub(crate) fn accept(&mut self, server: &mut Server) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let descriptor = stream.as_raw_fd();
+            let data = EventData::new_u64(descriptor as u64);
+            let ready =
+                stream.set_nonblocking(true).is_ok() && epoll::add(&self.epoll, &stream, data, EventFlags::IN).is_ok();
+            if ready {
+                let id = server.handle_connected();
+                let client = Client { stream, id, unread: Vec::new(), waits_for: EventFlags::IN };
+                self.clients.insert(descriptor, client);
+                self.descriptors.insert(id, descriptor);
+            }
+        }
+    }
+
+    /// Serves the client of a descriptor that epoll named.
+    pub(crate) fn serve(&mut self, descriptor: u64, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
+        let Ok(descriptor) = RawFd::try_from(descriptor) else { return };
+        let Some(client) = self.clients.get_mut(&descriptor) else { return };
+        let is_alive = client.read().is_ok();
+        self.go_on(descriptor, server, platform, now_ms);
+        if !is_alive {
+            self.remove(descriptor, server);
+        }
+    }
+
+    /// Serves the clients that others' requests concern, and those from which the server has not taken everything.
+    /// Returns whether one of them can go on at once.
+    pub(crate) fn serve_waiting(&mut self, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) -> bool {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        for descriptor in unfinished {
+            self.go_on(descriptor, server, platform, now_ms);
+        }
+        while let Some(id) = server.poll_socket() {
+            if let Some(descriptor) = self.descriptors.get(&id) {
+                self.go_on(*descriptor, server, platform, now_ms);
+            }
+        }
+        !self.unfinished.is_empty()
+    }
+
+    /// Hands on what a client has sent, and sends what waits for it.
+    fn go_on(&mut self, descriptor: RawFd, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
+        let Some(client) = self.clients.get_mut(&descriptor) else { return };
+        client.handle(server, platform, now_ms);
+        if client.write(server).is_err() || !server.is_open(client.id) {
+            return self.remove(descriptor, server);
+        }
+        client.wait(&self.epoll, server);
+        if client.can_go_on(server) {
+            self.unfinished.insert(descriptor);
+        }
+    }
+
+    fn remove(&mut self, descriptor: RawFd, server: &mut Server) {
+        if let Some(client) = self.clients.remove(&descriptor) {
+            self.descriptors.remove(&client.id);
+            server.handle_disconnected(client.id);
+        }
+    }
+}
+
+impl Client {
+    /// Reads what is there, unless enough waits already.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    fn read(&mut self) -> io::Result<()> {
+        if self.unread.len() >= READ_BYTES {
+            return Ok(());
+        }
+        let mut bytes = [0; READ_BYTES];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                self.unread.extend_from_slice(&bytes[..count]);
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Hands what was read to the server, as far as replies do not pile up.
+    fn handle(&mut self, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
+        let mut taken = 0;
+        loop {
+            let count = server.handle_received(self.id, &self.unread[taken..], platform, now_ms);
+            taken += count;
+            if count == 0 || self.write(server).is_err() || !server.poll_transmit(self.id).is_empty() {
+                break;
+            }
+        }
+        self.unread.drain(..taken);
+    }
+
+    /// Sends what waits.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    fn write(&mut self, server: &mut Server) -> io::Result<()> {
+        loop {
+            let bytes = server.poll_transmit(self.id);
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            match self.stream.write(bytes) {
+                Ok(count) => server.handle_transmitted(self.id, count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether something read waits, and the server would take it.
+    fn can_go_on(&self, server: &Server) -> bool {
+        !self.unread.is_empty() && server.poll_transmit(self.id).is_empty()
+    }
+
+    /// Waits for room when something is to be sent, and for input when not much waits.
+    fn wait(&mut self, epoll: &rustix::fd::OwnedFd, server: &Server) {
+        let mut wanted = EventFlags::empty();
+        if self.unread.len() < READ_BYTES {
+            wanted |= EventFlags::IN;
+        }
+        if !server.poll_transmit(self.id).is_empty() {
+            wanted |= EventFlags::OUT;
+        }
+        let data = EventData::new_u64(self.stream.as_raw_fd() as u64);
+        if wanted != self.waits_for && epoll::modify(epoll, &self.stream, data, wanted).is_ok() {
+            self.waits_for = wanted;
+        }
+    }
+}
