@@ -1,5 +1,6 @@
 //! The heap: all of the domain's memory that nothing else needs.
 
+use alloc::alloc::alloc;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
 use core::ptr::{self, NonNull};
@@ -7,6 +8,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linked_list_allocator::Heap;
 use spin::{Mutex, MutexGuard};
+
+use crate::xen::shared_page::PAGE_BYTES;
 
 /// The allocator behind `alloc`.
 struct KernelHeap {
@@ -40,6 +43,13 @@ unsafe impl GlobalAlloc for KernelHeap {
             unsafe { self.lock().deallocate(block, layout) };
         }
     }
+}
+
+/// Gives one page away for good, by its address.
+pub(crate) fn give_page() -> Option<usize> {
+    let layout = Layout::from_size_align(PAGE_BYTES, PAGE_BYTES).ok()?;
+    // SAFETY: the size is not zero.
+    NonNull::new(unsafe { alloc(layout) }).map(|page| page.as_ptr().expose_provenance())
 }
 
 /// Bytes of the heap.

@@ -5,10 +5,13 @@ pub(crate) mod heap;
 pub(crate) mod intrinsics;
 pub(crate) mod line_buffer;
 pub(crate) mod log;
+pub(crate) mod main_loop;
+pub(crate) mod platform;
 pub(crate) mod panic;
 
 use core::ptr::{self, NonNull};
 
+use ::log::{debug, error, info};
 use xen_sys::start_info;
 
 use crate::xen::console::Console;
@@ -40,25 +43,40 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
         }
     }
     let (major, minor) = hypercall::xen_version();
-    ::log::info!("xenstore-stubdom on Xen {major}.{minor}, {} pages", boot.pages);
+    info!("xenstore-stubdom {} on Xen {major}.{minor}, {} KiB", env!("CARGO_PKG_VERSION"), boot.pages * 4);
     // SAFETY: the builder used nothing behind `first_free`.
     let free = unsafe { memory.map_all(boot.first_free) }.expect("mapping the domain's pages");
-    ::log::info!("heap {free:#x?}");
     // SAFETY: all of it was just mapped, and is free.
     unsafe { heap::init(free) };
-    ::log::info!("{:?}", heap::usage());
-    ::log::info!("{boot:?}");
-    ::log::info!("{:?}", domctl::Interface::probe());
-    time::stop_periodic_timer();
+    debug!("{boot:x?}");
+    let usage = heap::usage();
     let page = shared_info::page().unwrap();
     two_level::unmask_all(page);
-    let timer = event_channel::bind_virq(xen_sys::VIRQ_TIMER);
-    ::log::info!("timer {timer:?}");
-    for i in 0..5 {
-        time::set_alarm(Some(time::now_ms() + 300));
-        sched::block();
-        two_level::take_fired(page, |port| ::log::info!("{i}: port {port}"));
-    }
-    log::last_words();
-    sched::shutdown(Reason::PowerOff)
+    time::stop_periodic_timer();
+    let domains = match domctl::Interface::probe() {
+        Ok(i) => i,
+        Err(e) => {
+            error!("{e:?}");
+            log::last_words();
+            sched::shutdown(Reason::PowerOff)
+        }
+    };
+    let ports = main_loop::OwnPorts {
+        domain_exception: event_channel::bind_virq(xen_sys::VIRQ_DOM_EXC).unwrap(),
+        timer: event_channel::bind_virq(xen_sys::VIRQ_TIMER).unwrap(),
+        console: log::console_port(),
+    };
+    info!("{usage:?} {domains:?} {ports:?}");
+    let mut platform = platform::XenPlatform::new(memory, domains);
+    use xenstore::engine::hypervisor::Hypervisor;
+    let d0 = xenstore::engine::hypervisor::DomId(0);
+    info!("map {:?}", platform.map_ring(d0));
+    let line = core::str::from_utf8(boot.command_line).unwrap();
+    info!("{line}");
+    let port: u32 = line.split_once("--event ").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    info!("bind {:?}", platform.bind_port(d0, port));
+    platform.unmap_ring(d0);
+    info!("map {:?}", platform.map_ring(d0));
+    for d in 0..5 { info!("{d} {:?}", platform.domain_state(xenstore::engine::hypervisor::DomId(d))); }
+    main_loop::run(main_loop::Server, platform, ports)
 }

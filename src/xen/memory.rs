@@ -183,8 +183,6 @@ impl Memory {
                 });
                 self.make_table(new)?;
                 self.link(parent, index, new)?;
-            } else if mapped < first_free {
-                self.protect(mapped..(mapped + Level::Two.entry_span()).min(end))?;
             } else {
                 self.protect(mapped..(mapped + Level::Two.entry_span()).min(end))?;
             }

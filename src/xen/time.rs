@@ -4,7 +4,7 @@
 //! (`xen/include/public/xen.h`, `struct vcpu_time_info`).
 
 use core::arch::x86_64::_rdtsc;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::hypercall;
 use super::shared_info::{self, offset};
@@ -15,12 +15,21 @@ const NS_PER_MS: u64 = 1_000_000;
 const LONGEST_ALARM_NS: u64 = 24 * 3600 * 1_000_000_000;
 
 /// Nanoseconds for `ticks` of the processor's counter.
-pub(crate) fn scale(ticks: u64, factor: u32, shift: i8) -> u64 {
+fn scale(ticks: u64, factor: u32, shift: i8) -> u64 {
     let distance = u32::from(shift.unsigned_abs());
     let ticks = if shift < 0 { ticks.checked_shr(distance) } else { ticks.checked_shl(distance) };
     let product = (u128::from(ticks.unwrap_or(0)) * u128::from(factor)) >> 32;
     u64::try_from(product).unwrap_or(u64::MAX)
 }
+
+/// Ticks from `timestamp` to `counter`. Both count modulo 2^64 (a domain's counter has an offset, and the timestamp may
+/// lie before its zero); a counter that is behind, as after a move to another processor, is taken for equal.
+fn elapsed(counter: u64, timestamp: u64) -> u64 {
+    u64::try_from(counter.wrapping_sub(timestamp).cast_signed()).unwrap_or(0)
+}
+
+/// The latest time that was told: time never runs backwards, whatever the processors' counters do.
+static LATEST: AtomicU64 = AtomicU64::new(0);
 
 /// Nanoseconds since the host's start; 0 before the shared-info page is mapped.
 pub(crate) fn now_ns() -> u64 {
@@ -35,7 +44,8 @@ pub(crate) fn now_ns() -> u64 {
         let counter = unsafe { _rdtsc() };
         fence(Ordering::Acquire);
         if version & 1 == 0 && page.load32(offset::TIME_VERSION) == version {
-            return system_time.saturating_add(scale(counter.saturating_sub(timestamp), factor, shift));
+            let now = system_time.saturating_add(scale(elapsed(counter, timestamp), factor, shift));
+            return LATEST.fetch_max(now, Ordering::Relaxed).max(now);
         }
     }
 }
