@@ -3,6 +3,8 @@
 //! Short blocks are moved by a few overlapping words, long ones by the string instructions, which processors do by the
 //! cache line. No function is written as a plain loop of bytes: the compiler would recognise it and make it a call of
 //! the very function.
+//!
+//! A host test compiles this file too; there the names are not exported, and the host's own stay in use.
 
 use core::arch::asm;
 use core::ffi::c_int;
@@ -40,8 +42,8 @@ unsafe fn move_short(to: *mut u8, from: *const u8, count: usize) {
 
 /// # Safety
 /// As in C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     // SAFETY: the caller's promise; the direction flag is clear, as the ABI says.
     unsafe {
         if count <= SHORT_BYTES {
@@ -56,8 +58,8 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
 
 /// # Safety
 /// As in C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if count <= SHORT_BYTES {
         // SAFETY: the caller's promise.
         unsafe { move_short(to, from, count) };
@@ -83,8 +85,8 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
 
 /// # Safety
 /// As in C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) -> *mut u8 {
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) -> *mut u8 {
     // SAFETY: the caller's promise; the direction flag is clear.
     unsafe {
         asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8,
@@ -95,8 +97,8 @@ unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) -> *mut u8 
 
 /// # Safety
 /// As in C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
     let mut at = 0;
     // SAFETY: the caller promises `count` bytes at both.
     unsafe {
@@ -121,16 +123,16 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
 
 /// # Safety
 /// As in C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
     // SAFETY: the caller's promise is the same.
     unsafe { memcmp(a, b, count) }
 }
 
 /// # Safety
 /// As in C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn strlen(text: *const u8) -> usize {
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn strlen(text: *const u8) -> usize {
     let mut length = 0;
     // SAFETY: the caller promises a terminated text.
     while unsafe { text.add(length).read() } != 0 {
@@ -142,11 +144,11 @@ unsafe extern "C" fn strlen(text: *const u8) -> usize {
 }
 
 /// Named by the unwinding tables of the ready-made `core` and `alloc`, which the linker script discards.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) extern "C" fn rust_eh_personality() {}
 
 /// Named by landing pads of the ready-made `core` and `alloc`; a panic aborts, so none is reached.
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Resume() -> ! {
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) extern "C" fn _Unwind_Resume() -> ! {
     panic!("unwinding can't begin: a panic aborts")
 }

@@ -3,6 +3,8 @@
 //! A turn looks at what fired, lets the server do a bounded piece of work, and blocks if nothing is left. Upcalls stay
 //! masked but for the blocking hypercall itself, which returns at once if anything fired since the look.
 
+use xenstore::engine::hypervisor::{DomId, Hypervisor, Port};
+
 use super::log;
 use super::platform::XenPlatform;
 use crate::xen::event_channel::two_level;
@@ -11,7 +13,7 @@ use crate::xen::{sched, shared_info, time};
 /// Placeholder for the server of the library.
 pub(crate) struct Server;
 impl Server {
-    pub(crate) fn handle_event(&mut self, port: xenstore::engine::hypervisor::Port) {
+    pub(crate) fn handle_event(&mut self, port: Port) {
         ::log::info!("event at {port:?}");
     }
     pub(crate) fn handle_domain_exception(&mut self) {
@@ -21,7 +23,7 @@ impl Server {
         use xenstore::server::Platform;
         use xenstore::wire::ring::Ring;
         let mut buffer = [0; 1024];
-        if let Some(page) = platform.page(xenstore::engine::hypervisor::DomId(0)) {
+        if let Some(page) = platform.page(DomId(0)) {
             let n = Ring::adopt(page).read(page, &mut buffer).unwrap_or(0);
             if n > 0 {
                 ::log::info!("{n} bytes: {:x?}", &buffer[..n]);
@@ -33,6 +35,9 @@ impl Server {
 pub(crate) struct Poll {
     pub(crate) busy: bool,
     pub(crate) deadline_ms: Option<u64>,
+}
+pub(crate) fn event_option(line: &[u8]) -> Option<u32> {
+    core::str::from_utf8(line).unwrap().split_once("--event ")?.1.split(' ').next()?.parse().ok()
 }
 
 /// The ports that are the kernel's own.
@@ -47,7 +52,14 @@ pub(crate) struct OwnPorts {
 }
 
 /// Runs the server, for ever.
-pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts) -> ! {
+pub(crate) fn run(mut platform: XenPlatform, ports: OwnPorts, remote_port: u32) -> ! {
+    let mut server = Server;
+    ::log::info!("{:?} {:?}", platform.map_ring(DomId(0)), platform.bind_port(DomId(0), remote_port));
+    platform.unmap_ring(DomId(0));
+    ::log::info!("{:?}", platform.map_ring(DomId(0)));
+    for i in 0..3 {
+        ::log::info!("{:?}", platform.domain_state(DomId(i)));
+    }
     let shared_info = shared_info::page().expect("mapped at boot");
     loop {
         two_level::take_fired(shared_info, |port| {
@@ -56,7 +68,7 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts
             } else if Some(port) == ports.console {
                 log::console_event();
             } else if port != ports.timer {
-                server.handle_event(xenstore::engine::hypervisor::Port(port));
+                server.handle_event(Port(port));
             }
         });
         let poll = server.poll(&mut platform, time::now_ms());

@@ -1,7 +1,6 @@
 //! The hypervisor as the server sees it: rings mapped by grant, ports bound, domains asked after.
 
 use alloc::collections::BTreeMap;
-use alloc::vec::Vec;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
 
@@ -11,8 +10,10 @@ use xenstore::wire::errno::Errno;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 use super::heap;
+use super::slots::Slots;
 use crate::xen::abi::{GNTTAB_RESERVED_XENSTORE, XenError};
-use crate::xen::domctl::{Interface, State};
+use crate::xen::domain_state::State;
+use crate::xen::domctl::Interface;
 use crate::xen::event_channel;
 use crate::xen::grant;
 use crate::xen::memory::{Memory, WINDOW_SLOTS, WindowEntry};
@@ -54,28 +55,6 @@ impl RingPage for MappedRing {
     }
 }
 
-/// Slots of the ring window: a freed one is used again before a fresh one.
-#[derive(Debug, Default)]
-struct Slots {
-    free: Vec<usize>,
-    /// Those from here on were never used.
-    fresh: usize,
-}
-
-impl Slots {
-    fn take(&mut self) -> Option<usize> {
-        self.free.pop().or_else(|| {
-            let slot = self.fresh;
-            (slot < WINDOW_SLOTS).then(|| self.fresh += 1)?;
-            Some(slot)
-        })
-    }
-
-    fn give_back(&mut self, slot: usize) {
-        self.free.push(slot);
-    }
-}
-
 /// What the server uses of the hypervisor.
 #[derive(Debug)]
 pub(crate) struct XenPlatform {
@@ -89,7 +68,7 @@ pub(crate) struct XenPlatform {
 impl XenPlatform {
     /// Nothing is mapped or bound yet.
     pub(crate) fn new(memory: Memory, domains: Interface) -> Self {
-        Self { memory, domains, rings: BTreeMap::new(), slots: Slots::default(), ports: 0 }
+        Self { memory, domains, rings: BTreeMap::new(), slots: Slots::new(WINDOW_SLOTS), ports: 0 }
     }
 
     /// Rings that are mapped.

@@ -3,28 +3,15 @@
 //! The interface is versioned with the hypervisor, and the image runs on several: the version is found out at boot by
 //! trying. From 4.21 on there is a stable operation, which is preferred.
 
-use super::abi::{
-    DOMCTL_GET_DOMAIN_STATE, DOMCTL_GETDOMAININFO, DOMCTL_PAYLOAD_BYTES, DOMINF_DYING, DOMINF_SHUTDOWN, DOMSTATE_DEAD,
-    DOMSTATE_EXIST, DOMSTATE_SHUTDOWN, Domctl, XenError,
-};
+use core::ops::RangeInclusive;
+
+use super::abi::{DOMCTL_GET_DOMAIN_STATE, DOMCTL_GETDOMAININFO, DOMCTL_PAYLOAD_BYTES, Domctl, XenError};
+use super::domain_state::{self, State};
 use super::hypercall;
 
 /// Interface versions that are tried: 4.14 has 0x12, 4.22 has 0x18. The leading fields of the answer are the same in
 /// all of them; whether they are in a later one is not known, so none is tried.
-const VERSIONS: core::ops::RangeInclusive<u32> = 0x12..=0x18;
-
-/// A domain's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    /// It exists and has not been shut down.
-    Running,
-    /// It exists and has been shut down.
-    Shutdown,
-    /// It has been torn down and will not come back.
-    Dying,
-    /// There is none of this number.
-    Absent,
-}
+const VERSIONS: RangeInclusive<u32> = 0x12..=0x18;
 
 /// Which operation this hypervisor answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,38 +72,8 @@ impl Interface {
         // SAFETY: the structure is larger than Xen's in every version; both operations only read state.
         unsafe { hypercall::checked(xen_sys::__HYPERVISOR_domctl, arguments) }?;
         Ok(match self {
-            Self::Stable => stable_state(&argument.payload),
-            Self::Versioned(_) => versioned_state(domain, &argument.payload),
+            Self::Stable => domain_state::from_stable(&argument.payload),
+            Self::Versioned(_) => domain_state::from_versioned(domain, &argument.payload),
         })
-    }
-}
-
-/// Reads `struct xen_domctl_get_domain_state`: a 16-bit state first.
-fn stable_state(payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> State {
-    let state = u16::from_le_bytes([payload[0], payload[1]]);
-    if state & DOMSTATE_EXIST == 0 {
-        State::Absent
-    } else if state & DOMSTATE_DEAD != 0 {
-        State::Dying
-    } else if state & DOMSTATE_SHUTDOWN != 0 {
-        State::Shutdown
-    } else {
-        State::Running
-    }
-}
-
-/// Reads the beginning of `struct xen_domctl_getdomaininfo`: a 16-bit domain, 16 bits of padding, 32 bits of flags.
-/// Up to 4.20 Xen answers for the first domain whose number is not below the one asked for.
-fn versioned_state(asked: u16, payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> State {
-    let found = u16::from_le_bytes([payload[0], payload[1]]);
-    let flags = u32::from_le_bytes([payload[4], payload[5], payload[6], payload[7]]);
-    if found != asked {
-        State::Absent
-    } else if flags & DOMINF_DYING != 0 {
-        State::Dying
-    } else if flags & DOMINF_SHUTDOWN != 0 {
-        State::Shutdown
-    } else {
-        State::Running
     }
 }

@@ -1,11 +1,13 @@
 //! The assembly of `boot/pv.s`, what it calls, and where things are that it and `linker.ld` define.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
+use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::ptr;
 
 use super::abi::KERNEL_CODE_SEGMENT;
 use super::hypercall;
+use super::shared_page::PAGE_BYTES;
 
 /// The kernel's stack. The engine follows no guest's data by recursion, so its depth is that of the program: measured
 /// use is far below. 128 KiB leave room for formatting a panic on top of the deepest handler, at 3 % of the smallest
@@ -113,6 +115,45 @@ pub(crate) struct FaultFrame {
 
 const _: () = assert!(size_of::<FaultFrame>() == 176);
 
+/// The registers as they are, more or less: some hold what the compiler needs for this call.
+#[inline(always)]
+pub(crate) fn registers() -> FaultFrame {
+    let mut frame = MaybeUninit::<FaultFrame>::zeroed();
+    // SAFETY: the stores stay in the frame, at the offsets of its fields, and no register is changed but `rax`, which
+    // is named. The two pushes need the stack, which `nostack` would deny.
+    unsafe {
+        asm!(
+            "mov [rax + 64], rbx", "mov [rax + 72], rcx", "mov [rax + 80], rdx", "mov [rax + 88], rsi",
+            "mov [rax + 96], rdi", "mov [rax + 104], rbp", "mov [rax + 112], r8", "mov [rax + 120], r9",
+            "mov [rax + 128], r10", "mov [rax + 136], r11", "mov [rax + 144], r12", "mov [rax + 152], r13",
+            "mov [rax + 160], r14", "mov [rax + 168], r15", "mov [rax + 40], rsp",
+            "mov [rax + 24], cs", "mov [rax + 48], ss",
+            "pushfq", "pop qword ptr [rax + 32]",
+            "lea rax, [rip]",
+            inout("rax") frame.as_mut_ptr() => _,
+        );
+        frame.assume_init()
+    }
+}
+
+/// Looks through the kernel's stack upwards from `rsp` for numbers that point into the code, stores them and returns
+/// how many they are. None, if `rsp` is not in that stack.
+pub(crate) fn code_addresses(rsp: usize, found: &mut [usize]) -> usize {
+    let stack = address!(boot_stack) + PAGE_BYTES..address!(boot_stack) + PAGE_BYTES + STACK_BYTES;
+    let mut count = 0;
+    let mut at = rsp.next_multiple_of(size_of::<usize>());
+    while stack.contains(&at) && count < found.len() {
+        // SAFETY: an aligned word of the stack, which is mapped; nothing else runs that would write it.
+        let word = unsafe { ptr::with_exposed_provenance::<usize>(at).read_volatile() };
+        if text().contains(&word) {
+            found[count] = word;
+            count += 1;
+        }
+        at += size_of::<usize>();
+    }
+    count
+}
+
 /// Vectors that get a handler: 0 to 19 (`boot/pv.s`).
 const VECTORS: u8 = 20;
 /// Bytes of one stub there.
@@ -139,9 +180,8 @@ pub(crate) fn register_handlers() {
         *trap = TrapInfo { vector, flags: TRAP_MASKS_UPCALLS, cs: KERNEL_CODE_SEGMENT, address };
     }
     // SAFETY: the table is terminated and each address is a stub that is made to be entered by a fault.
-    let traps = unsafe {
-        hypercall::checked(xen_sys::__HYPERVISOR_set_trap_table, [ptr::from_ref(&table).addr(), 0, 0, 0, 0])
-    };
+    let traps =
+        unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_trap_table, [ptr::from_ref(&table).addr(), 0, 0, 0, 0]) };
     // SAFETY: both addresses are entries made for these callbacks; the third is for system calls of a user mode that
     // does not exist here.
     let callbacks = unsafe {

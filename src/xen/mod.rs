@@ -5,6 +5,7 @@
 
 pub(crate) mod abi;
 pub(crate) mod console;
+pub(crate) mod domain_state;
 pub(crate) mod domctl;
 pub(crate) mod entry;
 pub(crate) mod event_channel;
@@ -16,3 +17,4 @@ pub(crate) mod sched;
 pub(crate) mod shared_info;
 pub(crate) mod shared_page;
 pub(crate) mod time;
+pub(crate) mod time_scale;

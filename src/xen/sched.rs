@@ -1,8 +1,9 @@
 //! Sleeping, yielding and ending.
 
 use super::entry;
+use super::event_channel::two_level::offset;
 use super::hypercall;
-use super::shared_info::{self, offset};
+use super::shared_info;
 
 /// Why the domain ends; the tool stack acts by it (`xen/include/public/sched.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

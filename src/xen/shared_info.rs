@@ -10,37 +10,29 @@ use spin::Once;
 use xen_sys::{arch_vcpu_info, shared_info, vcpu_info, vcpu_time_info};
 
 use super::entry;
+use super::event_channel::two_level;
 use super::shared_page::SharedPage;
+use super::time_scale::Calibration;
 
-/// Offsets in the page. The structure begins with the information about vCPU 0, the only one.
-pub(crate) mod offset {
-    use super::*;
+/// The address of the last page fault.
+const CR2: usize = offset_of!(vcpu_info, arch) + offset_of!(arch_vcpu_info, cr2);
+const TIME: usize = offset_of!(vcpu_info, time);
+/// Odd while Xen writes the calibration, and different afterwards.
+const TIME_VERSION: usize = TIME + offset_of!(vcpu_time_info, version);
+const TSC_TIMESTAMP: usize = TIME + offset_of!(vcpu_time_info, tsc_timestamp);
+const SYSTEM_TIME: usize = TIME + offset_of!(vcpu_time_info, system_time);
+const TSC_TO_SYSTEM_MUL: usize = TIME + offset_of!(vcpu_time_info, tsc_to_system_mul);
+const TSC_SHIFT: usize = TIME + offset_of!(vcpu_time_info, tsc_shift);
 
-    /// Set by Xen when an event became pending.
-    pub(crate) const UPCALL_PENDING: usize = offset_of!(vcpu_info, evtchn_upcall_pending);
-    /// While it is not zero, Xen delivers no upcall.
-    pub(crate) const UPCALL_MASK: usize = offset_of!(vcpu_info, evtchn_upcall_mask);
-    /// A bit for each word of pending bits that is not zero.
-    pub(crate) const PENDING_SELECTOR: usize = offset_of!(vcpu_info, evtchn_pending_sel);
-    /// The address of the last page fault.
-    pub(crate) const CR2: usize = offset_of!(vcpu_info, arch) + offset_of!(arch_vcpu_info, cr2);
-    /// The words of pending bits.
-    pub(crate) const PENDING: usize = offset_of!(shared_info, evtchn_pending);
-    /// The words of mask bits.
-    pub(crate) const MASK: usize = offset_of!(shared_info, evtchn_mask);
-
-    const TIME: usize = offset_of!(vcpu_info, time);
-    /// Odd while Xen writes the fields below, and different afterwards.
-    pub(crate) const TIME_VERSION: usize = TIME + offset_of!(vcpu_time_info, version);
-    /// The processor's counter at that system time.
-    pub(crate) const TSC_TIMESTAMP: usize = TIME + offset_of!(vcpu_time_info, tsc_timestamp);
-    /// Nanoseconds since the host's start.
-    pub(crate) const SYSTEM_TIME: usize = TIME + offset_of!(vcpu_time_info, system_time);
-    /// Counter to nanoseconds: a factor, and in the next word's first byte a shift.
-    pub(crate) const TSC_TO_SYSTEM_MUL: usize = TIME + offset_of!(vcpu_time_info, tsc_to_system_mul);
-    /// See [`TSC_TO_SYSTEM_MUL`].
-    pub(crate) const TSC_SHIFT: usize = TIME + offset_of!(vcpu_time_info, tsc_shift);
-}
+// The structure begins with the information about vCPU 0, the only one.
+const _: () = {
+    assert!(offset_of!(shared_info, vcpu_info) == 0);
+    assert!(offset_of!(vcpu_info, evtchn_upcall_pending) == two_level::offset::UPCALL_PENDING);
+    assert!(offset_of!(vcpu_info, evtchn_upcall_mask) == two_level::offset::UPCALL_MASK);
+    assert!(offset_of!(vcpu_info, evtchn_pending_sel) == two_level::offset::PENDING_SELECTOR);
+    assert!(offset_of!(shared_info, evtchn_pending) == two_level::offset::PENDING);
+    assert!(offset_of!(shared_info, evtchn_mask) == two_level::offset::MASK);
+};
 
 static PAGE: Once<Shared> = Once::new();
 
@@ -68,5 +60,17 @@ pub(crate) fn page() -> Option<&'static SharedPage> {
 
 /// The address of the last page fault, if it can be told.
 pub(crate) fn fault_address() -> Option<u64> {
-    page().map(|page| page.load64(offset::CR2))
+    page().map(|page| page.load64(CR2))
+}
+
+/// The clock's state, whole: Xen writes it again now and then. `None` while it is being written.
+pub(crate) fn calibration(page: &SharedPage) -> Option<Calibration> {
+    let version = page.load32(TIME_VERSION);
+    let calibration = Calibration {
+        timestamp: page.load64(TSC_TIMESTAMP),
+        system_time_ns: page.load64(SYSTEM_TIME),
+        factor: page.load32(TSC_TO_SYSTEM_MUL),
+        shift: page.load8(TSC_SHIFT).cast_signed(),
+    };
+    (version & 1 == 0 && page.load32(TIME_VERSION) == version).then_some(calibration)
 }

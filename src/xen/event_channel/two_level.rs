@@ -1,14 +1,29 @@
-//! The two-level interface: 64 words of 64 pending bits, and a selector with one bit for each word.
+//! The two-level interface: 64 words of 64 pending bits, and a selector with one bit for each word
+//! (`xen/include/public/event_channel.h`, `xen/include/public/xen.h`).
 //!
 //! A look costs what fired: the selector names the words, a word names the ports. 4096 ports are the limit.
+//! Why this interface and not the FIFO one: `docs/boot.md`.
 
-use crate::xen::shared_info::offset;
 use crate::xen::shared_page::SharedPage;
 
 /// Bits of a word, and words.
 const WORD_BITS: u32 = u64::BITS;
-/// Ports that exist (`EVTCHN_2L_NR_CHANNELS`, `xen/include/public/event_channel.h`).
+/// Ports that exist (`EVTCHN_2L_NR_CHANNELS`). Port 0 is never used.
 pub(crate) const PORTS: u32 = WORD_BITS * WORD_BITS;
+
+/// Where things are in the shared-info page; `shared_info` checks the numbers against the structures.
+pub(crate) mod offset {
+    /// Set by Xen when an event became pending; a byte.
+    pub(crate) const UPCALL_PENDING: usize = 0;
+    /// While it is not zero, Xen delivers no upcall; a byte.
+    pub(crate) const UPCALL_MASK: usize = 1;
+    /// A bit for each word of pending bits that is not zero.
+    pub(crate) const PENDING_SELECTOR: usize = 8;
+    /// The words of pending bits.
+    pub(crate) const PENDING: usize = 2048;
+    /// The words of mask bits: a masked port becomes pending but sets no bit of the selector.
+    pub(crate) const MASK: usize = 2560;
+}
 
 /// Unmasks every port. Called once, before the first port is bound: which events matter is decided by binding.
 pub(crate) fn unmask_all(shared_info: &SharedPage) {
