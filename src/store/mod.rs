@@ -1,3 +1,14 @@
-//! The tree, its transactions, permissions and watches.
+//! The tree, its transactions, permissions and watches. No input or output, and no knowledge of who asks over what.
 
+pub mod children;
+mod chunk_map;
 pub mod domain;
+pub mod domain_table;
+pub mod node;
+pub mod path;
+pub mod permission;
+pub mod special;
+pub mod state;
+pub mod transaction;
+pub mod tree;
+pub mod watch;

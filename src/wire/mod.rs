@@ -1,4 +1,6 @@
-//! What is on the wire: messages, and the ring that carries them.
+//! What is on the wire: messages, and the ring that carries them. Knows nothing of nodes.
 
 pub mod errno;
+pub mod header;
+pub mod payload;
 pub mod ring;

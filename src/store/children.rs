@@ -1,0 +1,209 @@
+//! A node's children, in the order in which they were made (the order in which DIRECTORY lists them).
+//!
+//! Few children are a list that is searched from end to end. Many are two maps: by name, and by a number that grows with
+//! every child made. Both forms give the same answers; a directory stays in the larger form until it is empty.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::limits::SMALL_DIRECTORY;
+use crate::store::chunk_map::ChunkMap;
+use crate::store::node::Node;
+
+/// The children of one node.
+#[derive(Clone, Debug, Default)]
+pub enum Children {
+    /// No child; takes no memory.
+    #[default]
+    None,
+    /// A list in the order of making.
+    Few(Vec<(Box<str>, Rc<Node>)>),
+    /// Maps by name and by order.
+    Many(Box<Many>),
+}
+
+/// A large directory.
+#[derive(Clone, Debug)]
+pub struct Many {
+    by_name: ChunkMap<Rc<str>, (u64, Rc<Node>)>,
+    by_order: ChunkMap<u64, Rc<str>>,
+    next: u64,
+}
+
+/// A place in the list of children; it stays valid while the children do not change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor(u64);
+
+impl Children {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Few(list) => list.len(),
+            Self::Many(many) => many.by_name.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The child `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Rc<Node>> {
+        match self {
+            Self::None => None,
+            Self::Few(list) => list.iter().find(|(have, _)| **have == *name).map(|(_, node)| node),
+            Self::Many(many) => many.by_name.get(name).map(|(_, node)| node),
+        }
+    }
+
+    /// The child `name`, to be changed.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Rc<Node>> {
+        match self {
+            Self::None => None,
+            Self::Few(list) => list.iter_mut().find(|(have, _)| **have == *name).map(|(_, node)| node),
+            Self::Many(many) => many.by_name.get_mut(name).map(|(_, node)| node),
+        }
+    }
+
+    /// Adds a child at the end; `name` is not there yet.
+    pub fn insert(&mut self, name: &str, node: Rc<Node>) {
+        match self {
+            Self::None => *self = Self::Few(alloc::vec![(name.into(), node)]),
+            Self::Few(list) if list.len() < SMALL_DIRECTORY => list.push((name.into(), node)),
+            Self::Few(list) => {
+                let mut many = Many { by_name: ChunkMap::new(), by_order: ChunkMap::new(), next: 1 };
+                for (name, node) in list.drain(..) {
+                    many.insert(name.into(), node);
+                }
+                many.insert(name.into(), node);
+                *self = Self::Many(Box::new(many));
+            }
+            Self::Many(many) => many.insert(name.into(), node),
+        }
+    }
+
+    /// Takes the child `name` out.
+    pub fn remove(&mut self, name: &str) -> Option<Rc<Node>> {
+        let removed = match self {
+            Self::None => None,
+            Self::Few(list) => {
+                let at = list.iter().position(|(have, _)| **have == *name)?;
+                Some(list.remove(at).1)
+            }
+            Self::Many(many) => {
+                let (order, node) = many.by_name.remove(name)?;
+                many.by_order.remove(&order);
+                Some(node)
+            }
+        };
+        if self.is_empty() {
+            *self = Self::None;
+        }
+        removed
+    }
+
+    /// The child behind `cursor`, which moves past it. A new cursor starts at the first child.
+    pub fn next(&self, cursor: &mut Cursor) -> Option<(&str, &Rc<Node>)> {
+        match self {
+            Self::None => None,
+            Self::Few(list) => {
+                let (name, node) = list.get(usize::try_from(cursor.0).ok()?)?;
+                cursor.0 = cursor.0.saturating_add(1);
+                Some((name, node))
+            }
+            Self::Many(many) => {
+                let (order, name) = many.by_order.next_after(Some(&cursor.0))?;
+                cursor.0 = *order;
+                many.by_name.get(name).map(|(_, node)| (&**name, node))
+            }
+        }
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let few = if let Self::Few(list) = self { list.as_slice() } else { &[] };
+        let many = if let Self::Many(many) = self { Some(many.by_order.iter()) } else { None };
+        few.iter().map(|(name, _)| &**name).chain(many.into_iter().flatten().map(|(_, name)| &**name))
+    }
+
+    /// Bytes of all names with a NUL each: what DIRECTORY would answer. Costs a pass over the names.
+    #[must_use]
+    pub fn list_bytes(&self) -> usize {
+        self.names().fold(0, |sum, name| sum.saturating_add(name.len()).saturating_add(1))
+    }
+
+    /// Takes a child out that no other version holds; drops those that another version holds. For dismantling only.
+    pub(super) fn pop_unshared(&mut self) -> Option<Rc<Node>> {
+        match self {
+            Self::None => None,
+            Self::Few(list) => list.pop().map(|(_, node)| node),
+            Self::Many(many) => many.by_name.pop_unshared().map(|(_, (_, node))| node),
+        }
+    }
+
+    /// Puts `node` in the place of the child that would be popped last, if no other version holds that one.
+    pub(super) fn swap_first_unshared(&mut self, node: &mut Rc<Node>) -> bool {
+        let first = match self {
+            Self::None => None,
+            Self::Few(list) => list.first_mut().map(|(_, first)| first),
+            Self::Many(many) => many.by_name.first_unshared().map(|(_, first)| first),
+        };
+        first.map(|first| core::mem::swap(first, node)).is_some()
+    }
+}
+
+impl Many {
+    fn insert(&mut self, name: Rc<str>, node: Rc<Node>) {
+        self.by_order.insert(self.next, name.clone());
+        self.by_name.insert(name, (self.next, node));
+        self.next = self.next.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::domain::DomId;
+    use crate::store::permission::Permissions;
+    use alloc::format;
+    use alloc::string::String;
+
+    fn leaf(value: &str) -> Rc<Node> {
+        Rc::new(Node::new(value.as_bytes().into(), Permissions::private(DomId(0)), 1))
+    }
+
+    #[test]
+    fn order_is_that_of_making_at_any_size() {
+        let mut children = Children::default();
+        let mut model: Vec<String> = Vec::new();
+        for at in 0..500_u32 {
+            let name = format!("n{}", at.wrapping_mul(2_654_435_761) % 100_000);
+            children.insert(&name, leaf(&name));
+            model.push(name);
+            if at % 3 == 0 {
+                let gone = model.remove(model.len() / 2);
+                assert!(children.remove(&gone).is_some());
+                assert!(children.remove(&gone).is_none());
+            }
+            assert!(children.names().eq(model.iter()));
+            assert_eq!(children.len(), model.len());
+        }
+        let mut cursor = Cursor::default();
+        for name in &model {
+            let (have, node) = children.next(&mut cursor).unwrap();
+            assert_eq!((have, node.value()), (name.as_str(), name.as_bytes()));
+            assert_eq!(children.get(name).unwrap().value(), name.as_bytes());
+        }
+        assert!(children.next(&mut cursor).is_none());
+        for name in &model {
+            children.remove(name);
+        }
+        assert!(matches!(children, Children::None));
+    }
+}

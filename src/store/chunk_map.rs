@@ -1,0 +1,180 @@
+//! A sorted map in chunks that versions share: the directories that are too large for a list.
+//!
+//! Cloning it copies the list of chunks (one pointer for about fifty entries) and no entry. A change copies the one chunk
+//! that it touches, and only while another version still holds that chunk.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::borrow::Borrow;
+
+use crate::limits::CHUNK_ENTRIES;
+
+/// A persistent sorted map. No chunk is empty.
+#[derive(Clone, Debug)]
+pub(super) struct ChunkMap<K, V> {
+    chunks: Vec<Rc<Vec<(K, V)>>>,
+    len: usize,
+}
+
+impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
+    pub(super) const fn new() -> Self {
+        Self { chunks: Vec::new(), len: 0 }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The index of the chunk that holds `key`, if any does.
+    fn chunk_of<Q: Ord + ?Sized>(&self, key: &Q) -> usize
+    where
+        K: Borrow<Q>,
+    {
+        let behind = self.chunks.partition_point(|chunk| chunk.first().is_some_and(|(first, _)| first.borrow() <= key));
+        behind.saturating_sub(1)
+    }
+
+    pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let chunk = self.chunks.get(self.chunk_of(key))?;
+        let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+        chunk.get(at).map(|(_, value)| value)
+    }
+
+    pub(super) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let at_chunk = self.chunk_of(key);
+        let chunk = self.chunks.get_mut(at_chunk)?;
+        let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+        Rc::make_mut(chunk).get_mut(at).map(|(_, value)| value)
+    }
+
+    /// Adds an entry whose key is not there yet; otherwise replaces the value.
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        let at_chunk = self.chunk_of(&key);
+        let Some(chunk) = self.chunks.get_mut(at_chunk) else {
+            self.chunks.push(Rc::new(alloc::vec![(key, value)]));
+            self.len = 1;
+            return;
+        };
+        let entries = Rc::make_mut(chunk);
+        match entries.binary_search_by(|(k, _)| k.cmp(&key)) {
+            Ok(at) => {
+                if let Some(entry) = entries.get_mut(at) {
+                    entry.1 = value;
+                }
+                return;
+            }
+            Err(at) => entries.insert(at, (key, value)),
+        }
+        self.len = self.len.saturating_add(1);
+        if entries.len() > CHUNK_ENTRIES {
+            // Keys that come in order fill chunks from the left: leave those full.
+            let split = if at_chunk.saturating_add(1) == self.chunks.len() { CHUNK_ENTRIES } else { CHUNK_ENTRIES / 2 };
+            let upper = self.chunks.get_mut(at_chunk).map(|chunk| Rc::make_mut(chunk).split_off(split));
+            self.chunks.insert(at_chunk.saturating_add(1), Rc::new(upper.unwrap_or_default()));
+        }
+    }
+
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        let at_chunk = self.chunk_of(key);
+        let chunk = self.chunks.get_mut(at_chunk)?;
+        let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+        let (_, value) = Rc::make_mut(chunk).remove(at);
+        if chunk.is_empty() {
+            self.chunks.remove(at_chunk);
+        }
+        self.len = self.len.saturating_sub(1);
+        Some(value)
+    }
+
+    /// The first entry whose key is greater than `key`, or the very first for `None`.
+    pub(super) fn next_after(&self, key: Option<&K>) -> Option<&(K, V)> {
+        let Some(key) = key else { return self.chunks.first()?.first() };
+        let at_chunk = self.chunk_of(key);
+        let chunk = self.chunks.get(at_chunk)?;
+        let at = chunk.partition_point(|(k, _)| k <= key);
+        chunk.get(at).or_else(|| self.chunks.get(at_chunk.checked_add(1)?)?.first())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
+    }
+
+    /// Takes the last entry out if no other version holds it; drops what other versions hold too.
+    pub(super) fn pop_unshared(&mut self) -> Option<(K, V)> {
+        while let Some(chunk) = self.chunks.last_mut() {
+            if let Some(entry) = Rc::get_mut(chunk).and_then(Vec::pop) {
+                self.len = self.len.saturating_sub(1);
+                return Some(entry);
+            }
+            let shared = self.chunks.pop().map_or(0, |chunk| chunk.len());
+            self.len = self.len.saturating_sub(shared);
+        }
+        None
+    }
+
+    /// The first value, if no other version holds it.
+    pub(super) fn first_unshared(&mut self) -> Option<&mut V> {
+        Rc::get_mut(self.chunks.first_mut()?)?.first_mut().map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeMap;
+
+    #[test]
+    fn it_agrees_with_an_ordinary_map_and_older_versions_stay() {
+        let mut seed = 1_u32;
+        let mut random = |below: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) % below
+        };
+        let (mut map, mut model) = (ChunkMap::new(), BTreeMap::new());
+        let mut versions = Vec::new();
+        for step in 0..20_000 {
+            let key = random(700);
+            if random(5) < 3 {
+                map.insert(key, step);
+                model.insert(key, step);
+            } else {
+                assert_eq!(map.remove(&key), model.remove(&key));
+            }
+            if step % 2500 == 0 {
+                versions.push((map.clone(), model.clone()));
+            }
+        }
+        versions.push((map, model));
+        for (map, model) in &versions {
+            assert_eq!(map.len(), model.len());
+            assert!(map.iter().map(|(k, v)| (*k, *v)).eq(model.iter().map(|(k, v)| (*k, *v))));
+            for key in 0..700 {
+                assert_eq!(map.get(&key), model.get(&key));
+                let next = model.range(key + 1..).next().map(|(k, v)| (*k, *v));
+                assert_eq!(map.next_after(Some(&key)).copied(), next);
+            }
+        }
+    }
+
+    #[test]
+    fn popping_leaves_what_another_version_holds() {
+        let mut map = ChunkMap::new();
+        for key in 0..200 {
+            map.insert(key, key);
+        }
+        let other = map.clone();
+        assert_eq!(map.pop_unshared(), None);
+        assert_eq!(other.iter().count(), 200);
+        let mut last = other;
+        assert_eq!(last.pop_unshared(), Some((199, 199)));
+    }
+}

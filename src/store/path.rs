@@ -1,0 +1,301 @@
+//! Paths of nodes. A [`Path`] is absolute and valid; there is no way to hold another.
+//!
+//! Source of the rules: `docs/misc/xenstore.txt`, "Communication with xenstore". Relative paths belong below
+//! `/local/domain/<domid>/` of the connection that spells them.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::borrow::Borrow;
+use core::fmt;
+use core::fmt::Write as _;
+
+use crate::limits;
+use crate::store::domain::DomId;
+
+/// Where the nodes of domains are.
+const DOMAINS: &str = "/local/domain/";
+
+/// A valid absolute path of a node, borrowed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path<'a>(&'a str);
+
+/// What a request that takes special nodes too was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyPath<'a> {
+    /// A node of the tree.
+    Node(Path<'a>),
+    /// A name that begins with `@`, of valid characters and length; such a node need not exist.
+    Special(&'a str),
+}
+
+/// Room to spell out a relative path in.
+pub type PathScratch = heapless::String<{ limits::ABSOLUTE_PATH_BYTES }>;
+
+/// The spelling is not that of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidPath;
+
+impl<'a> Path<'a> {
+    /// The root.
+    pub const ROOT: Path<'static> = Path("/");
+    /// Below it dom0's tools keep what they need.
+    pub const TOOL: Path<'static> = Path("/tool");
+    /// What is known of the server.
+    pub const TOOL_XENSTORED: Path<'static> = Path("/tool/xenstored");
+
+    /// Reads a path as the client `domid` spells it, of at most `limit_bytes` without the prefix
+    /// `/local/domain/<number>/`. A relative path is spelled out in `scratch`.
+    ///
+    /// # Errors
+    /// [`InvalidPath`] when it is none.
+    pub fn parse(
+        spelling: &'a [u8],
+        domid: DomId,
+        limit_bytes: usize,
+        scratch: &'a mut PathScratch,
+    ) -> Result<Self, InvalidPath> {
+        let spelling = valid_characters(spelling)?;
+        let full = match spelling.as_bytes().first() {
+            None | Some(b'@') => return Err(InvalidPath),
+            Some(b'/') => spelling,
+            Some(_) => {
+                scratch.clear();
+                write!(scratch, "{DOMAINS}{domid}/{spelling}").map_err(|_| InvalidPath)?;
+                scratch.as_str()
+            }
+        };
+        let well_formed = full == "/" || !(full.ends_with('/') || full.contains("//"));
+        let counted = full.len().saturating_sub(uncounted_prefix(full));
+        if well_formed && counted <= limit_bytes.min(limits::PATH_BYTES) { Ok(Self(full)) } else { Err(InvalidPath) }
+    }
+
+    /// The path as a string.
+    #[must_use]
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Whether this is the root.
+    #[must_use]
+    pub fn is_root(self) -> bool {
+        self.0 == "/"
+    }
+
+    /// The path one level up; the root has none.
+    #[must_use]
+    pub fn parent(self) -> Option<Self> {
+        match self.0.rsplit_once('/')? {
+            (_, "") => None,
+            ("", _) => Some(Path::ROOT),
+            (parent, _) => Some(Self(parent)),
+        }
+    }
+
+    /// The last name; empty for the root.
+    #[must_use]
+    pub fn name(self) -> &'a str {
+        self.0.rsplit_once('/').map_or("", |(_, name)| name)
+    }
+
+    /// The names from the root down.
+    pub fn names(self) -> impl Iterator<Item = &'a str> {
+        self.0.split('/').filter(|name| !name.is_empty())
+    }
+
+    /// This path and all above it, the root last.
+    pub fn and_ancestors(self) -> impl Iterator<Item = Self> {
+        core::iter::successors(Some(self), |path| path.parent())
+    }
+
+    /// An owned copy.
+    #[must_use]
+    pub fn to_owned(self) -> PathBuf {
+        PathBuf(self.0.into())
+    }
+}
+
+impl<'a> AnyPath<'a> {
+    /// Reads a path or a special name; otherwise as [`Path::parse`].
+    ///
+    /// # Errors
+    /// [`InvalidPath`] when it is neither.
+    pub fn parse(
+        spelling: &'a [u8],
+        domid: DomId,
+        limit_bytes: usize,
+        scratch: &'a mut PathScratch,
+    ) -> Result<Self, InvalidPath> {
+        if spelling.first() != Some(&b'@') {
+            return Path::parse(spelling, domid, limit_bytes, scratch).map(AnyPath::Node);
+        }
+        let name = valid_characters(spelling)?;
+        let well_formed = !(name.ends_with('/') || name.contains("//"));
+        if well_formed && name.len() <= limit_bytes.min(limits::PATH_BYTES) {
+            Ok(AnyPath::Special(name))
+        } else {
+            Err(InvalidPath)
+        }
+    }
+
+    /// The path as a string.
+    #[must_use]
+    pub const fn as_str(self) -> &'a str {
+        match self {
+            AnyPath::Node(path) => path.as_str(),
+            AnyPath::Special(name) => name,
+        }
+    }
+}
+
+/// The bytes as text, when they have only the characters that the protocol allows in paths.
+fn valid_characters(spelling: &[u8]) -> Result<&str, InvalidPath> {
+    let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@');
+    if spelling.iter().all(valid) { core::str::from_utf8(spelling).map_err(|_| InvalidPath) } else { Err(InvalidPath) }
+}
+
+/// Bytes of `/local/domain/<number of up to five digits>/` at the beginning, 0 when it does not begin so.
+fn uncounted_prefix(path: &str) -> usize {
+    let Some((number, _)) = path.strip_prefix(DOMAINS).and_then(|rest| rest.split_once('/')) else { return 0 };
+    let digits = number.len();
+    if (1..=5).contains(&digits) && number.bytes().all(|byte| byte.is_ascii_digit()) {
+        DOMAINS.len().saturating_add(digits).saturating_add(1)
+    } else {
+        0
+    }
+}
+
+/// A valid absolute path of a node, owned.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathBuf(Box<str>);
+
+impl PathBuf {
+    /// The path of a domain's own nodes.
+    #[must_use]
+    pub fn of_domain(domid: DomId) -> Self {
+        Self(alloc::format!("{DOMAINS}{domid}").into())
+    }
+
+    /// The path, borrowed.
+    #[must_use]
+    pub const fn as_path(&self) -> Path<'_> {
+        Path(&self.0)
+    }
+}
+
+impl Borrow<str> for PathBuf {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A path that is walked down and up again, as by a visit of a whole subtree.
+#[derive(Clone, Debug)]
+pub struct PathCursor(String);
+
+impl PathCursor {
+    /// Starts at `path`.
+    #[must_use]
+    pub fn at(path: Path<'_>) -> Self {
+        Self(path.0.into())
+    }
+
+    /// Goes down to the child `name`, which is a name of the tree.
+    pub fn push(&mut self, name: &str) {
+        if self.0 != "/" {
+            self.0.push('/');
+        }
+        self.0.push_str(name);
+    }
+
+    /// Goes up one level; at the root nothing happens.
+    pub fn pop(&mut self) {
+        let length = self.as_path().parent().map_or(1, |parent| parent.0.len());
+        self.0.truncate(length);
+    }
+
+    /// Where the cursor is.
+    #[must_use]
+    pub fn as_path(&self) -> Path<'_> {
+        Path(&self.0)
+    }
+}
+
+impl fmt::Debug for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl fmt::Debug for PathBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use alloc::vec::Vec;
+
+    fn parse(spelling: &str) -> Result<PathBuf, InvalidPath> {
+        Path::parse(spelling.as_bytes(), DomId(7), limits::PATH_BYTES, &mut PathScratch::new()).map(Path::to_owned)
+    }
+
+    #[test]
+    fn relative_paths_belong_to_the_domain() {
+        assert_eq!(parse("a/b").unwrap().as_path().as_str(), "/local/domain/7/a/b");
+        assert_eq!(parse("/a").unwrap().as_path().as_str(), "/a");
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused() {
+        for wrong in
+            ["", "/a/", "//", "/a//b", "a/", "/a b", "/a.b", "/a:b", "/a\u{7f}", "/\u{e9}", "@x", "/local/domain/"]
+        {
+            assert_eq!(parse(wrong), Err(InvalidPath), "{wrong:?}");
+        }
+        assert!(parse("/").is_ok());
+        assert!(parse("/a@b_c-D9").is_ok());
+    }
+
+    #[test]
+    fn the_limit_does_not_count_the_domain_prefix() {
+        let name = "x".repeat(limits::PATH_BYTES);
+        assert!(parse(&name).is_ok());
+        assert!(parse(&format!("{name}x")).is_err());
+        assert!(parse(&format!("/local/domain/65535/{name}")).is_ok());
+        assert!(parse(&format!("/local/domain/65535/{name}x")).is_err());
+        assert!(parse(&format!("/local/domain/655356/{name}")).is_err());
+        assert!(parse(&format!("/{}", &name[1..])).is_ok());
+        assert!(parse(&format!("/{name}")).is_err());
+    }
+
+    #[test]
+    fn parents_and_names_follow_the_slashes() {
+        let path = parse("/a/b").unwrap();
+        let up: Vec<_> = path.as_path().and_ancestors().map(Path::as_str).collect();
+        assert_eq!(up, ["/a/b", "/a", "/"]);
+        assert_eq!(path.as_path().name(), "b");
+        assert_eq!(Path::ROOT.parent(), None);
+        assert_eq!(Path::ROOT.names().count(), 0);
+    }
+
+    #[test]
+    fn a_cursor_returns_where_it_was() {
+        let mut cursor = PathCursor::at(Path::ROOT);
+        cursor.push("a");
+        cursor.push("b");
+        assert_eq!(cursor.as_path().as_str(), "/a/b");
+        cursor.pop();
+        cursor.pop();
+        cursor.pop();
+        assert!(cursor.as_path().is_root());
+    }
+}

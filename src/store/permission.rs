@@ -1,0 +1,275 @@
+//! Who may do what with a node (`docs/misc/xenstore.txt`, "Permissions").
+//!
+//! The first entry names the owner, and its letter is what everybody else may do who is named by no later entry.
+//! A right that was given to a domain dies with that domain: see [`Requester`] and [`Permissions::without`].
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use bitflags::bitflags;
+
+use crate::store::domain::DomId;
+use crate::wire::payload;
+
+bitflags! {
+    /// Rights on a node.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Access: u8 {
+        /// To read value, children and permissions, and to get events.
+        const READ = 1;
+        /// To write the value, and to make and remove nodes.
+        const WRITE = 2;
+        /// To change permissions.
+        const OWNER = 4;
+    }
+}
+
+/// One entry of a node's permissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whom it names.
+    pub domid: DomId,
+    /// What that domain may do; never [`Access::OWNER`].
+    pub access: Access,
+    /// It named a domain that did not exist, and so names none, even if that number is used later.
+    pub stale: bool,
+}
+
+/// A node's permissions: the owner's entry and then the others. Never empty; shared between the nodes that inherit them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Permissions(Rc<[Entry]>);
+
+/// The spelling is not that of permissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidPermissions;
+
+impl Permissions {
+    /// Nobody but `owner` (and privileged clients) may do anything.
+    #[must_use]
+    pub fn private(owner: DomId) -> Self {
+        Self(Rc::new([Entry { domid: owner, access: Access::empty(), stale: false }]))
+    }
+
+    /// Reads `count` entries, each a letter and a decimal domid and a NUL. Nothing is known about the domains yet.
+    ///
+    /// # Errors
+    /// [`InvalidPermissions`] for no entry, another letter, or a number that no domain can have.
+    pub fn parse(mut strings: &[u8], count: usize) -> Result<Self, InvalidPermissions> {
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (string, rest) = payload::split_string(strings).ok_or(InvalidPermissions)?;
+            let (letter, number) = string.split_first().ok_or(InvalidPermissions)?;
+            let access = access_of_letter(*letter).ok_or(InvalidPermissions)?;
+            let number = payload::decimal(number).and_then(|number| u16::try_from(number).ok());
+            let domid = DomId(number.ok_or(InvalidPermissions)?);
+            entries.push(Entry { domid, access, stale: false });
+            strings = rest;
+        }
+        if entries.is_empty() { Err(InvalidPermissions) } else { Ok(Self(entries.into())) }
+    }
+
+    /// The entries, the owner's first.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.0
+    }
+
+    /// Whose node it is.
+    #[must_use]
+    pub fn owner(&self) -> DomId {
+        self.0.first().map_or(DomId::DOM0, |entry| entry.domid)
+    }
+
+    /// Whether any entry names `domid` and counts.
+    #[must_use]
+    pub fn names(&self, domid: DomId) -> bool {
+        self.0.iter().any(|entry| entry.domid == domid && !entry.stale)
+    }
+
+    /// The same with another owner, whose letter stays.
+    #[must_use]
+    pub fn owned_by(&self, owner: DomId) -> Self {
+        if self.owner() == owner {
+            return self.clone();
+        }
+        let mut entries: Vec<_> = self.0.to_vec();
+        if let Some(first) = entries.first_mut() {
+            first.domid = owner;
+        }
+        Self(entries.into())
+    }
+
+    /// The same without entries for `domid`, the owner's excepted.
+    #[must_use]
+    pub fn without(&self, domid: DomId) -> Self {
+        let kept = self.0.iter().enumerate().filter(|(at, entry)| *at == 0 || entry.domid != domid);
+        Self(kept.map(|(_, entry)| *entry).collect())
+    }
+
+    /// The same, with every entry that `is_stale` says so for marked, the owner's excepted. Marks stay.
+    #[must_use]
+    pub fn marked(&self, mut is_stale: impl FnMut(DomId) -> bool) -> Self {
+        let mut entries: Vec<_> = self.0.to_vec();
+        for entry in entries.iter_mut().skip(1) {
+            entry.stale = entry.stale || is_stale(entry.domid);
+        }
+        Self(entries.into())
+    }
+}
+
+impl fmt::Debug for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for entry in self.entries() {
+            write!(f, "{entry}{} ", if entry.stale { "!" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letter = match (self.access.contains(Access::READ), self.access.contains(Access::WRITE)) {
+            (false, false) => 'n',
+            (true, false) => 'r',
+            (false, true) => 'w',
+            (true, true) => 'b',
+        };
+        write!(f, "{letter}{}", self.domid)
+    }
+}
+
+/// What a letter stands for.
+const fn access_of_letter(letter: u8) -> Option<Access> {
+    match letter {
+        b'n' => Some(Access::empty()),
+        b'r' => Some(Access::READ),
+        b'w' => Some(Access::WRITE),
+        b'b' => Some(Access::READ.union(Access::WRITE)),
+        _ => None,
+    }
+}
+
+/// A domain with its time of birth, as a generation: another domain with the same number is not the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its number.
+    pub domid: DomId,
+    /// The generation at which it became known. Rights in a node that was last written before do not mean it.
+    pub born: u64,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requester {
+    /// The control domain: may do everything.
+    Privileged,
+    /// Any other domain, and the one that it acts for.
+    Domain {
+        /// The domain itself.
+        own: Identity,
+        /// The domain whose rights it has too (SET_TARGET).
+        target: Option<Identity>,
+    },
+}
+
+impl Requester {
+    /// A domain that is not known: no entry means it.
+    #[must_use]
+    pub const fn nobody(domid: DomId) -> Self {
+        Self::Domain { own: Identity { domid, born: u64::MAX }, target: None }
+    }
+
+    /// Whether it may do everything.
+    #[must_use]
+    pub const fn is_privileged(&self) -> bool {
+        matches!(self, Self::Privileged)
+    }
+
+    /// What the requester may do with a node of these permissions, last written at `generation`.
+    #[must_use]
+    pub fn access(&self, permissions: &Permissions, generation: u64) -> Access {
+        let Self::Domain { own, target } = self else { return Access::all() };
+        let identities = || core::iter::once(own).chain(target.iter());
+        let means = |entry: &Entry| identities().any(|identity| identity.domid == entry.domid);
+        let counts = |entry: &Entry| {
+            let existed = |identity: &Identity| identity.domid == entry.domid && identity.born < generation;
+            !entry.stale && identities().any(existed)
+        };
+        let Some((owner, others)) = permissions.entries().split_first() else { return Access::empty() };
+        if means(owner) {
+            return Access::all();
+        }
+        others.iter().find(|entry| counts(entry)).unwrap_or(owner).access
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    fn permissions(entries: &str) -> Permissions {
+        let strings: Vec<u8> = entries.split(' ').flat_map(|entry| [entry.as_bytes(), b"\0"].concat()).collect();
+        Permissions::parse(&strings, entries.split(' ').count()).unwrap()
+    }
+
+    fn domain(domid: u16) -> Requester {
+        Requester::Domain { own: Identity { domid: DomId(domid), born: 5 }, target: None }
+    }
+
+    #[test]
+    fn the_owner_may_do_everything_whatever_its_letter() {
+        assert_eq!(domain(1).access(&permissions("n1"), 10), Access::all());
+    }
+
+    #[test]
+    fn the_first_entry_that_names_the_domain_decides_alone() {
+        let node = permissions("b0 r1 b1");
+        assert_eq!(domain(1).access(&node, 10), Access::READ);
+        assert_eq!(domain(2).access(&node, 10), Access::READ | Access::WRITE);
+    }
+
+    #[test]
+    fn write_does_not_imply_read() {
+        assert_eq!(domain(1).access(&permissions("n0 w1"), 10), Access::WRITE);
+    }
+
+    #[test]
+    fn an_entry_older_than_the_domain_does_not_mean_it() {
+        let node = permissions("n0 b1");
+        assert_eq!(domain(1).access(&node, 4), Access::empty());
+        assert_eq!(domain(1).access(&node, 6), Access::READ | Access::WRITE);
+    }
+
+    #[test]
+    fn a_stale_entry_is_passed_over() {
+        let node = permissions("r0 b1").marked(|domid| domid == DomId(1));
+        assert_eq!(domain(1).access(&node, 10), Access::READ);
+    }
+
+    #[test]
+    fn a_target_gives_its_rights_but_no_privilege() {
+        let target = Some(Identity { domid: DomId(2), born: 5 });
+        let both = Requester::Domain { own: Identity { domid: DomId(1), born: 5 }, target };
+        assert_eq!(both.access(&permissions("n2"), 10), Access::all());
+        assert_eq!(both.access(&permissions("n0 r2"), 10), Access::READ);
+        assert_eq!(both.access(&permissions("n0"), 10), Access::empty());
+    }
+
+    #[test]
+    fn only_letters_and_decimal_domids_are_permissions() {
+        for wrong in ["", "n", "x0", "n-1", "n65536", "n0x1", "n 1", "N1"] {
+            let strings = [wrong.as_bytes(), b"\0"].concat();
+            assert_eq!(Permissions::parse(&strings, 1), Err(InvalidPermissions), "{wrong:?}");
+        }
+        assert_eq!(Permissions::parse(b"", 0), Err(InvalidPermissions));
+        assert_eq!(permissions("b3 w4 n5 r6").entries()[1].to_string(), "w4");
+    }
+
+    #[test]
+    fn a_dead_domain_loses_its_entries_but_not_the_others() {
+        assert_eq!(permissions("n0 r1 b2 w1").without(DomId(1)), permissions("n0 b2"));
+        assert_eq!(permissions("n1 r1").without(DomId(1)), permissions("n1"));
+    }
+}

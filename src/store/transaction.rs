@@ -1,0 +1,336 @@
+//! A transaction: what it has seen, what it would change, and whether that still fits the tree.
+//!
+//! A transaction sees a node as it was at its own first access, with its own changes on top; a node that it has not looked
+//! at yet it sees as everybody does. It may be committed while every node that it has seen (or has seen to be missing) is
+//! still the same in the tree. So nothing but the nodes it has seen is held for it, which the quota `transaction-nodes`
+//! bounds, and it conflicts only over what it used.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::store::domain::DomId;
+use crate::store::node::Node;
+use crate::store::path::{Path, PathBuf};
+use crate::store::permission::Permissions;
+use crate::store::tree::Tree;
+use crate::store::watch::Scope;
+
+/// A change of one node, as a request makes it.
+#[derive(Clone, Debug)]
+pub enum NodeChange {
+    /// An existing node gets another value.
+    Write {
+        /// Which node.
+        path: PathBuf,
+        /// Its value.
+        value: Box<[u8]>,
+    },
+    /// A node is made; its parent exists or was made just before.
+    Create {
+        /// Which node.
+        path: PathBuf,
+        /// Its value.
+        value: Box<[u8]>,
+        /// Its permissions.
+        permissions: Permissions,
+        /// Whether there is an event: for the node that was asked for, not for those made on the way to it.
+        announced: bool,
+    },
+    /// An existing node gets other permissions.
+    SetPermissions {
+        /// Which node.
+        path: PathBuf,
+        /// Its permissions.
+        permissions: Permissions,
+    },
+    /// A node is removed. In a transaction each node of a subtree has its own entry, children first, with
+    /// [`Scope::Subtree`] for the top; otherwise the top alone stands for all.
+    Remove {
+        /// Which node.
+        path: PathBuf,
+        /// Which watches it concerns.
+        scope: Scope,
+    },
+}
+
+/// What a transaction made of a node.
+#[derive(Clone, Debug)]
+enum Local {
+    /// It has only looked at it.
+    Untouched,
+    /// It changed or made it.
+    Present(Rc<Node>),
+    /// It removed it, or made and removed it.
+    Absent,
+}
+
+/// A change to the list of children.
+#[derive(Clone, Debug)]
+enum ChildChange {
+    Add(Box<str>),
+    Remove(Box<str>),
+}
+
+/// A node that a transaction has seen.
+#[derive(Clone, Debug)]
+struct Accessed {
+    /// Grows with each access; events come in this order.
+    order: usize,
+    /// The node at the first access; `None` when there was none.
+    base: Option<Rc<Node>>,
+    local: Local,
+    /// What happened to the list of children since the node was made or first seen, in order.
+    children: Vec<ChildChange>,
+    /// The event that the commit is to send.
+    event: Option<Scope>,
+}
+
+/// An event that a commit sends: the path, which watches, and the node as it was first seen.
+#[derive(Debug)]
+pub struct CommitEvent {
+    /// What changed.
+    pub path: PathBuf,
+    /// Which watches it concerns.
+    pub scope: Scope,
+    /// The node as it was before, if it was.
+    pub before: Option<Rc<Node>>,
+}
+
+/// An open transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    accessed: BTreeMap<PathBuf, Accessed>,
+    /// By how much each domain's count of nodes will change.
+    counts: BTreeMap<DomId, i64>,
+    created: bool,
+    failed: bool,
+}
+
+impl Transaction {
+    /// How many paths it has seen.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.accessed.len()
+    }
+
+    /// Whether it has seen nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.accessed.is_empty()
+    }
+
+    /// Marks it as one that can't be committed.
+    pub const fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether it can't be committed.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Whether it has made a node.
+    #[must_use]
+    pub const fn has_created(&self) -> bool {
+        self.created
+    }
+
+    /// By how much the count of nodes of each domain will change.
+    pub fn counts(&self) -> impl Iterator<Item = (DomId, i64)> {
+        self.counts.iter().map(|(domid, count)| (*domid, *count))
+    }
+
+    /// By how much the count of nodes of `domid` will change.
+    #[must_use]
+    pub fn count(&self, domid: DomId) -> i64 {
+        self.counts.get(&domid).copied().unwrap_or(0)
+    }
+
+    /// The node at `path` as the transaction sees it, if it has looked at that path.
+    #[must_use]
+    pub fn seen(&self, path: Path<'_>) -> Option<Option<&Rc<Node>>> {
+        self.accessed.get(path.as_str()).map(Accessed::current)
+    }
+
+    /// Notes that it has looked at `path`, for the first time, and found `base`.
+    pub fn note(&mut self, path: Path<'_>, base: Option<Rc<Node>>) {
+        let order = self.accessed.len();
+        let accessed = Accessed { order, base, local: Local::Untouched, children: Vec::new(), event: None };
+        self.accessed.insert(path.to_owned(), accessed);
+    }
+
+    /// Makes a change of a path that it has seen.
+    pub fn apply(&mut self, change: NodeChange, generation: u64) {
+        match change {
+            NodeChange::Write { path, value } => self.update(&path, Some(Scope::Subtree), |node| {
+                node.set_value(value);
+                node.set_generation(generation);
+            }),
+            NodeChange::SetPermissions { path, permissions } => {
+                self.charge(self.owner(path.as_path()), -1);
+                self.charge(Some(permissions.owner()), 1);
+                self.update(&path, Some(Scope::Subtree), |node| {
+                    node.set_permissions(permissions);
+                    node.set_generation(generation);
+                });
+            }
+            NodeChange::Create { path, value, permissions, announced } => {
+                self.created = true;
+                self.charge(Some(permissions.owner()), 1);
+                self.add_child(path.as_path(), generation);
+                let node = Rc::new(Node::new(value, permissions, generation));
+                if let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) {
+                    accessed.local = Local::Present(node);
+                    accessed.children.clear();
+                    if announced {
+                        accessed.event = Some(Scope::Subtree);
+                    }
+                }
+            }
+            NodeChange::Remove { path, scope } => {
+                self.charge(self.owner(path.as_path()), -1);
+                if scope == Scope::Subtree {
+                    self.remove_child(path.as_path(), generation);
+                }
+                if let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) {
+                    accessed.local = Local::Absent;
+                    accessed.children.clear();
+                    accessed.announce(scope);
+                }
+            }
+        }
+    }
+
+    /// Whether a node that it has seen is another in the tree by now.
+    #[must_use]
+    pub fn conflicts(&self, tree: &Tree) -> bool {
+        let generation = |node: &Rc<Node>| node.generation();
+        self.accessed
+            .iter()
+            .any(|(path, accessed)| accessed.base.as_ref().map(generation) != tree.get(path.as_path()).map(generation))
+    }
+
+    /// Makes all its changes in a tree with which it does not conflict, and returns the events, in the order of access.
+    /// Permissions of what it wrote pass through `adjust`, with the generation at which it wrote them. `next_generation`
+    /// gives each written node a generation of its own.
+    pub fn commit(
+        self,
+        tree: &mut Tree,
+        mut adjust: impl FnMut(&Permissions, u64) -> Permissions,
+        mut next_generation: impl FnMut() -> u64,
+    ) -> Vec<CommitEvent> {
+        let mut events = Vec::new();
+        // Parents sort before what is below them, so that each node's parent is complete before the node.
+        for (path, accessed) in self.accessed {
+            if let Local::Present(node) = &accessed.local {
+                let permissions = adjust(node.permissions(), node.generation());
+                let generation = next_generation();
+                tree.write(path.as_path(), node.value().into(), generation);
+                tree.set_permissions(path.as_path(), permissions.clone(), generation);
+                for change in &accessed.children {
+                    tree.change_child(path.as_path(), change.as_ref(), &permissions, generation);
+                }
+            }
+            if let Some(scope) = accessed.event {
+                events.push((accessed.order, CommitEvent { path, scope, before: accessed.base }));
+            }
+        }
+        events.sort_unstable_by_key(|(order, _)| *order);
+        events.into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// The owner of the node at `path` as the transaction sees it.
+    fn owner(&self, path: Path<'_>) -> Option<DomId> {
+        self.seen(path).flatten().map(|node| node.permissions().owner())
+    }
+
+    fn charge(&mut self, domid: Option<DomId>, by: i64) {
+        if let Some(domid) = domid {
+            let count = self.counts.entry(domid).or_default();
+            *count = count.saturating_add(by);
+        }
+    }
+
+    /// Changes a node that it has seen and that exists for it.
+    fn update(&mut self, path: &PathBuf, event: Option<Scope>, change: impl FnOnce(&mut Node)) {
+        let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) else { return };
+        if let Some(node) = accessed.current_mut() {
+            change(node);
+        }
+        if let Some(scope) = event {
+            accessed.announce(scope);
+        }
+    }
+
+    fn add_child(&mut self, path: Path<'_>, generation: u64) {
+        self.change_parent(path, ChildChange::Add(path.name().into()), |parent| {
+            // What stands for the child in the list is never looked at: the child has an entry of its own.
+            let placeholder = Rc::new(Node::new(Box::default(), parent.permissions().clone(), generation));
+            parent.children_mut().insert(path.name(), placeholder);
+            parent.set_generation(generation);
+        });
+    }
+
+    fn remove_child(&mut self, path: Path<'_>, generation: u64) {
+        self.change_parent(path, ChildChange::Remove(path.name().into()), |parent| {
+            parent.children_mut().remove(path.name());
+            parent.set_generation(generation);
+        });
+    }
+
+    fn change_parent(&mut self, path: Path<'_>, what: ChildChange, change: impl FnOnce(&mut Node)) {
+        let Some(accessed) = path.parent().and_then(|parent| self.accessed.get_mut(parent.as_str())) else { return };
+        if let Some(node) = accessed.current_mut() {
+            change(node);
+            accessed.children.push(what);
+        }
+    }
+}
+
+impl Accessed {
+    const fn current(&self) -> Option<&Rc<Node>> {
+        match &self.local {
+            Local::Untouched => self.base.as_ref(),
+            Local::Present(node) => Some(node),
+            Local::Absent => None,
+        }
+    }
+
+    /// The node, to be changed; from here on it is the transaction's own.
+    fn current_mut(&mut self) -> Option<&mut Node> {
+        if let (Local::Untouched, Some(base)) = (&self.local, &self.base) {
+            self.local = Local::Present(base.clone());
+        }
+        match &mut self.local {
+            Local::Present(node) => Some(Rc::make_mut(node)),
+            Local::Untouched | Local::Absent => None,
+        }
+    }
+
+    /// Notes an event. A wider scope replaces a narrower one, and not the other way round.
+    fn announce(&mut self, scope: Scope) {
+        if self.event != Some(Scope::Subtree) {
+            self.event = Some(scope);
+        }
+    }
+}
+
+impl ChildChange {
+    fn as_ref(&self) -> ChildOperation<'_> {
+        match self {
+            Self::Add(name) => ChildOperation::Add(name),
+            Self::Remove(name) => ChildOperation::Remove(name),
+        }
+    }
+}
+
+/// A change to a node's list of children, for [`Tree::change_child`].
+pub(super) enum ChildOperation<'a> {
+    /// An empty node is added at the end; its own entry fills it.
+    Add(&'a str),
+    /// A child goes, with all below.
+    Remove(&'a str),
+}

@@ -1,0 +1,220 @@
+//! The tree of nodes that everybody sees.
+//!
+//! A version of it can be kept by cloning, which costs nothing; after that a change copies the nodes from the root down to
+//! where it happens, once. Reading allocates nothing. No operation recurses.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::store::children::Cursor;
+use crate::store::domain::DomId;
+use crate::store::node::Node;
+use crate::store::path::{Path, PathBuf, PathCursor};
+use crate::store::permission::Permissions;
+use crate::store::transaction::ChildOperation;
+
+/// The tree. It always has a root.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    root: Rc<Node>,
+}
+
+/// Where a visit of a subtree is: a node below its parent.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit<'a> {
+    /// The node's path.
+    pub path: Path<'a>,
+    /// The node.
+    pub node: &'a Rc<Node>,
+    /// Its parent, unless the node is the one where the visit began.
+    pub parent: Option<&'a Node>,
+}
+
+impl Tree {
+    /// A tree that consists of `root`.
+    #[must_use]
+    pub fn new(root: Node) -> Self {
+        Self { root: Rc::new(root) }
+    }
+
+    /// The node at `path`.
+    #[must_use]
+    pub fn get(&self, path: Path<'_>) -> Option<&Rc<Node>> {
+        path.names().try_fold(&self.root, |node, name| node.children().get(name))
+    }
+
+    /// The node at `path`, to be changed, after telling each node on the way (itself excepted) to `mention`.
+    fn get_mut(&mut self, path: Path<'_>, mention: Option<&Permissions>) -> Option<&mut Node> {
+        let mut node = Rc::make_mut(&mut self.root);
+        for name in path.names() {
+            if let Some(permissions) = mention {
+                node.mention(permissions);
+            }
+            node = Rc::make_mut(node.children_mut().get_mut(name)?);
+        }
+        Some(node)
+    }
+
+    /// Sets the value of the node at `path`. Does nothing when there is none.
+    pub fn write(&mut self, path: Path<'_>, value: Box<[u8]>, generation: u64) {
+        if let Some(node) = self.get_mut(path, None) {
+            node.set_value(value);
+            node.set_generation(generation);
+        }
+    }
+
+    /// Sets the permissions of the node at `path`. Does nothing when there is none.
+    pub fn set_permissions(&mut self, path: Path<'_>, permissions: Permissions, generation: u64) {
+        if let Some(node) = self.get_mut(path, Some(&permissions)) {
+            node.set_permissions(permissions);
+            node.set_generation(generation);
+        }
+    }
+
+    /// Puts `node` at `path`, whose parent exists and which does not. The parent counts as written at the node's
+    /// generation. Does nothing when there is no parent.
+    pub fn create(&mut self, path: Path<'_>, node: Node) {
+        let Some(parent) = path.parent() else { return };
+        if let Some(above) = self.get_mut(parent, Some(node.permissions())) {
+            above.mention(node.permissions());
+            above.set_generation(node.generation());
+            above.children_mut().insert(path.name(), Rc::new(node));
+        }
+    }
+
+    /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.
+    pub fn remove(&mut self, path: Path<'_>, generation: u64) -> Option<Rc<Node>> {
+        let parent = self.get_mut(path.parent()?, None)?;
+        let removed = parent.children_mut().remove(path.name())?;
+        parent.set_generation(generation);
+        Some(removed)
+    }
+
+    /// Makes one change to the children of the node at `path`, for a commit. A new child has `permissions` until it gets
+    /// its own.
+    pub(super) fn change_child(
+        &mut self,
+        path: Path<'_>,
+        change: ChildOperation<'_>,
+        permissions: &Permissions,
+        generation: u64,
+    ) {
+        let Some(node) = self.get_mut(path, None) else { return };
+        match change {
+            ChildOperation::Add(name) => {
+                let child = Node::new(Box::default(), permissions.clone(), generation);
+                node.children_mut().insert(name, Rc::new(child));
+            }
+            ChildOperation::Remove(name) => drop(node.children_mut().remove(name)),
+        }
+    }
+
+    /// Calls `visit` for the node at `path` and everything below, children before their parents, in the order of making.
+    pub fn visit_children_first(&self, path: Path<'_>, mut visit: impl FnMut(Visit<'_>)) {
+        let Some(top) = self.get(path) else { return };
+        let mut at = PathCursor::at(path);
+        let mut levels: Vec<(&Rc<Node>, Cursor)> = alloc::vec![(top, Cursor::default())];
+        while let Some((node, cursor)) = levels.last_mut() {
+            if let Some((name, child)) = node.children().next(cursor) {
+                at.push(name);
+                levels.push((child, Cursor::default()));
+            } else {
+                let node = *node;
+                levels.pop();
+                let parent = levels.last().map(|(parent, _)| &***parent);
+                visit(Visit { path: at.as_path(), node, parent });
+                at.pop();
+            }
+        }
+    }
+
+    /// The paths of all nodes that name `domid` in their permissions, parents before their children. Below a node that
+    /// `domid` owns nothing is looked for, unless `below_owned` says so. Costs what mentions the domain, not what exists.
+    #[must_use]
+    pub fn nodes_naming(&self, domid: DomId, below_owned: bool) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut at = PathCursor::at(Path::ROOT);
+        let enter = |path: Path<'_>, node: &Node, found: &mut Vec<PathBuf>| {
+            if node.permissions().entries().iter().any(|entry| entry.domid == domid) {
+                found.push(path.to_owned());
+            }
+            below_owned || node.permissions().owner() != domid
+        };
+        if !enter(Path::ROOT, &self.root, &mut found) {
+            return found;
+        }
+        let mut levels: Vec<(&Node, Cursor)> = alloc::vec![(&*self.root, Cursor::default())];
+        while let Some((node, cursor)) = levels.last_mut() {
+            let Some((name, child)) = node.children().next(cursor) else {
+                levels.pop();
+                at.pop();
+                continue;
+            };
+            if child.may_mention(domid) {
+                at.push(name);
+                if enter(at.as_path(), child, &mut found) {
+                    levels.push((child, Cursor::default()));
+                } else {
+                    at.pop();
+                }
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+
+    fn tree(paths: &[(&str, u16)]) -> Tree {
+        let mut tree = Tree::new(Node::new(Box::default(), Permissions::private(DomId(0)), 1));
+        for (path, owner) in paths {
+            tree.create(
+                at(path).as_path(),
+                Node::new((*path).as_bytes().into(), Permissions::private(DomId(*owner)), 2),
+            );
+        }
+        tree
+    }
+
+    fn at(path: &str) -> PathBuf {
+        Path::parse(path.as_bytes(), DomId(0), 100, &mut Default::default()).unwrap().to_owned()
+    }
+
+    #[test]
+    fn an_older_version_stays_as_it_was() {
+        let mut tree = tree(&[("/a", 0), ("/a/b", 0), ("/c", 0)]);
+        let older = tree.clone();
+        tree.write(at("/a/b").as_path(), (*b"new").into(), 9);
+        tree.remove(at("/c").as_path(), 10);
+        assert_eq!(older.get(at("/a/b").as_path()).unwrap().value(), b"/a/b");
+        assert!(older.get(at("/c").as_path()).is_some());
+        assert_eq!(tree.get(at("/a/b").as_path()).unwrap().value(), b"new");
+        assert!(tree.get(at("/c").as_path()).is_none());
+    }
+
+    #[test]
+    fn a_visit_sees_children_before_their_parents_in_order() {
+        let tree = tree(&[("/a", 0), ("/a/z", 0), ("/a/z/1", 0), ("/a/b", 0), ("/c", 0)]);
+        let mut seen: Vec<String> = Vec::new();
+        tree.visit_children_first(at("/a").as_path(), |visit| {
+            assert_eq!(visit.parent.is_none(), visit.path.as_str() == "/a");
+            seen.push(visit.path.as_str().into());
+        });
+        assert_eq!(seen, ["/a/z/1", "/a/z", "/a/b", "/a"]);
+    }
+
+    #[test]
+    fn nodes_that_name_a_domain_are_found_wherever_they_are() {
+        let mut tree = tree(&[("/a", 0), ("/a/b", 7), ("/a/b/c", 7), ("/a/d", 71), ("/e", 0), ("/e/f", 7)]);
+        tree.set_permissions(at("/a/d").as_path(), Permissions::parse(b"n71\0r7\0", 2).unwrap(), 3);
+        let paths = |below| {
+            tree.nodes_naming(DomId(7), below).iter().map(|p| String::from(p.as_path().as_str())).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(false), ["/a/b", "/a/d", "/e/f"]);
+        assert_eq!(paths(true), ["/a/b", "/a/b/c", "/a/d", "/e/f"]);
+    }
+}

@@ -1,0 +1,80 @@
+//! A request's payload: strings that end in NUL, one after the other (`docs/misc/xenstore.txt`).
+
+/// The one string that the payload consists of, without its NUL: exactly one NUL, at the end.
+#[must_use]
+pub fn only_string(payload: &[u8]) -> Option<&[u8]> {
+    match split_string(payload)? {
+        (string, []) => Some(string),
+        _ => None,
+    }
+}
+
+/// The first string, without its NUL, and what follows it.
+#[must_use]
+pub fn split_string(payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = payload.iter().position(|byte| *byte == 0)?;
+    let (string, rest) = payload.split_at_checked(end)?;
+    Some((string, rest.get(1..)?))
+}
+
+/// How many strings there are: the number of NULs. Bytes after the last NUL belong to no string.
+#[must_use]
+pub fn count_strings(payload: &[u8]) -> usize {
+    payload.iter().filter(|byte| **byte == 0).count()
+}
+
+/// The first `N` strings of a payload that has at least `N`.
+#[must_use]
+pub fn first_strings<const N: usize>(mut payload: &[u8]) -> Option<[&[u8]; N]> {
+    let mut strings = [&[][..]; N];
+    for string in &mut strings {
+        (*string, payload) = split_string(payload)?;
+    }
+    Some(strings)
+}
+
+/// The strings of a payload that has exactly `N`; bytes after the last NUL are ignored, as by the C server.
+#[must_use]
+pub fn exact_strings<const N: usize>(payload: &[u8]) -> Option<[&[u8]; N]> {
+    if count_strings(payload) == N { first_strings(payload) } else { None }
+}
+
+/// A decimal number without sign, spaces or anything else.
+#[must_use]
+pub fn decimal(string: &[u8]) -> Option<u64> {
+    if string.is_empty() || !string.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    core::str::from_utf8(string).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_string_is_one_nul_at_the_end() {
+        assert_eq!(only_string(b"a\0"), Some(&b"a"[..]));
+        assert_eq!(only_string(b"\0"), Some(&b""[..]));
+        for wrong in [&b""[..], b"a", b"a\0\0", b"a\0b", b"a\0b\0"] {
+            assert_eq!(only_string(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn strings_are_counted_by_their_nuls() {
+        assert_eq!(exact_strings::<2>(b"a\0b\0"), Some([&b"a"[..], b"b"]));
+        assert_eq!(exact_strings::<2>(b"a\0b\0c"), Some([&b"a"[..], b"b"]));
+        assert_eq!(exact_strings::<2>(b"a\0b"), None);
+        assert_eq!(exact_strings::<2>(b"a\0b\0c\0"), None);
+        assert_eq!(first_strings::<2>(b"a\0b\0c\0"), Some([&b"a"[..], b"b"]));
+    }
+
+    #[test]
+    fn numbers_are_decimal_digits_only() {
+        assert_eq!(decimal(b"65535"), Some(65535));
+        for wrong in [&b""[..], b"-1", b"+1", b" 1", b"1 ", b"0x10", b"99999999999999999999"] {
+            assert_eq!(decimal(wrong), None, "{wrong:?}");
+        }
+    }
+}
