@@ -149,6 +149,7 @@ pub(crate) extern "C" fn rust_eh_personality() {}
 
 /// Named by landing pads of the ready-made `core` and `alloc`; a panic aborts, so none is reached.
 #[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case)] // the ABI's name
 pub(crate) extern "C" fn _Unwind_Resume() -> ! {
     panic!("unwinding can't begin: a panic aborts")
 }

@@ -124,7 +124,7 @@ fn serve(boot: &BootInfo, memory: Memory, ports: OwnPorts) -> ! {
             "no --event on the command line, so the control domain's port is unknown: start by init-xenstore-domain"
         )),
     };
-    debug!("{domains:?} {ports:?}");
+    debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
     main_loop::run(XenPlatform::new(memory, domains), ports, remote_port)
 }
 

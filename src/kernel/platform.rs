@@ -118,8 +118,7 @@ impl Hypervisor for XenPlatform {
     }
 
     fn unmap_ring(&mut self, domid: DomId) {
-        let Some(MappedRing { page, slot, at, handle }) = self.rings.remove(&domid) else { return };
-        drop(page);
+        let Some(MappedRing { page: _, slot, at, handle }) = self.rings.remove(&domid) else { return };
         // SAFETY: the only value through which the page was used is gone.
         match unsafe { grant::unmap(handle, at) } {
             Ok(()) => self.slots.give_back(slot),

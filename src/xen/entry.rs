@@ -32,7 +32,6 @@ unsafe extern "C" {
     static __text_end: u8;
     static __rodata_start: u8;
     static __rodata_end: u8;
-    static __image_end: u8;
     static hypercall_page: u8;
     static shared_info_page: u8;
     static boot_stack: u8;
@@ -73,11 +72,6 @@ pub(crate) fn text() -> Range<usize> {
 /// What is only read.
 pub(crate) fn rodata() -> Range<usize> {
     address!(__rodata_start)..address!(__rodata_end)
-}
-
-/// The end of the image in memory.
-pub(crate) fn image_end() -> usize {
-    address!(__image_end)
 }
 
 /// The pages below the two stacks.
