@@ -1,3 +1,434 @@
 //! One request, one change set.
+//!
+//! The engine has no input or output and no clock. Its methods are of three kinds:
+//!
+//! - `handle_*` take inputs: a domain at boot ([`Engine::handle_boot_domain`]), a client of the hosted server
+//!   ([`Engine::handle_connected`]), a domain's port ([`Engine::handle_port`]), received bytes
+//!   ([`Engine::handle_received`]), sent bytes ([`Engine::handle_sent`]), a fault, the news of a domain's end, and time.
+//! - `poll_*` give outputs. After any input, take connections from [`Engine::poll_ready`] until there is none; for each,
+//!   send [`output::Output::bytes`] and fill [`input::Input::space`] as long as [`Engine::may_receive`] says so. Then take
+//!   what [`Engine::poll_action`] gives, and wait until an input or [`Engine::poll_timeout`].
+//! - All others only look.
+//!
+//! The same inputs give the same outputs, to the byte.
 
+mod apply;
+pub mod change_set;
+pub mod config;
+pub mod connection;
+mod domains;
+mod events;
 pub mod hypervisor;
+pub mod input;
+pub mod output;
+pub mod requests;
+pub mod view;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::engine::change_set::{ChangeSet, Effect};
+use crate::engine::config::Config;
+use crate::engine::connection::{Connection, Fault, Peer, Session};
+use crate::engine::hypervisor::{Hypervisor, Port};
+use crate::engine::output::Origin;
+use crate::engine::requests::{Call, Reply, Row};
+use crate::engine::view::View;
+use crate::store::domain::DomId;
+use crate::store::permission::Requester;
+use crate::store::quota::Quota;
+use crate::store::state::State;
+use crate::store::transaction::Transaction;
+use crate::store::watch::ConnectionId;
+use crate::wire::errno::Errno;
+use crate::wire::header::{Header, MessageType};
+
+/// What the engine asks its host to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Log how much memory is in use, and how many rings and ports: a check was asked for.
+    ReportMemory,
+}
+
+/// What becomes of a connection whose session is dropped.
+#[derive(Clone, Copy)]
+enum RestartPhase {
+    Fresh,
+    Faulted(Fault),
+}
+
+/// The engine: all state, and all connections.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    state: State,
+    connections: BTreeMap<ConnectionId, Connection>,
+    ports: BTreeMap<Port, ConnectionId>,
+    next_connection: u64,
+    /// Connections that may have something to do.
+    ready: VecDeque<ConnectionId>,
+    /// When events of which connection may be over.
+    deadlines: BTreeSet<(u64, ConnectionId)>,
+    actions: VecDeque<Action>,
+    /// The request that is being handled, for what it causes.
+    origin: Option<Origin>,
+    /// Kept between requests for its room.
+    changes: ChangeSet,
+}
+
+impl Engine {
+    /// An engine with a new store.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            state: State::new(config.privileged),
+            config,
+            connections: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            next_connection: 0,
+            ready: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            actions: VecDeque::new(),
+            origin: None,
+            changes: ChangeSet::default(),
+        }
+    }
+
+    /// The stored state.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// A connection.
+    #[must_use]
+    pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(&id)
+    }
+
+    /// A connection, to fill its input or to empty its output.
+    pub fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(&id)
+    }
+
+    /// Adds a client of the hosted server.
+    pub fn handle_connected(&mut self) -> ConnectionId {
+        self.add_connection(Connection::new(Peer::Socket, None))
+    }
+
+    /// Removes a client of the hosted server.
+    pub fn handle_disconnected(&mut self, id: ConnectionId) {
+        if self.connections.get(&id).is_some_and(|connection| connection.peer == Peer::Socket) {
+            self.drop_session(id, RestartPhase::Fresh);
+            self.connections.remove(&id);
+        }
+    }
+
+    /// Notes that a domain signalled its port.
+    pub fn handle_port(&mut self, port: Port) {
+        if let Some(id) = self.ports.get(&port) {
+            self.wake(*id);
+        }
+    }
+
+    /// Puts a connection into the queue of those that have something to do.
+    pub fn wake(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && !connection.is_queued
+        {
+            connection.is_queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// The next connection that may have something to do.
+    pub fn poll_ready(&mut self) -> Option<ConnectionId> {
+        while let Some(id) = self.ready.pop_front() {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.is_queued = false;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// How many connections may have something to do.
+    #[must_use]
+    pub fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whether any connection may have something to do.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// What the host is to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Engine::handle_timeout`] has something to do, in milliseconds of the same clock.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
+    }
+
+    /// Drops events that were not read in time.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        while let Some((deadline_ms, id)) = self.deadlines.first().copied() {
+            if deadline_ms > now_ms {
+                return;
+            }
+            self.deadlines.pop_first();
+            let Some(session) = self.session_mut(id) else { continue };
+            let causes = session.output.expire(now_ms);
+            let next = session.output.next_deadline_ms();
+            for cause in causes {
+                self.settle(cause);
+            }
+            if let Some(next_ms) = next {
+                self.deadlines.insert((next_ms.max(now_ms.saturating_add(1)), id));
+            }
+        }
+    }
+
+    /// Whether bytes may be received for a connection now. A domain with too many outstanding requests has to read their
+    /// replies first, and others the events that they caused.
+    #[must_use]
+    pub fn may_receive(&self, id: ConnectionId) -> bool {
+        let Some(session) = self.connections.get(&id).and_then(Connection::session) else { return false };
+        let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
+        let limit = self.config.quotas.get(Quota::Outstanding);
+        is_privileged || limit == 0 || session.outstanding() < limit
+    }
+
+    /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
+    /// completed it. Returns whether it did.
+    pub fn handle_received(
+        &mut self,
+        id: ConnectionId,
+        count: usize,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) -> bool {
+        let Some(session) = self.session_mut(id) else { return false };
+        if session.input.advance(count).is_err() {
+            self.handle_fault(id, Fault::Protocol);
+            return false;
+        }
+        if !session.input.is_complete() {
+            return false;
+        }
+        let (header, payload) = session.input.take();
+        self.handle_request(id, header, &payload, hypervisor, now_ms);
+        if let Some(session) = self.session_mut(id) {
+            session.input.recycle(payload);
+        }
+        true
+    }
+
+    /// Notes that `count` bytes of a connection's [`output::Output::bytes`] were sent.
+    pub fn handle_sent(&mut self, id: ConnectionId, count: usize) {
+        if let Some(cause) = self.session_mut(id).and_then(|session| session.output.advance(count)) {
+            self.settle(cause);
+        }
+    }
+
+    /// Handles one request: exactly one reply is queued, whatever it says.
+    fn handle_request(
+        &mut self,
+        id: ConnectionId,
+        header: Header,
+        payload: &[u8],
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) {
+        let Some(requester) = self.requester_of(id) else { return };
+        self.origin = match &requester {
+            Requester::Privileged => None,
+            Requester::Domain { .. } => {
+                self.session_mut(id).map(|session| Origin { connection: id, ticket: session.issue_ticket() })
+            }
+        };
+        let mut reply = Reply::new();
+        let outcome = self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms);
+        let origin = self.origin.take();
+        self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
+        if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
+            self.announce_watch(id, &path, &token, now_ms);
+        }
+    }
+
+    /// Finds the handler, runs it, and makes its changes true or drops them. Returns the effect that took place.
+    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
+    fn run(
+        &mut self,
+        id: ConnectionId,
+        requester: Requester,
+        header: Header,
+        payload: &[u8],
+        reply: &mut Reply,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) -> Result<Option<Effect>, Errno> {
+        let row = MessageType::from_wire(header.kind).and_then(requests::row).ok_or(Errno::NoSys)?;
+        if row.is_privileged && !requester.is_privileged() {
+            return Err(Errno::Acces);
+        }
+        let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
+        let open_transactions = self.connections.get(&id).and_then(Connection::session);
+        let open_transactions = open_transactions.map_or(0, Session::open_transactions);
+        self.changes.clear();
+        let mut call = Call {
+            view: View { state: &self.state, config: &self.config, requester, transaction: transaction.as_mut() },
+            connection: id,
+            domid: self.domid_of(id),
+            open_transactions,
+            payload,
+            hypervisor,
+            changes: &mut self.changes,
+            reply,
+        };
+        let outcome = (row.handler)(&mut call);
+        self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms)
+    }
+
+    /// Makes the changes true, or drops them, and puts the transaction back unless it is over.
+    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
+    fn finish(
+        &mut self,
+        id: ConnectionId,
+        header: Header,
+        outcome: Result<(), Errno>,
+        mut transaction: Option<Transaction>,
+        reply: &mut Reply,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) -> Result<Option<Effect>, Errno> {
+        let mut effect = None;
+        if outcome.is_ok() {
+            self.learn_domains();
+            match &mut transaction {
+                Some(transaction) => self.apply_in_transaction(transaction),
+                None => self.apply_nodes(now_ms),
+            }
+            effect = self.changes.effect.take();
+        }
+        let mut ended = None;
+        if let Some(transaction) = transaction {
+            if self.changes.ends_transaction {
+                ended = Some(transaction);
+            } else if let Some(session) = self.session_mut(id) {
+                session.transactions.insert(header.transaction_id, transaction);
+            }
+        }
+        self.changes.clear();
+        outcome?;
+        match effect {
+            Some(Effect::StartTransaction) => {
+                self.start_transaction(id, reply);
+                Ok(None)
+            }
+            Some(Effect::Watch { path, token, relative }) => {
+                let done = Effect::Watch { path: path.clone(), token: token.clone(), relative };
+                self.apply_effect(id, Effect::Watch { path, token, relative }, None, hypervisor, now_ms);
+                Ok(Some(done))
+            }
+            Some(effect) => {
+                self.apply_effect(id, effect, ended, hypervisor, now_ms);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Opens a transaction and answers its number.
+    fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply) {
+        let Some(session) = self.session_mut(id) else { return };
+        let transaction = session.free_transaction_id();
+        session.transactions.insert(transaction, Transaction::default());
+        reply.clear();
+        // Ten digits and a NUL always fit.
+        let _ = requests::text(reply, format_args!("{transaction}\0"));
+    }
+
+    /// The transaction that a request names, taken out while the request is handled.
+    fn take_transaction(&mut self, id: ConnectionId, row: Row, number: u32) -> Result<Option<Transaction>, Errno> {
+        if number == 0 || row.ignores_transaction {
+            return Ok(None);
+        }
+        let session = self.session_mut(id).ok_or(Errno::NoEnt)?;
+        session.transactions.remove(&number).map(Some).ok_or(Errno::NoEnt)
+    }
+
+    fn queue_reply(
+        &mut self,
+        id: ConnectionId,
+        request: Header,
+        outcome: Result<&[u8], Errno>,
+        origin: Option<Origin>,
+    ) {
+        let mut error = heapless::Vec::<u8, 16>::new();
+        let (kind, payload) = match outcome {
+            Ok(payload) => (request.kind, payload),
+            Err(errno) => {
+                // The longest name is ENOTEMPTY.
+                let _ = error.extend_from_slice(errno.name().as_bytes());
+                let _ = error.push(0);
+                (MessageType::Error.to_wire(), error.as_slice())
+            }
+        };
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
+        let header = Header { kind, payload_bytes, ..request };
+        if let Some(session) = self.session_mut(id) {
+            session.output.push_reply(header, payload, origin);
+            self.wake(id);
+        } else if let Some(origin) = origin {
+            self.settle(origin);
+        }
+    }
+
+    /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.
+    fn settle(&mut self, cause: Origin) {
+        if let Some(session) = self.session_mut(cause.connection) {
+            session.settle_ticket(cause.ticket);
+            self.wake(cause.connection);
+        }
+    }
+
+    fn note_deadline(&mut self, id: ConnectionId, deadline_ms: u64) {
+        self.deadlines.insert((deadline_ms, id));
+    }
+
+    fn add_connection(&mut self, connection: Connection) -> ConnectionId {
+        self.next_connection = self.next_connection.saturating_add(1);
+        let id = ConnectionId(self.next_connection);
+        self.connections.insert(id, connection);
+        id
+    }
+
+    fn session_mut(&mut self, id: ConnectionId) -> Option<&mut Session> {
+        Some(self.connections.get_mut(&id)?.session_mut()?.0)
+    }
+
+    /// The domain of a connection; sockets have none.
+    fn domain_of(&self, id: ConnectionId) -> Option<DomId> {
+        match self.connections.get(&id)?.peer {
+            Peer::Socket => None,
+            Peer::Domain { domid, .. } => Some(domid),
+        }
+    }
+
+    /// The domain to which a connection's relative paths belong.
+    fn domid_of(&self, id: ConnectionId) -> DomId {
+        self.domain_of(id).unwrap_or(DomId::DOM0)
+    }
+
+    /// How many rings and ports are in use.
+    #[must_use]
+    pub fn rings_and_ports(&self) -> (usize, usize) {
+        let rings = self.connections.values().filter(|connection| connection.peer != Peer::Socket).count();
+        (rings, self.ports.len())
+    }
+}

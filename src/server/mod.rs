@@ -1,8 +1,20 @@
-//! Moves bytes between rings and the engine: the main loop's body, shared by the kernel, the hosted server and the simulator.
+//! Moves bytes between rings and the engine: the body of the main loop, shared by the kernel, the hosted server and the
+//! simulator.
+//!
+//! The host calls [`Server::handle_event`] for each port that fired, [`Server::handle_domain_exception`] when the
+//! hypervisor says that a domain shut down or died, and then [`Server::poll`] until it is not busy any more. Each call of
+//! `poll` does a bounded amount of work, and each connection's turn in it is bounded
+//! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
 
+use crate::engine::config::Config;
+use crate::engine::connection::{Connection, Fault, Peer, RingStart};
 use crate::engine::hypervisor::{Hypervisor, Port};
+pub use crate::engine::{Action, Engine};
+use crate::limits;
 use crate::store::domain::DomId;
-use crate::wire::ring::RingPage;
+pub use crate::store::watch::ConnectionId;
+use crate::wire::errno::Errno;
+use crate::wire::ring::{Field, ImpossibleIndex, Ring, RingPage};
 
 /// What the server needs beside the engine's questions: the mapped pages, and a way to wake their owners.
 pub trait Platform: Hypervisor {
@@ -15,3 +27,257 @@ pub trait Platform: Hypervisor {
     /// Signals the other end of `port`.
     fn notify(&mut self, port: Port);
 }
+
+/// What [`Server::poll`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// There is more to do: call again before sleeping.
+    pub busy: bool,
+    /// When to call again if nothing happens before, in milliseconds of the same clock.
+    pub deadline_ms: Option<u64>,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    engine: Engine,
+    /// The hypervisor said that a domain shut down or died.
+    has_exception: bool,
+}
+
+/// What happened to a ring in one turn.
+#[derive(Default)]
+struct Turn {
+    /// Bytes were moved: the other end has to know.
+    moved: bool,
+    /// The turn ended before the ring was empty.
+    unfinished: bool,
+}
+
+impl Server {
+    /// A server with a new store.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { engine: Engine::new(config), has_exception: false }
+    }
+
+    /// The engine, to look at.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Connects the domain that was there before us, as [`Engine::handle_boot_domain`].
+    ///
+    /// # Errors
+    /// What the hypervisor says when ring or port can't be had.
+    pub fn handle_boot_domain<P: Platform>(
+        &mut self,
+        domid: DomId,
+        remote_port: u32,
+        platform: &mut P,
+    ) -> Result<(), Errno> {
+        self.engine.handle_boot_domain(domid, remote_port, platform)
+    }
+
+    /// Notes that a port of ours fired.
+    pub fn handle_event(&mut self, port: Port) {
+        self.engine.handle_port(port);
+    }
+
+    /// Notes that the hypervisor says that a domain shut down or died.
+    pub fn handle_domain_exception(&mut self) {
+        self.has_exception = true;
+    }
+
+    /// Adds a client of the hosted server.
+    pub fn handle_connected(&mut self) -> ConnectionId {
+        self.engine.handle_connected()
+    }
+
+    /// Removes a client of the hosted server.
+    pub fn handle_disconnected(&mut self, id: ConnectionId) {
+        self.engine.handle_disconnected(id);
+    }
+
+    /// Takes bytes that a client of the hosted server sent, up to [`limits::REQUESTS_PER_TURN`] requests, and handles
+    /// them. Returns how many bytes were taken; offer the rest again later.
+    pub fn handle_received<P: Platform>(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        platform: &mut P,
+        now_ms: u64,
+    ) -> usize {
+        let mut rest = bytes;
+        let mut requests = 0;
+        while !rest.is_empty() && requests < limits::REQUESTS_PER_TURN && self.engine.may_receive(id) {
+            let Some((session, _)) = self.engine.connection_mut(id).and_then(Connection::session_mut) else { break };
+            let space = session.input.space();
+            let count = space.len().min(rest.len());
+            let (Some(to), Some((from, behind))) = (space.get_mut(..count), rest.split_at_checked(count)) else {
+                break;
+            };
+            to.copy_from_slice(from);
+            rest = behind;
+            if self.engine.handle_received(id, count, platform, now_ms) {
+                requests = requests.saturating_add(1);
+            }
+        }
+        bytes.len().saturating_sub(rest.len())
+    }
+
+    /// The bytes to send to a client of the hosted server; empty when there are none.
+    #[must_use]
+    pub fn poll_transmit(&self, id: ConnectionId) -> &[u8] {
+        let session = self.engine.connection(id).and_then(Connection::session);
+        session.map_or(&[], |session| session.output.bytes())
+    }
+
+    /// Notes that `count` of those bytes were sent.
+    pub fn handle_transmitted(&mut self, id: ConnectionId, count: usize) {
+        self.engine.handle_sent(id, count);
+    }
+
+    /// Whether a connection is there and has not been shut for breaking the rules.
+    #[must_use]
+    pub fn is_open(&self, id: ConnectionId) -> bool {
+        self.engine.connection(id).is_some_and(|connection| connection.fault().is_none())
+    }
+
+    /// What the host is to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.engine.poll_action()
+    }
+
+    /// Does a turn of work: each ring that has something to do is served once.
+    pub fn poll<P: Platform>(&mut self, platform: &mut P, now_ms: u64) -> Poll {
+        if core::mem::take(&mut self.has_exception) {
+            self.engine.handle_domain_exception(platform, now_ms);
+        }
+        self.engine.handle_timeout(now_ms);
+        for _ in 0..self.engine.ready_len() {
+            let Some(id) = self.engine.poll_ready() else { break };
+            self.serve(id, platform, now_ms);
+        }
+        Poll { busy: self.engine.has_ready(), deadline_ms: self.engine.poll_timeout() }
+    }
+
+    /// Gives one connection its turn. Sockets are served by their host.
+    fn serve<P: Platform>(&mut self, id: ConnectionId, platform: &mut P, now_ms: u64) {
+        let Some(Connection { peer: Peer::Domain { domid, port }, .. }) = self.engine.connection(id) else { return };
+        let (domid, port) = (*domid, *port);
+        if !self.is_open(id) {
+            return;
+        }
+        let outcome = self.serve_ring(id, domid, platform, now_ms);
+        if outcome.is_err() {
+            self.engine.handle_fault(id, Fault::RingIndex);
+        }
+        // The domain may have been released meanwhile, by a request on its own ring.
+        let Some(connection) = self.engine.connection(id) else { return };
+        let fault = connection.fault();
+        if let (Some(fault), Some(page)) = (fault, platform.page(domid)) {
+            page.store(Field::Error, fault as u32);
+        }
+        let turn = outcome.unwrap_or_default();
+        if turn.unfinished {
+            self.engine.wake(id);
+        }
+        if let Some(port) = port
+            && (turn.moved || fault.is_some())
+        {
+            platform.notify(port);
+        }
+    }
+
+    /// Sends what waits, handles requests, and sends what that caused.
+    fn serve_ring<P: Platform>(
+        &mut self,
+        id: ConnectionId,
+        domid: DomId,
+        platform: &mut P,
+        now_ms: u64,
+    ) -> Result<Turn, ImpossibleIndex> {
+        let mut turn = Turn::default();
+        self.start_ring(id, domid, platform, &mut turn);
+        self.send(id, domid, platform, &mut turn)?;
+        let mut requests = 0;
+        loop {
+            if requests == limits::REQUESTS_PER_TURN {
+                turn.unfinished = true;
+                break;
+            }
+            let count = self.receive(id, domid, platform)?;
+            if count == 0 {
+                break;
+            }
+            turn.moved = true;
+            if self.engine.handle_received(id, count, platform, now_ms) {
+                requests = requests.saturating_add(1);
+                self.send(id, domid, platform, &mut turn)?;
+            }
+        }
+        Ok(turn)
+    }
+
+    /// Takes a ring into use, at introduction.
+    fn start_ring<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P, turn: &mut Turn) {
+        let (Some(connection), Some(page)) = (self.engine.connection_mut(id), platform.page(domid)) else { return };
+        match connection.ring_start.take() {
+            None => {}
+            Some(RingStart::Adopt) => {
+                connection.ring = Ring::adopt(page);
+                turn.moved = true;
+            }
+            Some(RingStart::Reset) => {
+                connection.ring = Ring::reset(page);
+                if page.load(Field::Connection) == CONNECTION_REQUESTED {
+                    page.store(Field::Connection, CONNECTION_ESTABLISHED);
+                    turn.moved = true;
+                }
+            }
+        }
+    }
+
+    /// Copies what waits into the ring, as far as it fits.
+    fn send<P: Platform>(
+        &mut self,
+        id: ConnectionId,
+        domid: DomId,
+        platform: &P,
+        turn: &mut Turn,
+    ) -> Result<(), ImpossibleIndex> {
+        loop {
+            let Some(page) = platform.page(domid) else { return Ok(()) };
+            let connection = self.engine.connection_mut(id);
+            let Some((session, ring)) = connection.and_then(Connection::session_mut) else { return Ok(()) };
+            let bytes = session.output.bytes();
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let count = ring.write(page, bytes)?;
+            if count == 0 {
+                return Ok(());
+            }
+            turn.moved = true;
+            self.engine.handle_sent(id, count);
+        }
+    }
+
+    /// Copies bytes of the next request out of the ring, and returns how many.
+    fn receive<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) -> Result<usize, ImpossibleIndex> {
+        if !self.engine.may_receive(id) {
+            return Ok(0);
+        }
+        let Some(page) = platform.page(domid) else { return Ok(0) };
+        let connection = self.engine.connection_mut(id);
+        let Some((session, ring)) = connection.and_then(Connection::session_mut) else { return Ok(0) };
+        ring.read(page, session.input.space())
+    }
+}
+
+/// The ring's connection word: the domain asks for a connection (`docs/misc/xenstore-ring.txt`).
+const CONNECTION_REQUESTED: u32 = 1;
+/// The ring's connection word: the connection stands.
+const CONNECTION_ESTABLISHED: u32 = 0;

@@ -7,6 +7,7 @@ pub mod domain_table;
 pub mod node;
 pub mod path;
 pub mod permission;
+pub mod quota;
 pub mod special;
 pub mod state;
 pub mod transaction;

@@ -7,7 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use crate::store::path::{AnyPath, Path};
+use crate::store::path::Path;
 
 /// A connection: a domain's, or a client's of the hosted server. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,11 +55,11 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Adds a watch, which is not there yet. `relative_bytes` as in [`Watch`].
-    pub fn add(&mut self, connection: ConnectionId, path: AnyPath<'_>, token: &[u8], relative_bytes: usize) {
-        let path: Rc<str> = match self.by_path.get_key_value(path.as_str()) {
+    /// Adds a watch on a valid path or special name, which is not there yet. `relative_bytes` as in [`Watch`].
+    pub fn add(&mut self, connection: ConnectionId, path: &str, token: &[u8], relative_bytes: usize) {
+        let path: Rc<str> = match self.by_path.get_key_value(path) {
             Some((known, _)) => known.clone(),
-            None => path.as_str().into(),
+            None => path.into(),
         };
         let sequence = self.next_sequence;
         self.next_sequence = sequence.saturating_add(1);
@@ -168,9 +168,7 @@ mod tests {
     const B: ConnectionId = ConnectionId(2);
 
     fn add(watches: &mut Watches, connection: ConnectionId, path: &str, token: &str) {
-        let mut scratch = PathScratch::new();
-        let parsed = AnyPath::parse(path.as_bytes(), DomId(0), 100, &mut scratch).unwrap();
-        watches.add(connection, parsed, token.as_bytes(), 0);
+        watches.add(connection, path, token.as_bytes(), 0);
     }
 
     fn fired(watches: &Watches, path: &str, scope: Scope) -> Vec<String> {

@@ -1,0 +1,165 @@
+//! Makes a change set true. Nothing here can fail: everything that could has been checked by the handler.
+
+use alloc::rc::Rc;
+
+use crate::engine::Engine;
+use crate::engine::change_set::Effect;
+use crate::engine::events::Readable;
+use crate::engine::hypervisor::Hypervisor;
+use crate::store::node::Node;
+use crate::store::path::{Path, PathBuf};
+use crate::store::transaction::{NodeChange, Transaction};
+use crate::store::watch::{ConnectionId, Scope};
+
+impl Engine {
+    /// Lets domains become known that permissions name.
+    pub(super) fn learn_domains(&mut self) {
+        for domid in core::mem::take(&mut self.changes.domains) {
+            let born = self.state.next_generation();
+            self.state.domains.learn(domid, born);
+        }
+    }
+
+    /// Makes changes of nodes inside a transaction.
+    pub(super) fn apply_in_transaction(&mut self, transaction: &mut Transaction) {
+        for change in self.changes.nodes.drain(..) {
+            transaction.apply(change, self.state.next_generation());
+        }
+    }
+
+    /// Makes changes of nodes and tells of them.
+    pub(super) fn apply_nodes(&mut self, now_ms: u64) {
+        for change in core::mem::take(&mut self.changes.nodes) {
+            match change {
+                NodeChange::Write { path, value } => {
+                    let generation = self.state.next_generation();
+                    self.state.tree.write(path.as_path(), value, generation);
+                    self.announce(path.as_path(), Scope::Subtree, None, now_ms);
+                }
+                NodeChange::Create { path, value, permissions, announced } => {
+                    let generation = self.state.next_generation();
+                    self.state.domains.charge_nodes(permissions.owner(), 1);
+                    self.state.tree.create(path.as_path(), Node::new(value, permissions, generation));
+                    if announced {
+                        self.announce(path.as_path(), Scope::Subtree, None, now_ms);
+                    }
+                }
+                NodeChange::SetPermissions { path, permissions } => {
+                    let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
+                    self.state.domains.charge_nodes(before.permissions().owner(), -1);
+                    self.state.domains.charge_nodes(permissions.owner(), 1);
+                    let generation = self.state.next_generation();
+                    self.state.tree.set_permissions(path.as_path(), permissions, generation);
+                    self.announce(path.as_path(), Scope::Subtree, Some(Readable::node(&before)), now_ms);
+                }
+                NodeChange::Remove { path, .. } => self.remove_subtree(path.as_path(), now_ms),
+            }
+        }
+    }
+
+    /// Removes a node with all below, tells of it, and settles the owners' counts.
+    pub(super) fn remove_subtree(&mut self, path: Path<'_>, now_ms: u64) {
+        self.announce_removal(path, now_ms);
+        let (tree, domains) = (&self.state.tree, &mut self.state.domains);
+        tree.visit_children_first(path, |visit| domains.charge_nodes(visit.node.permissions().owner(), -1));
+        let generation = self.state.next_generation();
+        self.state.tree.remove(path, generation);
+    }
+
+    /// Commits a transaction that has been checked, and tells of its changes.
+    pub(super) fn commit(&mut self, transaction: Transaction, now_ms: u64) {
+        for (domid, count) in transaction.counts() {
+            self.state.domains.charge_nodes(domid, count);
+        }
+        // The tree is taken out so that the rest of the state can be looked at meanwhile; cloning it shares it.
+        let mut tree = self.state.tree.clone();
+        let first_generation = self.state.generation();
+        let mut generation = first_generation;
+        let events = transaction.commit(
+            &mut tree,
+            |permissions, written| self.state.adjusted(permissions, written),
+            || {
+                generation = generation.saturating_add(1);
+                generation
+            },
+        );
+        for _ in first_generation..generation {
+            self.state.next_generation();
+        }
+        self.state.tree = tree;
+        for event in events {
+            let before = event.before.as_deref().map(Readable::node);
+            self.announce(event.path.as_path(), event.scope, before, now_ms);
+        }
+    }
+
+    /// Makes true what is not a change of nodes.
+    pub(super) fn apply_effect(
+        &mut self,
+        id: ConnectionId,
+        effect: Effect,
+        transaction: Option<Transaction>,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) {
+        match effect {
+            Effect::SetSpecial { special, permissions } => {
+                let generation = self.state.next_generation();
+                let node = self.state.specials.get_mut(special);
+                node.permissions = permissions;
+                node.generation = generation;
+            }
+            Effect::Watch { path, token, relative } => self.add_watch(id, &path, &token, relative),
+            Effect::Unwatch { path, token } => {
+                self.state.watches.remove(id, &path, &token);
+                self.charge_watches(id, -1);
+            }
+            Effect::Reset => self.reset_watches_and_transactions(id),
+            Effect::StartTransaction => {}
+            Effect::Commit => {
+                if let Some(transaction) = transaction {
+                    self.commit(transaction, now_ms);
+                }
+            }
+            Effect::Introduce { domid, port } => self.introduce(domid, port, now_ms),
+            Effect::Rebind { domid, port } => self.rebind(domid, port, hypervisor),
+            Effect::Release(domid) => self.release(domid, hypervisor, now_ms),
+            Effect::Resume(domid) => {
+                if let Some(domain) = self.state.domains.get_mut(domid) {
+                    domain.shutdown = false;
+                }
+            }
+            Effect::SetTarget { domid, target } => {
+                let target = self.state.domains.identity(target);
+                if let Some(domain) = self.state.domains.get_mut(domid) {
+                    domain.target = target;
+                }
+            }
+            Effect::Print(text) => log::info!("control: {text}"),
+            Effect::Checked => self.actions.push_back(crate::engine::Action::ReportMemory),
+        }
+    }
+
+    fn add_watch(&mut self, id: ConnectionId, path: &str, token: &[u8], relative: bool) {
+        let relative_bytes =
+            if relative { PathBuf::of_domain(self.domid_of(id)).as_path().as_str().len().saturating_add(1) } else { 0 };
+        self.state.watches.add(id, path, token, relative_bytes);
+        self.charge_watches(id, 1);
+    }
+
+    /// The first event of a watch, which comes at once and whatever the permissions.
+    pub(super) fn announce_watch(&mut self, id: ConnectionId, path: &str, token: &[u8], now_ms: u64) {
+        if let Some(watch) = self.state.watches.find(id, path, token).map(Rc::clone) {
+            self.queue_event(&watch, path, None, now_ms);
+        }
+    }
+
+    /// Changes the count of watches of a connection's domain; sockets are not counted.
+    pub(super) fn charge_watches(&mut self, id: ConnectionId, by: isize) {
+        if let Some(domid) = self.domain_of(id)
+            && let Some(domain) = self.state.domains.get_mut(domid)
+        {
+            domain.watches = domain.watches.saturating_add_signed(by);
+        }
+    }
+}

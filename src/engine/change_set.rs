@@ -1,0 +1,98 @@
+//! What a request would change. A handler fills it in and changes nothing itself; [`crate::engine`] makes it true in one
+//! step that can't fail, or drops it.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::engine::hypervisor::Port;
+use crate::store::domain::DomId;
+use crate::store::permission::Permissions;
+use crate::store::special::Special;
+use crate::store::transaction::NodeChange;
+
+/// The changes of one request.
+#[derive(Debug, Default)]
+pub struct ChangeSet {
+    /// Domains that exist and become known because permissions name them.
+    pub domains: Vec<DomId>,
+    /// Changes of nodes, in order; in a transaction they stay in it.
+    pub nodes: Vec<NodeChange>,
+    /// What else happens.
+    pub effect: Option<Effect>,
+    /// The request's transaction is over, even if the request is refused.
+    pub ends_transaction: bool,
+}
+
+/// What a request does beside changing nodes. At most one per request.
+#[derive(Debug)]
+pub enum Effect {
+    /// A special node gets other permissions.
+    SetSpecial {
+        /// Which.
+        special: Special,
+        /// Its permissions.
+        permissions: Permissions,
+    },
+    /// A watch is set.
+    Watch {
+        /// A path or a special name.
+        path: Box<str>,
+        /// The client's word for it.
+        token: Box<[u8]>,
+        /// Whether the client spelled a relative path.
+        relative: bool,
+    },
+    /// A watch is withdrawn.
+    Unwatch {
+        /// A path or a special name.
+        path: Box<str>,
+        /// The client's word for it.
+        token: Box<[u8]>,
+    },
+    /// All watches and transactions of the connection are withdrawn.
+    Reset,
+    /// A transaction is opened; the reply carries its number.
+    StartTransaction,
+    /// The request's transaction is committed; it has been checked.
+    Commit,
+    /// A domain is introduced; its ring is mapped and its port bound.
+    Introduce {
+        /// Which domain.
+        domid: DomId,
+        /// Our port of its event channel.
+        port: Port,
+    },
+    /// An introduced domain is introduced again, with another port.
+    Rebind {
+        /// Which domain.
+        domid: DomId,
+        /// Our new port of its event channel, if it could be bound.
+        port: Option<Port>,
+    },
+    /// A domain's connection is dropped, and all that it owns.
+    Release(DomId),
+    /// A domain runs again.
+    Resume(DomId),
+    /// A domain gets the rights of another too.
+    SetTarget {
+        /// Which domain.
+        domid: DomId,
+        /// Whose rights.
+        target: DomId,
+    },
+    /// A line is logged.
+    Print(String),
+    /// The state has been checked.
+    Checked,
+}
+
+impl ChangeSet {
+    /// Drops everything, and keeps the room for the next request.
+    pub fn clear(&mut self) {
+        self.domains.clear();
+        self.nodes.clear();
+        self.effect = None;
+        self.ends_transaction = false;
+    }
+}

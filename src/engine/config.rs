@@ -1,0 +1,29 @@
+//! What the engine is told at its start.
+
+use crate::limits;
+use crate::store::domain::DomId;
+use crate::store::quota::Quotas;
+
+/// The engine's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The control domain, which may do everything and is never limited.
+    pub privileged: DomId,
+    /// The quotas of all other domains.
+    pub quotas: Quotas,
+    /// Milliseconds until an event that an unprivileged domain does not read is dropped; 0 for never.
+    pub event_timeout_ms: u64,
+    /// Whether the nodes of a dead domain go to the control domain instead of being removed.
+    pub keep_orphans: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            privileged: DomId::DOM0,
+            quotas: Quotas::default(),
+            event_timeout_ms: limits::EVENT_TIMEOUT_MS,
+            keep_orphans: false,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! One connection: what it is receiving, what waits to be sent, its open transactions, and its side of the ring.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+
+use crate::engine::hypervisor::Port;
+use crate::engine::input::Input;
+use crate::engine::output::Output;
+use crate::store::domain::DomId;
+use crate::store::transaction::Transaction;
+use crate::wire::ring::Ring;
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A client of the hosted server; counts as the control domain.
+    Socket,
+    /// A domain, over its ring.
+    Domain {
+        /// Which domain.
+        domid: DomId,
+        /// Our port of its event channel; `None` when it could not be bound again.
+        port: Option<Port>,
+    },
+}
+
+/// Why a connection was shut: the peer broke the rules. The values are those of the ring's error word
+/// (`docs/misc/xenstore-ring.txt`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An index of the ring is impossible.
+    RingIndex = 2,
+    /// A message is longer than the protocol allows.
+    Protocol = 3,
+}
+
+/// What has to happen with a ring page before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingStart {
+    /// Its indices are taken over.
+    Adopt,
+    /// Its indices are set to zero.
+    Reset,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Our side of the ring; nothing for a socket.
+    pub ring: Ring,
+    /// What has to be done with the ring first.
+    pub ring_start: Option<RingStart>,
+    /// Whether it stands in the queue of those that have something to do.
+    pub(super) is_queued: bool,
+    pub(super) phase: Phase,
+}
+
+/// A connection is either open or it was shut, and then there is nothing left to read from it or to send.
+#[derive(Debug)]
+pub(super) enum Phase {
+    Open(Box<Session>),
+    Faulted(Fault),
+}
+
+/// What an open connection has going on.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// The request that is being received.
+    pub input: Input,
+    /// What waits to be sent.
+    pub output: Output,
+    pub(super) transactions: BTreeMap<u32, Transaction>,
+    next_transaction: u32,
+    /// Requests that count as outstanding, with the number of messages that they still wait for.
+    tickets: VecDeque<(u64, usize)>,
+    next_ticket: u64,
+}
+
+impl Connection {
+    pub(super) fn new(peer: Peer, ring_start: Option<RingStart>) -> Self {
+        Self { peer, ring: Ring::default(), ring_start, is_queued: false, phase: Phase::Open(Box::default()) }
+    }
+
+    /// What it has going on, unless it was shut.
+    #[must_use]
+    pub fn session(&self) -> Option<&Session> {
+        match &self.phase {
+            Phase::Open(session) => Some(session),
+            Phase::Faulted(_) => None,
+        }
+    }
+
+    /// What it has going on, to be changed, unless it was shut; and its side of the ring.
+    pub fn session_mut(&mut self) -> Option<(&mut Session, &mut Ring)> {
+        match &mut self.phase {
+            Phase::Open(session) => Some((session, &mut self.ring)),
+            Phase::Faulted(_) => None,
+        }
+    }
+
+    /// Why it was shut.
+    #[must_use]
+    pub const fn fault(&self) -> Option<Fault> {
+        match &self.phase {
+            Phase::Open(_) => None,
+            Phase::Faulted(fault) => Some(*fault),
+        }
+    }
+}
+
+impl Session {
+    /// A number for a new transaction: not 0 and not in use.
+    pub(super) fn free_transaction_id(&mut self) -> u32 {
+        loop {
+            self.next_transaction = self.next_transaction.wrapping_add(1);
+            let id = self.next_transaction;
+            if id != 0 && !self.transactions.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Counts a request as outstanding, as one message: its reply.
+    pub(super) fn issue_ticket(&mut self) -> u64 {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.tickets.push_back((self.next_ticket, 1));
+        self.next_ticket
+    }
+
+    /// Makes an outstanding request wait for one more message.
+    pub(super) fn extend_ticket(&mut self, ticket: u64) {
+        if let Some((_, messages)) = self.tickets.iter_mut().rev().find(|(have, _)| *have == ticket) {
+            *messages = messages.saturating_add(1);
+        }
+    }
+
+    /// Notes that one message of an outstanding request was delivered or dropped.
+    pub(super) fn settle_ticket(&mut self, ticket: u64) {
+        if let Some(at) = self.tickets.iter().position(|(have, _)| *have == ticket)
+            && let Some((_, messages)) = self.tickets.get_mut(at)
+        {
+            *messages = messages.saturating_sub(1);
+            if *messages == 0 {
+                self.tickets.remove(at);
+            }
+        }
+    }
+
+    /// How many requests are outstanding.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// How many transactions are open.
+    #[must_use]
+    pub fn open_transactions(&self) -> usize {
+        self.transactions.len()
+    }
+}

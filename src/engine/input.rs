@@ -1,0 +1,123 @@
+//! The request that a connection is receiving: a header, then as many bytes of payload as it says.
+
+use alloc::vec::Vec;
+
+use crate::limits;
+use crate::wire::header::{HEADER_BYTES, Header};
+
+/// What has been received of the next request.
+#[derive(Debug, Default)]
+pub struct Input {
+    header: [u8; HEADER_BYTES],
+    payload: Vec<u8>,
+    /// Bytes received, of header and payload together.
+    received: usize,
+}
+
+/// The header announces more payload than a message can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
+
+impl Input {
+    /// Where the next bytes go; empty when the request is complete.
+    pub fn space(&mut self) -> &mut [u8] {
+        match self.received.checked_sub(HEADER_BYTES) {
+            None => self.header.get_mut(self.received..).unwrap_or_default(),
+            Some(at) => self.payload.get_mut(at..).unwrap_or_default(),
+        }
+    }
+
+    /// Notes that `count` bytes were put into [`Input::space`].
+    ///
+    /// # Errors
+    /// [`TooLong`] when that completed a header that can't be.
+    pub fn advance(&mut self, count: usize) -> Result<(), TooLong> {
+        let in_header = self.received < HEADER_BYTES;
+        self.received = self.received.saturating_add(count);
+        if in_header && self.received == HEADER_BYTES {
+            let bytes = usize::try_from(Header::parse(&self.header).payload_bytes).map_err(|_| TooLong)?;
+            if bytes > limits::PAYLOAD_BYTES {
+                return Err(TooLong);
+            }
+            self.payload.resize(bytes, 0);
+        }
+        Ok(())
+    }
+
+    /// Whether the request is complete.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.received == HEADER_BYTES.saturating_add(self.payload.len()) && self.received >= HEADER_BYTES
+    }
+
+    /// Takes the complete request out.
+    pub fn take(&mut self) -> (Header, Vec<u8>) {
+        self.received = 0;
+        (Header::parse(&self.header), core::mem::take(&mut self.payload))
+    }
+
+    /// Gives the buffer of a request that is done with back for the next one, unless it is large.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= limits::KEPT_INPUT_BYTES && self.payload.is_empty() {
+            buffer.clear();
+            self.payload = buffer;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::header::MessageType;
+
+    fn feed(input: &mut Input, mut bytes: &[u8], step: usize) -> Result<(), TooLong> {
+        while !bytes.is_empty() {
+            let space = input.space();
+            let count = space.len().min(step).min(bytes.len());
+            assert!(count > 0);
+            space[..count].copy_from_slice(&bytes[..count]);
+            input.advance(count)?;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_is_whole_however_it_is_split() {
+        let payload = *b"some payload\0";
+        let header = Header {
+            kind: MessageType::Read.to_wire(),
+            request_id: 3,
+            transaction_id: 4,
+            payload_bytes: payload.len() as u32,
+        };
+        let bytes = [&header.emit()[..], &payload].concat();
+        for step in 1..bytes.len() {
+            let mut input = Input::default();
+            for _ in 0..3 {
+                feed(&mut input, &bytes, step).unwrap();
+                assert!(input.is_complete());
+                let (have, buffer) = input.take();
+                assert_eq!((have, &buffer[..]), (header, &payload[..]));
+                input.recycle(buffer);
+                assert!(!input.is_complete());
+            }
+        }
+    }
+
+    #[test]
+    fn four_thousand_and_ninety_six_bytes_are_a_message_and_one_more_is_not() {
+        let header = |payload_bytes| Header { kind: 0, request_id: 0, transaction_id: 0, payload_bytes }.emit();
+        assert_eq!(feed(&mut Input::default(), &header(4096), 16), Ok(()));
+        for wrong in [4097, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+            assert_eq!(feed(&mut Input::default(), &header(wrong), 16), Err(TooLong));
+        }
+    }
+
+    #[test]
+    fn a_request_without_payload_is_complete_with_its_header() {
+        let mut input = Input::default();
+        feed(&mut input, &[0; 16], 16).unwrap();
+        assert!(input.is_complete());
+    }
+}

@@ -1,0 +1,83 @@
+//! INTRODUCE, RELEASE, RESUME, SET_TARGET, IS_DOMAIN_INTRODUCED and GET_DOMAIN_PATH.
+
+use crate::engine::change_set::Effect;
+use crate::engine::requests::Call;
+use crate::store::domain::DomId;
+use crate::wire::errno::Errno;
+use crate::wire::payload;
+
+/// INTRODUCE `<domid>|<frame>|<port>|…`: maps the domain's ring and binds its port. The frame is not needed: the ring is
+/// mapped by grant. For an introduced domain the port is bound anew and the connection starts afresh.
+pub(super) fn introduce(call: &mut Call<'_>) -> Result<(), Errno> {
+    let [domid, _frame, port] = payload::first_strings(call.payload).ok_or(Errno::Inval)?;
+    let domid = parse_domid(domid)?;
+    let remote_port = payload::decimal(port).and_then(|port| u32::try_from(port).ok()).filter(|port| *port > 0);
+    let remote_port = remote_port.ok_or(Errno::Inval)?;
+    call.changes.effect = Some(if call.view.state.domains.is_introduced(domid) {
+        Effect::Rebind { domid, port: call.hypervisor.bind_port(domid, remote_port).ok() }
+    } else {
+        call.hypervisor.map_ring(domid)?;
+        match call.hypervisor.bind_port(domid, remote_port) {
+            Ok(port) => Effect::Introduce { domid, port },
+            Err(errno) => {
+                call.hypervisor.unmap_ring(domid);
+                return Err(errno);
+            }
+        }
+    });
+    call.ok()
+}
+
+/// RELEASE `<domid>|`.
+pub(super) fn release(call: &mut Call<'_>) -> Result<(), Errno> {
+    let domid = introduced_guest(call)?;
+    call.changes.effect = Some(Effect::Release(domid));
+    call.ok()
+}
+
+/// RESUME `<domid>|`: the domain's next shutdown is reported again.
+pub(super) fn resume(call: &mut Call<'_>) -> Result<(), Errno> {
+    let domid = introduced_guest(call)?;
+    call.changes.effect = Some(Effect::Resume(domid));
+    call.ok()
+}
+
+/// SET_TARGET `<domid>|<target domid>|…`.
+pub(super) fn set_target(call: &mut Call<'_>) -> Result<(), Errno> {
+    let [domid, target] = payload::first_strings(call.payload).ok_or(Errno::Inval)?;
+    let (domid, target) = (parse_domid(domid)?, parse_domid(target)?);
+    for domid in [domid, target] {
+        if !call.view.state.domains.is_introduced(domid) {
+            return Err(Errno::NoEnt);
+        }
+    }
+    call.changes.effect = Some(Effect::SetTarget { domid, target });
+    call.ok()
+}
+
+/// IS_DOMAIN_INTRODUCED `<domid>|` answers T or F.
+pub(super) fn is_domain_introduced(call: &mut Call<'_>) -> Result<(), Errno> {
+    let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
+    let is_introduced = domid == DomId::SELF || call.view.state.domains.is_introduced(domid);
+    call.answer(if is_introduced { b"T\0" } else { b"F\0" })
+}
+
+/// GET_DOMAIN_PATH `<domid>|` answers `/local/domain/<domid>`, whether or not there is such a domain.
+pub(super) fn get_domain_path(call: &mut Call<'_>) -> Result<(), Errno> {
+    let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
+    call.answer_text(format_args!("/local/domain/{domid}\0"))
+}
+
+/// A domid in decimal.
+fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
+    payload::decimal(string).and_then(|domid| u16::try_from(domid).ok()).map(DomId).ok_or(Errno::Inval)
+}
+
+/// The one introduced domain that the request names; the control domain is none.
+fn introduced_guest(call: &Call<'_>) -> Result<DomId, Errno> {
+    let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
+    if domid == call.view.config.privileged || domid == DomId::DOM0 {
+        return Err(Errno::Inval);
+    }
+    if call.view.state.domains.is_introduced(domid) { Ok(domid) } else { Err(Errno::NoEnt) }
+}

@@ -1,0 +1,180 @@
+//! What each request does: one table, and a handler for each row.
+//!
+//! A handler reads the state and fills in a reply and a change set. It changes nothing; when it refuses, the change set is
+//! dropped. Order of checks and codes: `docs/architecture.md`, "Error codes".
+
+mod control;
+mod directory;
+mod domains;
+mod nodes;
+mod permissions;
+mod transactions;
+mod watches;
+
+use core::fmt;
+
+use crate::engine::change_set::ChangeSet;
+use crate::engine::hypervisor::Hypervisor;
+use crate::engine::view::View;
+use crate::limits;
+use crate::store::domain::DomId;
+use crate::store::path::{AnyPath, Path, PathScratch};
+use crate::store::quota::Quota;
+use crate::store::watch::ConnectionId;
+use crate::wire::errno::Errno;
+use crate::wire::header::MessageType;
+
+/// The payload of a reply.
+pub type Reply = heapless::Vec<u8, { limits::PAYLOAD_BYTES }>;
+
+/// A request on its way through a handler.
+pub struct Call<'a> {
+    /// The nodes, as the requester sees them.
+    pub view: View<'a>,
+    /// Whose request it is.
+    pub connection: ConnectionId,
+    /// The domain to which relative paths belong and to which new nodes are charged.
+    pub domid: DomId,
+    /// How many transactions the connection has open, without the request's own.
+    pub open_transactions: usize,
+    /// The request's payload.
+    pub payload: &'a [u8],
+    /// The hypervisor.
+    pub hypervisor: &'a mut dyn Hypervisor,
+    /// What is to be changed.
+    pub changes: &'a mut ChangeSet,
+    /// What is to be answered.
+    pub reply: &'a mut Reply,
+}
+
+/// Reads the state, fills in reply and changes.
+pub type Handler = fn(&mut Call<'_>) -> Result<(), Errno>;
+
+/// A row of the table.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// What does it.
+    pub handler: Handler,
+    /// Whether only the control domain may ask.
+    pub is_privileged: bool,
+    /// Whether a transaction number in the header is ignored.
+    pub ignores_transaction: bool,
+}
+
+impl Row {
+    const fn open(handler: Handler) -> Option<Self> {
+        Some(Self { handler, is_privileged: false, ignores_transaction: false })
+    }
+
+    const fn privileged(handler: Handler) -> Option<Self> {
+        Some(Self { handler, is_privileged: true, ignores_transaction: false })
+    }
+
+    const fn without_transaction(handler: Handler) -> Option<Self> {
+        Some(Self { handler, is_privileged: false, ignores_transaction: true })
+    }
+}
+
+/// The row of a message type; `None` when no request has that type.
+#[must_use]
+pub const fn row(kind: MessageType) -> Option<Row> {
+    match kind {
+        MessageType::Control => Row::privileged(control::control),
+        MessageType::Directory => Row::open(directory::directory),
+        MessageType::DirectoryPart => Row::open(directory::directory_part),
+        MessageType::Read => Row::open(nodes::read),
+        MessageType::Write => Row::open(nodes::write),
+        MessageType::Mkdir => Row::open(nodes::mkdir),
+        MessageType::Rm => Row::open(nodes::rm),
+        MessageType::GetPerms => Row::open(permissions::get_perms),
+        MessageType::SetPerms => Row::open(permissions::set_perms),
+        MessageType::Watch => Row::without_transaction(watches::watch),
+        MessageType::Unwatch => Row::without_transaction(watches::unwatch),
+        MessageType::ResetWatches => Row::open(watches::reset_watches),
+        MessageType::TransactionStart => Row::open(transactions::start),
+        MessageType::TransactionEnd => Row::open(transactions::end),
+        MessageType::Introduce => Row::privileged(domains::introduce),
+        MessageType::Release => Row::privileged(domains::release),
+        MessageType::Resume => Row::privileged(domains::resume),
+        MessageType::SetTarget => Row::privileged(domains::set_target),
+        MessageType::IsDomainIntroduced => Row::privileged(domains::is_domain_introduced),
+        MessageType::GetDomainPath => Row::open(domains::get_domain_path),
+        MessageType::WatchEvent
+        | MessageType::Error
+        | MessageType::GetFeature
+        | MessageType::SetFeature
+        | MessageType::GetQuota
+        | MessageType::SetQuota => None,
+    }
+}
+
+impl Call<'_> {
+    /// Reads a path as the client spells it.
+    ///
+    /// # Errors
+    /// [`Errno::Inval`] when it is none.
+    pub fn path<'b>(&self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<Path<'b>, Errno> {
+        Path::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
+    }
+
+    /// Reads a path or special name as the client spells it.
+    ///
+    /// # Errors
+    /// [`Errno::Inval`] when it is neither.
+    pub fn any_path<'b>(&self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<AnyPath<'b>, Errno> {
+        AnyPath::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
+    }
+
+    /// Whether `value` is more than the client may have.
+    #[must_use]
+    pub fn exceeds(&self, quota: Quota, value: usize) -> bool {
+        !self.view.requester.is_privileged() && !self.view.config.quotas.allows(quota, value)
+    }
+
+    /// Answers "OK".
+    ///
+    /// # Errors
+    /// None; the result fits a handler's.
+    pub fn ok(&mut self) -> Result<(), Errno> {
+        self.answer(b"OK\0")
+    }
+
+    /// Appends to the reply.
+    ///
+    /// # Errors
+    /// [`Errno::TooBig`] when it does not fit into a message.
+    pub fn answer(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        self.reply.extend_from_slice(bytes).map_err(|_| Errno::TooBig)
+    }
+
+    /// Appends text to the reply, without a NUL.
+    ///
+    /// # Errors
+    /// [`Errno::TooBig`] when it does not fit into a message.
+    pub fn answer_text(&mut self, text: fmt::Arguments<'_>) -> Result<(), Errno> {
+        self::text(self.reply, text)
+    }
+
+    /// Bytes of the longest path that the client may spell.
+    fn path_limit(&self) -> usize {
+        let limit = self.view.config.quotas.get(Quota::PathMax);
+        if limit == 0 || self.view.requester.is_privileged() { limits::PATH_BYTES } else { limit }
+    }
+}
+
+/// Appends text to a reply, without a NUL.
+///
+/// # Errors
+/// [`Errno::TooBig`] when it does not fit into a message.
+pub(super) fn text(reply: &mut Reply, text: fmt::Arguments<'_>) -> Result<(), Errno> {
+    fmt::Write::write_fmt(&mut ReplyText(reply), text).map_err(|_| Errno::TooBig)
+}
+
+/// A reply, to be written as text.
+struct ReplyText<'a>(&'a mut Reply);
+
+impl fmt::Write for ReplyText<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes()).map_err(|_| fmt::Error)
+    }
+}

@@ -1,0 +1,160 @@
+//! READ, WRITE, MKDIR, RM.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::engine::requests::Call;
+use crate::store::children::Cursor;
+use crate::store::node::Node;
+use crate::store::path::{Path, PathBuf, PathCursor, PathScratch};
+use crate::store::permission::Access;
+use crate::store::quota::Quota;
+use crate::store::transaction::NodeChange;
+use crate::store::watch::Scope;
+use crate::wire::errno::Errno;
+use crate::wire::payload;
+
+/// READ `<path>|` answers the value.
+pub(super) fn read(call: &mut Call<'_>) -> Result<(), Errno> {
+    let mut scratch = PathScratch::new();
+    let path = call.path(payload::only_string(call.payload).ok_or(Errno::Inval)?, &mut scratch)?;
+    let node = call.view.get(path, Access::READ)?;
+    call.answer(node.value())
+}
+
+/// WRITE `<path>|<value>` makes the node if need be.
+pub(super) fn write(call: &mut Call<'_>) -> Result<(), Errno> {
+    let mut scratch = PathScratch::new();
+    let (spelling, value) = payload::split_string(call.payload).ok_or(Errno::Inval)?;
+    let path = call.path(spelling, &mut scratch)?;
+    match call.view.get(path, Access::WRITE) {
+        Ok(node) => {
+            let names = node.children().list_bytes();
+            check_size(call, node.permissions().entries().len(), value.len(), names)?;
+            call.changes.nodes.push(NodeChange::Write { path: path.to_owned(), value: value.into() });
+        }
+        Err(Errno::NoEnt) => create(call, path, value)?,
+        Err(errno) => return Err(errno),
+    }
+    call.ok()
+}
+
+/// MKDIR `<path>|` makes a node without value; an existing one is fine.
+pub(super) fn mkdir(call: &mut Call<'_>) -> Result<(), Errno> {
+    let mut scratch = PathScratch::new();
+    let path = call.path(payload::only_string(call.payload).ok_or(Errno::Inval)?, &mut scratch)?;
+    match call.view.get(path, Access::WRITE) {
+        Ok(_) => {}
+        Err(Errno::NoEnt) => create(call, path, &[])?,
+        Err(errno) => return Err(errno),
+    }
+    call.ok()
+}
+
+/// RM `<path>|` removes the node and all below; a missing one is fine if its parent is there.
+pub(super) fn rm(call: &mut Call<'_>) -> Result<(), Errno> {
+    let mut scratch = PathScratch::new();
+    let path = call.path(payload::only_string(call.payload).ok_or(Errno::Inval)?, &mut scratch)?;
+    match call.view.get(path, Access::WRITE) {
+        Ok(_) => {}
+        Err(Errno::NoEnt) => {
+            let parent = path.parent().map(|parent| call.view.read(parent)).transpose()?.flatten();
+            return if parent.is_some() { call.ok() } else { Err(Errno::NoEnt) };
+        }
+        Err(errno) => return Err(errno),
+    }
+    let parent = path.parent().ok_or(Errno::Inval)?;
+    if call.view.transaction.is_some() {
+        call.view.read(parent)?;
+        remove_in_transaction(call, path)?;
+    } else {
+        call.changes.nodes.push(NodeChange::Remove { path: path.to_owned(), scope: Scope::Subtree });
+    }
+    call.ok()
+}
+
+/// Makes the missing node at `path` and the missing ones above it. All of them count before any is made.
+fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno> {
+    let mut missing: Vec<Path<'_>> = alloc::vec![path];
+    let mut existing = None;
+    for ancestor in path.and_ancestors().skip(1) {
+        existing = call.view.read(ancestor)?;
+        if existing.is_some() {
+            break;
+        }
+        missing.push(ancestor);
+    }
+    let parent = existing.ok_or(Errno::Io)?;
+    let is_privileged = call.view.requester.is_privileged();
+    let inherited = parent.permissions();
+    let permissions = if is_privileged { inherited.clone() } else { inherited.owned_by(call.domid) };
+    check_new_sizes(call, &parent, &missing, permissions.entries().len(), value.len())?;
+    check_count(call, missing.len())?;
+    while let Some(made) = missing.pop() {
+        let value: Box<[u8]> = if missing.is_empty() { value.into() } else { Box::default() };
+        let announced = missing.is_empty();
+        let (path, permissions) = (made.to_owned(), permissions.clone());
+        call.changes.nodes.push(NodeChange::Create { path, value, permissions, announced });
+    }
+    Ok(())
+}
+
+/// Refuses a node record that would be too large. Applies to what grows only: shrinking is always possible.
+fn check_size(call: &Call<'_>, permissions: usize, value: usize, names: usize) -> Result<(), Errno> {
+    let bytes = Node::record_bytes(permissions, value, names);
+    if call.exceeds(Quota::NodeSize, bytes) { Err(Errno::NoSpc) } else { Ok(()) }
+}
+
+/// The records of all nodes that are made, and of the one that gets a child.
+fn check_new_sizes(
+    call: &Call<'_>,
+    parent: &Node,
+    missing: &[Path<'_>],
+    permissions: usize,
+    value: usize,
+) -> Result<(), Errno> {
+    let name_bytes = |path: &Path<'_>| path.name().len().saturating_add(1);
+    check_size(call, permissions, value, 0)?;
+    for made in missing.iter().rev().skip(1).rev() {
+        check_size(call, permissions, 0, name_bytes(made))?;
+    }
+    let first = missing.last().map_or(0, name_bytes);
+    let names = parent.children().list_bytes().saturating_add(first);
+    check_size(call, parent.permissions().entries().len(), parent.value().len(), names)
+}
+
+/// Refuses more nodes than the creator may own, those that its transaction has made or removed included.
+fn check_count(call: &mut Call<'_>, more: usize) -> Result<(), Errno> {
+    let owned = call.view.state.domains.get(call.domid).map_or(0, |domain| domain.nodes);
+    let pending = call.view.transaction.as_ref().map_or(0, |transaction| transaction.count(call.domid));
+    let after = owned.saturating_add_signed(pending).saturating_add(more as u64);
+    let after = usize::try_from(after).unwrap_or(usize::MAX);
+    if call.exceeds(Quota::Nodes, after) { Err(Errno::NoSpc) } else { Ok(()) }
+}
+
+/// Removes a subtree as the transaction sees it, children first.
+///
+/// A child that the list names and that is gone by now conflicts already: the commit will be refused.
+fn remove_in_transaction(call: &mut Call<'_>, top: Path<'_>) -> Result<(), Errno> {
+    let mut at = PathCursor::at(top);
+    let mut levels = Vec::new();
+    if let Some(node) = call.view.read(top)? {
+        levels.push((node, Cursor::default()));
+    }
+    while let Some((node, cursor)) = levels.last_mut() {
+        if let Some((name, _)) = node.children().next(cursor) {
+            at.push(name);
+            match call.view.read(at.as_path())? {
+                Some(child) => levels.push((child, Cursor::default())),
+                None => at.pop(),
+            }
+        } else {
+            levels.pop();
+            let path: PathBuf = at.as_path().to_owned();
+            let scope = if levels.is_empty() { Scope::Subtree } else { Scope::Exact };
+            call.changes.nodes.push(NodeChange::Remove { path, scope });
+            at.pop();
+        }
+    }
+    Ok(())
+}

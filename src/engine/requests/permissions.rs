@@ -1,0 +1,97 @@
+//! GET_PERMS and SET_PERMS, on nodes and on special nodes.
+
+use alloc::vec::Vec;
+
+use crate::engine::change_set::Effect;
+use crate::engine::hypervisor::DomainState;
+use crate::engine::requests::Call;
+use crate::store::domain::DomId;
+use crate::store::node::Node;
+use crate::store::path::{AnyPath, Path, PathScratch};
+use crate::store::permission::{Access, Permissions};
+use crate::store::quota::Quota;
+use crate::store::special::Special;
+use crate::store::transaction::NodeChange;
+use crate::wire::errno::Errno;
+use crate::wire::payload;
+
+/// GET_PERMS `<path>|` answers the entries with a NUL each.
+pub(super) fn get_perms(call: &mut Call<'_>) -> Result<(), Errno> {
+    let mut scratch = PathScratch::new();
+    let permissions = match call.any_path(payload::only_string(call.payload).ok_or(Errno::Inval)?, &mut scratch)? {
+        AnyPath::Node(path) => call.view.get(path, Access::READ)?.permissions().clone(),
+        AnyPath::Special(name) => {
+            let special = get_special(call, name, Access::READ)?;
+            call.view.state.specials.get(special).permissions.clone()
+        }
+    };
+    for entry in permissions.entries() {
+        call.answer_text(format_args!("{entry}\0"))?;
+    }
+    Ok(())
+}
+
+/// SET_PERMS `<path>|<entry>|…` replaces the entries.
+///
+/// An entry for a domain that does not exist is kept and never takes effect, except the owner's, which is refused.
+pub(super) fn set_perms(call: &mut Call<'_>) -> Result<(), Errno> {
+    let strings = payload::count_strings(call.payload);
+    let entries = strings.checked_sub(1).filter(|entries| *entries > 0).ok_or(Errno::Inval)?;
+    if call.exceeds(Quota::NodePermissions, entries) {
+        return Err(Errno::NoSpc);
+    }
+    let (spelling, rest) = payload::split_string(call.payload).ok_or(Errno::Inval)?;
+    let permissions = Permissions::parse(rest, entries).map_err(|_| Errno::Inval)?;
+    let permissions = mark_missing_domains(call, &permissions)?;
+
+    let mut scratch = PathScratch::new();
+    match call.any_path(spelling, &mut scratch)? {
+        AnyPath::Node(path) => set_node_perms(call, path, permissions)?,
+        AnyPath::Special(name) => {
+            let special = get_special(call, name, Access::WRITE | Access::OWNER)?;
+            call.changes.effect = Some(Effect::SetSpecial { special, permissions });
+        }
+    }
+    call.ok()
+}
+
+fn set_node_perms(call: &mut Call<'_>, path: Path<'_>, permissions: Permissions) -> Result<(), Errno> {
+    let node = call.view.get(path, Access::WRITE | Access::OWNER)?;
+    if !call.view.requester.is_privileged() && permissions.owner() != node.permissions().owner() {
+        return Err(Errno::Perm);
+    }
+    let names = node.children().list_bytes();
+    let bytes = Node::record_bytes(permissions.entries().len(), node.value().len(), names);
+    if call.exceeds(Quota::NodeSize, bytes) {
+        return Err(Errno::NoSpc);
+    }
+    call.changes.nodes.push(NodeChange::SetPermissions { path: path.to_owned(), permissions });
+    Ok(())
+}
+
+/// The special node of a name, if the requester has all of `wanted`.
+fn get_special(call: &Call<'_>, name: &str, wanted: Access) -> Result<Special, Errno> {
+    let special = Special::from_name(name).ok_or(Errno::Inval)?;
+    let node = call.view.state.specials.get(special);
+    let has = call.view.requester.access(&node.permissions, node.generation);
+    if has.contains(wanted) { Ok(special) } else { Err(Errno::Acces) }
+}
+
+/// Marks entries that name domains that do not exist, and lets those that exist become known.
+fn mark_missing_domains(call: &mut Call<'_>, permissions: &Permissions) -> Result<Permissions, Errno> {
+    let mut missing: Vec<DomId> = Vec::new();
+    for entry in permissions.entries() {
+        if call.view.state.domains.get(entry.domid).is_some() {
+            continue;
+        }
+        if call.hypervisor.domain_state(entry.domid) == DomainState::Absent {
+            missing.push(entry.domid);
+        } else {
+            call.changes.domains.push(entry.domid);
+        }
+    }
+    if missing.contains(&permissions.owner()) {
+        return Err(Errno::NoEnt);
+    }
+    Ok(if missing.is_empty() { permissions.clone() } else { permissions.marked(|domid| missing.contains(&domid)) })
+}

@@ -1,0 +1,5 @@
+//! The behaviour that clients rely on, rule by rule, over rings and without any Xen.
+#![allow(missing_docs, reason = "a test")]
+
+mod basics;
+mod world;

@@ -1,0 +1,406 @@
+//! A server with domains around it, all in one thread: ring pages in memory, ports as flags, time as a number.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use xenstore::engine::config::Config;
+use xenstore::engine::hypervisor::{DomainState, Hypervisor, Port};
+use xenstore::server::{ConnectionId, Platform, Server};
+use xenstore::store::domain::DomId;
+use xenstore::wire::errno::Errno;
+use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
+use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
+
+/// A page that both sides hold.
+#[derive(Clone)]
+pub struct Page(Rc<RefCell<[u8; 4096]>>);
+
+impl Default for Page {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new([0; 4096])))
+    }
+}
+
+impl RingPage for Page {
+    fn load(&self, field: Field) -> u32 {
+        let at = field.offset();
+        u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap())
+    }
+
+    fn store(&self, field: Field, value: u32) {
+        let at = field.offset();
+        self.0.borrow_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    fn copy_requests(&self, at: usize, to: &mut [u8]) {
+        assert!(at + to.len() <= RING_BYTES);
+        to.copy_from_slice(&self.0.borrow()[at..at + to.len()]);
+    }
+
+    fn copy_replies(&self, at: usize, from: &[u8]) {
+        assert!(at + from.len() <= RING_BYTES);
+        self.0.borrow_mut()[RING_BYTES + at..RING_BYTES + at + from.len()].copy_from_slice(from);
+    }
+
+    fn fence(&self) {}
+}
+
+/// The hypervisor and everybody's pages.
+#[derive(Default)]
+pub struct Machine {
+    pub domains: BTreeMap<DomId, DomainState>,
+    pub pages: BTreeMap<DomId, Page>,
+    pub mapped: BTreeMap<DomId, Page>,
+    pub bound: BTreeMap<Port, DomId>,
+    pub notified: BTreeSet<DomId>,
+    next_port: u32,
+}
+
+impl Hypervisor for Machine {
+    fn map_ring(&mut self, domid: DomId) -> Result<(), Errno> {
+        let page = self.pages.get(&domid).ok_or(Errno::NoEnt)?;
+        assert!(self.mapped.insert(domid, page.clone()).is_none(), "{domid} mapped twice");
+        Ok(())
+    }
+
+    fn unmap_ring(&mut self, domid: DomId) {
+        assert!(self.mapped.remove(&domid).is_some(), "{domid} was not mapped");
+    }
+
+    fn bind_port(&mut self, domid: DomId, _remote_port: u32) -> Result<Port, Errno> {
+        self.next_port += 1;
+        self.bound.insert(Port(self.next_port), domid);
+        Ok(Port(self.next_port))
+    }
+
+    fn close_port(&mut self, port: Port) {
+        assert!(self.bound.remove(&port).is_some(), "{port:?} was not bound");
+    }
+
+    fn domain_state(&mut self, domid: DomId) -> DomainState {
+        self.domains.get(&domid).copied().unwrap_or(DomainState::Absent)
+    }
+}
+
+impl Platform for Machine {
+    type Page = Page;
+
+    fn page(&self, domid: DomId) -> Option<&Page> {
+        self.mapped.get(&domid)
+    }
+
+    fn notify(&mut self, port: Port) {
+        self.notified.insert(self.bound[&port]);
+    }
+}
+
+/// A message as it arrives: type, request and transaction number, payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub kind: u32,
+    pub request_id: u32,
+    pub transaction: u32,
+    pub payload: Vec<u8>,
+}
+
+/// What a request gave: the payload of the reply, or the name of the error.
+pub type Answer = Result<Vec<u8>, String>;
+
+/// The server, dom0 and the guests.
+pub struct World {
+    pub server: Server,
+    pub machine: Machine,
+    pub now_ms: u64,
+    incoming: BTreeMap<DomId, Vec<u8>>,
+    events: BTreeMap<DomId, Vec<(String, String)>>,
+    next_request: u32,
+}
+
+pub const DOM0: DomId = DomId(0);
+
+impl World {
+    /// A server with dom0 connected.
+    pub fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub fn with(config: Config) -> Self {
+        let mut world = Self {
+            server: Server::new(config),
+            machine: Machine::default(),
+            now_ms: 1000,
+            incoming: BTreeMap::new(),
+            events: BTreeMap::new(),
+            next_request: 0,
+        };
+        world.build(DOM0);
+        world.server.handle_boot_domain(DOM0, 1, &mut world.machine).unwrap();
+        world.run();
+        world
+    }
+
+    /// A server with dom0 and guests connected.
+    pub fn with_guests(guests: impl IntoIterator<Item = u16>) -> Self {
+        let mut world = Self::new();
+        for domid in guests {
+            world.start(domid);
+        }
+        world
+    }
+
+    /// A domain comes into being, and is not introduced yet.
+    pub fn build(&mut self, domid: DomId) {
+        self.machine.domains.insert(domid, DomainState::Running);
+        self.machine.pages.insert(domid, Page::default());
+        self.incoming.remove(&domid);
+        self.events.remove(&domid);
+    }
+
+    /// A domain comes into being and is introduced.
+    pub fn start(&mut self, domid: u16) {
+        self.build(DomId(domid));
+        assert_eq!(self.request(0, MessageType::Introduce, format!("{domid}\0{}\0{}\0", 1, 1)), ok());
+    }
+
+    /// A domain is in another state now, and the server is told.
+    pub fn set_state(&mut self, domid: u16, state: DomainState) {
+        self.machine.domains.insert(DomId(domid), state);
+        self.server.handle_domain_exception();
+        self.run();
+    }
+
+    /// A domain is gone, and the server is told.
+    pub fn kill(&mut self, domid: u16) {
+        self.machine.domains.remove(&DomId(domid));
+        self.machine.pages.remove(&DomId(domid));
+        self.incoming.remove(&DomId(domid));
+        self.events.remove(&DomId(domid));
+        self.server.handle_domain_exception();
+        self.run();
+    }
+
+    /// Lets the server work until it has nothing to do.
+    pub fn run(&mut self) {
+        for _ in 0..100_000 {
+            if !self.server.poll(&mut self.machine, self.now_ms).busy {
+                return;
+            }
+        }
+        panic!("the server does not come to rest");
+    }
+
+    /// Signals the server's port of a domain, and lets the server work.
+    pub fn signal(&mut self, domid: u16) {
+        let port = self.machine.bound.iter().find(|(_, owner)| **owner == DomId(domid)).map(|(port, _)| *port);
+        if let Some(port) = port {
+            self.server.handle_event(port);
+        }
+        self.run();
+    }
+
+    /// Sends a request outside of transactions.
+    pub fn request(&mut self, domid: u16, kind: MessageType, payload: impl AsRef<[u8]>) -> Answer {
+        self.request_in(domid, 0, kind.to_wire(), payload)
+    }
+
+    /// Sends a request in a transaction, and waits for its reply; events that come before it are kept.
+    pub fn request_in(&mut self, domid: u16, transaction: u32, kind: u32, payload: impl AsRef<[u8]>) -> Answer {
+        let request_id = self.send(domid, transaction, kind, payload.as_ref());
+        let message = self.reply(domid).expect("a reply");
+        assert_eq!((message.request_id, message.transaction), (request_id, transaction), "the reply is to the request");
+        if message.kind == MessageType::Error.to_wire() {
+            return Err(string(&message.payload));
+        }
+        assert_eq!(message.kind, kind);
+        Ok(message.payload)
+    }
+
+    /// Sends a request without waiting; returns its number.
+    pub fn send(&mut self, domid: u16, transaction: u32, kind: u32, payload: &[u8]) -> u32 {
+        self.next_request += 1;
+        let payload_bytes = payload.len() as u32;
+        let header = Header { kind, request_id: self.next_request, transaction_id: transaction, payload_bytes };
+        self.send_bytes(domid, &[&header.emit()[..], payload].concat());
+        self.next_request
+    }
+
+    /// Puts bytes into a domain's ring, as the server makes room; stops when it does not any more.
+    pub fn send_bytes(&mut self, domid: u16, mut bytes: &[u8]) -> usize {
+        let page = self.machine.pages[&DomId(domid)].clone();
+        let all = bytes.len();
+        while !bytes.is_empty() {
+            let producer = page.load(Field::RequestProducer);
+            let used = producer.wrapping_sub(page.load(Field::RequestConsumer)) as usize;
+            let at = producer as usize % RING_BYTES;
+            let count = bytes.len().min(RING_BYTES - used).min(RING_BYTES - at);
+            if count == 0 {
+                break;
+            }
+            page.0.borrow_mut()[at..at + count].copy_from_slice(&bytes[..count]);
+            page.store(Field::RequestProducer, producer.wrapping_add(count as u32));
+            bytes = &bytes[count..];
+            self.signal(domid);
+        }
+        all - bytes.len()
+    }
+
+    /// Takes everything out of a domain's reply ring, and lets the server go on.
+    pub fn receive(&mut self, domid: u16) {
+        let page = self.machine.pages[&DomId(domid)].clone();
+        loop {
+            let consumer = page.load(Field::ReplyConsumer);
+            let waiting = page.load(Field::ReplyProducer).wrapping_sub(consumer) as usize;
+            if waiting == 0 {
+                return;
+            }
+            let buffer = self.incoming.entry(DomId(domid)).or_default();
+            for index in 0..waiting {
+                let at = consumer.wrapping_add(index as u32) as usize % RING_BYTES;
+                buffer.push(page.0.borrow()[RING_BYTES + at]);
+            }
+            page.store(Field::ReplyConsumer, consumer.wrapping_add(waiting as u32));
+            self.signal(domid);
+        }
+    }
+
+    /// The next message to a domain.
+    pub fn message(&mut self, domid: u16) -> Option<Message> {
+        self.receive(domid);
+        let buffer = self.incoming.entry(DomId(domid)).or_default();
+        let header = Header::parse(buffer.get(..HEADER_BYTES)?.try_into().unwrap());
+        let end = HEADER_BYTES + header.payload_bytes as usize;
+        assert!(end <= HEADER_BYTES + 4096, "no message is longer than the protocol allows");
+        let payload = buffer.get(HEADER_BYTES..end)?.to_vec();
+        buffer.drain(..end);
+        let Header { kind, request_id, transaction_id: transaction, .. } = header;
+        Some(Message { kind, request_id, transaction, payload })
+    }
+
+    /// The next reply to a domain; events before it are kept.
+    pub fn reply(&mut self, domid: u16) -> Option<Message> {
+        loop {
+            let message = self.message(domid)?;
+            if message.kind != MessageType::WatchEvent.to_wire() {
+                return Some(message);
+            }
+            self.keep_event(domid, &message.payload);
+        }
+    }
+
+    /// All events of a domain until now: path and token.
+    pub fn events(&mut self, domid: u16) -> Vec<(String, String)> {
+        while let Some(message) = self.message(domid) {
+            assert_eq!(message.kind, MessageType::WatchEvent.to_wire(), "no reply is due");
+            self.keep_event(domid, &message.payload);
+        }
+        self.events.remove(&DomId(domid)).unwrap_or_default()
+    }
+
+    fn keep_event(&mut self, domid: u16, payload: &[u8]) {
+        let mut strings = payload.split(|byte| *byte == 0).map(string);
+        let event = (strings.next().unwrap(), strings.next().unwrap());
+        self.events.entry(DomId(domid)).or_default().push(event);
+    }
+
+    pub fn read(&mut self, domid: u16, path: &str) -> Answer {
+        self.request(domid, MessageType::Read, format!("{path}\0"))
+    }
+
+    pub fn write(&mut self, domid: u16, path: &str, value: &str) -> Answer {
+        self.request(domid, MessageType::Write, format!("{path}\0{value}"))
+    }
+
+    pub fn mkdir(&mut self, domid: u16, path: &str) -> Answer {
+        self.request(domid, MessageType::Mkdir, format!("{path}\0"))
+    }
+
+    pub fn rm(&mut self, domid: u16, path: &str) -> Answer {
+        self.request(domid, MessageType::Rm, format!("{path}\0"))
+    }
+
+    pub fn directory(&mut self, domid: u16, path: &str) -> Result<Vec<String>, String> {
+        self.request(domid, MessageType::Directory, format!("{path}\0")).map(|names| strings(&names))
+    }
+
+    pub fn get_perms(&mut self, domid: u16, path: &str) -> Result<String, String> {
+        self.request(domid, MessageType::GetPerms, format!("{path}\0")).map(|entries| strings(&entries).join(" "))
+    }
+
+    /// `entries` are separated by spaces.
+    pub fn set_perms(&mut self, domid: u16, path: &str, entries: &str) -> Answer {
+        self.request(domid, MessageType::SetPerms, format!("{path}\0{}\0", entries.replace(' ', "\0")))
+    }
+
+    pub fn watch(&mut self, domid: u16, path: &str, token: &str) -> Answer {
+        self.request(domid, MessageType::Watch, format!("{path}\0{token}\0"))
+    }
+
+    pub fn unwatch(&mut self, domid: u16, path: &str, token: &str) -> Answer {
+        self.request(domid, MessageType::Unwatch, format!("{path}\0{token}\0"))
+    }
+
+    pub fn begin(&mut self, domid: u16) -> u32 {
+        string(&self.request(domid, MessageType::TransactionStart, "\0").unwrap()).parse().unwrap()
+    }
+
+    pub fn end(&mut self, domid: u16, transaction: u32, commit: bool) -> Answer {
+        let payload = if commit { "T\0" } else { "F\0" };
+        self.request_in(domid, transaction, MessageType::TransactionEnd.to_wire(), payload)
+    }
+
+    pub fn write_in(&mut self, domid: u16, transaction: u32, path: &str, value: &str) -> Answer {
+        self.request_in(domid, transaction, MessageType::Write.to_wire(), format!("{path}\0{value}"))
+    }
+
+    pub fn read_in(&mut self, domid: u16, transaction: u32, path: &str) -> Answer {
+        self.request_in(domid, transaction, MessageType::Read.to_wire(), format!("{path}\0"))
+    }
+
+    pub fn rm_in(&mut self, domid: u16, transaction: u32, path: &str) -> Answer {
+        self.request_in(domid, transaction, MessageType::Rm.to_wire(), format!("{path}\0"))
+    }
+
+    /// The counts and indexes of the server agree with what it stores.
+    pub fn check(&mut self) {
+        assert_eq!(self.server.engine().state().check(), Ok(()));
+    }
+
+    /// How many nodes are charged to a domain.
+    pub fn nodes(&self, domid: u16) -> u64 {
+        self.server.engine().state().domains.get(DomId(domid)).map_or(0, |domain| domain.nodes)
+    }
+
+    /// The connection of a domain.
+    pub fn connection(&self, domid: u16) -> Option<ConnectionId> {
+        self.server.engine().state().domains.connection(DomId(domid))
+    }
+}
+
+/// The answer of most requests that change something.
+pub fn ok() -> Answer {
+    Ok(b"OK\0".to_vec())
+}
+
+/// A refusal.
+pub fn error<T>(name: &str) -> Result<T, String> {
+    Err(name.to_owned())
+}
+
+/// Bytes as text, without a NUL at the end.
+pub fn string(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.strip_suffix(b"\0").unwrap_or(bytes).to_vec()).unwrap()
+}
+
+/// Strings that end in NUL each.
+pub fn strings(bytes: &[u8]) -> Vec<String> {
+    match bytes.strip_suffix(b"\0") {
+        None => Vec::new(),
+        Some(all) => all.split(|byte| *byte == 0).map(string).collect(),
+    }
+}
+
+/// An event as [`World::events`] gives it.
+pub fn event(path: &str, token: &str) -> (String, String) {
+    (path.to_owned(), token.to_owned())
+}
