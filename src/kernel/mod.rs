@@ -16,6 +16,9 @@ use core::ptr::{self, NonNull};
 
 use ::log::{debug, error, info, warn};
 use xen_sys::start_info;
+use xenstore::engine::config::Config;
+use xenstore::server::Server;
+use xenstore::store::domain::DomId;
 
 use crate::xen::console::Console;
 use crate::xen::domctl::{self, Unusable};
@@ -109,11 +112,11 @@ fn open_events() -> OwnPorts {
 
 /// Starts the server, or says what is missing for it.
 fn serve(boot: &BootInfo, memory: Memory, ports: OwnPorts) -> ! {
-    let event = main_loop::event_option(boot.command_line);
+    let event = event_option(boot.command_line);
     let (domains, remote_port) = match (domctl::Interface::probe(), event) {
         (Ok(domains), Some(port)) => (domains, port),
         (Err(Unusable::NotPrivileged), event) => {
-            let event = if event.is_none() { "no --event on the command line and " } else { "" };
+            let event = if event.is_none() { "no --event on its command line and " } else { "" };
             let guest = if boot.store.is_some() { " (it is an ordinary guest)" } else { "" };
             stop(format_args!(
                 "this domain has {event}no Xenstore privilege{guest}: start it by init-xenstore-domain --kernel"
@@ -125,7 +128,22 @@ fn serve(boot: &BootInfo, memory: Memory, ports: OwnPorts) -> ! {
         )),
     };
     debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
-    main_loop::run(XenPlatform::new(memory, domains), ports, remote_port)
+    let mut platform = XenPlatform::new(memory, domains);
+    let mut server = Server::new(Config::default());
+    if let Err(errno) = server.handle_boot_domain(DomId::DOM0, remote_port, &mut platform) {
+        panic!("the control domain's ring or port {remote_port} can't be had: {}", errno.name());
+    }
+    let heap::Usage { used, free, .. } = heap::usage();
+    info!("serving domain {}; memory: {used} bytes used, {free} free", DomId::DOM0);
+    main_loop::run(server, platform, ports)
+}
+
+/// The port of the control domain: `--event N`.
+fn event_option(command_line: &[u8]) -> Option<u32> {
+    let text = core::str::from_utf8(command_line).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    words.find(|word| *word == "--event")?;
+    words.next()?.parse().ok()
 }
 
 /// Ends the domain in order: there is nothing that it could do.
