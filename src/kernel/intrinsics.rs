@@ -1,0 +1,155 @@
+//! The functions that the compiler takes for granted and that a libc would have.
+//!
+//! Short blocks are moved by a few overlapping words, long ones by the string instructions, which processors do by the
+//! cache line. No function is written as a plain loop of bytes: the compiler would recognise it and make it a call of
+//! the very function.
+//!
+//! A host test compiles this file too; there the names are not exported, and the host's own stay in use.
+
+use core::arch::asm;
+use core::ffi::c_int;
+
+/// Up to here words are faster than starting a string instruction.
+const SHORT_BYTES: usize = 32;
+
+/// Copies up to [`SHORT_BYTES`] bytes. All loads come before all stores, so the blocks may overlap.
+///
+/// # Safety
+/// As for `memmove`.
+#[inline(always)]
+unsafe fn move_short(to: *mut u8, from: *const u8, count: usize) {
+    macro_rules! ends {
+        ($word:ty) => {{
+            let last = count - size_of::<$word>();
+            // SAFETY: `count` is at least the word's size and at most twice as much, so both words lie in the blocks.
+            unsafe {
+                let (a, b) = (from.cast::<$word>().read_unaligned(), from.add(last).cast::<$word>().read_unaligned());
+                to.cast::<$word>().write_unaligned(a);
+                to.add(last).cast::<$word>().write_unaligned(b);
+            }
+        }};
+    }
+    match count {
+        0 => {}
+        // SAFETY: there is one byte.
+        1 => unsafe { to.write(from.read()) },
+        2..=4 => ends!(u16),
+        5..=8 => ends!(u32),
+        9..=16 => ends!(u64),
+        _ => ends!(u128),
+    }
+}
+
+/// # Safety
+/// As in C.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    // SAFETY: the caller's promise; the direction flag is clear, as the ABI says.
+    unsafe {
+        if count <= SHORT_BYTES {
+            move_short(to, from, count);
+        } else {
+            asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
+        }
+    }
+    to
+}
+
+/// # Safety
+/// As in C.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    if count <= SHORT_BYTES {
+        // SAFETY: the caller's promise.
+        unsafe { move_short(to, from, count) };
+    } else if to.addr().wrapping_sub(from.addr()) >= count {
+        // The target begins before the source or behind its end: upwards.
+        // SAFETY: the caller's promise, and no byte is overwritten before it was read.
+        unsafe {
+            asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
+        }
+    } else {
+        // Downwards: whole words from the end, then the rest at the start, which is short.
+        // SAFETY: the caller's promise; the words cover the last `count - rest` bytes, and the rest is below them.
+        unsafe {
+            let rest = count % 8;
+            asm!("std", "rep movsq", "cld", inout("rcx") count / 8 => _, inout("rdi") to.add(count - 8) => _,
+                inout("rsi") from.add(count - 8) => _, options(nostack));
+            move_short(to, from, rest);
+        }
+    }
+    to
+}
+
+/// # Safety
+/// As in C.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) -> *mut u8 {
+    // SAFETY: the caller's promise; the direction flag is clear.
+    unsafe {
+        asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8,
+            options(nostack, preserves_flags));
+    }
+    to
+}
+
+/// # Safety
+/// As in C.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
+    let mut at = 0;
+    // SAFETY: the caller promises `count` bytes at both.
+    unsafe {
+        while at + 8 <= count {
+            let (x, y) = (a.add(at).cast::<u64>().read_unaligned(), b.add(at).cast::<u64>().read_unaligned());
+            if x != y {
+                return if x.swap_bytes() < y.swap_bytes() { -1 } else { 1 };
+            }
+            at += 8;
+        }
+        while at < count {
+            let (x, y) = (a.add(at).read(), b.add(at).read());
+            if x != y {
+                return c_int::from(x) - c_int::from(y);
+            }
+            at += 1;
+            asm!("", options(nomem, nostack, preserves_flags)); // keeps the loop a loop
+        }
+    }
+    0
+}
+
+/// # Safety
+/// As in C.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
+    // SAFETY: the caller's promise is the same.
+    unsafe { memcmp(a, b, count) }
+}
+
+/// # Safety
+/// As in C.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut length = 0;
+    // SAFETY: the caller promises a terminated text.
+    while unsafe { text.add(length).read() } != 0 {
+        length += 1;
+        // SAFETY: no instruction. It keeps the loop a loop.
+        unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
+    }
+    length
+}
+
+/// Named by the unwinding tables of the ready-made `core` and `alloc`, which the linker script discards.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) extern "C" fn rust_eh_personality() {}
+
+/// Named by landing pads of the ready-made `core` and `alloc`; a panic aborts, so none is reached.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case)] // the ABI's name
+pub(crate) extern "C" fn _Unwind_Resume() -> ! {
+    panic!("unwinding can't begin: a panic aborts")
+}

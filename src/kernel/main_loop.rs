@@ -1,0 +1,66 @@
+//! The main loop: events in, work, sleep.
+//!
+//! A turn looks at what fired, lets the server do a bounded piece of work, and blocks if nothing is left. Upcalls stay
+//! masked but for the blocking hypercall itself, which returns at once if anything fired since the look.
+
+use ::log::info;
+use xenstore::engine::hypervisor::Port;
+use xenstore::server::{Action, Server};
+
+use super::platform::XenPlatform;
+use super::{heap, log};
+use crate::xen::event_channel::two_level;
+use crate::xen::{sched, shared_info, time};
+
+/// The ports that are the kernel's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnPorts {
+    /// `VIRQ_DOM_EXC`: a domain has been shut down or is gone.
+    pub(crate) domain_exception: u32,
+    /// `VIRQ_TIMER`: the alarm. Waking up is all that it is for.
+    pub(crate) timer: u32,
+    /// The console's daemon has fetched something.
+    pub(crate) console: Option<u32>,
+}
+
+/// Runs the server, for ever.
+pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts) -> ! {
+    let shared_info = shared_info::page().expect("mapped at boot");
+    // What was set last, so that an alarm costs a hypercall only when it changes.
+    let mut alarm_ms = None;
+    loop {
+        two_level::take_fired(shared_info, |port| {
+            if port == ports.domain_exception {
+                server.handle_domain_exception();
+            } else if port == ports.timer {
+                alarm_ms = None;
+            } else if Some(port) == ports.console {
+                log::console_event();
+            } else {
+                server.handle_event(Port(port));
+            }
+        });
+        let poll = server.poll(&mut platform, time::now_ms());
+        while let Some(action) = server.poll_action() {
+            perform(action, &platform);
+        }
+        if !poll.busy {
+            if poll.deadline_ms != alarm_ms {
+                time::set_alarm(poll.deadline_ms);
+                alarm_ms = poll.deadline_ms;
+            }
+            sched::block();
+        }
+    }
+}
+
+/// Does what the server asks its host for.
+fn perform(action: Action, platform: &XenPlatform) {
+    match action {
+        Action::ReportMemory => {
+            let heap::Usage { used, free, peak } = heap::usage();
+            let (rings, ports) = (platform.ring_count(), platform.port_count());
+            info!("memory: used={used} free={free} peak={peak} rings={rings} ports={ports}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! From the entry to the main loop: the steps of the boot, in order (`docs/boot.md`).
+
+pub(crate) mod boot_info;
+#[cfg(feature = "crash-test")]
+mod crash_test;
+pub(crate) mod heap;
+pub(crate) mod intrinsics;
+pub(crate) mod line_buffer;
+pub(crate) mod log;
+pub(crate) mod main_loop;
+pub(crate) mod panic;
+pub(crate) mod platform;
+pub(crate) mod slots;
+
+use core::ptr::{self, NonNull};
+
+use ::log::{debug, error, info, warn};
+use xen_sys::start_info;
+use xenstore::engine::config::Config;
+use xenstore::server::Server;
+use xenstore::store::domain::DomId;
+
+use crate::xen::console::Console;
+use crate::xen::domctl::{self, Unusable};
+use crate::xen::event_channel::{self, two_level};
+use crate::xen::memory::Memory;
+use crate::xen::sched::{self, Reason};
+use crate::xen::shared_page::{PAGE_BYTES, SharedPage};
+use crate::xen::{entry, hypercall, shared_info, time};
+use boot_info::BootInfo;
+use main_loop::OwnPorts;
+use platform::XenPlatform;
+
+/// The heap below which the kernel does not start: an empty store with the tools' nodes takes some 100 KiB, a guest
+/// with its nodes, watches and queues some tens of KiB.
+const HEAP_BYTES_MIN: usize = 1024 * 1024;
+
+/// Entered by `boot/pv.s`, on the kernel's own stack, with what Xen left in `rsi` and `rsp`.
+pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
+    entry::register_handlers();
+    // SAFETY: the values are the builder's, passed on untouched by the assembly.
+    let boot = unsafe { BootInfo::from_start_info(info, stack_end) };
+    log::init();
+    let memory = open_memory(&boot);
+    connect_console(&boot, &memory);
+    let (major, minor) = hypercall::xen_version();
+    let kib = boot.pages * (PAGE_BYTES / 1024);
+    info!("xenstore-stubdom {} on Xen {major}.{minor}, {kib} KiB of memory", env!("CARGO_PKG_VERSION"));
+    debug!("{boot:x?}");
+    let memory = make_heap(&boot, memory);
+    #[cfg(feature = "crash-test")]
+    crash_test::run(boot.command_line);
+    let ports = open_events();
+    serve(&boot, memory, ports)
+}
+
+/// The page tables, and the shared-info page in its place.
+fn open_memory(boot: &BootInfo) -> Memory {
+    // SAFETY: the addresses are the builder's; this is the only `Memory`.
+    let memory = unsafe { Memory::new(boot.page_table, boot.frame_list, boot.pages) };
+    // SAFETY: the page was reserved for this in `boot/pv.s`.
+    let mapped = unsafe { memory.replace_page(entry::shared_info(), boot.shared_info_frame) };
+    mapped.expect("Xen lets a domain map its shared-info page");
+    // SAFETY: just mapped, and never changed again.
+    unsafe { shared_info::init() };
+    memory
+}
+
+/// Connects the console, if there is one. From here on lines can be seen.
+fn connect_console(boot: &BootInfo, memory: &Memory) {
+    let Some(channel) = boot.console else { return };
+    match memory.address_of_frame(channel.frame) {
+        Ok(address) => {
+            let page = NonNull::new(ptr::with_exposed_provenance_mut(address)).expect("page 0 is not at address 0");
+            // SAFETY: the builder made the page for the console; it is mapped for good and nothing else uses it.
+            log::connect(Console::new(unsafe { SharedPage::new(page) }, channel.port));
+        }
+        Err(error) => warn!("no console: {error:?}"),
+    }
+}
+
+/// Maps all memory and makes a heap of what is free.
+fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
+    // SAFETY: the builder used nothing behind `first_free`.
+    let free = unsafe { memory.map_all(boot.first_free) }.expect("Xen lets a domain map its own pages");
+    if free.len() < HEAP_BYTES_MIN {
+        let total = boot.pages * PAGE_BYTES;
+        let needed = total - free.len() + HEAP_BYTES_MIN;
+        let mib = needed.div_ceil(1024 * 1024);
+        stop(format_args!("{} KiB of memory are not enough: at least {mib} MiB are needed", total / 1024));
+    }
+    debug!("heap: {} KiB at {:#x}", free.len() / 1024, free.start);
+    // SAFETY: all of it was just mapped, and is free.
+    unsafe { heap::init(free) };
+    if let Some(module) = &boot.module {
+        warn!("the boot module of {} bytes is ignored: restoring from a module is not supported", module.len());
+    }
+    memory
+}
+
+/// Gets the event channels ready, and binds the kernel's own.
+fn open_events() -> OwnPorts {
+    two_level::unmask_all(shared_info::page().expect("mapped before"));
+    time::stop_periodic_timer();
+    let bind = |virq| event_channel::bind_virq(virq).expect("a domain's first ports can be bound");
+    OwnPorts {
+        domain_exception: bind(xen_sys::VIRQ_DOM_EXC),
+        timer: bind(xen_sys::VIRQ_TIMER),
+        console: log::console_port(),
+    }
+}
+
+/// Starts the server, or says what is missing for it.
+fn serve(boot: &BootInfo, memory: Memory, ports: OwnPorts) -> ! {
+    let event = event_option(boot.command_line);
+    let (domains, remote_port) = match (domctl::Interface::probe(), event) {
+        (Ok(domains), Some(port)) => (domains, port),
+        (Err(Unusable::NotPrivileged), event) => {
+            let event = if event.is_none() { "no --event on its command line and " } else { "" };
+            let guest = if boot.store.is_some() { " (it is an ordinary guest)" } else { "" };
+            stop(format_args!(
+                "this domain has {event}no Xenstore privilege{guest}: start it by init-xenstore-domain --kernel"
+            ));
+        }
+        (Err(error), _) => stop(format_args!("this Xen can't be asked about domains: {error:?}")),
+        (Ok(_), None) => stop(format_args!(
+            "no --event on the command line, so the control domain's port is unknown: start by init-xenstore-domain"
+        )),
+    };
+    debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
+    let mut platform = XenPlatform::new(memory, domains);
+    let mut server = Server::new(Config::default());
+    if let Err(errno) = server.handle_boot_domain(DomId::DOM0, remote_port, &mut platform) {
+        panic!("the control domain's ring or port {remote_port} can't be had: {}", errno.name());
+    }
+    let heap::Usage { used, free, .. } = heap::usage();
+    info!("serving domain {}; memory: {used} bytes used, {free} free", DomId::DOM0);
+    main_loop::run(server, platform, ports)
+}
+
+/// The port of the control domain: `--event N`.
+fn event_option(command_line: &[u8]) -> Option<u32> {
+    let text = core::str::from_utf8(command_line).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    words.find(|word| *word == "--event")?;
+    words.next()?.parse().ok()
+}
+
+/// Ends the domain in order: there is nothing that it could do.
+fn stop(why: core::fmt::Arguments<'_>) -> ! {
+    error!("{why}; shutting down");
+    log::last_words();
+    sched::shutdown(Reason::PowerOff)
+}

@@ -1,0 +1,88 @@
+//! The end on a panic or a processor fault: says where and why, and ends the domain with the crash reason.
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::log::{last_words, print_line, take_over};
+use crate::xen::entry::{self, FaultFrame};
+use crate::xen::sched::{self, Reason};
+use crate::xen::shared_info;
+
+/// The vector of a page fault.
+const PAGE_FAULT: u64 = 14;
+/// Addresses from the stack that are printed.
+const CALLS: usize = 12;
+
+/// Set as soon as the end has begun: a fault or panic while it is printed ends the domain without another word.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Begins the end, or ends at once if it had begun.
+fn begin() {
+    if ENDING.swap(true, Ordering::SeqCst) {
+        sched::shutdown(Reason::Crash);
+    }
+    // SAFETY: nothing below the panic or fault runs again.
+    unsafe { take_over() };
+}
+
+fn end() -> ! {
+    last_words();
+    sched::shutdown(Reason::Crash)
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let registers = entry::registers();
+    begin();
+    // The place first: formatting the message may be what fails.
+    match info.location() {
+        Some(location) => print_line(format_args!("panic at {location}")),
+        None => print_line(format_args!("panic")),
+    }
+    print_line(format_args!("  {}", info.message()));
+    print_registers(&registers);
+    end()
+}
+
+/// A fault's name, in the processor manual's words.
+fn name(vector: u64) -> &'static str {
+    match vector {
+        0 => "divide error",
+        1 => "debug exception",
+        3 => "breakpoint",
+        6 => "invalid opcode",
+        8 => "double fault",
+        13 => "general protection",
+        14 => "page fault",
+        17 => "alignment check",
+        _ => "exception",
+    }
+}
+
+/// Entered by `boot/pv.s` at a processor fault, on a stack of its own.
+pub(crate) extern "C" fn fault(frame: &FaultFrame) -> ! {
+    begin();
+    let f = frame;
+    print_line(format_args!("fault {} ({}), error code {:#x}, at rip {:#x}", f.vector, name(f.vector), f.error, f.rip));
+    if f.vector == PAGE_FAULT {
+        match shared_info::fault_address() {
+            Some(address) => print_line(format_args!("  address (cr2) {address:#018x}")),
+            None => print_line(format_args!("  address (cr2) unknown")),
+        }
+    }
+    print_registers(frame);
+    end()
+}
+
+/// Prints the registers, and what on the stack looks like the way there.
+fn print_registers(f: &FaultFrame) {
+    print_line(format_args!("  rip {:016x} rsp {:016x} rbp {:016x} rflags {:x}", f.rip, f.rsp, f.rbp, f.rflags));
+    print_line(format_args!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", f.rax, f.rbx, f.rcx, f.rdx));
+    print_line(format_args!("  rsi {:016x} rdi {:016x} r8  {:016x} r9  {:016x}", f.rsi, f.rdi, f.r8, f.r9));
+    print_line(format_args!("  r10 {:016x} r11 {:016x} r12 {:016x} r13 {:016x}", f.r10, f.r11, f.r12, f.r13));
+    print_line(format_args!("  r14 {:016x} r15 {:016x} cs {:x} ss {:x}", f.r14, f.r15, f.cs & 0xffff, f.ss));
+    let mut calls = [0; CALLS];
+    let found = entry::code_addresses(f.rsp as usize, &mut calls);
+    // Numbers that point into the code: return addresses, and some that were left over.
+    print_line(format_args!("  stack {:x?}", &calls[..found]));
+}

@@ -1,0 +1,179 @@
+//! The hypervisor as the server sees it: rings mapped by grant, ports bound, domains asked after.
+
+use alloc::collections::BTreeMap;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{Ordering, fence};
+
+use xenstore::engine::hypervisor::{DomId, DomainState, Hypervisor, Port};
+use xenstore::server::Platform;
+use xenstore::wire::errno::Errno;
+use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
+
+use super::heap;
+use super::slots::Slots;
+use crate::xen::abi::{GNTTAB_RESERVED_XENSTORE, XenError};
+use crate::xen::domain_state::State;
+use crate::xen::domctl::Interface;
+use crate::xen::event_channel;
+use crate::xen::grant;
+use crate::xen::memory::{Memory, WINDOW_SLOTS, WindowEntry};
+use crate::xen::shared_page::SharedPage;
+
+/// Offset of the request queue in a ring page (`xen/include/public/io/xs_wire.h`).
+const REQUESTS: usize = 0;
+/// Offset of the reply queue.
+const REPLIES: usize = RING_BYTES;
+
+/// A domain's ring page, mapped.
+#[derive(Debug)]
+pub(crate) struct MappedRing {
+    page: SharedPage,
+    slot: usize,
+    at: WindowEntry,
+    handle: u32,
+}
+
+impl RingPage for MappedRing {
+    fn load(&self, field: Field) -> u32 {
+        self.page.load32(field.offset())
+    }
+
+    fn store(&self, field: Field, value: u32) {
+        self.page.store32(field.offset(), value);
+    }
+
+    fn copy_requests(&self, at: usize, to: &mut [u8]) {
+        self.page.copy_out(REQUESTS + at, to);
+    }
+
+    fn copy_replies(&self, at: usize, from: &[u8]) {
+        self.page.copy_in(REPLIES + at, from);
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// What the server uses of the hypervisor.
+#[derive(Debug)]
+pub(crate) struct XenPlatform {
+    memory: Memory,
+    domains: Interface,
+    rings: BTreeMap<DomId, MappedRing>,
+    slots: Slots,
+    ports: usize,
+}
+
+impl XenPlatform {
+    /// Nothing is mapped or bound yet.
+    pub(crate) fn new(memory: Memory, domains: Interface) -> Self {
+        Self { memory, domains, rings: BTreeMap::new(), slots: Slots::new(WINDOW_SLOTS), ports: 0 }
+    }
+
+    /// Rings that are mapped.
+    pub(crate) fn ring_count(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// Ports that are bound for the server.
+    pub(crate) fn port_count(&self) -> usize {
+        self.ports
+    }
+
+    /// Maps the ring of `domid` at `slot`.
+    fn map_at(&self, domid: DomId, slot: usize) -> Result<MappedRing, Errno> {
+        let at = self.memory.window_entry(slot, heap::give_page).map_err(|error| {
+            log::warn!("no page table for the ring of domain {domid}: {error:?}");
+            Errno::NoMem
+        })?;
+        let handle = grant::map(domid.0, GNTTAB_RESERVED_XENSTORE, at).map_err(|error| {
+            log::debug!("the ring of domain {domid} can't be mapped: {error:?}");
+            Errno::Inval
+        })?;
+        let base = NonNull::new(ptr::with_exposed_provenance_mut(at.address)).ok_or(Errno::Inval)?;
+        // SAFETY: Xen has just mapped the granted page there for reading and writing; it stays until `unmap_ring`
+        // drops this value. The window is used for nothing else.
+        let page = unsafe { SharedPage::new(base) };
+        Ok(MappedRing { page, slot, at, handle })
+    }
+}
+
+impl Hypervisor for XenPlatform {
+    fn map_ring(&mut self, domid: DomId) -> Result<(), Errno> {
+        if self.rings.contains_key(&domid) {
+            return Err(Errno::Exist);
+        }
+        let slot = self.slots.take().ok_or(Errno::NoMem)?;
+        match self.map_at(domid, slot) {
+            Ok(ring) => {
+                self.rings.insert(domid, ring);
+                Ok(())
+            }
+            Err(error) => {
+                self.slots.give_back(slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn unmap_ring(&mut self, domid: DomId) {
+        let Some(MappedRing { page: _, slot, at, handle }) = self.rings.remove(&domid) else { return };
+        // SAFETY: the only value through which the page was used is gone.
+        match unsafe { grant::unmap(handle, at) } {
+            Ok(()) => self.slots.give_back(slot),
+            // The slot is not used again: the page may still be there.
+            Err(error) => log::error!("the ring of domain {domid} can't be unmapped: {error:?}"),
+        }
+    }
+
+    fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno> {
+        let port = event_channel::bind_interdomain(domid.0, remote_port).map_err(|error| {
+            log::debug!("port {remote_port} of domain {domid} can't be bound: {error:?}");
+            errno(error)
+        })?;
+        self.ports += 1;
+        Ok(Port(port))
+    }
+
+    fn close_port(&mut self, port: Port) {
+        match event_channel::close(port.0) {
+            Ok(()) => self.ports = self.ports.saturating_sub(1),
+            Err(error) => log::error!("port {} can't be closed: {error:?}", port.0),
+        }
+    }
+
+    fn domain_state(&mut self, domid: DomId) -> DomainState {
+        match self.domains.state(domid.0) {
+            State::Running => DomainState::Running,
+            State::Shutdown => DomainState::Shutdown,
+            State::Dying => DomainState::Dying,
+            State::Absent => DomainState::Absent,
+        }
+    }
+}
+
+impl Platform for XenPlatform {
+    type Page = MappedRing;
+
+    fn page(&self, domid: DomId) -> Option<&MappedRing> {
+        self.rings.get(&domid)
+    }
+
+    fn notify(&mut self, port: Port) {
+        if let Err(error) = event_channel::send(port.0) {
+            log::debug!("port {} can't be signalled: {error:?}", port.0);
+        }
+    }
+}
+
+/// Xen's error number as the one that a reply can carry.
+fn errno(error: XenError) -> Errno {
+    match error {
+        XenError::EPERM => Errno::Perm,
+        XenError::EACCES => Errno::Acces,
+        XenError::ENOSPC => Errno::NoSpc,
+        XenError::ESRCH => Errno::NoEnt,
+        _ => Errno::Inval,
+    }
+}

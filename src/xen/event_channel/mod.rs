@@ -1,0 +1,53 @@
+//! Event channels: binding, closing and signalling ports, and finding those that fired.
+
+pub(crate) mod two_level;
+
+use xen_sys::{
+    __HYPERVISOR_event_channel_op as EVENT_CHANNEL_OP, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_virq, EVTCHNOP_close,
+    EVTCHNOP_send, evtchn_bind_interdomain, evtchn_bind_virq, evtchn_close, evtchn_send,
+};
+
+use super::abi::XenError;
+use super::hypercall;
+
+/// Binds a new port to `remote_port` of domain `domain`. It may fire at once.
+///
+/// # Errors
+/// The error number that Xen returned.
+pub(crate) fn bind_interdomain(domain: u16, remote_port: u32) -> Result<u32, XenError> {
+    let mut argument = evtchn_bind_interdomain { remote_dom: domain, remote_port, local_port: 0 };
+    // SAFETY: the structure is the operation's; Xen only writes the port into it.
+    unsafe { hypercall::operation(EVENT_CHANNEL_OP, EVTCHNOP_bind_interdomain, &mut argument) }?;
+    Ok(argument.local_port)
+}
+
+/// Binds a new port to virtual interrupt `virq` on vCPU 0.
+///
+/// # Errors
+/// The error number that Xen returned.
+pub(crate) fn bind_virq(virq: u32) -> Result<u32, XenError> {
+    let mut argument = evtchn_bind_virq { virq, vcpu: 0, port: 0 };
+    // SAFETY: the structure is the operation's; Xen only writes the port into it.
+    unsafe { hypercall::operation(EVENT_CHANNEL_OP, EVTCHNOP_bind_virq, &mut argument) }?;
+    Ok(argument.port)
+}
+
+/// Closes a port.
+///
+/// # Errors
+/// The error number that Xen returned.
+pub(crate) fn close(port: u32) -> Result<(), XenError> {
+    let mut argument = evtchn_close { port };
+    // SAFETY: the structure is the operation's.
+    unsafe { hypercall::operation(EVENT_CHANNEL_OP, EVTCHNOP_close, &mut argument) }.map(|_| ())
+}
+
+/// Signals the other end of a port.
+///
+/// # Errors
+/// The error number that Xen returned; a vanished other end is none.
+pub(crate) fn send(port: u32) -> Result<(), XenError> {
+    let mut argument = evtchn_send { port };
+    // SAFETY: the structure is the operation's.
+    unsafe { hypercall::operation(EVENT_CHANNEL_OP, EVTCHNOP_send, &mut argument) }.map(|_| ())
+}

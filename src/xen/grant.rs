@@ -1,0 +1,60 @@
+//! Mapping pages that other domains grant.
+//!
+//! A mapping names the machine address of the page-table entry (`GNTMAP_contains_pte`), not a virtual address: it can be
+//! undone whatever page tables are current.
+
+use super::abi::{
+    GNTMAP_CONTAINS_PTE, GNTMAP_HOST_MAP, GNTTABOP_MAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF, MapGrantRef, UnmapGrantRef,
+    XenError,
+};
+use super::hypercall;
+use super::memory::WindowEntry;
+
+/// Why a grant could not be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrantError {
+    /// The hypercall failed.
+    Refused(XenError),
+    /// The operation failed: a negative `GNTST_*` (`xen/include/public/grant_table.h`).
+    Status(i16),
+}
+
+/// Maps grant `reference` of `domain` through the page-table entry `at`, for reading and writing. Returns the handle by
+/// which it is unmapped.
+///
+/// # Errors
+/// [`GrantError`], with nothing mapped.
+pub(crate) fn map(domain: u16, reference: u32, at: WindowEntry) -> Result<u32, GrantError> {
+    let mut argument = MapGrantRef {
+        host_addr: at.entry_machine_address,
+        flags: GNTMAP_HOST_MAP | GNTMAP_CONTAINS_PTE,
+        reference,
+        domain,
+        ..MapGrantRef::default()
+    };
+    let arguments = [GNTTABOP_MAP_GRANT_REF as usize, (&raw mut argument).addr(), 1, 0, 0];
+    // SAFETY: one structure of the right type. The entry belongs to the ring window, where nothing else is.
+    unsafe { hypercall::checked(xen_sys::__HYPERVISOR_grant_table_op, arguments) }.map_err(GrantError::Refused)?;
+    match argument.status {
+        0 => Ok(argument.handle),
+        status => Err(GrantError::Status(status)),
+    }
+}
+
+/// Undoes [`map`].
+///
+/// # Errors
+/// [`GrantError`], with the mapping as it was.
+///
+/// # Safety
+/// Nobody may use the mapping any more.
+pub(crate) unsafe fn unmap(handle: u32, at: WindowEntry) -> Result<(), GrantError> {
+    let mut argument = UnmapGrantRef { host_addr: at.entry_machine_address, handle, ..UnmapGrantRef::default() };
+    let arguments = [GNTTABOP_UNMAP_GRANT_REF as usize, (&raw mut argument).addr(), 1, 0, 0];
+    // SAFETY: one structure of the right type; the mapping is out of use.
+    unsafe { hypercall::checked(xen_sys::__HYPERVISOR_grant_table_op, arguments) }.map_err(GrantError::Refused)?;
+    match argument.status {
+        0 => Ok(()),
+        status => Err(GrantError::Status(status)),
+    }
+}

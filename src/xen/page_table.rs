@@ -1,0 +1,103 @@
+//! The arithmetic of x86-64 page tables: which entry of which table maps an address, and what an entry says.
+//!
+//! Pure: who reads and changes tables is `memory`.
+
+use super::shared_page::PAGE_BYTES;
+
+/// Entries of a table.
+pub(crate) const ENTRIES: usize = 512;
+/// Bytes of an entry.
+pub(crate) const ENTRY_BYTES: usize = 8;
+
+/// The level of a table. A level 1 entry maps a page, a level 4 table is the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Maps 4 KiB for each entry.
+    One,
+    /// Maps 2 MiB for each entry.
+    Two,
+    /// Maps 1 GiB for each entry.
+    Three,
+    /// Maps 512 GiB for each entry.
+    Four,
+}
+
+impl Level {
+    /// Bytes that an entry of this level maps.
+    pub(crate) const fn entry_span(self) -> usize {
+        PAGE_BYTES
+            << match self {
+                Self::One => 0,
+                Self::Two => 9,
+                Self::Three => 18,
+                Self::Four => 27,
+            }
+    }
+
+    /// Which entry of a table of this level maps `address`.
+    pub(crate) const fn index(self, address: usize) -> usize {
+        address / self.entry_span() % ENTRIES
+    }
+
+    /// The level below.
+    pub(crate) const fn below(self) -> Option<Self> {
+        match self {
+            Self::One => None,
+            Self::Two => Some(Self::One),
+            Self::Three => Some(Self::Two),
+            Self::Four => Some(Self::Three),
+        }
+    }
+}
+
+/// An entry of a page table: a machine frame and flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry(pub(crate) u64);
+
+impl Entry {
+    /// Maps nothing.
+    pub(crate) const ABSENT: Self = Self(0);
+    /// It maps something.
+    pub(crate) const PRESENT: u64 = 1 << 0;
+    /// It may be written.
+    pub(crate) const WRITABLE: u64 = 1 << 1;
+    /// Ring 3 may use it; Xen runs a 64-bit PV kernel there and sets the flag of level 1 itself.
+    pub(crate) const USER: u64 = 1 << 2;
+    /// Has been used. Set from the start, so that the processor has nothing to write back.
+    pub(crate) const ACCESSED: u64 = 1 << 5;
+    /// Has been written. Set from the start as well.
+    pub(crate) const DIRTY: u64 = 1 << 6;
+    /// Must not be executed.
+    pub(crate) const NO_EXECUTE: u64 = 1 << 63;
+    /// The flags of an entry that leads to a lower table: rights are given by the lowest level only.
+    pub(crate) const TABLE: u64 = Self::PRESENT | Self::WRITABLE | Self::USER | Self::ACCESSED | Self::DIRTY;
+    /// The flags of a page that is read only.
+    pub(crate) const READ_ONLY: u64 = Self::PRESENT | Self::ACCESSED | Self::DIRTY;
+    /// The flags of a page that is read and written.
+    pub(crate) const READ_WRITE: u64 = Self::READ_ONLY | Self::WRITABLE;
+
+    /// The bits of the frame's address: 12 to 51.
+    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+    /// An entry for machine frame `frame`.
+    pub(crate) const fn new(frame: u64, flags: u64) -> Self {
+        Self((frame << 12) & Self::ADDRESS | flags)
+    }
+
+    /// The machine frame.
+    pub(crate) const fn frame(self) -> u64 {
+        (self.0 & Self::ADDRESS) >> 12
+    }
+
+    /// Whether it maps something.
+    pub(crate) const fn is_present(self) -> bool {
+        self.0 & Self::PRESENT != 0
+    }
+
+    /// The same frame with other rights: writable only if `writable`, executable only if `executable`.
+    pub(crate) const fn with_rights(self, writable: bool, executable: bool) -> Self {
+        let writable = if writable { Self::WRITABLE } else { 0 };
+        let no_execute = if executable { 0 } else { Self::NO_EXECUTE };
+        Self(self.0 & !(Self::WRITABLE | Self::NO_EXECUTE) | writable | no_execute)
+    }
+}

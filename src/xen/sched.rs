@@ -1,0 +1,51 @@
+//! Sleeping, yielding and ending.
+
+use super::entry;
+use super::event_channel::two_level::offset;
+use super::hypercall;
+use super::shared_info;
+
+/// Why the domain ends; the tool stack acts by it (`xen/include/public/sched.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It has nothing left to do.
+    PowerOff,
+    /// It failed: a fault, a panic.
+    Crash,
+}
+
+/// Ends the domain.
+pub(crate) fn shutdown(reason: Reason) -> ! {
+    let reason = match reason {
+        Reason::PowerOff => xen_sys::SHUTDOWN_poweroff,
+        Reason::Crash => xen_sys::SHUTDOWN_crash,
+    };
+    let mut argument = xen_sys::sched_shutdown { reason };
+    loop {
+        // SAFETY: the structure is the one of SCHEDOP_shutdown. The call does not return; should it, it is made again.
+        let _ =
+            unsafe { hypercall::operation(xen_sys::__HYPERVISOR_sched_op, xen_sys::SCHEDOP_shutdown, &mut argument) };
+    }
+}
+
+/// Sleeps until an event is pending. Returns at once if one became pending since the last look.
+pub(crate) fn block() {
+    let page = shared_info::page().expect("the shared-info page is mapped before the main loop");
+    // SAFETY: the byte is vCPU 0's upcall mask, and the handlers are registered at boot, before the main loop.
+    unsafe { entry::block(page.address8(offset::UPCALL_MASK)) }
+}
+
+/// `struct sched_poll` (`xen/include/public/sched.h`).
+#[repr(C)]
+struct Poll {
+    ports: usize,
+    port_count: u32,
+    timeout_ns: u64,
+}
+
+/// Sleeps until system time `until_ns`, or shorter. Events stay pending and upcalls stay masked.
+pub(crate) fn sleep(until_ns: u64) {
+    let mut argument = Poll { ports: 0, port_count: 0, timeout_ns: until_ns };
+    // SAFETY: the structure is the one of SCHEDOP_poll; with no ports the pointer is not used.
+    let _ = unsafe { hypercall::operation(xen_sys::__HYPERVISOR_sched_op, xen_sys::SCHEDOP_poll, &mut argument) };
+}
