@@ -63,7 +63,7 @@ have=$cache_dir/$release
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 # Only what an earlier run left is removed: the folder may have been named by mistake.
-rm -rf "$out"/{stdout,stderr,status,live,xen.log,console,xl-list,xenstored.log}
+rm -rf "$out"/{domain-1.txt,console-page.err,init-xenstore-domain.*,stdout,stderr,status,live,xen.log,console,xl-list,xenstored.log}
 work=$(mktemp -d)
 qemu_pid=
 trap 'if [ -n "$qemu_pid" ]; then kill "$qemu_pid" 2>/dev/null || true; fi; rm -rf "$work"' EXIT
@@ -103,11 +103,11 @@ qemu=(
     qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64,+svm,+npt -smp 2 -m 2048
     -display none -no-reboot -nodefaults -monitor none
     -kernel "$have/xen" -append "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all conring_size=256k dom0_mem=896M,max:896M dom0_max_vcpus=1"
-    -initrd "$have/vmlinuz console=hvc0 quiet loglevel=4 rdinit=/init,$work/initrd"
+    -initrd "$have/vmlinux console=hvc0 quiet loglevel=4 rdinit=/init,$work/initrd"
     -chardev "file,id=xen,path=$out/xen.log" -serial chardev:xen
 )
 # The job's time, and as much again as starting and stopping take on a busy machine.
-limit=$((timeout + 120))
+limit=$((timeout + ${BOOT_LIMIT:-120}))
 status=125
 if [ -n "$interactive" ]; then
     say "==> ctrl-a x leaves at once; 'exit' or ctrl-d powers dom0 off"

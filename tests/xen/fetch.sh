@@ -3,7 +3,7 @@
 #
 # Nothing of it is installed: the packages are downloaded by `apt-get download` from a private configuration, which is
 # the machine's own with the suite's name replaced, and unpacked. The result is CACHE/RELEASE/ with
-#   xen       the hypervisor, unpacked            vmlinuz   the dom0 kernel (and the guests')
+#   xen       the hypervisor, unpacked            vmlinux   the dom0 kernel (and the guests'), unpacked
 #   root/     tools, libraries and modules        packages  what was fetched, one package file a line
 # The folder appears by one rename, so it is either absent or whole. Run again, it does nothing.
 set -euo pipefail
@@ -15,7 +15,7 @@ suite=$(suite_of "$release")
 final=$cache_dir/$release
 
 # Raise this when what is fetched or how it is laid out changes: older caches are then made anew.
-layout=1
+layout=2
 if [ "$(cat "$final/layout" 2>/dev/null)" = "$layout" ]; then exit 0; fi
 
 need_tools dpkg-deb:dpkg apt-get:apt xz:xz-utils gzip:gzip cpio:cpio flock:util-linux tar:tar
@@ -99,13 +99,25 @@ for deb in "$work"/debs/*.deb; do
         *) dpkg-deb -x "$deb" "$work/root" ;;
     esac
 done
-mv "$work"/kernel/boot/vmlinuz-* "$work/vmlinuz"
+# The kernel proper, out of its bzImage: emulated, unpacking it would take longer than the rest of a guest's creation.
+# The offsets are those of Linux's Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length.
+bzimage=$(echo "$work"/kernel/boot/vmlinuz-*)
+number() { od -An "-tu$2" -j "$1" -N "$2" "$bzimage" | tr -d ' '; }
+tail -c "+$((($(number 497 1) + 1) * 512 + $(number 584 4) + 1))" "$bzimage" | head -c "$(number 588 4)" >"$work/payload" || true
+case $(head -c 4 "$work/payload" | od -An -tx1 | tr -d ' ') in
+    fd377a58) xz -dc --single-stream "$work/payload" >"$work/vmlinux" 2>/dev/null || true ;;
+    28b52ffd) need_tools zstd:zstd; zstd -dcq "$work/payload" >"$work/vmlinux" 2>/dev/null || true ;;
+    *) die "the kernel of $suite is packed in a way that is not known here" ;;
+esac
+# What follows the compressed data makes both tools complain at the end: the ELF magic tells whether it worked.
+[ "$(head -c 4 "$work/vmlinux" | tail -c 3)" = ELF ] || die "could not unpack the kernel of $suite"
+rm "$work/payload"
 gzip -dc "$work"/root/boot/xen-*-amd64.gz >"$work/xen"
 mkdir "$work/modules"
 find "$work/kernel" -name '*.ko*' -exec mv -t "$work/modules" {} +
 find "$work/modules" -name '*.ko.xz' -exec xz -d {} +
 rm -rf "$work"/root/{boot,usr/share,etc} "$work"/{debs,kernel,lists,cache,sources,status,update.log,download.log}
-for f in xen vmlinuz "root/usr/lib/xen-$release/bin/xl" "root/usr/lib/xen-$release/bin/init-xenstore-domain" modules/xen-privcmd.ko; do
+for f in xen vmlinux "root/usr/lib/xen-$release/bin/xl" "root/usr/lib/xen-$release/bin/init-xenstore-domain" modules/xen-privcmd.ko; do
     [ -e "$work/$f" ] || die "the packages of Xen $release do not hold ${f##*/} where it is expected"
 done
 echo "$layout" >"$work/layout"

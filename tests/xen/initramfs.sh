@@ -12,6 +12,7 @@ suite_of "$release" >/dev/null
 have=$cache_dir/$release
 "$tests_dir/fetch.sh" "$release"
 
+command -v rustc >/dev/null || die "no Rust on this machine: install Rust 1.95 or newer (https://rustup.rs)"
 need_tools cpio:cpio sha256sum:coreutils flock:util-linux
 stamp=$(cat "$0" "$tests_dir"/dom0/* | sha256sum | cut -d' ' -f1)
 out=$have/dom0-${stamp:0:16}.cpio
@@ -35,7 +36,11 @@ new_root() {
     ln -s usr/lib64 "$1/lib64"
     ln -s /run "$1/var/run"
     cp "$from"/bin/busybox "$1/usr/bin/" 2>/dev/null || cp "$from"/usr/bin/busybox "$1/usr/bin/"
-    cp -L "$from"/lib64/ld-linux-x86-64.so.2 "$1/usr/lib64/" 2>/dev/null || cp -L "$from"/usr/lib64/ld-linux-x86-64.so.2 "$1/usr/lib64/"
+    # The suite's loader: its name in /lib64 may be a link to an absolute path, which would lead to the machine's.
+    local loader
+    loader=$(find "$from/lib/x86_64-linux-gnu" "$from/$libdir" -maxdepth 1 -type f \( -name 'ld-linux-x86-64.so.2' -o -name 'ld-2.*.so' \) 2>/dev/null | head -1)
+    [ -n "$loader" ] || die "no program loader among the packages of Xen $release"
+    cp "$loader" "$1/usr/lib64/ld-linux-x86-64.so.2"
     local applet # As links, so that they are there before any init has run.
     for applet in $("$1/usr/bin/busybox" --list); do [ -e "$1/usr/bin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"; done
 }
@@ -74,7 +79,9 @@ add_libraries "$dom0" "$from"/usr/bin/xenstore "$dom0/$tools"/*
 # xl ends a thread by pthread_cancel, which loads this one by name.
 cp -L "$from"/lib/x86_64-linux-gnu/libgcc_s.so.1 "$dom0/$libdir/" 2>/dev/null || cp -L "$from/$libdir/libgcc_s.so.1" "$dom0/$libdir/"
 cp "$have"/modules/{xen-privcmd,xen-evtchn,xen-gntdev,xen-gntalloc,xenfs}.ko "$dom0/modules/"
-cp "$have/vmlinuz" "$dom0/guest/vmlinuz"
+rustc --edition 2024 -O -C target-feature=+crt-static -C strip=symbols -o "$dom0/usr/bin/console-page" "$tests_dir/dom0/console-page.rs" ||
+    die "could not compile console-page.rs"
+cp "$have/vmlinux" "$dom0/guest/vmlinux"
 (cd "$guest" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -9) >"$dom0/guest/initrd"
 cp "$tests_dir"/dom0/{init,profile,functions} "$dom0/"
 cp "$tests_dir"/dom0/*.cfg "$dom0/root/"
