@@ -11,6 +11,7 @@ usage: boot.sh [options] RELEASE          RELEASE is 4.14, 4.17 or 4.20
   --kernel FILE           the kernel for `stubdom` (default target/xenstore-stubdom), /job/kernel in dom0
   --memory MIB            its memory (default 8)          --param TEXT   its options (init-xenstore-domain --param)
   --ramdisk FILE          its boot module
+  --xencommons FILE       start it by Xen's launch-xenstore with this configuration (the two above do not apply)
   --script FILE           the job: run by dom0's shell; `. /functions` gives helpers
   --command TEXT          the same, given as text         --interactive  a shell in dom0 instead of a job
   --file FILE[:NAME]      put a file into dom0's /job/ (may be given often)
@@ -28,7 +29,7 @@ END
     exit 2
 }
 
-store=stubdom kernel=$project_dir/target/xenstore-stubdom memory=8 param= ramdisk= script= command= interactive= always=
+store=stubdom kernel=$project_dir/target/xenstore-stubdom memory=8 param= ramdisk= xencommons= script= command= interactive= always=
 merge= out=$project_dir/target/xen-run timeout=300 live= logs= files=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -37,7 +38,7 @@ while [ $# -gt 0 ]; do
         --merge) merge=1 ;;
         --live) live=1 ;;
         --logs) logs=1 ;;
-        --store | --kernel | --memory | --param | --ramdisk | --script | --command | --out | --timeout | --file)
+        --store | --kernel | --memory | --param | --ramdisk | --xencommons | --script | --command | --out | --timeout | --file)
             [ $# -ge 2 ] || usage
             case $1 in --file) files+=("$2") ;; *) printf -v "${1#--}" %s "$2" ;; esac
             shift ;;
@@ -54,6 +55,7 @@ case $store in stubdom | c | none) ;; *) die "no store '$store': choose stubdom,
 [ -n "$script$command$interactive" ] || die "nothing to do: give --script, --command or --interactive"
 [ -z "$script" ] || [ -r "$script" ] || die "no script at $script"
 [ -z "$ramdisk" ] || [ -r "$ramdisk" ] || die "no boot module at $ramdisk"
+[ -z "$xencommons" ] || [ -r "$xencommons" ] || die "no configuration at $xencommons"
 [[ $memory =~ ^[0-9]+$ && $timeout =~ ^[0-9]+$ ]] || die "--memory and --timeout take whole numbers"
 
 need_tools qemu-system-x86_64:qemu-system-x86 cpio:cpio flock:util-linux base64:coreutils
@@ -63,7 +65,7 @@ have=$cache_dir/$release
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 # Only what an earlier run left is removed: the folder may have been named by mistake.
-rm -rf "$out"/{domain-1.txt,console-page.err,init-xenstore-domain.*,stdout,stderr,status,live,xen.log,console,xl-list,xenstored.log}
+rm -rf "$out"/{*.out,*.status,*.txt,xl-*.log,domain-1.txt,console-page.err,init-xenstore-domain.*,stdout,stderr,status,live,xen.log,console,xl-list,xenstored.log}
 work=$(mktemp -d)
 qemu_pid=
 trap 'if [ -n "$qemu_pid" ]; then kill "$qemu_pid" 2>/dev/null || true; fi; rm -rf "$work"' EXIT
@@ -74,6 +76,7 @@ mkdir -p "$work/over/job"
 job=$work/over/job
 [ -r "$kernel" ] && [ -f "$kernel" ] && cp "$kernel" "$job/kernel"
 [ -z "$ramdisk" ] || cp "$ramdisk" "$job/ramdisk"
+[ -z "$xencommons" ] || cp "$xencommons" "$job/xencommons"
 if [ -n "$script" ]; then cp "$script" "$job/script"; else printf '%s\n' "$command" >"$job/script"; fi
 for f in ${files[@]+"${files[@]}"}; do
     name=${f##*:}
@@ -88,6 +91,7 @@ STORE_PARAM=$(quote "$param")
 INTERACTIVE=$interactive
 ALWAYS=$always
 MERGE=$merge
+LIVE=$live
 TIMEOUT=$timeout
 TERM=$(quote "${TERM:-vt100}")
 COLUMNS=$(tput cols 2>/dev/null || echo 80)
@@ -130,7 +134,7 @@ done <"$work/channel"
 wait "$qemu_pid" && qemu_status=0 || qemu_status=$?
 qemu_pid=
 if [ "$results" = 2 ]; then
-    base64 -d "$work/results" | tar -xz -C "$out"
+    sed '/^begin-base64 /d; /^====/d' "$work/results" | base64 -d | tar -xz -C "$out"
     status=$(cat "$out/status")
 elif [ "$qemu_status" -eq 124 ]; then
     say "==> the whole run took longer than $limit s and was stopped: see $out/xen.log"

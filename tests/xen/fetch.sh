@@ -4,7 +4,8 @@
 # Nothing of it is installed: the packages are downloaded by `apt-get download` from a private configuration, which is
 # the machine's own with the suite's name replaced, and unpacked. The result is CACHE/RELEASE/ with
 #   xen       the hypervisor, unpacked            vmlinux   the dom0 kernel (and the guests'), unpacked
-#   root/     tools, libraries and modules        packages  what was fetched, one package file a line
+#   root/     tools and libraries                 modules/  dom0's Xen modules
+#   scripts/  how a host starts its Xenstore      packages  what was fetched, one package file a line
 # The folder appears by one rename, so it is either absent or whole. Run again, it does nothing.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -15,7 +16,7 @@ suite=$(suite_of "$release")
 final=$cache_dir/$release
 
 # Raise this when what is fetched or how it is laid out changes: older caches are then made anew.
-layout=2
+layout=3
 if [ "$(cat "$final/layout" 2>/dev/null)" = "$layout" ]; then exit 0; fi
 
 need_tools dpkg-deb:dpkg apt-get:apt xz:xz-utils gzip:gzip cpio:cpio flock:util-linux tar:tar
@@ -116,6 +117,8 @@ gzip -dc "$work"/root/boot/xen-*-amd64.gz >"$work/xen"
 mkdir "$work/modules"
 find "$work/kernel" -name '*.ko*' -exec mv -t "$work/modules" {} +
 find "$work/modules" -name '*.ko.xz' -exec xz -d {} +
+mkdir "$work/scripts"
+cp "$work"/root/etc/xen/scripts/{launch-xenstore,hotplugpath.sh} "$work/scripts/"
 rm -rf "$work"/root/{boot,usr/share,etc} "$work"/{debs,kernel,lists,cache,sources,status,update.log,download.log}
 for f in xen vmlinux "root/usr/lib/xen-$release/bin/xl" "root/usr/lib/xen-$release/bin/init-xenstore-domain" modules/xen-privcmd.ko; do
     [ -e "$work/$f" ] || die "the packages of Xen $release do not hold ${f##*/} where it is expected"

@@ -38,7 +38,7 @@ new_root() {
     cp "$from"/bin/busybox "$1/usr/bin/" 2>/dev/null || cp "$from"/usr/bin/busybox "$1/usr/bin/"
     # The suite's loader: its name in /lib64 may be a link to an absolute path, which would lead to the machine's.
     local loader
-    loader=$(find "$from/lib/x86_64-linux-gnu" "$from/$libdir" -maxdepth 1 -type f \( -name 'ld-linux-x86-64.so.2' -o -name 'ld-2.*.so' \) 2>/dev/null | head -1)
+    loader=$(find "$from/lib/x86_64-linux-gnu" "$from/$libdir" -maxdepth 1 -type f \( -name 'ld-linux-x86-64.so.2' -o -name 'ld-2.*.so' \) 2>/dev/null | head -1) || true
     [ -n "$loader" ] || die "no program loader among the packages of Xen $release"
     cp "$loader" "$1/usr/lib64/ld-linux-x86-64.so.2"
     local applet # As links, so that they are there before any init has run.
@@ -68,8 +68,8 @@ chmod 755 "$guest/init" "$guest/usr/sbin/poweroff"
 # --- dom0 ---
 dom0=$work/dom0
 new_root "$dom0"
-mkdir -p "$dom0"/{guest,job,modules,etc/xen,root,var/log/xen/console,var/lib/xen,var/lib/xenstored,"$tools"}
-for t in xl libxl-save-helper init-xenstore-domain xenstored xenconsoled xenconsole xen-init-dom0 test-xenstore xenstore-control lsevtchn xenctx xentop; do
+mkdir -p "$dom0"/{guest,job,modules,etc/default,etc/xen/scripts,usr/lib/xen/boot,root,var/log/xen/console,var/lib/xen/xenstore,var/lib/xenstored,"$tools"}
+for t in xl libxl-save-helper init-xenstore-domain xenstored xenconsoled xenconsole xen-init-dom0 test-xenstore xenstore-control xen-9pfsd lsevtchn xenctx xentop; do
     [ -e "$from/$tools/$t" ] && cp -L "$from/$tools/$t" "$dom0/$tools/"
 done
 cp -a "$from"/usr/bin/xenstore* "$dom0/usr/bin/"
@@ -78,6 +78,7 @@ cp -L "$from/$tools/xenstore-control" "$dom0/usr/bin/xenstore-control" 2>/dev/nu
 add_libraries "$dom0" "$from"/usr/bin/xenstore "$dom0/$tools"/*
 # xl ends a thread by pthread_cancel, which loads this one by name.
 cp -L "$from"/lib/x86_64-linux-gnu/libgcc_s.so.1 "$dom0/$libdir/" 2>/dev/null || cp -L "$from/$libdir/libgcc_s.so.1" "$dom0/$libdir/"
+cp "$have"/scripts/* "$dom0/etc/xen/scripts/"
 cp "$have"/modules/{xen-privcmd,xen-evtchn,xen-gntdev,xen-gntalloc,xenfs}.ko "$dom0/modules/"
 rustc --edition 2024 -O -C target-feature=+crt-static -C strip=symbols -o "$dom0/usr/bin/console-page" "$tests_dir/dom0/console-page.rs" ||
     die "could not compile console-page.rs"
@@ -87,6 +88,7 @@ cp "$tests_dir"/dom0/{init,profile,functions} "$dom0/"
 cp "$tests_dir"/dom0/*.cfg "$dom0/root/"
 mv "$dom0/profile" "$dom0/etc/profile"
 echo "$release" >"$dom0/etc/xen-release"
+: >"$dom0/etc/xen/xl.conf"
 chmod 755 "$dom0/init"
 # Not compressed: emulated, unpacking costs more time than reading.
 (cd "$dom0" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >"$work/dom0.cpio"
