@@ -2,4 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod basics;
+mod events;
+mod permissions;
+mod targets;
 mod world;
