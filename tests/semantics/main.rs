@@ -4,5 +4,6 @@
 mod basics;
 mod events;
 mod permissions;
+mod special_nodes;
 mod targets;
 mod world;
