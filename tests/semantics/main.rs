@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod basics;
+mod death;
 mod events;
 mod permissions;
 mod special_nodes;
