@@ -147,12 +147,19 @@ impl Engine {
                 let permissions = permissions.without(domid);
                 self.state.tree.set_permissions(path.as_path(), permissions, generation);
             } else if self.config.keep_orphans {
-                let permissions = permissions.owned_by(privileged);
+                // Another owner is a change: a transaction that has seen the node would give it back to the dead.
+                let permissions = permissions.owned_by(privileged).without(domid);
+                let generation = self.state.next_generation();
                 self.state.tree.set_permissions(path.as_path(), permissions, generation);
                 self.state.domains.charge_nodes(domid, -1);
                 self.state.domains.charge_nodes(privileged, 1);
             } else {
                 self.remove_subtree(path.as_path(), now_ms);
+            }
+        }
+        for connection in self.connections.values_mut() {
+            if let Some((session, _)) = connection.session_mut() {
+                session.transactions.values_mut().for_each(|transaction| transaction.forget_domain(domid));
             }
         }
         for special in Special::ALL {
