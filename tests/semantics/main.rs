@@ -4,6 +4,7 @@
 mod basics;
 mod death;
 mod events;
+mod introduce_release;
 mod permissions;
 mod special_nodes;
 mod targets;

@@ -1,6 +1,6 @@
 //! A server with domains around it, all in one thread: ring pages in memory, ports as flags, time as a number.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -12,13 +12,30 @@ use xenstore::wire::errno::Errno;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
-/// A page that both sides hold.
+thread_local! {
+    /// Counts the stores to all pages, to tell which came first.
+    static STORES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A page that both sides hold, with the times of the last store to each of its words.
 #[derive(Clone)]
-pub struct Page(Rc<RefCell<[u8; 4096]>>);
+pub struct Page(Rc<RefCell<[u8; 4096]>>, Rc<RefCell<BTreeMap<usize, u64>>>);
 
 impl Default for Page {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new([0; 4096])))
+        Self(Rc::new(RefCell::new([0; 4096])), Rc::default())
+    }
+}
+
+impl Page {
+    /// When a word was last stored; 0 for never.
+    pub fn stored_at(&self, field: Field) -> u64 {
+        self.1.borrow().get(&field.offset()).copied().unwrap_or(0)
+    }
+
+    /// All that is in the page.
+    pub fn bytes(&self) -> [u8; 4096] {
+        *self.0.borrow()
     }
 }
 
@@ -30,6 +47,8 @@ impl RingPage for Page {
 
     fn store(&self, field: Field, value: u32) {
         let at = field.offset();
+        let now = STORES.with(|stores| stores.replace(stores.get() + 1)) + 1;
+        self.1.borrow_mut().insert(at, now);
         self.0.borrow_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
@@ -54,6 +73,8 @@ pub struct Machine {
     pub mapped: BTreeMap<DomId, Page>,
     pub bound: BTreeMap<Port, DomId>,
     pub notified: BTreeSet<DomId>,
+    /// The other end of each of our ports.
+    pub remote: BTreeMap<Port, (DomId, u32)>,
     next_port: u32,
 }
 
@@ -68,14 +89,19 @@ impl Hypervisor for Machine {
         assert!(self.mapped.remove(&domid).is_some(), "{domid} was not mapped");
     }
 
-    fn bind_port(&mut self, domid: DomId, _remote_port: u32) -> Result<Port, Errno> {
+    fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno> {
+        if remote_port == BAD_PORT || self.remote.values().any(|remote| *remote == (domid, remote_port)) {
+            return Err(Errno::Inval);
+        }
         self.next_port += 1;
+        self.remote.insert(Port(self.next_port), (domid, remote_port));
         self.bound.insert(Port(self.next_port), domid);
         Ok(Port(self.next_port))
     }
 
     fn close_port(&mut self, port: Port) {
         assert!(self.bound.remove(&port).is_some(), "{port:?} was not bound");
+        self.remote.remove(&port);
     }
 
     fn domain_state(&mut self, domid: DomId) -> DomainState {
@@ -118,6 +144,9 @@ pub struct World {
 }
 
 pub const DOM0: DomId = DomId(0);
+
+/// A port that no domain has.
+pub const BAD_PORT: u32 = 666;
 
 impl World {
     /// A server with dom0 connected.
@@ -278,6 +307,12 @@ impl World {
         all - bytes.len()
     }
 
+    /// A domain forgets what it received and did not look at, as after its connection started afresh.
+    pub fn forget_incoming(&mut self, domid: u16) {
+        self.incoming.remove(&DomId(domid));
+        self.events.remove(&DomId(domid));
+    }
+
     /// Takes everything out of a domain's reply ring, and lets the server go on.
     pub fn receive(&mut self, domid: u16) {
         let page = self.machine.pages[&DomId(domid)].clone();
@@ -428,6 +463,12 @@ impl World {
     /// The counts and indexes of the server agree with what it stores.
     pub fn check(&mut self) {
         assert_eq!(self.server.engine().state().check(), Ok(()));
+    }
+
+    /// How many requests of a domain are outstanding.
+    pub fn outstanding(&self, domid: u16) -> usize {
+        let connection = self.server.engine().connection(self.connection(domid).unwrap()).unwrap();
+        connection.session().unwrap().outstanding()
     }
 
     /// How many nodes are charged to a domain.
