@@ -4,7 +4,11 @@
 mod basics;
 mod death;
 mod events;
+mod introduce_release;
+mod machine;
+mod outstanding;
 mod permissions;
+mod rings;
 mod special_nodes;
 mod targets;
 mod world;
