@@ -3,12 +3,15 @@
 
 mod basics;
 mod death;
+mod errors;
 mod events;
 mod introduce_release;
 mod machine;
 mod outstanding;
 mod permissions;
+mod quotas;
 mod rings;
 mod special_nodes;
 mod targets;
+mod transactions;
 mod world;
