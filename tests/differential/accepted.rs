@@ -110,6 +110,13 @@ const RULES: &[Rule] = &[
                 && ours.outcome == "EINVAL"
         },
     ),
+    (
+        "RM in a transaction of a node whose child is gone outside by now is OK, and the commit is refused; no EIO",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            at.request.kind == names::RM && at.is_in_transaction && theirs.outcome == "EIO" && ours.outcome == "OK"
+        },
+    ),
 ];
 
 /// The rule that accepts two different replies.
