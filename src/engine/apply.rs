@@ -122,7 +122,7 @@ impl Engine {
                 }
             }
             Effect::Introduce { domid, port } => self.introduce(domid, port, now_ms),
-            Effect::Rebind { domid, port } => self.rebind(domid, port, hypervisor),
+            Effect::Rebind { domid, remote_port } => self.rebind(domid, remote_port, hypervisor),
             Effect::Release(domid) => self.release(domid, hypervisor, now_ms),
             Effect::Resume(domid) => {
                 if let Some(domain) = self.state.domains.get_mut(domid) {

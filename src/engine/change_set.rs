@@ -67,8 +67,9 @@ pub enum Effect {
     Rebind {
         /// Which domain.
         domid: DomId,
-        /// Our new port of its event channel, if it could be bound.
-        port: Option<Port>,
+        /// The domain's new port. It can be bound only after ours of the old one is closed, so that it is bound late,
+        /// and a port that can't be bound leaves the domain without one.
+        remote_port: u32,
     },
     /// A domain's connection is dropped, and all that it owns.
     Release(DomId),

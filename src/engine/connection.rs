@@ -54,6 +54,8 @@ pub struct Connection {
     pub ring_start: Option<RingStart>,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,
+    /// Whether it stands among those that wait for an event's time to be over.
+    pub(super) has_deadline: bool,
     pub(super) phase: Phase,
 }
 
@@ -80,7 +82,14 @@ pub struct Session {
 
 impl Connection {
     pub(super) fn new(peer: Peer, ring_start: Option<RingStart>) -> Self {
-        Self { peer, ring: Ring::default(), ring_start, is_queued: false, phase: Phase::Open(Box::default()) }
+        Self {
+            peer,
+            ring: Ring::default(),
+            ring_start,
+            is_queued: false,
+            has_deadline: false,
+            phase: Phase::Open(Box::default()),
+        }
     }
 
     /// What it has going on, unless it was shut.

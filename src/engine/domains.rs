@@ -93,19 +93,23 @@ impl Engine {
     }
 
     /// Introduces a connected domain again: another port, and a connection as if new.
-    pub(super) fn rebind(&mut self, domid: DomId, port: Option<Port>, hypervisor: &mut dyn Hypervisor) {
+    pub(super) fn rebind(&mut self, domid: DomId, remote_port: u32, hypervisor: &mut dyn Hypervisor) {
         let Some(id) = self.state.domains.connection(domid) else { return };
         self.drop_session(id, RestartPhase::Fresh);
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.ring_start = Some(RingStart::Reset);
-        let Peer::Domain { port: old, .. } = connection.peer else { return };
-        connection.peer = Peer::Domain { domid, port };
-        if let Some(old) = old {
+        let Some(Connection { peer: Peer::Domain { port, .. }, ring_start, .. }) = self.connections.get_mut(&id) else {
+            return;
+        };
+        *ring_start = Some(RingStart::Reset);
+        if let Some(old) = port.take() {
             self.ports.remove(&old);
             hypervisor.close_port(old);
         }
-        if let Some(port) = port {
-            self.ports.insert(port, id);
+        match hypervisor.bind_port(domid, remote_port) {
+            Ok(new) => {
+                *port = Some(new);
+                self.ports.insert(new, id);
+            }
+            Err(errno) => log::warn!("domain {domid}: port {remote_port} can't be bound: {}", errno.name()),
         }
         self.wake(id);
     }
@@ -143,12 +147,19 @@ impl Engine {
                 let permissions = permissions.without(domid);
                 self.state.tree.set_permissions(path.as_path(), permissions, generation);
             } else if self.config.keep_orphans {
-                let permissions = permissions.owned_by(privileged);
+                // Another owner is a change: a transaction that has seen the node would give it back to the dead.
+                let permissions = permissions.owned_by(privileged).without(domid);
+                let generation = self.state.next_generation();
                 self.state.tree.set_permissions(path.as_path(), permissions, generation);
                 self.state.domains.charge_nodes(domid, -1);
                 self.state.domains.charge_nodes(privileged, 1);
             } else {
                 self.remove_subtree(path.as_path(), now_ms);
+            }
+        }
+        for connection in self.connections.values_mut() {
+            if let Some((session, _)) = connection.session_mut() {
+                session.transactions.values_mut().for_each(|transaction| transaction.forget_domain(domid));
             }
         }
         for special in Special::ALL {

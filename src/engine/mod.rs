@@ -66,7 +66,7 @@ pub struct Engine {
     next_connection: u64,
     /// Connections that may have something to do.
     ready: VecDeque<ConnectionId>,
-    /// When events of which connection may be over.
+    /// When the first event of which connection may be over; at most one entry for each connection.
     deadlines: BTreeSet<(u64, ConnectionId)>,
     actions: VecDeque<Action>,
     /// The request that is being handled, for what it causes.
@@ -181,6 +181,9 @@ impl Engine {
                 return;
             }
             self.deadlines.pop_first();
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.has_deadline = false;
+            }
             let Some(session) = self.session_mut(id) else { continue };
             let causes = session.output.expire(now_ms);
             let next = session.output.next_deadline_ms();
@@ -188,7 +191,7 @@ impl Engine {
                 self.settle(cause);
             }
             if let Some(next_ms) = next {
-                self.deadlines.insert((next_ms.max(now_ms.saturating_add(1)), id));
+                self.note_deadline(id, next_ms);
             }
         }
     }
@@ -397,8 +400,15 @@ impl Engine {
         }
     }
 
+    /// Sees to it that a connection's events are looked at when the first one's time is over. One entry is enough: later
+    /// events have later times.
     fn note_deadline(&mut self, id: ConnectionId, deadline_ms: u64) {
-        self.deadlines.insert((deadline_ms, id));
+        if let Some(connection) = self.connections.get_mut(&id)
+            && !connection.has_deadline
+        {
+            connection.has_deadline = true;
+            self.deadlines.insert((deadline_ms, id));
+        }
     }
 
     fn add_connection(&mut self, connection: Connection) -> ConnectionId {

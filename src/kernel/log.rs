@@ -83,6 +83,11 @@ pub(crate) fn init() {
     log::set_max_level(LevelFilter::Info);
 }
 
+/// Sets how much is logged.
+pub(crate) fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
 /// Connects the console; what waits goes there.
 pub(crate) fn connect(console: Console) {
     if let Some(mut output) = output() {

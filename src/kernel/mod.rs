@@ -12,13 +12,13 @@ pub(crate) mod panic;
 pub(crate) mod platform;
 pub(crate) mod slots;
 
+use alloc::string::String;
 use core::ptr::{self, NonNull};
 
 use ::log::{debug, error, info, warn};
 use xen_sys::start_info;
-use xenstore::engine::config::Config;
+use xenstore::options::Options;
 use xenstore::server::Server;
-use xenstore::store::domain::DomId;
 
 use crate::xen::console::Console;
 use crate::xen::domctl::{self, Unusable};
@@ -46,12 +46,12 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     let (major, minor) = hypercall::xen_version();
     let kib = boot.pages * (PAGE_BYTES / 1024);
     info!("xenstore-stubdom {} on Xen {major}.{minor}, {kib} KiB of memory", env!("CARGO_PKG_VERSION"));
-    debug!("{boot:x?}");
     let memory = make_heap(&boot, memory);
     #[cfg(feature = "crash-test")]
     crash_test::run(boot.command_line);
+    let options = read_options(&boot);
     let ports = open_events();
-    serve(&boot, memory, ports)
+    serve(&boot, &options, memory, ports)
 }
 
 /// The page tables, and the shared-info page in its place.
@@ -89,13 +89,27 @@ fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
         let mib = needed.div_ceil(1024 * 1024);
         stop(format_args!("{} KiB of memory are not enough: at least {mib} MiB are needed", total / 1024));
     }
-    debug!("heap: {} KiB at {:#x}", free.len() / 1024, free.start);
     // SAFETY: all of it was just mapped, and is free.
     unsafe { heap::init(free) };
     if let Some(module) = &boot.module {
         warn!("the boot module of {} bytes is ignored: restoring from a module is not supported", module.len());
     }
     memory
+}
+
+/// Reads the command line. What is not understood is a warning: the store must start.
+fn read_options(boot: &BootInfo) -> Options {
+    let text = String::from_utf8_lossy(boot.command_line);
+    let (options, warnings) = Options::parse(text.split_ascii_whitespace());
+    log::set_level(options.log_level);
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    debug!("command line: {text}");
+    debug!("{} pages, first free {:#x}, {:?}, {:?}", boot.pages, boot.first_free, boot.console, boot.store);
+    let heap::Usage { used, free, .. } = heap::usage();
+    debug!("heap: {used} bytes used, {free} free");
+    options
 }
 
 /// Gets the event channels ready, and binds the kernel's own.
@@ -111,9 +125,8 @@ fn open_events() -> OwnPorts {
 }
 
 /// Starts the server, or says what is missing for it.
-fn serve(boot: &BootInfo, memory: Memory, ports: OwnPorts) -> ! {
-    let event = event_option(boot.command_line);
-    let (domains, remote_port) = match (domctl::Interface::probe(), event) {
+fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
+    let (domains, remote_port) = match (domctl::Interface::probe(), options.event) {
         (Ok(domains), Some(port)) => (domains, port),
         (Err(Unusable::NotPrivileged), event) => {
             let event = if event.is_none() { "no --event on its command line and " } else { "" };
@@ -129,21 +142,14 @@ fn serve(boot: &BootInfo, memory: Memory, ports: OwnPorts) -> ! {
     };
     debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
     let mut platform = XenPlatform::new(memory, domains);
-    let mut server = Server::new(Config::default());
-    if let Err(errno) = server.handle_boot_domain(DomId::DOM0, remote_port, &mut platform) {
-        panic!("the control domain's ring or port {remote_port} can't be had: {}", errno.name());
+    let mut server = Server::new(options.config());
+    let first = options.boot_domain();
+    if let Err(errno) = server.handle_boot_domain(first, remote_port, &mut platform) {
+        panic!("ring or port {remote_port} of domain {first} can't be had: {}", errno.name());
     }
     let heap::Usage { used, free, .. } = heap::usage();
-    info!("serving domain {}; memory: {used} bytes used, {free} free", DomId::DOM0);
+    info!("serving domain {first}; memory: used={used} free={free}");
     main_loop::run(server, platform, ports)
-}
-
-/// The port of the control domain: `--event N`.
-fn event_option(command_line: &[u8]) -> Option<u32> {
-    let text = core::str::from_utf8(command_line).ok()?;
-    let mut words = text.split_ascii_whitespace();
-    words.find(|word| *word == "--event")?;
-    words.next()?.parse().ok()
 }
 
 /// Ends the domain in order: there is nothing that it could do.

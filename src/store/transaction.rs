@@ -204,6 +204,22 @@ impl Transaction {
         }
     }
 
+    /// Takes a dead domain's rights out of all that it holds: otherwise a commit would bring them back, perhaps when
+    /// another domain has the same number. It can't be committed any more if it gave a node to that domain.
+    pub fn forget_domain(&mut self, domid: DomId) {
+        for accessed in self.accessed.values_mut() {
+            let was_owner = accessed.base.as_ref().is_some_and(|base| base.permissions().owner() == domid);
+            if let Some(base) = &mut accessed.base {
+                forget_rights(base, domid);
+            }
+            if let Local::Present(node) = &mut accessed.local {
+                // A node that belonged to the domain before is gone from the tree, which is a conflict already.
+                self.failed = self.failed || node.permissions().owner() == domid && !was_owner;
+                forget_rights(node, domid);
+            }
+        }
+    }
+
     /// Whether a node that it has seen is another in the tree by now.
     #[must_use]
     pub fn conflicts(&self, tree: &Tree) -> bool {
@@ -287,6 +303,14 @@ impl Transaction {
             change(node);
             accessed.children.push(what);
         }
+    }
+}
+
+/// Takes a domain's entries out of a node's permissions, the owner's excepted.
+fn forget_rights(node: &mut Rc<Node>, domid: DomId) {
+    if node.permissions().entries().iter().skip(1).any(|entry| entry.domid == domid) {
+        let permissions = node.permissions().without(domid);
+        Rc::make_mut(node).set_permissions(permissions);
     }
 }
 

@@ -68,7 +68,7 @@ impl Interface {
         };
         let mut argument =
             Domctl { command, interface_version, domain, pad: [0; 3], payload: [0; DOMCTL_PAYLOAD_BYTES] };
-        let arguments = [(&raw mut argument).addr(), 0, 0, 0, 0];
+        let arguments = [(&raw mut argument).expose_provenance(), 0, 0, 0, 0];
         // SAFETY: the structure is larger than Xen's in every version; both operations only read state.
         unsafe { hypercall::checked(xen_sys::__HYPERVISOR_domctl, arguments) }?;
         Ok(match self {

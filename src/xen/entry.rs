@@ -174,8 +174,12 @@ pub(crate) fn register_handlers() {
         *trap = TrapInfo { vector, flags: TRAP_MASKS_UPCALLS, cs: KERNEL_CODE_SEGMENT, address };
     }
     // SAFETY: the table is terminated and each address is a stub that is made to be entered by a fault.
-    let traps =
-        unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_trap_table, [ptr::from_ref(&table).addr(), 0, 0, 0, 0]) };
+    let traps = unsafe {
+        hypercall::checked(
+            xen_sys::__HYPERVISOR_set_trap_table,
+            [ptr::from_ref(&table).expose_provenance(), 0, 0, 0, 0],
+        )
+    };
     // SAFETY: both addresses are entries made for these callbacks; the third is for system calls of a user mode that
     // does not exist here.
     let callbacks = unsafe {

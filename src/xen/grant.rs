@@ -32,7 +32,7 @@ pub(crate) fn map(domain: u16, reference: u32, at: WindowEntry) -> Result<u32, G
         domain,
         ..MapGrantRef::default()
     };
-    let arguments = [GNTTABOP_MAP_GRANT_REF as usize, (&raw mut argument).addr(), 1, 0, 0];
+    let arguments = [GNTTABOP_MAP_GRANT_REF as usize, (&raw mut argument).expose_provenance(), 1, 0, 0];
     // SAFETY: one structure of the right type. The entry belongs to the ring window, where nothing else is.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_grant_table_op, arguments) }.map_err(GrantError::Refused)?;
     match argument.status {
@@ -50,7 +50,7 @@ pub(crate) fn map(domain: u16, reference: u32, at: WindowEntry) -> Result<u32, G
 /// Nobody may use the mapping any more.
 pub(crate) unsafe fn unmap(handle: u32, at: WindowEntry) -> Result<(), GrantError> {
     let mut argument = UnmapGrantRef { host_addr: at.entry_machine_address, handle, ..UnmapGrantRef::default() };
-    let arguments = [GNTTABOP_UNMAP_GRANT_REF as usize, (&raw mut argument).addr(), 1, 0, 0];
+    let arguments = [GNTTABOP_UNMAP_GRANT_REF as usize, (&raw mut argument).expose_provenance(), 1, 0, 0];
     // SAFETY: one structure of the right type; the mapping is out of use.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_grant_table_op, arguments) }.map_err(GrantError::Refused)?;
     match argument.status {

@@ -15,6 +15,9 @@ const STUB_BYTES: usize = 32;
 
 /// Makes hypercall `number` and returns what Xen returned.
 ///
+/// A pointer among the arguments must have been made a number by `expose_provenance`: only then does the compiler know
+/// that Xen may use it.
+///
 /// # Safety
 /// The arguments must be valid for that hypercall: Xen reads and writes the memory that they point at, and some calls
 /// change what this domain's addresses mean.
@@ -63,7 +66,7 @@ pub(crate) unsafe fn checked(number: u32, arguments: [usize; 5]) -> Result<usize
 /// `T` must be the structure that `command` of `number` takes, and what it says must not break memory safety.
 pub(crate) unsafe fn operation<T>(number: u32, command: u32, argument: &mut T) -> Result<usize, XenError> {
     // SAFETY: the pointer is to a live, writable structure of the right type, as the caller promises.
-    unsafe { checked(number, [command as usize, ptr::from_mut(argument).addr(), 0, 0, 0]) }
+    unsafe { checked(number, [command as usize, ptr::from_mut(argument).expose_provenance(), 0, 0, 0]) }
 }
 
 /// The hypervisor's version: major and minor number.

@@ -308,7 +308,7 @@ unsafe fn update_entries(batch: &[xen_sys::mmu_update]) -> Result<(), XenError> 
     if batch.is_empty() {
         return Ok(());
     }
-    let arguments = [batch.as_ptr().addr(), batch.len(), 0, DOMID_SELF, 0];
+    let arguments = [batch.as_ptr().expose_provenance(), batch.len(), 0, DOMID_SELF, 0];
     // SAFETY: the caller's promise; Xen checks each entry.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_mmu_update, arguments) }?;
     flush()
@@ -324,7 +324,7 @@ fn flush() -> Result<(), XenError> {
         argument2: u64,
     }
     let operation = Extended { command: xen_sys::MMUEXT_TLB_FLUSH_LOCAL, argument1: 0, argument2: 0 };
-    let arguments = [ptr::from_ref(&operation).addr(), 1, 0, DOMID_SELF, 0];
+    let arguments = [ptr::from_ref(&operation).expose_provenance(), 1, 0, DOMID_SELF, 0];
     // SAFETY: the structure is the right one, and forgetting translations changes nothing but time.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_mmuext_op, arguments) }.map(|_| ())
 }

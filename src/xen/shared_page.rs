@@ -3,7 +3,8 @@
 //! It is reached by atomic loads and stores of words and by copies, never by a reference to its contents: no value is
 //! ever assumed to stay. Every access is checked against the page's bounds, so that the methods are safe.
 
-use core::ptr::{self, NonNull};
+use core::arch::asm;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of a page.
@@ -95,16 +96,27 @@ impl SharedPage {
     /// Copies bytes out, from offset `at`. Somebody may change them meanwhile: what comes out is then any mixture.
     pub(crate) fn copy_out(&self, at: usize, to: &mut [u8]) {
         assert!(at <= PAGE_BYTES && to.len() <= PAGE_BYTES - at, "the copy is not in the page");
-        // SAFETY: inside the page, as just checked; `to` is an exclusive reference and so is not in the page. The other
-        // side may write at the same time: bytes have no invalid value, and volatile accesses or not, x86 gives each
-        // byte some value that was written.
-        unsafe { ptr::copy_nonoverlapping(self.base.as_ptr().add(at), to.as_mut_ptr(), to.len()) }
+        // SAFETY: inside the page, as just checked; `to` is an exclusive reference and so is not in the page.
+        unsafe { copy(self.base.as_ptr().add(at), to.as_mut_ptr(), to.len()) }
     }
 
     /// Copies bytes in, to offset `at`.
     pub(crate) fn copy_in(&self, at: usize, from: &[u8]) {
         assert!(at <= PAGE_BYTES && from.len() <= PAGE_BYTES - at, "the copy is not in the page");
         // SAFETY: inside the page, as just checked; `from` is a reference and so is not in the page.
-        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), self.base.as_ptr().add(at), from.len()) }
+        unsafe { copy(from.as_ptr(), self.base.as_ptr().add(at), from.len()) }
+    }
+}
+
+/// Copies bytes by an instruction that the compiler can't look into: it may assume nothing about memory that somebody
+/// else writes at the same time, where its own copy would be a data race.
+///
+/// # Safety
+/// Both blocks must be mapped, and must not overlap.
+unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
+    // SAFETY: the caller's promise; the direction flag is clear, as the ABI says.
+    unsafe {
+        asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
+            options(nostack, preserves_flags));
     }
 }

@@ -59,6 +59,17 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        "SET_PERMS of a special node without the right is EACCES, no left-over code",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::SET_PERMS
+                && !at.is_privileged
+                && [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first())
+                && theirs.outcome == "EINVAL"
+                && ours.outcome == "EACCES"
+        },
+    ),
+    (
         "a watch too many is ENOSPC, as all quotas (4.22), not E2BIG",
         Then::GoOn,
         |at, theirs, ours| at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC",

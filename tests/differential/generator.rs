@@ -19,7 +19,7 @@ const COMMON: &[(usize, u32)] = &[
     (9, names::MKDIR),
     (9, names::RM),
     (10, names::SET_PERMS),
-    (6, names::WATCH),
+    (9, names::WATCH),
     (4, names::UNWATCH),
     (1, names::RESET_WATCHES),
     (6, names::TRANSACTION_START),

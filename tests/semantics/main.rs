@@ -2,4 +2,9 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod basics;
+mod death;
+mod events;
+mod permissions;
+mod special_nodes;
+mod targets;
 mod world;

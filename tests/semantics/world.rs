@@ -149,6 +149,23 @@ impl World {
         world
     }
 
+    /// A server with dom0 and guests connected, each with a home directory `/local/domain/<domid>` of its own.
+    pub fn with_homes(guests: impl IntoIterator<Item = u16>) -> Self {
+        let mut world = Self::new();
+        for domid in guests {
+            world.start(domid);
+            world.make_home(domid);
+        }
+        world
+    }
+
+    /// Makes the home directory of a domain.
+    pub fn make_home(&mut self, domid: u16) {
+        let home = format!("/local/domain/{domid}");
+        assert_eq!(self.write(0, &home, ""), ok());
+        assert_eq!(self.set_perms(0, &home, &format!("n{domid}")), ok());
+    }
+
     /// A domain comes into being, and is not introduced yet.
     pub fn build(&mut self, domid: DomId) {
         self.machine.domains.insert(domid, DomainState::Running);
@@ -178,6 +195,22 @@ impl World {
         self.events.remove(&DomId(domid));
         self.server.handle_domain_exception();
         self.run();
+    }
+
+    /// Time passes, and the server notices.
+    pub fn pass(&mut self, milliseconds: u64) {
+        self.now_ms += milliseconds;
+        self.run();
+    }
+
+    /// A word of a domain's ring page.
+    pub fn word(&self, domid: u16, field: Field) -> u32 {
+        self.machine.pages[&DomId(domid)].load(field)
+    }
+
+    /// Sets a word of a domain's ring page, as the domain may.
+    pub fn set_word(&mut self, domid: u16, field: Field, value: u32) {
+        self.machine.pages[&DomId(domid)].store(field, value);
     }
 
     /// Lets the server work until it has nothing to do.
@@ -357,6 +390,37 @@ impl World {
         self.request_in(domid, transaction, MessageType::Read.to_wire(), format!("{path}\0"))
     }
 
+    pub fn mkdir_in(&mut self, domid: u16, transaction: u32, path: &str) -> Answer {
+        self.request_in(domid, transaction, MessageType::Mkdir.to_wire(), format!("{path}\0"))
+    }
+
+    pub fn directory_in(&mut self, domid: u16, transaction: u32, path: &str) -> Result<Vec<String>, String> {
+        let names = self.request_in(domid, transaction, MessageType::Directory.to_wire(), format!("{path}\0"));
+        names.map(|names| strings(&names))
+    }
+
+    /// `entries` are separated by spaces.
+    pub fn set_perms_in(&mut self, domid: u16, transaction: u32, path: &str, entries: &str) -> Answer {
+        let payload = format!("{path}\0{}\0", entries.replace(' ', "\0"));
+        self.request_in(domid, transaction, MessageType::SetPerms.to_wire(), payload)
+    }
+
+    pub fn release(&mut self, domid: u16, whom: u16) -> Answer {
+        self.request(domid, MessageType::Release, format!("{whom}\0"))
+    }
+
+    pub fn introduce(&mut self, domid: u16, whom: u16, port: u32) -> Answer {
+        self.request(domid, MessageType::Introduce, format!("{whom}\x001\0{port}\0"))
+    }
+
+    pub fn set_target(&mut self, domid: u16, whom: u16, target: u16) -> Answer {
+        self.request(domid, MessageType::SetTarget, format!("{whom}\0{target}\0"))
+    }
+
+    pub fn is_introduced(&mut self, domid: u16) -> bool {
+        self.request(0, MessageType::IsDomainIntroduced, format!("{domid}\0")).unwrap() == b"T\0"
+    }
+
     pub fn rm_in(&mut self, domid: u16, transaction: u32, path: &str) -> Answer {
         self.request_in(domid, transaction, MessageType::Rm.to_wire(), format!("{path}\0"))
     }
@@ -369,6 +433,20 @@ impl World {
     /// How many nodes are charged to a domain.
     pub fn nodes(&self, domid: u16) -> u64 {
         self.server.engine().state().domains.get(DomId(domid)).map_or(0, |domain| domain.nodes)
+    }
+
+    /// Lets a guest make nodes below its home until it owns `total`; a hundred in each directory at most.
+    pub fn fill_nodes(&mut self, domid: u16, total: u64) {
+        for at in 0.. {
+            if self.nodes(domid) + 1 >= total {
+                break;
+            }
+            assert_eq!(self.write(domid, &format!("fill{}/{at}", at / 100), ""), ok());
+        }
+        if self.nodes(domid) < total {
+            assert_eq!(self.write(domid, "last", ""), ok());
+        }
+        assert_eq!(self.nodes(domid), total);
     }
 
     /// The connection of a domain.

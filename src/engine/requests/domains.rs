@@ -14,7 +14,7 @@ pub(super) fn introduce(call: &mut Call<'_>) -> Result<(), Errno> {
     let remote_port = payload::decimal(port).and_then(|port| u32::try_from(port).ok()).filter(|port| *port > 0);
     let remote_port = remote_port.ok_or(Errno::Inval)?;
     call.changes.effect = Some(if call.view.state.domains.is_introduced(domid) {
-        Effect::Rebind { domid, port: call.hypervisor.bind_port(domid, remote_port).ok() }
+        Effect::Rebind { domid, remote_port }
     } else {
         call.hypervisor.map_ring(domid)?;
         match call.hypervisor.bind_port(domid, remote_port) {

@@ -49,6 +49,7 @@ pub(super) fn set_perms(call: &mut Call<'_>) -> Result<(), Errno> {
         AnyPath::Node(path) => set_node_perms(call, path, permissions)?,
         AnyPath::Special(name) => {
             let special = get_special(call, name, Access::WRITE | Access::OWNER)?;
+            refuse_new_owner(call, &call.view.state.specials.get(special).permissions, &permissions)?;
             call.changes.effect = Some(Effect::SetSpecial { special, permissions });
         }
     }
@@ -57,9 +58,7 @@ pub(super) fn set_perms(call: &mut Call<'_>) -> Result<(), Errno> {
 
 fn set_node_perms(call: &mut Call<'_>, path: Path<'_>, permissions: Permissions) -> Result<(), Errno> {
     let node = call.view.get(path, Access::WRITE | Access::OWNER)?;
-    if !call.view.requester.is_privileged() && permissions.owner() != node.permissions().owner() {
-        return Err(Errno::Perm);
-    }
+    refuse_new_owner(call, node.permissions(), &permissions)?;
     let names = node.children().list_bytes();
     let bytes = Node::record_bytes(permissions.entries().len(), node.value().len(), names);
     if call.exceeds(Quota::NodeSize, bytes) {
@@ -67,6 +66,11 @@ fn set_node_perms(call: &mut Call<'_>, path: Path<'_>, permissions: Permissions)
     }
     call.changes.nodes.push(NodeChange::SetPermissions { path: path.to_owned(), permissions });
     Ok(())
+}
+
+/// Only the control domain gives a node to somebody else.
+fn refuse_new_owner(call: &Call<'_>, before: &Permissions, after: &Permissions) -> Result<(), Errno> {
+    if call.view.requester.is_privileged() || before.owner() == after.owner() { Ok(()) } else { Err(Errno::Perm) }
 }
 
 /// The special node of a name, if the requester has all of `wanted`.

@@ -1,0 +1,57 @@
+# What can be made here: `make help`.
+#
+# The kernel is the default. Everything that is downloaded or built lands in target/.
+
+XEN ?= 4.17
+export XEN CMD
+
+CARGO ?= cargo
+KERNEL_BUILD = --profile kernel --target x86_64-unknown-linux-gnu --bin xenstore-stubdom --features kernel
+KERNEL_CARGO = $(CARGO) --config .cargo/kernel.toml
+
+# Bash for its pipefail; recipes report on stderr, so that `make run CMD=…` has the command's output alone on stdout.
+SHELL = /bin/bash
+.SHELLFLAGS = -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.PHONY: kernel host run test test-host test-xen lint fetch clean help have-rust
+
+kernel: have-rust ## the kernel: target/xenstore-stubdom and target/xenstore-stubdom.gz (the default)
+	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
+	@if ! cmp -s target/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom || [ ! -e target/xenstore-stubdom.gz ]; then \
+	    cp target/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom; \
+	    gzip -9nc target/xenstore-stubdom >target/xenstore-stubdom.gz; fi
+	@ls -l target/xenstore-stubdom target/xenstore-stubdom.gz | awk '{ print "==> " $$NF ": " $$5 " bytes" }' >&2
+
+host: have-rust ## the same engine on a plain Linux host: target/xenstored-hosted
+	@$(CARGO) build --release --features hosted --bin xenstored-hosted >&2
+	@cp target/release/xenstored-hosted target/xenstored-hosted
+	@echo "==> target/xenstored-hosted" >&2
+
+run: kernel ## boot Xen with this kernel as the Xenstore: a shell in dom0 (XEN=4.14|4.17|4.20, CMD='…' runs one command)
+	@tests/xen/run.sh
+
+fetch: ## download and prepare what the emulated hosts need (all three releases), so that later runs need no network
+	@for release in 4.14 4.17 4.20; do tests/xen/initramfs.sh $$release >/dev/null; done
+
+test: lint test-host test-xen ## everything: style, host tests, tests on real Xen (under 25 minutes on 2 cores)
+
+lint: have-rust ## formatting and clippy, warnings being errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --features hosted,xen-tests -- -D warnings
+	$(KERNEL_CARGO) clippy $(KERNEL_BUILD) -- -D warnings
+
+test-host: have-rust ## unit and integration tests that need no Xen
+	$(CARGO) test --features hosted
+
+test-xen: kernel ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
+	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
+
+clean: ## remove target/, downloads included
+	rm -rf target
+
+have-rust:
+	@command -v $(CARGO) >/dev/null || { echo "error: no cargo on this machine. Install Rust $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer: https://rustup.rs" >&2; exit 1; }
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -1,0 +1,81 @@
+//! The arrows of `docs/architecture.md`, and where `unsafe` may stand.
+#![allow(missing_docs, reason = "a test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each part of the library, with those that it may use. `limits` is for all.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("limits.rs", &[]),
+    ("wire", &[]),
+    ("store", &["wire"]),
+    ("engine", &["store", "wire"]),
+    ("options.rs", &["engine", "store"]),
+    ("server", &["engine", "store", "wire"]),
+];
+
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let mut found: Vec<_> = fs::read_dir(path).unwrap().flat_map(|entry| sources(&entry.unwrap().path())).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    found.sort();
+    found
+}
+
+fn source_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The lines of a file without comments, up to its tests.
+fn code(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+    code.lines().map(|line| line.split("//").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn no_part_of_the_library_uses_one_above_it() {
+    let mut checked = 0;
+    for (layer, below) in LAYERS {
+        for file in sources(&source_folder().join(layer)) {
+            for line in code(&file) {
+                for path in line.split("crate::").skip(1) {
+                    let used = path.split([':', ';', ',', ' ', ')', '>']).next().unwrap();
+                    let own = layer.trim_end_matches(".rs");
+                    let allowed = used == own || used == "limits" || below.contains(&used);
+                    assert!(allowed, "{}: {own} may not use {used}: {line}", file.display());
+                    checked += 1;
+                }
+            }
+        }
+    }
+    println!("{checked} uses checked");
+    assert!(checked > 100, "the uses were not found");
+}
+
+#[test]
+fn every_part_of_the_library_has_its_place_in_the_layers() {
+    for entry in fs::read_dir(source_folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_other_crate = ["lib.rs", "main.rs", "bin", "kernel", "xen"].contains(&name.as_str());
+        assert!(is_other_crate || LAYERS.iter().any(|(layer, _)| *layer == name), "{name} is in no layer");
+    }
+}
+
+#[test]
+fn unsafe_stands_only_where_hardware_or_a_mapping_forces_it() {
+    let allowed = ["xen", "kernel", "bin", "main.rs"].map(|part| source_folder().join(part));
+    let mut found = 0;
+    for file in sources(&source_folder()) {
+        let is_allowed = allowed.iter().any(|part| file.starts_with(part));
+        for line in code(&file) {
+            let is_unsafe = line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe");
+            assert!(is_allowed || !is_unsafe, "{}: {line}", file.display());
+            found += usize::from(is_unsafe);
+        }
+    }
+    println!("{found} lines with unsafe");
+    assert!(found > 0, "the lines were not found");
+}

@@ -1,0 +1,159 @@
+//! `@introduceDomain` and `@releaseDomain`: who may watch them, who may change that, and what else they are not.
+
+use xenstore::engine::hypervisor::DomainState;
+use xenstore::wire::header::MessageType;
+
+use crate::world::{World, error, event, ok};
+
+const SPECIALS: [&str; 2] = ["@introduceDomain", "@releaseDomain"];
+
+#[test]
+fn they_belong_to_the_control_domain_alone_at_first() {
+    let mut world = World::with_guests([1]);
+    for name in SPECIALS {
+        assert_eq!(world.get_perms(0, name), Ok("n0".into()));
+        assert_eq!(world.get_perms(1, name), error("EACCES"));
+        assert_eq!(world.set_perms(1, name, "n1"), error("EACCES"));
+        assert_eq!(world.set_perms(1, name, "r0"), error("EACCES"));
+        assert_eq!(world.get_perms(0, name), Ok("n0".into()));
+    }
+}
+
+#[test]
+fn their_permissions_follow_the_rules_of_nodes() {
+    let mut world = World::with_guests([1, 2]);
+    for name in SPECIALS {
+        world.set_perms(0, name, "r0 b1 n2").unwrap();
+        assert_eq!(world.get_perms(1, name), Ok("r0 b1 n2".into()));
+        assert_eq!(world.set_perms(1, name, "r0"), error("EACCES"), "not the owner");
+        assert_eq!(world.get_perms(2, name), error("EACCES"));
+        world.set_perms(0, name, "n1").unwrap();
+        assert_eq!(world.set_perms(1, name, "r1 b2"), ok(), "the owner");
+        assert_eq!(world.set_perms(1, name, "n1 r1 r1 r1 r1 r1"), error("ENOSPC"));
+        assert_eq!(world.set_perms(0, name, "n99"), error("ENOENT"));
+    }
+}
+
+#[test]
+fn an_unprivileged_owner_can_not_give_them_away() {
+    let mut world = World::with_guests([1, 2]);
+    for name in SPECIALS {
+        world.set_perms(0, name, "n1").unwrap();
+        assert_eq!(world.set_perms(1, name, "n2"), error("EPERM"));
+        assert_eq!(world.get_perms(0, name), Ok("n1".into()));
+    }
+}
+
+#[test]
+fn only_watches_and_permissions_take_their_names() {
+    let mut world = World::with_guests([1]);
+    for name in ["@introduceDomain", "@releaseDomain", "@other", "@"] {
+        for domid in [0, 1] {
+            for (kind, payload) in [
+                (MessageType::Read, format!("{name}\0")),
+                (MessageType::Directory, format!("{name}\0")),
+                (MessageType::DirectoryPart, format!("{name}\x000\0")),
+                (MessageType::Write, format!("{name}\0x")),
+                (MessageType::Mkdir, format!("{name}\0")),
+                (MessageType::Rm, format!("{name}\0")),
+            ] {
+                assert_eq!(world.request(domid, kind, payload), error("EINVAL"), "{kind:?} {name}");
+            }
+        }
+    }
+    world.check();
+}
+
+#[test]
+fn any_special_name_can_be_watched_and_withdrawn() {
+    let mut world = World::with_guests([1]);
+    for name in ["@introduceDomain", "@releaseDomain", "@other", "@a/b"] {
+        assert_eq!(world.watch(1, name, "t"), ok());
+        assert_eq!(world.watch(1, name, "t"), error("EEXIST"));
+        assert_eq!(world.events(1), [event(name, "t")]);
+        assert_eq!(world.unwatch(1, name, "t"), ok());
+        assert_eq!(world.unwatch(1, name, "t"), error("ENOENT"));
+    }
+    for wrong in ["@a/", "@a//b", "@a b", "@a.b"] {
+        assert_eq!(world.watch(1, wrong, "t"), error("EINVAL"), "{wrong}");
+    }
+}
+
+#[test]
+fn an_event_goes_to_those_who_may_read_the_special_node() {
+    let mut world = World::with_guests([1, 2, 3]);
+    world.set_perms(0, "@introduceDomain", "n0 r1 w2").unwrap();
+    world.set_perms(0, "@releaseDomain", "r0 n1").unwrap();
+    for domid in 0..4 {
+        for name in SPECIALS {
+            world.watch(domid, name, "t").unwrap();
+        }
+        assert_eq!(world.events(domid).len(), 2);
+    }
+    world.start(9);
+    let expected = [true, true, false, false];
+    for domid in 0..4 {
+        let told = world.events(domid);
+        let wanted = vec![event("@introduceDomain", "t"); usize::from(expected[usize::from(domid)])];
+        assert_eq!(told, wanted, "domain {domid}");
+    }
+    world.kill(9);
+    let expected = [true, false, true, true];
+    for domid in 0..4 {
+        let told = world.events(domid);
+        let wanted = vec![event("@releaseDomain", "t"); usize::from(expected[usize::from(domid)])];
+        assert_eq!(told, wanted, "domain {domid}");
+    }
+}
+
+#[test]
+fn a_watch_on_the_root_sees_no_special_events_and_no_other_special_name_fires() {
+    let mut world = World::new();
+    for path in ["/", "@other", "@releaseDomain/9", "@introduceDomain/9"] {
+        world.watch(0, path, "t").unwrap();
+    }
+    world.events(0);
+    world.start(9);
+    world.set_state(9, DomainState::Shutdown);
+    world.kill(9);
+    assert_eq!(world.events(0), []);
+}
+
+#[test]
+fn changing_their_permissions_causes_no_event() {
+    let mut world = World::new();
+    for path in ["/", "@introduceDomain"] {
+        world.watch(0, path, "t").unwrap();
+    }
+    world.events(0);
+    world.set_perms(0, "@introduceDomain", "r0").unwrap();
+    assert_eq!(world.events(0), []);
+}
+
+#[test]
+fn a_right_to_special_events_dies_with_its_domain() {
+    for entries in ["n0 r7", "n7"] {
+        let mut world = World::new();
+        world.start(7);
+        world.set_perms(0, "@introduceDomain", entries).unwrap();
+        world.kill(7);
+        world.start(7);
+        world.watch(7, "@introduceDomain", "t").unwrap();
+        world.events(7);
+        world.start(8);
+        assert_eq!(world.events(7), [], "{entries}");
+        assert_eq!(world.get_perms(7, "@introduceDomain"), error("EACCES"));
+        assert_eq!(world.get_perms(0, "@introduceDomain"), Ok("n0".into()));
+    }
+}
+
+#[test]
+fn an_entry_for_a_domain_that_does_not_exist_never_takes_effect_on_special_nodes() {
+    let mut world = World::new();
+    world.set_perms(0, "@introduceDomain", "n0 r7").unwrap();
+    world.start(7);
+    world.watch(7, "@introduceDomain", "t").unwrap();
+    world.events(7);
+    world.start(8);
+    assert_eq!(world.events(7), []);
+}

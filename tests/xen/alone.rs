@@ -1,0 +1,43 @@
+//! The kernel where it cannot serve: started without the rights of a Xenstore domain, or with too little memory.
+
+use std::sync::OnceLock;
+
+use crate::harness::{RELEASES, Run, boot, c_server};
+
+/// The smallest size that is tried, in MiB.
+const SMALL_MEMORY_MIB: &str = "4";
+
+#[test]
+fn without_the_rights_of_a_xenstore_it_says_so_in_one_line_and_powers_off() {
+    for release in RELEASES {
+        let run = c_server(release);
+        let output = run.section("alone");
+        assert!(!output.contains("FAILED"), "Xen {release}:\n{output}");
+        assert!(output.contains("shutdown reason: 0\n"), "Xen {release}: not powered off:\n{output}");
+        let console = run.console("xenstore-stubdom");
+        let said: Vec<&str> = console.lines().filter(|line| line.contains("privilege")).collect();
+        assert_eq!(said.len(), 1, "Xen {release}: one line that tells of the missing privilege, in\n{console}");
+        println!("Xen {release}: {}", said.concat());
+    }
+}
+
+fn small() -> &'static Run {
+    static RUN: OnceLock<Run> = OnceLock::new();
+    let job = ". /functions\nsection small 60 xenstore-ls -f /tool\n";
+    RUN.get_or_init(|| boot("4.17 small", "4.17", job, &["--memory", SMALL_MEMORY_MIB]))
+}
+
+#[test]
+fn four_mib_are_enough_or_the_console_names_what_is_needed() {
+    let run = small();
+    let console = run.console("Xenstore");
+    if run.status == 0 {
+        let output = run.section("small");
+        assert!(output.contains("/tool/xenstored/domid = "), "{output}");
+        println!("4 MiB are enough: {}", console.lines().next().unwrap_or_default());
+    } else {
+        let line = console.lines().find(|line| line.contains("MiB") && line.contains("need"));
+        let line = line.unwrap_or_else(|| run.fail("it did not start with 4 MiB and did not say what it needs"));
+        println!("4 MiB are too little, and it says so: {line}");
+    }
+}
