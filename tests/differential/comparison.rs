@@ -12,8 +12,9 @@ use crate::model::{GUESTS, Handle};
 use crate::names;
 use crate::quotas::Quotas;
 use crate::server::{Kind, Server};
+use crate::setting;
 
-/// How many steps a failure tells of.
+/// How many steps a failure tells of, unless `DIFF_HISTORY` says otherwise.
 const REMEMBERED: usize = 24;
 
 /// A domain that is only there to be shut down, so that the server says when it has looked at all domains.
@@ -41,6 +42,7 @@ pub struct Comparison {
     transactions: Vec<[u32; 2]>,
     next_request: u32,
     history: VecDeque<String>,
+    remembered: usize,
     pub model: Model,
 }
 
@@ -73,6 +75,7 @@ impl Comparison {
             transactions: Vec::new(),
             next_request: 0,
             history: VecDeque::new(),
+            remembered: setting("DIFF_HISTORY").map_or(REMEMBERED, |steps| steps as usize),
             model: Model::new(quotas.clone()),
         };
         comparison.prepare_control()?;
@@ -122,7 +125,7 @@ impl Comparison {
         }
         self.model.stepped(step);
         self.remember(format!("{step:?}"));
-        self.compare_events(0..CONNECTIONS, coverage)?;
+        self.compare_events(None, coverage)?;
         Ok(Onward::Go)
     }
 
@@ -145,7 +148,13 @@ impl Comparison {
         let (our_reply, our_events) = ours.split_last().expect("the reply is the last");
         coverage.count(request.kind, reply);
         coverage.events += events.len();
-        compare_messages(events, our_events)?;
+        // The C server answers RELEASE before or after it tells of what is gone, whichever comes first in its list.
+        let early = if request.kind == names::RELEASE {
+            Some((request.connection, [events.to_vec(), our_events.to_vec()]))
+        } else {
+            compare_messages(events, our_events)?;
+            None
+        };
 
         let mut onward = Onward::Go;
         if !self.replies_agree(request, tx, reply, our_reply) {
@@ -167,7 +176,7 @@ impl Comparison {
         }
         self.model.answered(request, reply.kind);
         if may_cause_events(request.kind) {
-            self.compare_events(0..CONNECTIONS, coverage)?;
+            self.compare_events(early, coverage)?;
         }
         Ok(Onward::Go)
     }
@@ -200,14 +209,15 @@ impl Comparison {
         }
     }
 
-    /// Waits until all that was caused so far has arrived at some connections, and compares it.
+    /// Waits until all that was caused so far has arrived at all connections, and compares it. Events that one of them
+    /// got before are `early`.
     fn compare_events(
         &mut self,
-        connections: impl Iterator<Item = usize>,
+        early: Option<(usize, [Vec<Message>; 2])>,
         coverage: &mut Coverage,
     ) -> Result<(), Difference> {
         let id = self.new_request_id();
-        let concerned: Vec<usize> = connections
+        let concerned: Vec<usize> = (0..CONNECTIONS)
             .filter(|at| self.model.is_usable(*at) && !self.model.connections[*at].watches.is_empty())
             .collect();
         for connection in &concerned {
@@ -216,10 +226,14 @@ impl Comparison {
             }
         }
         for connection in concerned {
-            let theirs = self.receive(connection, 0, id)?;
-            let ours = self.receive(connection, 1, id)?;
+            let mut theirs = self.receive(connection, 0, id)?;
+            let mut ours = self.receive(connection, 1, id)?;
             coverage.barriers += 1;
             coverage.events += theirs.len() - 1;
+            if let Some((_, [their_early, our_early])) = early.as_ref().filter(|(at, _)| *at == connection) {
+                theirs.splice(0..0, their_early.iter().cloned());
+                ours.splice(0..0, our_early.iter().cloned());
+            }
             if theirs.len() > 1 || theirs != ours {
                 self.remember(format!("  events at {}:\n    C:    {theirs:?}\n    ours: {ours:?}", name_of(connection)));
             }
@@ -342,10 +356,10 @@ impl Comparison {
     }
 
     fn remember(&mut self, what: String) {
-        if self.history.len() == REMEMBERED {
+        self.history.push_back(what);
+        if self.history.len() > self.remembered {
             self.history.pop_front();
         }
-        self.history.push_back(what);
     }
 
     fn describe(&self, request: &Request, tx: [u32; 2], [theirs, ours]: &[Vec<Message>; 2]) -> String {

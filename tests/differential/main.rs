@@ -6,6 +6,7 @@
 //!
 //! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.
 //! - `DIFF_SEED=S` runs one sequence; a failure names its seed.
+//! - `DIFF_HISTORY=N` lets a failure tell of its last N steps.
 
 mod accepted;
 mod client;
@@ -112,7 +113,7 @@ fn fetch_peers() {
 }
 
 /// A number in the environment.
-fn setting(name: &str) -> Option<u64> {
+pub fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} must be a number and is {value:?}")))
 }
