@@ -1,0 +1,184 @@
+//! The differences to the C server of 4.17 that are meant, each with its reason and as narrow as it can be.
+//!
+//! Between two C servers nothing is accepted.
+
+use std::collections::BTreeSet;
+
+use crate::client::Message;
+use crate::coverage::outcome;
+use crate::model::Request;
+use crate::names;
+use crate::quotas::Quotas;
+use crate::server::Kind;
+
+/// What a difference can depend on.
+pub struct Circumstances<'a> {
+    pub request: &'a Request,
+    pub is_privileged: bool,
+    pub is_in_transaction: bool,
+    /// Domains that died or were released at any time.
+    pub gone: &'a BTreeSet<u32>,
+    pub quotas: &'a Quotas,
+}
+
+/// How to go on after an accepted difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Both servers are in the same state.
+    GoOn,
+    /// They differ in the contents of the request's transaction only.
+    AbortTransaction,
+    /// They differ.
+    Restart,
+}
+
+/// A difference that is meant.
+pub struct Accepted {
+    pub reason: &'static str,
+    pub then: Then,
+}
+
+type Rule = (&'static str, Then, fn(&Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool);
+
+/// A reply, for a rule.
+struct Reply<'a> {
+    /// `OK` or the code.
+    outcome: String,
+    payload: &'a [u8],
+}
+
+const RULES: &[Rule] = &[
+    (
+        "GET_PERMS of a special node is allowed to those who may read it (as from 4.18 on), no invalid path",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::GET_PERMS
+                && (at.first().starts_with(b"@releaseDomain") || at.first().starts_with(b"@introduceDomain"))
+                && theirs.outcome == "EINVAL"
+                && (ours.outcome == "EACCES" || ours.outcome == "OK")
+        },
+    ),
+    (
+        "SET_PERMS of a special node without the right is EACCES, no left-over code",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::SET_PERMS
+                && !at.is_privileged
+                && [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first())
+                && theirs.outcome == "EINVAL"
+                && ours.outcome == "EACCES"
+        },
+    ),
+    (
+        "a watch too many is ENOSPC, as all quotas (4.22), not E2BIG",
+        Then::GoOn,
+        |at, theirs, ours| at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC",
+    ),
+    (
+        "UNWATCH of what is no path is EINVAL (4.22), not ENOENT",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::UNWATCH
+                && !is_path(at.first())
+                && theirs.outcome == "ENOENT"
+                && ours.outcome == "EINVAL"
+        },
+    ),
+    (
+        "a special name has the characters of a path",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::WATCH
+                && at.first().starts_with(b"@")
+                && !is_path(at.first())
+                && theirs.outcome == "OK"
+                && ours.outcome == "EINVAL"
+        },
+    ),
+    (
+        "an entry for a domain that is gone is no longer listed (4.22), not only without effect",
+        Then::GoOn,
+        |at, theirs, ours| {
+            let is_answered = theirs.outcome == "OK" && ours.outcome == "OK";
+            at.request.kind == names::GET_PERMS && is_answered && entries_gone(at, theirs.payload, ours.payload)
+        },
+    ),
+    (
+        "a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it",
+        Then::GoOn,
+        |at, theirs, ours| {
+            let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
+            harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
+        },
+    ),
+    (
+        "DIRECTORY_PART's offset is decimal digits, not what atoi makes of it",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::DIRECTORY_PART
+                && !at.second().is_some_and(is_number)
+                && theirs.outcome == "OK"
+                && ours.outcome == "EINVAL"
+        },
+    ),
+    (
+        "RM in a transaction of a node whose child is gone outside by now is OK, and the commit is refused; no EIO",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            at.request.kind == names::RM && at.is_in_transaction && theirs.outcome == "EIO" && ours.outcome == "OK"
+        },
+    ),
+];
+
+/// The rule that accepts two different replies.
+pub fn find(kinds: [Kind; 2], at: &Circumstances<'_>, theirs: &Message, ours: &Message) -> Option<Accepted> {
+    if kinds != [Kind::C, Kind::Ours] || theirs.request != ours.request {
+        return None;
+    }
+    let reply = |message| Reply { outcome: outcome(message), payload: &message.payload };
+    let (theirs, ours) = (reply(theirs), reply(ours));
+    let found = RULES.iter().find(|(_, _, fits)| fits(at, &theirs, &ours));
+    found.map(|(reason, then, _)| Accepted { reason, then: *then })
+}
+
+impl Circumstances<'_> {
+    /// The request's first string.
+    fn first(&self) -> &[u8] {
+        self.request.payload.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// The request's second string.
+    fn second(&self) -> Option<&[u8]> {
+        self.request.payload.split(|byte| *byte == 0).nth(1)
+    }
+}
+
+/// Whether a spelling, relative or not, is a path or special name of allowed length's form.
+fn is_path(spelling: &[u8]) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
+    let well_formed = spelling == b"/" || !(spelling.ends_with(b"/") || spelling.windows(2).any(|two| two == b"//"));
+    !spelling.is_empty() && spelling.iter().all(allowed) && well_formed
+}
+
+fn is_number(string: &[u8]) -> bool {
+    !string.is_empty() && string.iter().all(u8::is_ascii_digit)
+}
+
+fn is_domid(string: &[u8]) -> bool {
+    is_number(string) && std::str::from_utf8(string).is_ok_and(|text| text.parse::<u16>().is_ok())
+}
+
+/// Whether our list of permissions is theirs without some entries, not the owner's, of domains that were gone once.
+fn entries_gone(at: &Circumstances<'_>, theirs: &[u8], ours: &[u8]) -> bool {
+    let mut ours = ours.split_inclusive(|byte| *byte == 0).peekable();
+    for (place, entry) in theirs.split_inclusive(|byte| *byte == 0).enumerate() {
+        if ours.next_if_eq(&entry).is_some() {
+            continue;
+        }
+        let domid = std::str::from_utf8(&entry[1..entry.len() - 1]).ok().and_then(|text| text.parse().ok());
+        if place == 0 || !domid.is_some_and(|domid| at.gone.contains(&domid)) {
+            return false;
+        }
+    }
+    ours.next().is_none()
+}

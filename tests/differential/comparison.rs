@@ -1,0 +1,416 @@
+//! Two servers, the same steps for both, and what both answer side by side.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::accepted::{self, Circumstances, Then};
+use crate::client::{self, Client, Message, WATCH_EVENT};
+use crate::coverage::Coverage;
+use crate::generator::may_cause_events;
+use crate::model::{CONNECTIONS, Model, Request, SOCKETS, Step, Tx, connection_of, guest_of};
+use crate::model::{GUESTS, Handle};
+use crate::names;
+use crate::quotas::Quotas;
+use crate::server::{Kind, Server};
+use crate::setting;
+
+/// How many steps a failure tells of, unless `DIFF_HISTORY` says otherwise.
+const REMEMBERED: usize = 24;
+
+/// A domain that is only there to be shut down, so that the server says when it has looked at all domains.
+const CANARY: u32 = 60;
+
+/// What the comparison itself asks, to know that all events before have arrived.
+const BARRIER: (u32, &[u8]) = (names::GET_DOMAIN_PATH, b"0\0");
+
+/// How a sequence goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onward {
+    Go,
+    /// The servers are in different states by an accepted difference: both are to be started anew.
+    Restart,
+}
+
+/// The two servers and all connections to them.
+pub struct Comparison {
+    pub servers: [Server; 2],
+    kinds: [Kind; 2],
+    clients: Vec<[Option<Client>; 2]>,
+    /// The comparison's own clients, to learn when domains have been looked at.
+    control: [Client; 2],
+    /// Each server's number of each transaction.
+    transactions: Vec<[u32; 2]>,
+    next_request: u32,
+    history: VecDeque<String>,
+    remembered: usize,
+    pub model: Model,
+}
+
+/// What does not fit.
+#[derive(Debug)]
+pub struct Difference(pub String);
+
+impl From<io::Error> for Difference {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Comparison {
+    /// Starts both servers and connects to them.
+    pub fn start(kinds: [Kind; 2], quotas: &Quotas) -> io::Result<Self> {
+        let servers = [Server::start(kinds[0], quotas)?, Server::start(kinds[1], quotas)?];
+        let connect = |at: usize| Client::connect(servers[at].folder());
+        let mut clients = Vec::new();
+        for connection in 0..CONNECTIONS {
+            let is_socket = connection < SOCKETS;
+            clients.push([is_socket.then(|| connect(0)).transpose()?, is_socket.then(|| connect(1)).transpose()?]);
+        }
+        let control = [connect(0)?, connect(1)?];
+        let mut comparison = Self {
+            servers,
+            kinds,
+            clients,
+            control,
+            transactions: Vec::new(),
+            next_request: 0,
+            history: VecDeque::new(),
+            remembered: setting("DIFF_HISTORY").map_or(REMEMBERED, |steps| steps as usize),
+            model: Model::new(quotas.clone()),
+        };
+        comparison.prepare_control()?;
+        Ok(comparison)
+    }
+
+    /// Does one step with both servers.
+    pub fn step(&mut self, step: &Step, coverage: &mut Coverage) -> Result<Onward, Difference> {
+        let outcome = self.do_step(step, coverage);
+        outcome.map_err(|Difference(what)| Difference(format!("{what}\n{}", self.story(step))))
+    }
+
+    fn do_step(&mut self, step: &Step, coverage: &mut Coverage) -> Result<Onward, Difference> {
+        match step {
+            Step::Request(request) => return self.request(request, coverage),
+            Step::BreakProtocol { connection, payload_bytes } => {
+                self.break_protocol(*connection, *payload_bytes)?;
+                coverage.count_step("break the protocol");
+            }
+            Step::Create(domid) => {
+                for at in 0..2 {
+                    let client = Client::create_domain(self.servers[at].folder(), *domid)?;
+                    if *domid <= GUESTS as u32 {
+                        self.clients[connection_of(*domid)][at] = Some(client);
+                    }
+                }
+                coverage.count_step("create");
+            }
+            Step::Run(domid) => self.set_state(*domid, "r")?,
+            Step::ShutDown(domid) => {
+                self.set_state(*domid, "s")?;
+                self.look_at_domains(step)?;
+                coverage.count_step("shut down");
+            }
+            Step::Die(domid) => {
+                self.set_state(*domid, "d")?;
+                self.look_at_domains(step)?;
+                coverage.count_step("die");
+            }
+            Step::Destroy(domid) => {
+                for server in &self.servers {
+                    client::destroy_domain(server.folder(), *domid);
+                }
+                self.look_at_domains(step)?;
+                coverage.count_step("destroy");
+            }
+        }
+        self.model.stepped(step);
+        self.remember(format!("{step:?}"));
+        self.compare_events(None, coverage)?;
+        Ok(Onward::Go)
+    }
+
+    fn set_state(&self, domid: u32, state: &str) -> io::Result<()> {
+        self.servers.iter().try_for_each(|server| client::set_domain_state(server.folder(), domid, state))
+    }
+
+    /// Sends one request to both servers and compares everything that comes back.
+    fn request(&mut self, request: &Request, coverage: &mut Coverage) -> Result<Onward, Difference> {
+        let id = self.new_request_id();
+        let tx = self.tx_ids(request.tx);
+        for at in 0..2 {
+            let client = client_of(&mut self.clients, request.connection, at)?;
+            client.request(request.kind, id, tx[at], &request.payload)?;
+        }
+        let answers = [self.receive(request.connection, 0, id)?, self.receive(request.connection, 1, id)?];
+        let [theirs, ours] = &answers;
+        self.remember(self.describe(request, tx, &answers));
+        let (reply, events) = theirs.split_last().expect("the reply is the last");
+        let (our_reply, our_events) = ours.split_last().expect("the reply is the last");
+        coverage.count(request.kind, reply);
+        coverage.events += events.len();
+        // The C server answers RELEASE before or after it tells of what is gone, whichever comes first in its list.
+        let early = if request.kind == names::RELEASE {
+            Some((request.connection, [events.to_vec(), our_events.to_vec()]))
+        } else {
+            compare_messages(events, our_events)?;
+            None
+        };
+
+        let mut onward = Onward::Go;
+        if !self.replies_agree(request, tx, reply, our_reply) {
+            let circumstances = self.circumstances(request);
+            let accepted = accepted::find(self.kinds, &circumstances, reply, our_reply);
+            let Some(accepted) = accepted else { return Err(Difference("the replies differ".into())) };
+            coverage.count_accepted(accepted.reason);
+            match accepted.then {
+                Then::GoOn => {}
+                Then::AbortTransaction => return self.abort_transaction(request, coverage),
+                Then::Restart => onward = Onward::Restart,
+            }
+        }
+        if onward == Onward::Restart {
+            return Ok(onward);
+        }
+        if request.kind == names::TRANSACTION_START && reply.kind != names::ERROR {
+            self.transactions.push([number(reply)?, number(our_reply)?]);
+        }
+        self.model.answered(request, reply.kind);
+        if may_cause_events(request.kind) {
+            self.compare_events(early, coverage)?;
+        }
+        Ok(Onward::Go)
+    }
+
+    /// The transaction has different contents by an accepted difference: it is given up, and nothing has happened.
+    fn abort_transaction(&mut self, request: &Request, coverage: &mut Coverage) -> Result<Onward, Difference> {
+        let abort = Request { kind: names::TRANSACTION_END, payload: b"F\0".to_vec(), ..request.clone() };
+        self.request(&abort, coverage)
+    }
+
+    fn circumstances<'a>(&'a self, request: &'a Request) -> Circumstances<'a> {
+        Circumstances {
+            request,
+            is_privileged: request.connection < SOCKETS,
+            is_in_transaction: matches!(request.tx, Tx::Of(_)),
+            gone: &self.model.gone,
+            quotas: &self.model.quotas,
+        }
+    }
+
+    /// Whether two replies say the same. Numbers of transactions and generations may differ.
+    fn replies_agree(&self, request: &Request, tx: [u32; 2], theirs: &Message, ours: &Message) -> bool {
+        if theirs.kind != ours.kind || theirs.transaction != tx[0] || ours.transaction != tx[1] {
+            return false;
+        }
+        match theirs.kind {
+            names::TRANSACTION_START => number(theirs).is_ok() && number(ours).is_ok(),
+            names::DIRECTORY_PART => without_generation(theirs).is_some_and(|list| Some(list) == without_generation(ours)),
+            kind => (kind == request.kind || kind == names::ERROR) && theirs.payload == ours.payload,
+        }
+    }
+
+    /// Waits until all that was caused so far has arrived at all connections, and compares it. Events that one of them
+    /// got before are `early`.
+    fn compare_events(
+        &mut self,
+        early: Option<(usize, [Vec<Message>; 2])>,
+        coverage: &mut Coverage,
+    ) -> Result<(), Difference> {
+        let id = self.new_request_id();
+        let concerned: Vec<usize> = (0..CONNECTIONS)
+            .filter(|at| self.model.is_usable(*at) && !self.model.connections[*at].watches.is_empty())
+            .collect();
+        for connection in &concerned {
+            for at in 0..2 {
+                client_of(&mut self.clients, *connection, at)?.request(BARRIER.0, id, 0, BARRIER.1)?;
+            }
+        }
+        for connection in concerned {
+            let mut theirs = self.receive(connection, 0, id)?;
+            let mut ours = self.receive(connection, 1, id)?;
+            coverage.barriers += 1;
+            coverage.events += theirs.len() - 1;
+            if let Some((_, [their_early, our_early])) = early.as_ref().filter(|(at, _)| *at == connection) {
+                theirs.splice(0..0, their_early.iter().cloned());
+                ours.splice(0..0, our_early.iter().cloned());
+            }
+            if theirs.len() > 1 || theirs != ours {
+                self.remember(format!("  events at {}:\n    C:    {theirs:?}\n    ours: {ours:?}", name_of(connection)));
+            }
+            compare_messages(&theirs, &ours)?;
+        }
+        Ok(())
+    }
+
+    /// All messages of one connection up to the reply to a request.
+    fn receive(&mut self, connection: usize, at: usize, id: u32) -> Result<Vec<Message>, Difference> {
+        let kind = self.kinds[at];
+        let client = client_of(&mut self.clients, connection, at)?;
+        let mut messages = Vec::new();
+        loop {
+            let message = client.receive().map_err(|error| {
+                let so_far = format!("received so far: {messages:?}");
+                Difference(format!("{kind:?} does not answer {}: {error}; {so_far}", name_of(connection)))
+            })?;
+            let is_reply = message.kind != WATCH_EVENT;
+            if is_reply && message.request != id {
+                return Err(Difference(format!("{kind:?} answers request {} instead of {id}", message.request)));
+            }
+            messages.push(message);
+            if is_reply {
+                return Ok(messages);
+            }
+        }
+    }
+
+    fn break_protocol(&mut self, connection: usize, payload_bytes: u32) -> Result<(), Difference> {
+        let id = self.new_request_id();
+        let mut errors = [0; 2];
+        for at in 0..2 {
+            let client = client_of(&mut self.clients, connection, at)?;
+            client.send(names::READ, id, 0, payload_bytes, b"")?;
+            errors[at] = client.wait_until_shut()?;
+        }
+        if errors[0] != errors[1] {
+            return Err(Difference(format!("shut with different errors: {errors:?}")));
+        }
+        if connection < SOCKETS {
+            for at in 0..2 {
+                self.clients[connection][at] = Some(Client::connect(self.servers[at].folder())?);
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_control(&mut self) -> io::Result<()> {
+        for at in 0..2 {
+            drop(Client::create_domain(self.servers[at].folder(), CANARY)?);
+            self.control_request(at, names::INTRODUCE, format!("{CANARY}\x001\x001\0").as_bytes())?;
+            self.control_request(at, names::WATCH, b"@releaseDomain\0control\0")?;
+            self.drain_control(at)?;
+        }
+        Ok(())
+    }
+
+    /// Lets both servers look at all domains, and waits until they have.
+    ///
+    /// Where the servers have nothing to tell, a domain of the comparison's own shuts down at the same time.
+    fn look_at_domains(&mut self, step: &Step) -> Result<(), Difference> {
+        let needs_canary = !self.model.is_reported(step);
+        for at in 0..2 {
+            self.drain_control(at)?;
+            if needs_canary {
+                client::set_domain_state(self.servers[at].folder(), CANARY, "s")?;
+            }
+            client::raise_exception(self.servers[at].folder())?;
+        }
+        for at in 0..2 {
+            let kind = self.kinds[at];
+            let event = self.control[at].receive();
+            let event = event.map_err(|error| Difference(format!("{kind:?} does not tell of {step:?}: {error}")))?;
+            if event.kind != WATCH_EVENT {
+                return Err(Difference(format!("{kind:?} tells of {step:?}: {event:?}")));
+            }
+            if needs_canary {
+                client::set_domain_state(self.servers[at].folder(), CANARY, "r")?;
+                self.control_request(at, names::RESUME, format!("{CANARY}\0").as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A request of the comparison's own, which must be granted.
+    fn control_request(&mut self, at: usize, kind: u32, payload: &[u8]) -> io::Result<()> {
+        let client = &mut self.control[at];
+        client.request(kind, 0, 0, payload)?;
+        loop {
+            let message = client.receive()?;
+            if message.kind == names::ERROR {
+                return Err(io::Error::other(format!("{:?} refuses: {message:?}", self.kinds[at])));
+            }
+            if message.kind != WATCH_EVENT {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drain_control(&mut self, at: usize) -> io::Result<()> {
+        self.control_request(at, BARRIER.0, BARRIER.1)
+    }
+
+    const fn new_request_id(&mut self) -> u32 {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    fn tx_ids(&self, tx: Tx) -> [u32; 2] {
+        match tx {
+            Tx::None => [0; 2],
+            Tx::Of(handle) => self.transaction_numbers(handle),
+            Tx::Wrong(number) => [number; 2],
+        }
+    }
+
+    fn transaction_numbers(&self, handle: Handle) -> [u32; 2] {
+        self.transactions[handle]
+    }
+
+    fn remember(&mut self, what: String) {
+        self.history.push_back(what);
+        if self.history.len() > self.remembered {
+            self.history.pop_front();
+        }
+    }
+
+    fn describe(&self, request: &Request, tx: [u32; 2], [theirs, ours]: &[Vec<Message>; 2]) -> String {
+        let asked = Message {
+            kind: request.kind,
+            request: 0,
+            transaction: tx[0],
+            payload: request.payload.clone(),
+        };
+        let name = name_of(request.connection);
+        if theirs == ours {
+            format!("{name}: {asked:?}\n    both: {theirs:?}")
+        } else {
+            format!("{name}: {asked:?} (here tx {})\n    C:    {theirs:?}\n    ours: {ours:?}", tx[1])
+        }
+    }
+
+    /// The last steps, and how the servers are.
+    fn story(&mut self, step: &Step) -> String {
+        let history: Vec<_> = self.history.iter().map(String::as_str).collect();
+        let reports: Vec<_> =
+            (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
+        format!("at {step:?}\nlast steps:\n{}\n{}", history.join("\n"), reports.join("\n"))
+    }
+}
+
+fn client_of(clients: &mut [[Option<Client>; 2]], connection: usize, at: usize) -> io::Result<&mut Client> {
+    clients[connection][at].as_mut().ok_or_else(|| io::Error::other("a connection that is not there is used"))
+}
+
+fn name_of(connection: usize) -> String {
+    guest_of(connection).map_or_else(|| format!("dom0 client {connection}"), |domid| format!("domain {domid}"))
+}
+
+fn compare_messages(theirs: &[Message], ours: &[Message]) -> Result<(), Difference> {
+    if theirs == ours {
+        return Ok(());
+    }
+    Err(Difference(format!("the events differ\n    C:    {theirs:?}\n    ours: {ours:?}")))
+}
+
+/// The number that a payload is.
+fn number(message: &Message) -> Result<u32, Difference> {
+    let text = message.payload.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok());
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| Difference(format!("no number of a transaction: {message:?}")))
+}
+
+/// What follows the generation in a reply to DIRECTORY_PART.
+fn without_generation(message: &Message) -> Option<&[u8]> {
+    let end = message.payload.iter().position(|byte| *byte == 0)?;
+    let (generation, rest) = message.payload.split_at(end);
+    let is_number = !generation.is_empty() && generation.iter().all(u8::is_ascii_digit);
+    is_number.then_some(rest)
+}

@@ -1,0 +1,119 @@
+//! The hosted server against Debian's C server, and the C server against itself: the same random requests to both, and
+//! every reply and every watch event compared, byte for byte.
+//!
+//! dom0 speaks on two sockets, three guests on their rings. Transactions overlap, domains come, go and come again. What
+//! may differ, and why, is in [`accepted`].
+//!
+//! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.
+//! - `DIFF_SEED=S` runs one sequence; a failure names its seed.
+//! - `DIFF_HISTORY=N` lets a failure tell of its last N steps.
+
+mod accepted;
+mod client;
+mod comparison;
+mod coverage;
+mod generator;
+mod model;
+mod names;
+mod page;
+mod payloads;
+mod quotas;
+mod random;
+mod server;
+
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use comparison::{Comparison, Difference, Onward};
+use coverage::Coverage;
+use generator::Generator;
+use model::Step;
+use quotas::Quotas;
+use server::Kind;
+
+/// Two servers and their client keep two cores busy: one comparison at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+#[test]
+fn answers_and_events_are_those_of_the_c_server() {
+    run([Kind::C, Kind::Ours], 24, 9_000);
+}
+
+#[test]
+fn the_c_server_agrees_with_itself() {
+    run([Kind::C, Kind::C], 6, 6_000);
+}
+
+/// Runs all sequences, and fails at the first difference or when too little was met.
+fn run(kinds: [Kind; 2], seeds: u64, requests: usize) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fetch_peers();
+    let only = setting("DIFF_SEED");
+    let seeds = if let Some(seed) = only { seed..seed + 1 } else { 1..setting("DIFF_SEEDS").unwrap_or(seeds) + 1 };
+    let requests = setting("DIFF_REQUESTS").map_or(requests, |requests| requests as usize);
+    let started = Instant::now();
+    let mut total = Coverage::default();
+    for seed in seeds {
+        let coverage = sequence(kinds, seed, requests);
+        let seconds = started.elapsed().as_secs_f64();
+        println!("seed {seed}: {} requests, {seconds:.1} s so far", coverage.requests);
+        total.add(coverage);
+    }
+    println!("{kinds:?}: {total}");
+    let missing = total.missing();
+    assert!(only.is_some() || missing.is_empty(), "the sequences met too little: {missing:?}");
+}
+
+/// One sequence of at least `requests` requests.
+fn sequence(kinds: [Kind; 2], seed: u64, requests: usize) -> Coverage {
+    let quotas = match seed % 3 {
+        0 => Quotas::SMALL,
+        1 => Quotas::DEFAULT,
+        _ => Quotas::FEW_NODES,
+    };
+    let mut coverage = Coverage::default();
+    let mut part = 0;
+    while coverage.requests < requests {
+        // Each start of the servers begins a part with random numbers of its own.
+        part += 1;
+        coverage.starts += 1;
+        let outcome = run_part(kinds, &quotas, seed << 32 | part, requests, &mut coverage);
+        if let Err(Difference(what)) = outcome {
+            panic!("seed {seed} (DIFF_SEED={seed}), part {part}, after {} requests: {what}", coverage.requests);
+        }
+    }
+    coverage
+}
+
+/// From a start of both servers to an accepted difference after which they can't go on, or to the end.
+fn run_part(
+    kinds: [Kind; 2],
+    quotas: &Quotas,
+    seed: u64,
+    requests: usize,
+    coverage: &mut Coverage,
+) -> Result<(), Difference> {
+    let mut comparison = Comparison::start(kinds, quotas)?;
+    let mut generator = Generator::new(seed, &comparison.model);
+    while coverage.requests < requests {
+        let step: Step = generator.next(&comparison.model);
+        if comparison.step(&step, coverage)? == Onward::Restart {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Gets the C server, once.
+fn fetch_peers() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/fetch.sh");
+    let status = Command::new(script).stdout(std::process::Stdio::null()).status();
+    assert!(status.is_ok_and(|status| status.success()), "{script} failed: Debian's C server is needed");
+}
+
+/// A number in the environment.
+pub fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} must be a number and is {value:?}")))
+}

@@ -1,0 +1,286 @@
+//! What the generator has to know of both servers to make sequences that say something.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::names;
+use crate::quotas::Quotas;
+
+/// dom0's clients on the socket are the first connections, the guests' rings follow.
+pub const SOCKETS: usize = 2;
+/// How many domains have a ring.
+pub const GUESTS: usize = 3;
+/// All connections.
+pub const CONNECTIONS: usize = SOCKETS + GUESTS;
+/// A domain that exists now and then and is never introduced.
+pub const BYSTANDER: u32 = 4;
+/// Domains that never exist.
+pub const NOBODY: [u32; 2] = [77, 32751];
+
+/// A transaction, by the order in which they were opened; each server has its own number for it.
+pub type Handle = usize;
+
+/// The transaction number in a request's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tx {
+    None,
+    /// Each server's own number of a transaction, open or not.
+    Of(Handle),
+    /// A number that no server has given out.
+    Wrong(u32),
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub connection: usize,
+    pub kind: u32,
+    pub tx: Tx,
+    pub payload: Vec<u8>,
+}
+
+/// One step of a sequence.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Request(Request),
+    /// A header that says more bytes than a message may have.
+    BreakProtocol {
+        connection: usize,
+        payload_bytes: u32,
+    },
+    /// A domain begins to exist, not introduced yet.
+    Create(u32),
+    /// A domain is in another state; nobody is told.
+    Run(u32),
+    /// A domain shuts down, and the server is told to look.
+    ShutDown(u32),
+    /// A domain begins to die, and the server is told to look.
+    Die(u32),
+    /// A domain is gone, and the server is told to look.
+    Destroy(u32),
+}
+
+/// What Xen knows of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Absent,
+    Running,
+    Shutdown,
+    Dying,
+}
+
+/// A domain.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    pub state: State,
+    pub introduced: bool,
+    /// Its connection was shut for a broken message.
+    pub faulted: bool,
+    /// The server has told of its shutdown.
+    pub shutdown_reported: bool,
+    /// Domains for which it acts or acted.
+    pub targets: BTreeSet<u32>,
+}
+
+/// A connection.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    pub open: Vec<Handle>,
+    pub closed: VecDeque<Handle>,
+    /// Payloads of WATCH that were granted and not withdrawn.
+    pub watches: Vec<Vec<u8>>,
+}
+
+/// All of it.
+pub struct Model {
+    pub quotas: Quotas,
+    pub connections: Vec<Connection>,
+    /// Domain 1 and so on: the guests and then the bystander.
+    domains: Vec<Domain>,
+    pub transactions: usize,
+    /// Domains that died or were released at any time.
+    pub gone: BTreeSet<u32>,
+}
+
+impl Model {
+    pub fn new(quotas: Quotas) -> Self {
+        let domain = Domain {
+            state: State::Absent,
+            introduced: false,
+            faulted: false,
+            shutdown_reported: false,
+            targets: BTreeSet::new(),
+        };
+        Self {
+            quotas,
+            connections: vec![Connection::default(); CONNECTIONS],
+            domains: vec![domain; GUESTS + 1],
+            transactions: 0,
+            gone: BTreeSet::new(),
+        }
+    }
+
+    pub fn domain(&self, domid: u32) -> &Domain {
+        &self.domains[domid as usize - 1]
+    }
+
+    pub fn domain_mut(&mut self, domid: u32) -> &mut Domain {
+        &mut self.domains[domid as usize - 1]
+    }
+
+    /// All domains but dom0 that may exist.
+    pub fn domids() -> impl Iterator<Item = u32> {
+        1..=GUESTS as u32 + 1
+    }
+
+    /// Whether requests can be sent there.
+    pub fn is_usable(&self, connection: usize) -> bool {
+        match guest_of(connection) {
+            None => true,
+            Some(domid) => self.domain(domid).introduced && !self.domain(domid).faulted,
+        }
+    }
+
+    /// Whether domain `domid` may be released or die: nobody else acts for it.
+    pub fn is_nobodys_target(&self, domid: u32) -> bool {
+        !self.domains.iter().any(|domain| domain.targets.contains(&domid))
+    }
+
+    /// Whether the server tells dom0 of it when it looks at the domains after this.
+    pub fn is_reported(&self, step: &Step) -> bool {
+        match step {
+            Step::ShutDown(domid) => self.domain(*domid).introduced && !self.domain(*domid).shutdown_reported,
+            Step::Die(domid) | Step::Destroy(domid) => self.domain(*domid).introduced,
+            _ => false,
+        }
+    }
+
+    /// Takes note of a step that was no request.
+    pub fn stepped(&mut self, step: &Step) {
+        match *step {
+            Step::Request(_) => {}
+            Step::BreakProtocol { connection, .. } => {
+                self.restarted(connection);
+                if let Some(domid) = guest_of(connection) {
+                    self.domain_mut(domid).faulted = true;
+                }
+            }
+            Step::Create(domid) | Step::Run(domid) => self.domain_mut(domid).state = State::Running,
+            Step::ShutDown(domid) => {
+                let domain = self.domain_mut(domid);
+                domain.state = State::Shutdown;
+                domain.shutdown_reported |= domain.introduced;
+            }
+            Step::Die(domid) => {
+                let was_introduced = self.domain(domid).introduced;
+                if was_introduced {
+                    self.released(domid);
+                }
+                self.domain_mut(domid).state = State::Dying;
+            }
+            Step::Destroy(domid) => {
+                self.released(domid);
+                self.domain_mut(domid).state = State::Absent;
+            }
+        }
+    }
+
+    /// Takes note of a request and what was answered.
+    pub fn answered(&mut self, request: &Request, reply_kind: u32) {
+        let connection = &mut self.connections[request.connection];
+        if reply_kind == names::ERROR {
+            let may_be_over = request.kind == names::TRANSACTION_END && request.payload.len() == 2;
+            if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx) {
+                connection.ended(handle);
+            }
+            return;
+        }
+        match request.kind {
+            names::TRANSACTION_START => {
+                connection.open.push(self.transactions);
+                self.transactions += 1;
+            }
+            names::TRANSACTION_END => {
+                if let Tx::Of(handle) = request.tx {
+                    connection.ended(handle);
+                }
+            }
+            names::WATCH => connection.watches.push(request.payload.clone()),
+            names::UNWATCH => {
+                if let Some(at) = connection.watches.iter().position(|watch| *watch == request.payload) {
+                    connection.watches.remove(at);
+                }
+            }
+            names::RESET_WATCHES => self.restarted(request.connection),
+            names::INTRODUCE => {
+                if let Some(domid) = domid_of(&request.payload).filter(|domid| *domid <= GUESTS as u32) {
+                    self.restarted(connection_of(domid));
+                    let domain = self.domain_mut(domid);
+                    domain.shutdown_reported &= domain.introduced;
+                    domain.introduced = true;
+                }
+            }
+            names::RELEASE => domid_of(&request.payload).into_iter().for_each(|domid| self.released(domid)),
+            names::RESUME => domid_of(&request.payload)
+                .into_iter()
+                .for_each(|domid| self.domain_mut(domid).shutdown_reported = false),
+            names::SET_TARGET => {
+                let mut domids = request.payload.split(|byte| *byte == 0).filter_map(number);
+                if let (Some(domid), Some(target)) = (domids.next(), domids.next()) {
+                    self.domain_mut(domid).targets.insert(target);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn released(&mut self, domid: u32) {
+        self.gone.insert(domid);
+        if domid <= GUESTS as u32 {
+            self.restarted(connection_of(domid));
+        }
+        let domain = self.domain_mut(domid);
+        domain.introduced = false;
+        domain.faulted = false;
+        domain.shutdown_reported = false;
+        domain.targets.clear();
+    }
+
+    /// A connection lost its watches and transactions.
+    fn restarted(&mut self, connection: usize) {
+        let connection = &mut self.connections[connection];
+        connection.watches.clear();
+        for handle in std::mem::take(&mut connection.open) {
+            connection.ended(handle);
+        }
+    }
+}
+
+impl Connection {
+    fn ended(&mut self, handle: Handle) {
+        self.open.retain(|open| *open != handle);
+        self.closed.push_back(handle);
+        if self.closed.len() > 4 {
+            self.closed.pop_front();
+        }
+    }
+}
+
+/// The domain whose ring a connection is.
+pub fn guest_of(connection: usize) -> Option<u32> {
+    connection.checked_sub(SOCKETS).map(|guest| guest as u32 + 1)
+}
+
+/// The connection that is a domain's ring.
+pub fn connection_of(domid: u32) -> usize {
+    SOCKETS + domid as usize - 1
+}
+
+/// The domid that a payload begins with, if it is one that may exist.
+fn domid_of(payload: &[u8]) -> Option<u32> {
+    let first = payload.split(|byte| *byte == 0).next()?;
+    number(first).filter(|domid| (1..=GUESTS as u32 + 1).contains(domid))
+}
+
+fn number(string: &[u8]) -> Option<u32> {
+    std::str::from_utf8(string).ok()?.parse().ok()
+}

@@ -1,0 +1,47 @@
+//! The quotas of a comparison.
+//!
+//! Both servers must draw each line at the same place. Ours allows q and refuses q + 1. The C server of 4.17 counts
+//! differently for each quota, so it gets other numbers for the same limits.
+
+/// Limits, as this project counts them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    pub nodes: usize,
+    pub node_bytes: usize,
+    pub watches: usize,
+    pub transactions: usize,
+    pub permissions: usize,
+    pub path_bytes: usize,
+}
+
+impl Quotas {
+    /// Those that servers have without options.
+    pub const DEFAULT: Self =
+        Self { nodes: 1000, node_bytes: 2048, watches: 128, transactions: 10, permissions: 5, path_bytes: 2048 };
+
+    /// Small ones, so that they are met often.
+    pub const SMALL: Self =
+        Self { nodes: 1000, node_bytes: 160, watches: 7, transactions: 2, permissions: 3, path_bytes: 60 };
+
+    /// Few nodes; the rest is large.
+    pub const FEW_NODES: Self =
+        Self { nodes: 14, node_bytes: 2048, watches: 128, transactions: 10, permissions: 5, path_bytes: 2048 };
+
+    /// As options of our server.
+    pub fn options_of_ours(&self) -> Vec<String> {
+        options([self.nodes, self.node_bytes, self.watches, self.transactions, self.permissions, self.path_bytes])
+    }
+
+    /// As options of the C server, 4.17.
+    pub fn options_of_c(&self) -> Vec<String> {
+        // A node's record is 8 bytes longer there, and a record of the quota's size is refused; one watch and one
+        // transaction more than the quota is allowed.
+        let node_bytes = self.node_bytes + 8 + 1;
+        options([self.nodes, node_bytes, self.watches - 1, self.transactions - 1, self.permissions, self.path_bytes])
+    }
+}
+
+fn options(values: [usize; 6]) -> Vec<String> {
+    let names = ["--entry-nb", "--entry-size", "--watch-nb", "--transaction", "--perm-nb", "--path-max"];
+    names.iter().zip(values).flat_map(|(name, value)| [name.to_string(), value.to_string()]).collect()
+}

@@ -1,0 +1,100 @@
+//! A server process, and the folder that stands for its Xen.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::quotas::Quotas;
+
+/// How long a server may take to start.
+const START: Duration = Duration::from_secs(20);
+
+/// How much faster time runs for the C server, so that its limit on writes per second doesn't slow the comparison.
+const CLOCK_FACTOR: &str = "1000";
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Debian's C server of Xen 4.17.
+    C,
+    /// This project's hosted server.
+    Ours,
+}
+
+/// A running server. It ends when this is dropped.
+pub struct Server {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Server {
+    /// Starts a server and waits until it listens.
+    pub fn start(kind: Kind, quotas: &Quotas) -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("xs-diff-{}-{number}", std::process::id()));
+        fs::create_dir(&folder)?;
+        fs::write(folder.join("ring.0"), [0; 4096])?;
+        let mut command = match kind {
+            Kind::C => {
+                let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/peer.sh"));
+                command.arg(&folder).arg("c").env("FAKEXEN_CLOCK", CLOCK_FACTOR);
+                command.args(quotas.options_of_c());
+                command
+            }
+            Kind::Ours => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored-hosted"));
+                command.arg("--dir").arg(&folder).args(["--log-level", "error"]);
+                command.args(quotas.options_of_ours());
+                command
+            }
+        };
+        let log = File::create(folder.join("log"))?;
+        command.args(["--timeout", "watch-event=0"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut server = Self { child: command.spawn()?, folder };
+        server.wait_until_it_listens()?;
+        Ok(server)
+    }
+
+    /// The folder that stands for its Xen.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it said, and whether it still runs.
+    pub fn report(&mut self) -> String {
+        let state = match self.child.try_wait() {
+            Ok(None) => "runs".into(),
+            Ok(Some(status)) => format!("has ended: {status}"),
+            Err(error) => error.to_string(),
+        };
+        let log = fs::read(self.folder.join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned();
+        format!("{state}\n{log}")
+    }
+
+    fn wait_until_it_listens(&mut self) -> io::Result<()> {
+        let give_up = Instant::now() + START;
+        while UnixStream::connect(self.folder.join("socket")).is_err() {
+            if self.child.try_wait()?.is_some() || Instant::now() > give_up {
+                return Err(io::Error::other(format!("does not start: {}", self.report())));
+            }
+            // Nothing tells when a process begins to listen, so it is asked.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
