@@ -1,6 +1,8 @@
 //! The behaviour that clients rely on, rule by rule, over rings and without any Xen.
 #![allow(missing_docs, reason = "a test")]
 
+mod advisories_from_414;
+mod advisories_to_353;
 mod basics;
 mod death;
 mod errors;
@@ -14,6 +16,7 @@ mod quotas;
 mod random;
 mod rings;
 mod special_nodes;
+mod storm;
 mod targets;
 mod transactions;
 mod world;

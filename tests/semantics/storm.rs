@@ -1,0 +1,323 @@
+//! Random requests of all kinds by the control domain and guests that come, go, cheat and sleep: whatever they do, each
+//! request has one reply, the counts are right, the tree hangs together, and in the end nothing is left.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use xenstore::engine::hypervisor::DomainState;
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::MessageType as T;
+use xenstore::wire::ring::Field;
+
+use crate::random::{Random, Seed};
+use crate::world::{Message, World};
+
+const GUESTS: [u16; 4] = [1, 2, 3, 4];
+const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
+
+struct Storm {
+    world: World,
+    random: Random,
+    /// Requests whose reply has not been seen, oldest first: number, transaction and type.
+    pending: BTreeMap<u16, VecDeque<(u32, u32, u32)>>,
+    /// Guests that are introduced and have not been cut off.
+    served: BTreeSet<u16>,
+    /// The number of each domain's newest transaction.
+    newest_transaction: BTreeMap<u16, u32>,
+    requests: usize,
+    refusals: BTreeMap<String, usize>,
+}
+
+impl Storm {
+    fn new(seed: u64) -> Self {
+        let mut world = World::with_homes(GUESTS);
+        world.write(0, "/shared", "").unwrap();
+        world.set_perms(0, "/shared", "b0").unwrap();
+        Self {
+            world,
+            random: Random::new(seed),
+            pending: BTreeMap::new(),
+            served: GUESTS.into(),
+            newest_transaction: BTreeMap::new(),
+            requests: 0,
+            refusals: BTreeMap::new(),
+        }
+    }
+
+    fn path(&mut self) -> String {
+        let top = match self.random.below(12) {
+            0..4 => String::new(),
+            4..7 => "/shared/".into(),
+            7..10 => format!("/local/domain/{}/", self.random.below(6)),
+            10 => (*self.random.one_of(&["/", "/local/domain", "@releaseDomain", "@introduceDomain", "//", "/tool"]))
+                .into(),
+            _ => "/".into(),
+        };
+        if !top.ends_with('/') && !top.is_empty() || top == "//" {
+            return top;
+        }
+        let names: Vec<&str> = (0..=self.random.below(3)).map(|_| *self.random.one_of(&NAMES)).collect();
+        top + &names.join("/")
+    }
+
+    fn entries(&mut self) -> String {
+        let count = 1 + self.random.below(6);
+        (0..count).map(|_| format!("{}{}\0", self.random.one_of(&["n", "r", "w", "b"]), self.random.below(6))).collect()
+    }
+
+    fn payload(&mut self, kind: T) -> String {
+        let path = self.path();
+        match kind {
+            T::Write => format!("{path}\0{}", "v".repeat(self.random.below(60))),
+            T::SetPerms => format!("{path}\0{}", self.entries()),
+            T::Watch | T::Unwatch => format!("{path}\0t{}\0", self.random.below(3)),
+            T::DirectoryPart => format!("{path}\0{}\0", self.random.below(20)),
+            T::TransactionStart | T::ResetWatches => "\0".into(),
+            T::TransactionEnd => (*self.random.one_of(&["T\0", "T\0", "T\0", "F\0", "T"])).into(),
+            T::Control => (*self.random.one_of(&["check\0", "print\0storm\0", "help\0", "none\0"])).into(),
+            T::GetDomainPath | T::IsDomainIntroduced | T::Resume => format!("{}\0", self.random.below(6)),
+            T::SetTarget => format!("{}\0{}\0", self.random.below(6), self.random.below(6)),
+            _ => format!("{path}\0"),
+        }
+    }
+
+    /// One request by anybody; its reply may be read now or much later.
+    fn request(&mut self) {
+        let domid = *self.random.one_of(&[0, 0, 1, 1, 2, 2, 3, 4]);
+        if domid != 0 && !self.served.contains(&domid) || self.pending.get(&domid).is_some_and(|list| list.len() >= 6) {
+            return;
+        }
+        // INTRODUCE and RELEASE change who is served: they are made by `upheaval`.
+        let kinds = [
+            T::Read,
+            T::Read,
+            T::Write,
+            T::Write,
+            T::Write,
+            T::Mkdir,
+            T::Rm,
+            T::Directory,
+            T::DirectoryPart,
+            T::GetPerms,
+            T::SetPerms,
+            T::Watch,
+            T::Watch,
+            T::Unwatch,
+            T::ResetWatches,
+            T::TransactionStart,
+            T::TransactionStart,
+            T::TransactionEnd,
+            T::TransactionEnd,
+            T::GetDomainPath,
+            T::IsDomainIntroduced,
+            T::Resume,
+            T::SetTarget,
+            T::Control,
+            T::GetFeature,
+            T::Error,
+        ];
+        let mut kind = *self.random.one_of(&kinds);
+        if kind == T::ResetWatches && !self.random.once_in(20) {
+            kind = T::Write;
+        }
+        let payload = self.payload(kind);
+        if kind == T::Rm && payload == "/local/domain\0" {
+            return;
+        }
+        let transaction = match self.random.below(3) {
+            0 => 0,
+            _ => self.open_transaction(domid),
+        };
+        let transaction = if self.random.once_in(200) { 9999 } else { transaction };
+        let id = self.world.send(domid, transaction, kind.to_wire(), payload.as_bytes());
+        self.pending.entry(domid).or_default().push_back((id, transaction, kind.to_wire()));
+        self.requests += 1;
+        if !self.random.once_in(4) {
+            self.drain(domid);
+        }
+    }
+
+    /// A number near those that the domain's transactions have.
+    fn open_transaction(&mut self, domid: u16) -> u32 {
+        let Some(connection) = self.world.connection(domid) else { return 0 };
+        let session = self.world.server.engine().connection(connection).and_then(|connection| connection.session());
+        if session.is_none_or(|session| session.open_transactions() == 0) {
+            return 0;
+        }
+        let newest = self.newest_transaction.get(&domid).copied().unwrap_or(0);
+        newest.saturating_sub(self.random.below(4) as u32)
+    }
+
+    fn drain(&mut self, domid: u16) {
+        while let Some(message) = self.world.message(domid) {
+            self.check_message(domid, &message);
+        }
+    }
+
+    fn check_message(&mut self, domid: u16, message: &Message) {
+        if message.kind == T::WatchEvent.to_wire() {
+            assert_eq!((message.request_id, message.transaction), (0, 0));
+            assert_eq!(message.payload.iter().filter(|byte| **byte == 0).count(), 2);
+            return;
+        }
+        let expected = self.pending.get_mut(&domid).and_then(VecDeque::pop_front);
+        let (id, transaction, kind) = expected.expect("a reply belongs to a request");
+        assert_eq!((message.request_id, message.transaction), (id, transaction), "replies come in order");
+        if message.kind == T::Error.to_wire() {
+            *self.refusals.entry(crate::world::string(&message.payload)).or_default() += 1;
+        } else {
+            assert_eq!(message.kind, kind);
+            if kind == T::TransactionStart.to_wire() {
+                let number = crate::world::string(&message.payload).parse().unwrap();
+                self.newest_transaction.insert(domid, number);
+            }
+        }
+    }
+
+    /// A domain dies, is born, shuts down, is released, is introduced again or cheats; time passes.
+    fn upheaval(&mut self) {
+        let domid = *self.random.one_of(&GUESTS);
+        let what = self.random.below(8);
+        self.drain(0);
+        match what {
+            0 | 1 if self.world.machine.domains.contains_key(&DomId(domid)) => {
+                self.world.kill(domid);
+                self.gone(domid);
+            }
+            2 if self.served.contains(&domid) => {
+                self.world.release(0, domid).unwrap();
+                self.gone(domid);
+            }
+            3 if self.served.contains(&domid) => {
+                let producer = self.world.word(domid, Field::RequestConsumer).wrapping_add(1025);
+                self.world.set_word(domid, Field::RequestProducer, producer);
+                self.world.signal(domid);
+                self.gone(domid);
+                assert_eq!(self.world.word(domid, Field::Error), 2);
+            }
+            4 if self.served.contains(&domid) => self.world.set_state(domid, DomainState::Shutdown),
+            5 => self.world.pass(15_000),
+            _ => self.bear(domid),
+        }
+    }
+
+    fn gone(&mut self, domid: u16) {
+        self.served.remove(&domid);
+        self.pending.remove(&domid);
+        self.newest_transaction.remove(&domid);
+        if self.world.machine.pages.contains_key(&DomId(domid)) {
+            self.world.forget_incoming(domid);
+        }
+    }
+
+    /// Introduces a domain, for the first time or again.
+    fn bear(&mut self, domid: u16) {
+        self.gone(domid);
+        if !self.world.machine.domains.contains_key(&DomId(domid)) {
+            self.world.build(DomId(domid));
+        }
+        self.world.introduce(0, domid, 1).unwrap();
+        self.world.forget_incoming(domid);
+        let _ = self.world.mkdir(0, &format!("/local/domain/{domid}"));
+        let _ = self.world.set_perms(0, &format!("/local/domain/{domid}"), &format!("n{domid}"));
+        if self.world.read(0, "/shared").is_err() {
+            self.world.write(0, "/shared", "").unwrap();
+            self.world.set_perms(0, "/shared", "b0").unwrap();
+        }
+        self.served.insert(domid);
+    }
+
+    /// Everybody reads everything.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            for domid in [0, 1, 2, 3, 4] {
+                if domid == 0 || self.served.contains(&domid) {
+                    self.drain(domid);
+                }
+            }
+            if self.pending.values().all(VecDeque::is_empty) {
+                break;
+            }
+        }
+        assert!(self.pending.values().all(VecDeque::is_empty), "each request has a reply: {:?}", self.pending);
+        for domid in &self.served {
+            assert_eq!(self.world.outstanding(*domid), 0);
+        }
+    }
+
+    fn check(&mut self) {
+        self.settle();
+        self.world.check();
+        let state = self.world.server.engine().state();
+        let mut watches = 0;
+        for (domid, domain) in state.domains.iter() {
+            let found = domain.connection.map_or(0, |connection| state.watches.of_connection(connection).len());
+            assert_eq!(domain.watches, found, "{domid}");
+            watches += found;
+        }
+        assert_eq!(watches, state.watches.len());
+        let introduced: BTreeSet<DomId> =
+            state.domains.iter().filter(|(_, domain)| domain.connection.is_some()).map(|(domid, _)| domid).collect();
+        assert!(introduced.iter().all(|domid| self.world.machine.domains.contains_key(domid)));
+        assert_eq!(self.world.machine.mapped.keys().copied().collect::<BTreeSet<_>>(), introduced);
+        assert_eq!(self.world.machine.bound.values().copied().collect::<BTreeSet<_>>(), introduced);
+        let owned: u64 = state.domains.iter().map(|(_, domain)| domain.nodes).sum();
+        assert_eq!(self.walk(), owned, "what DIRECTORY shows is what there is");
+    }
+
+    /// Walks the tree by DIRECTORY, and counts the nodes; each can be read.
+    fn walk(&mut self) -> u64 {
+        let mut open = vec![String::new()];
+        let mut found = 0;
+        while let Some(path) = open.pop() {
+            let full = if path.is_empty() { "/" } else { &path };
+            let names = self.world.directory(0, full).unwrap();
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "no name twice in {full}");
+            assert!(self.world.read(0, full).is_ok() && self.world.get_perms(0, full).is_ok());
+            open.extend(names.iter().map(|name| format!("{path}/{name}")));
+            found += 1;
+        }
+        found
+    }
+
+    fn end(&mut self) {
+        for domid in GUESTS {
+            if self.world.machine.domains.contains_key(&DomId(domid)) {
+                self.world.kill(domid);
+            }
+            self.gone(domid);
+        }
+        self.check();
+        assert!(GUESTS.iter().all(|domid| self.world.nodes(*domid) == 0));
+        let known: Vec<DomId> = self.world.server.engine().state().domains.iter().map(|(domid, _)| domid).collect();
+        assert_eq!(known, [DomId(0)], "nobody else is known any more");
+        assert_eq!(self.world.server.engine().rings_and_ports(), (1, 1));
+        assert_eq!(self.world.server.poll(&mut self.world.machine, u64::MAX / 2).deadline_ms, None);
+    }
+}
+
+#[test]
+fn whatever_is_asked_the_counts_are_right_and_nothing_is_left() {
+    let (mut requests, mut refusals) = (0, BTreeMap::<String, usize>::new());
+    for seed in 1..=10 {
+        let _seed = Seed(seed);
+        let mut storm = Storm::new(seed);
+        for step in 1..=30_000 {
+            storm.request();
+            if storm.random.once_in(150) {
+                storm.upheaval();
+            }
+            if step % 2000 == 0 {
+                storm.check();
+            }
+        }
+        storm.end();
+        requests += storm.requests;
+        for (name, count) in storm.refusals {
+            *refusals.entry(name).or_default() += count;
+        }
+    }
+    println!("{requests} requests; refused: {refusals:?}");
+    for name in ["EINVAL", "EACCES", "ENOENT", "EEXIST", "ENOSPC", "EAGAIN", "EBUSY", "ENOSYS", "EPERM"] {
+        assert!(refusals.contains_key(name), "{name} was tried: {refusals:?}");
+    }
+}
