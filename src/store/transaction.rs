@@ -300,7 +300,10 @@ impl Transaction {
         self.change_parent(path, ChildChange::Add(path.name().into()), |parent| {
             // What stands for the child in the list is never looked at: the child has an entry of its own.
             let placeholder = Rc::new(Node::new(Box::default(), parent.permissions().clone(), generation));
-            parent.children_mut().insert(path.name(), placeholder);
+            // The list may still name a child that others removed after the parent was seen; the commit will conflict.
+            if parent.children().get(path.name()).is_none() {
+                parent.children_mut().insert(path.name(), placeholder);
+            }
             parent.set_generation(generation);
         });
     }

@@ -58,43 +58,29 @@ const RULES: &[Rule] = &[
                 && (ours.outcome == "EACCES" || ours.outcome == "OK")
         },
     ),
-    (
-        "SET_PERMS of a special node without the right is EACCES, no left-over code",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::SET_PERMS
-                && !at.is_privileged
-                && [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first())
-                && theirs.outcome == "EINVAL"
-                && ours.outcome == "EACCES"
-        },
-    ),
-    (
-        "a watch too many is ENOSPC, as all quotas (4.22), not E2BIG",
-        Then::GoOn,
-        |at, theirs, ours| at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC",
-    ),
-    (
-        "UNWATCH of what is no path is EINVAL (4.22), not ENOENT",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::UNWATCH
-                && !is_path(at.first())
-                && theirs.outcome == "ENOENT"
-                && ours.outcome == "EINVAL"
-        },
-    ),
-    (
-        "a special name has the characters of a path",
-        Then::Restart,
-        |at, theirs, ours| {
-            at.request.kind == names::WATCH
-                && at.first().starts_with(b"@")
-                && !is_path(at.first())
-                && theirs.outcome == "OK"
-                && ours.outcome == "EINVAL"
-        },
-    ),
+    ("SET_PERMS of a special node without the right is EACCES, no left-over code", Then::GoOn, |at, theirs, ours| {
+        at.request.kind == names::SET_PERMS
+            && !at.is_privileged
+            && [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first())
+            && theirs.outcome == "EINVAL"
+            && ours.outcome == "EACCES"
+    }),
+    ("a watch too many is ENOSPC, as all quotas (4.22), not E2BIG", Then::GoOn, |at, theirs, ours| {
+        at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC"
+    }),
+    ("UNWATCH of what is no path is EINVAL (4.22), not ENOENT", Then::GoOn, |at, theirs, ours| {
+        at.request.kind == names::UNWATCH
+            && !is_path(at.first())
+            && theirs.outcome == "ENOENT"
+            && ours.outcome == "EINVAL"
+    }),
+    ("a special name has the characters of a path", Then::Restart, |at, theirs, ours| {
+        at.request.kind == names::WATCH
+            && at.first().starts_with(b"@")
+            && !is_path(at.first())
+            && theirs.outcome == "OK"
+            && ours.outcome == "EINVAL"
+    }),
     (
         "an entry for a domain that is gone is no longer listed (4.22), not only without effect",
         Then::GoOn,
@@ -103,24 +89,16 @@ const RULES: &[Rule] = &[
             at.request.kind == names::GET_PERMS && is_answered && entries_gone(at, theirs.payload, ours.payload)
         },
     ),
-    (
-        "a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it",
-        Then::GoOn,
-        |at, theirs, ours| {
-            let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
-            harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
-        },
-    ),
-    (
-        "DIRECTORY_PART's offset is decimal digits, not what atoi makes of it",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::DIRECTORY_PART
-                && !at.second().is_some_and(is_number)
-                && theirs.outcome == "OK"
-                && ours.outcome == "EINVAL"
-        },
-    ),
+    ("a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
+        let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
+        harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
+    }),
+    ("DIRECTORY_PART's offset is decimal digits, not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
+        at.request.kind == names::DIRECTORY_PART
+            && !at.second().is_some_and(is_number)
+            && theirs.outcome == "OK"
+            && ours.outcome == "EINVAL"
+    }),
     (
         "RM in a transaction of a node whose child is gone outside by now is OK, and the commit is refused; no EIO",
         Then::AbortTransaction,

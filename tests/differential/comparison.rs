@@ -204,7 +204,9 @@ impl Comparison {
         }
         match theirs.kind {
             names::TRANSACTION_START => number(theirs).is_ok() && number(ours).is_ok(),
-            names::DIRECTORY_PART => without_generation(theirs).is_some_and(|list| Some(list) == without_generation(ours)),
+            names::DIRECTORY_PART => {
+                without_generation(theirs).is_some_and(|list| Some(list) == without_generation(ours))
+            }
             kind => (kind == request.kind || kind == names::ERROR) && theirs.payload == ours.payload,
         }
     }
@@ -235,7 +237,10 @@ impl Comparison {
                 ours.splice(0..0, our_early.iter().cloned());
             }
             if theirs.len() > 1 || theirs != ours {
-                self.remember(format!("  events at {}:\n    C:    {theirs:?}\n    ours: {ours:?}", name_of(connection)));
+                self.remember(format!(
+                    "  events at {}:\n    C:    {theirs:?}\n    ours: {ours:?}",
+                    name_of(connection)
+                ));
             }
             compare_messages(&theirs, &ours)?;
         }
@@ -363,12 +368,7 @@ impl Comparison {
     }
 
     fn describe(&self, request: &Request, tx: [u32; 2], [theirs, ours]: &[Vec<Message>; 2]) -> String {
-        let asked = Message {
-            kind: request.kind,
-            request: 0,
-            transaction: tx[0],
-            payload: request.payload.clone(),
-        };
+        let asked = Message { kind: request.kind, request: 0, transaction: tx[0], payload: request.payload.clone() };
         let name = name_of(request.connection);
         if theirs == ours {
             format!("{name}: {asked:?}\n    both: {theirs:?}")
@@ -380,8 +380,7 @@ impl Comparison {
     /// The last steps, and how the servers are.
     fn story(&mut self, step: &Step) -> String {
         let history: Vec<_> = self.history.iter().map(String::as_str).collect();
-        let reports: Vec<_> =
-            (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
+        let reports: Vec<_> = (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
         format!("at {step:?}\nlast steps:\n{}\n{}", history.join("\n"), reports.join("\n"))
     }
 }
@@ -404,7 +403,8 @@ fn compare_messages(theirs: &[Message], ours: &[Message]) -> Result<(), Differen
 /// The number that a payload is.
 fn number(message: &Message) -> Result<u32, Difference> {
     let text = message.payload.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok());
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| Difference(format!("no number of a transaction: {message:?}")))
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| Difference(format!("no number of a transaction: {message:?}")))
 }
 
 /// What follows the generation in a reply to DIRECTORY_PART.

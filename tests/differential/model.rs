@@ -189,7 +189,8 @@ impl Model {
         let connection = &mut self.connections[request.connection];
         if reply_kind == names::ERROR {
             let may_be_over = request.kind == names::TRANSACTION_END && request.payload.len() == 2;
-            if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx) {
+            if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx)
+            {
                 connection.ended(handle);
             }
             return;
