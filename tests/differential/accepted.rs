@@ -18,6 +18,8 @@ pub struct Circumstances<'a> {
     pub is_in_transaction: bool,
     /// Domains that died or were released at any time.
     pub gone: &'a BTreeSet<u32>,
+    /// The C server lists more permissions for the node or for one above, as it keeps those of domains that are gone.
+    pub more_entries: bool,
     pub quotas: &'a Quotas,
 }
 
@@ -101,6 +103,17 @@ const RULES: &[Rule] = &[
         |at, theirs, ours| {
             let is_answered = theirs.outcome == "OK" && ours.outcome == "OK";
             at.request.kind == names::GET_PERMS && is_answered && entries_gone(at, theirs.payload, ours.payload)
+        },
+    ),
+    (
+        "an entry for a domain that is gone does not count for the quota of a node's size",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.more_entries
+                && !at.is_privileged
+                && matches!(at.request.kind, names::WRITE | names::MKDIR)
+                && theirs.outcome == "ENOSPC"
+                && ours.outcome == "OK"
         },
     ),
     (
