@@ -4,6 +4,7 @@
 mod basics;
 mod death;
 mod events;
+mod found_by_comparison;
 mod permissions;
 mod special_nodes;
 mod targets;
