@@ -188,6 +188,7 @@ impl Comparison {
         Circumstances {
             request,
             more_entries,
+            has_outlived_a_domain: self.model.has_outlived_a_domain(request.tx),
             is_privileged: request.connection < SOCKETS,
             is_in_transaction: matches!(request.tx, Tx::Of(_)),
             gone: &self.model.gone,
@@ -401,7 +402,11 @@ impl Comparison {
         let history: Vec<_> = self.history.iter().map(String::as_str).collect();
         let reports: Vec<_> =
             (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
-        format!("at {step:?}\nlast steps:\n{}\n{}", history.join("\n"), reports.join("\n"))
+        let step = match step {
+            Step::Request(Request { connection, kind, .. }) => format!("{} by {}", names::kind(*kind), name_of(*connection)),
+            other => format!("{other:?}"),
+        };
+        format!("at {step}\nlast steps:\n{}\n{}", history.join("\n"), reports.join("\n"))
     }
 }
 

@@ -97,6 +97,9 @@ pub struct Model {
     /// Domain 1 and so on: the guests and then the bystander.
     domains: Vec<Domain>,
     pub transactions: usize,
+    /// How many domains had died or been released when each transaction was opened.
+    gone_before: Vec<usize>,
+    deaths: usize,
     /// Domains that died or were released at any time.
     pub gone: BTreeSet<u32>,
 }
@@ -115,6 +118,8 @@ impl Model {
             connections: vec![Connection::default(); CONNECTIONS],
             domains: vec![domain; GUESTS + 1],
             transactions: 0,
+            gone_before: Vec::new(),
+            deaths: 0,
             gone: BTreeSet::new(),
         }
     }
@@ -127,9 +132,9 @@ impl Model {
         &mut self.domains[domid as usize - 1]
     }
 
-    /// All domains but dom0 that may exist.
-    pub fn domids() -> impl Iterator<Item = u32> {
-        1..=GUESTS as u32 + 1
+    /// Whether a domain died or was released since a transaction was opened.
+    pub fn has_outlived_a_domain(&self, tx: Tx) -> bool {
+        matches!(tx, Tx::Of(handle) if self.gone_before[handle] < self.deaths)
     }
 
     /// Whether requests can be sent there.
@@ -198,6 +203,7 @@ impl Model {
             names::TRANSACTION_START => {
                 connection.open.push(self.transactions);
                 self.transactions += 1;
+                self.gone_before.push(self.deaths);
             }
             names::TRANSACTION_END => {
                 if let Tx::Of(handle) = request.tx {
@@ -235,6 +241,7 @@ impl Model {
 
     fn released(&mut self, domid: u32) {
         self.gone.insert(domid);
+        self.deaths += 1;
         if domid <= GUESTS as u32 {
             self.restarted(connection_of(domid));
         }
