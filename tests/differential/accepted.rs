@@ -20,6 +20,8 @@ pub struct Circumstances<'a> {
     pub gone: &'a BTreeSet<u32>,
     /// A domain died or was released while the request's transaction was open.
     pub has_outlived_a_domain: bool,
+    /// A request in the transaction was refused for a quota.
+    pub has_met_a_quota: bool,
     /// The C server lists more permissions for the node or for one above, as it keeps those of domains that are gone.
     pub more_entries: bool,
     pub quotas: &'a Quotas,
@@ -69,7 +71,7 @@ const RULES: &[Rule] = &[
             at.request.kind == names::SET_PERMS
                 && !at.is_privileged
                 && [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first())
-                && theirs.outcome == "EINVAL"
+                && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
                 && ours.outcome == "EACCES"
         },
     ),
@@ -178,6 +180,26 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        "a request that is refused for a quota spoils nothing: its transaction may be committed",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_met_a_quota
+                && theirs.outcome == "ENOMEM"
+                && ours.outcome == "OK"
+        },
+    ),
+    (
+        "a request that is refused for a quota spoils nothing: its transaction may be tried again",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_met_a_quota
+                && theirs.outcome == "ENOMEM"
+                && ours.outcome == "EAGAIN"
+        },
+    ),
+    (
         "nodes that a transaction made or removed count for the quota at its next request, not only at its end",
         Then::AbortTransaction,
         |at, theirs, ours| {
@@ -195,6 +217,18 @@ const RULES: &[Rule] = &[
             at.request.kind == names::TRANSACTION_END
                 && at.has_few_nodes()
                 && theirs.outcome == "ENOSPC"
+                && ours.outcome == "OK"
+        },
+    ),
+    (
+        "RM in a transaction of a node whose parent is gone outside by now is OK, and the commit is refused; no EINVAL",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            at.request.kind == names::RM
+                && at.is_in_transaction
+                && is_path(at.first())
+                && at.first() != b"/"
+                && theirs.outcome == "EINVAL"
                 && ours.outcome == "OK"
         },
     ),

@@ -171,7 +171,7 @@ impl Comparison {
         if request.kind == names::TRANSACTION_START && reply.kind != names::ERROR {
             self.transactions.push([number(reply)?, number(our_reply)?]);
         }
-        self.model.answered(request, reply.kind);
+        self.model.answered(request, reply);
         if may_cause_events(request.kind) {
             self.compare_events(early, coverage)?;
         }
@@ -189,6 +189,7 @@ impl Comparison {
             request,
             more_entries,
             has_outlived_a_domain: self.model.has_outlived_a_domain(request.tx),
+            has_met_a_quota: matches!(request.tx, Tx::Of(handle) if self.model.met_a_quota.contains(&handle)),
             is_privileged: request.connection < SOCKETS,
             is_in_transaction: matches!(request.tx, Tx::Of(_)),
             gone: &self.model.gone,

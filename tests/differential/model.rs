@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::client::Message;
 use crate::names;
 use crate::quotas::Quotas;
 
@@ -100,6 +101,8 @@ pub struct Model {
     /// How many domains had died or been released when each transaction was opened.
     gone_before: Vec<usize>,
     deaths: usize,
+    /// Transactions in which a quota was met.
+    pub met_a_quota: BTreeSet<Handle>,
     /// Domains that died or were released at any time.
     pub gone: BTreeSet<u32>,
 }
@@ -120,6 +123,7 @@ impl Model {
             transactions: 0,
             gone_before: Vec::new(),
             deaths: 0,
+            met_a_quota: BTreeSet::new(),
             gone: BTreeSet::new(),
         }
     }
@@ -190,9 +194,12 @@ impl Model {
     }
 
     /// Takes note of a request and what was answered.
-    pub fn answered(&mut self, request: &Request, reply_kind: u32) {
+    pub fn answered(&mut self, request: &Request, reply: &Message) {
         let connection = &mut self.connections[request.connection];
-        if reply_kind == names::ERROR {
+        if reply.kind == names::ERROR {
+            if let (b"ENOSPC\0", Tx::Of(handle)) = (&reply.payload[..], request.tx) {
+                self.met_a_quota.insert(handle);
+            }
             let may_be_over = request.kind == names::TRANSACTION_END && request.payload.len() == 2;
             if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx) {
                 connection.ended(handle);
@@ -254,11 +261,8 @@ impl Model {
 
     /// A connection lost its watches and transactions.
     fn restarted(&mut self, connection: usize) {
-        let connection = &mut self.connections[connection];
-        connection.watches.clear();
-        for handle in std::mem::take(&mut connection.open) {
-            connection.ended(handle);
-        }
+        // Numbers of transactions may be given out again, and not the same by both servers.
+        self.connections[connection] = Connection::default();
     }
 }
 
