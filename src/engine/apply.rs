@@ -68,27 +68,8 @@ impl Engine {
 
     /// Commits a transaction that has been checked, and tells of its changes.
     pub(super) fn commit(&mut self, transaction: Transaction, now_ms: u64) {
-        for (domid, count) in transaction.counts() {
-            self.state.domains.charge_nodes(domid, count);
-        }
-        // The tree is taken out so that the rest of the state can be looked at meanwhile; cloning it shares it.
-        let mut tree = self.state.tree.clone();
-        let first_generation = self.state.generation();
-        let mut generation = first_generation;
-        let events = transaction.commit(
-            &mut tree,
-            |permissions, written| self.state.adjusted(permissions, written),
-            || {
-                generation = generation.saturating_add(1);
-                generation
-            },
-        );
-        for _ in first_generation..generation {
-            self.state.next_generation();
-        }
-        self.state.tree = tree;
-        for event in events {
-            let before = event.before.as_deref().map(Readable::node);
+        for event in self.state.commit(transaction) {
+            let before = event.before.as_ref().map(Readable::before);
             self.announce(event.path.as_path(), event.scope, before, now_ms);
         }
     }

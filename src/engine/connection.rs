@@ -77,7 +77,6 @@ pub struct Session {
     next_transaction: u32,
     /// Requests that count as outstanding, with the number of messages that they still wait for.
     tickets: VecDeque<(u64, usize)>,
-    next_ticket: u64,
 }
 
 impl Connection {
@@ -132,10 +131,8 @@ impl Session {
     }
 
     /// Counts a request as outstanding, as one message: its reply.
-    pub(super) fn issue_ticket(&mut self) -> u64 {
-        self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.tickets.push_back((self.next_ticket, 1));
-        self.next_ticket
+    pub(super) fn issue_ticket(&mut self, ticket: u64) {
+        self.tickets.push_back((ticket, 1));
     }
 
     /// Makes an outstanding request wait for one more message.

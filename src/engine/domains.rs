@@ -87,6 +87,7 @@ impl Engine {
 
     pub(super) fn introduce(&mut self, domid: DomId, port: Port, now_ms: u64) {
         let id = self.connect_domain(domid, port, RingStart::Reset);
+        self.starting.push(id);
         log::debug!("domain {domid} introduced");
         self.announce_special(Special::IntroduceDomain, now_ms);
         self.wake(id);
@@ -100,6 +101,7 @@ impl Engine {
             return;
         };
         *ring_start = Some(RingStart::Reset);
+        self.starting.push(id);
         if let Some(old) = port.take() {
             self.ports.remove(&old);
             hypervisor.close_port(old);

@@ -15,6 +15,7 @@ use crate::store::path::Path;
 use crate::store::permission::{Access, Permissions, Requester};
 use crate::store::special::Special;
 use crate::store::state::State;
+use crate::store::transaction::Before;
 use crate::store::watch::{ConnectionId, Scope, Watch};
 
 /// Permissions and when they were written.
@@ -27,6 +28,10 @@ pub(super) struct Readable<'a> {
 impl<'a> Readable<'a> {
     pub(super) fn node(node: &'a Node) -> Self {
         Self { permissions: node.permissions(), generation: node.generation() }
+    }
+
+    pub(super) const fn before(before: &'a Before) -> Self {
+        Self { permissions: &before.permissions, generation: before.generation }
     }
 
     fn by(self, requester: &Requester) -> bool {

@@ -25,6 +25,7 @@ pub mod requests;
 pub mod view;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
 
 use crate::engine::change_set::{ChangeSet, Effect};
 use crate::engine::config::Config;
@@ -69,6 +70,10 @@ pub struct Engine {
     /// When the first event of which connection may be over; at most one entry for each connection.
     deadlines: BTreeSet<(u64, ConnectionId)>,
     actions: VecDeque<Action>,
+    /// Connections whose ring has to be reset before anything else is said to anybody.
+    starting: Vec<ConnectionId>,
+    /// The number of the newest request that counts as outstanding.
+    next_ticket: u64,
     /// The request that is being handled, for what it causes.
     origin: Option<Origin>,
     /// Kept between requests for its room.
@@ -88,6 +93,8 @@ impl Engine {
             ready: VecDeque::new(),
             deadlines: BTreeSet::new(),
             actions: VecDeque::new(),
+            starting: Vec::new(),
+            next_ticket: 0,
             origin: None,
             changes: ChangeSet::default(),
         }
@@ -161,6 +168,12 @@ impl Engine {
     #[must_use]
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// A connection whose ring has to be started now: as soon as the one who introduced the domain has his reply, the
+    /// domain may use it.
+    pub fn poll_starting(&mut self) -> Option<ConnectionId> {
+        self.starting.pop()
     }
 
     /// What the host is to do.
@@ -251,7 +264,13 @@ impl Engine {
         self.origin = match &requester {
             Requester::Privileged => None,
             Requester::Domain { .. } => {
-                self.session_mut(id).map(|session| Origin { connection: id, ticket: session.issue_ticket() })
+                // Never used again, not even by a later session of the same connection: messages that an earlier one
+                // caused may still wait somewhere.
+                self.next_ticket = self.next_ticket.wrapping_add(1);
+                let ticket = self.next_ticket;
+                self.session_mut(id)
+                    .map(|session| session.issue_ticket(ticket))
+                    .map(|()| Origin { connection: id, ticket })
             }
         };
         let mut reply = Reply::new();

@@ -1,8 +1,8 @@
 //! From the entry to the main loop: the steps of the boot, in order (`docs/boot.md`).
 
 pub(crate) mod boot_info;
-#[cfg(feature = "crash-test")]
-mod crash_test;
+#[cfg(feature = "boot-test")]
+mod boot_test;
 pub(crate) mod heap;
 pub(crate) mod intrinsics;
 pub(crate) mod line_buffer;
@@ -47,8 +47,8 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     let kib = boot.pages * (PAGE_BYTES / 1024);
     info!("xenstore-stubdom {} on Xen {major}.{minor}, {kib} KiB of memory", env!("CARGO_PKG_VERSION"));
     let memory = make_heap(&boot, memory);
-    #[cfg(feature = "crash-test")]
-    crash_test::run(boot.command_line);
+    #[cfg(feature = "boot-test")]
+    boot_test::run(boot.command_line);
     let options = read_options(&boot);
     let ports = open_events();
     serve(&boot, &options, memory, ports)

@@ -126,6 +126,7 @@ impl Server {
             rest = behind;
             if self.engine.handle_received(id, count, platform, now_ms) {
                 requests = requests.saturating_add(1);
+                self.start_introduced(platform);
             }
         }
         bytes.len().saturating_sub(rest.len())
@@ -174,8 +175,8 @@ impl Server {
 
     /// Gives one connection its turn. Sockets are served by their host.
     fn serve<P: Platform>(&mut self, id: ConnectionId, platform: &mut P, now_ms: u64) {
-        let (domid, port) = match self.engine.connection(id).map(|connection| connection.peer) {
-            Some(Peer::Domain { domid, port }) => (domid, port),
+        let domid = match self.engine.connection(id).map(|connection| connection.peer) {
+            Some(Peer::Domain { domid, .. }) => domid,
             Some(Peer::Socket) => return self.sockets.push_back(id),
             None => return,
         };
@@ -186,8 +187,9 @@ impl Server {
         if outcome.is_err() {
             self.engine.handle_fault(id, Fault::RingIndex);
         }
-        // The domain may have been released meanwhile, by a request on its own ring.
+        // A request on this very ring may have introduced the domain again, with another port.
         let Some(connection) = self.engine.connection(id) else { return };
+        let Peer::Domain { port, .. } = connection.peer else { return };
         let fault = connection.fault();
         if let (Some(fault), Some(page)) = (fault, platform.page(domid)) {
             page.store(Field::Error, fault as u32);
@@ -227,10 +229,29 @@ impl Server {
             turn.moved = true;
             if self.engine.handle_received(id, count, platform, now_ms) {
                 requests = requests.saturating_add(1);
+                self.start_introduced(platform);
                 self.send(id, domid, platform, &mut turn)?;
             }
         }
         Ok(turn)
+    }
+
+    /// Starts the rings of domains that the last request introduced, before its reply is sent: from then on these domains
+    /// may use them. The reply may also be what lets them run.
+    fn start_introduced<P: Platform>(&mut self, platform: &mut P) {
+        while let Some(id) = self.engine.poll_starting() {
+            let Some(Connection { peer: Peer::Domain { domid, port }, .. }) = self.engine.connection(id) else {
+                continue;
+            };
+            let (domid, port) = (*domid, *port);
+            let mut turn = Turn::default();
+            self.start_ring(id, domid, platform, &mut turn);
+            if let Some(port) = port
+                && turn.moved
+            {
+                platform.notify(port);
+            }
+        }
     }
 
     /// Takes a ring into use, at introduction.

@@ -6,7 +6,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::store::domain::DomId;
-use crate::store::permission::Identity;
+use crate::store::permission::{Identity, Permissions};
 use crate::store::watch::ConnectionId;
 
 /// What is known of a domain, and what is counted for it.
@@ -81,6 +81,17 @@ impl Domains {
     #[must_use]
     pub fn is_current(&self, identity: Identity) -> bool {
         self.identity(identity.domid) == Some(identity)
+    }
+
+    /// Permissions that were written at `generation`, with entries marked that name no domain of that time.
+    #[must_use]
+    pub fn adjusted(&self, permissions: &Permissions, generation: u64) -> Permissions {
+        let is_stale = |domid| self.get(domid).is_none_or(|domain| domain.born >= generation);
+        if permissions.entries().iter().skip(1).any(|entry| !entry.stale && is_stale(entry.domid)) {
+            permissions.marked(is_stale)
+        } else {
+            permissions.clone()
+        }
     }
 
     /// Changes the count of nodes of `domid`.

@@ -1,6 +1,7 @@
 //! Everything that is stored: tree, special nodes, domains and watches, with the generation that orders its changes.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use crate::store::domain::DomId;
 use crate::store::domain_table::Domains;
@@ -8,6 +9,7 @@ use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Permissions, Requester};
 use crate::store::special::Specials;
+use crate::store::transaction::{CommitEvent, Transaction};
 use crate::store::tree::Tree;
 use crate::store::watch::Watches;
 
@@ -96,15 +98,17 @@ impl State {
         Requester::Domain { own, target: target.filter(|target| self.domains.is_current(*target)) }
     }
 
-    /// Permissions that were written at `generation`, with entries marked that name no domain of that time.
-    #[must_use]
-    pub fn adjusted(&self, permissions: &Permissions, generation: u64) -> Permissions {
-        let is_stale = |domid| self.domains.get(domid).is_none_or(|domain| domain.born >= generation);
-        if permissions.entries().iter().skip(1).any(|entry| !entry.stale && is_stale(entry.domid)) {
-            permissions.marked(is_stale)
-        } else {
-            permissions.clone()
+    /// Makes the changes of a transaction that does not conflict, and returns its events.
+    pub fn commit(&mut self, transaction: Transaction) -> Vec<CommitEvent> {
+        let Self { tree, domains, generation, .. } = self;
+        for (domid, count) in transaction.counts() {
+            domains.charge_nodes(domid, count);
         }
+        let adjust = |permissions: &Permissions, written| domains.adjusted(permissions, written);
+        transaction.commit(tree, adjust, || {
+            *generation = generation.saturating_add(1);
+            *generation
+        })
     }
 
     /// Counts everything again and compares.

@@ -94,8 +94,17 @@ pub struct CommitEvent {
     pub path: PathBuf,
     /// Which watches it concerns.
     pub scope: Scope,
-    /// The node as it was before, if it was.
-    pub before: Option<Rc<Node>>,
+    /// Who could read the node before, if it was there.
+    pub before: Option<Before>,
+}
+
+/// A node's permissions as a transaction first saw them.
+#[derive(Debug)]
+pub struct Before {
+    /// The permissions.
+    pub permissions: Permissions,
+    /// The generation of the node's last write.
+    pub generation: u64,
 }
 
 /// An open transaction.
@@ -239,8 +248,14 @@ impl Transaction {
         mut next_generation: impl FnMut() -> u64,
     ) -> Vec<CommitEvent> {
         let mut events = Vec::new();
-        // Parents sort before what is below them, so that each node's parent is complete before the node.
+        // What it holds of the tree is let go first: a node that nobody else holds is changed in place, not copied.
+        let mut all = Vec::with_capacity(self.accessed.len());
         for (path, accessed) in self.accessed {
+            let before = accessed.before();
+            all.push((path, Accessed { base: None, ..accessed }, before));
+        }
+        // Parents sort before what is below them, so that each node's parent is complete before the node.
+        for (path, accessed, before) in all {
             if let Local::Present(node) = &accessed.local {
                 let permissions = adjust(node.permissions(), node.generation());
                 let generation = next_generation();
@@ -251,7 +266,7 @@ impl Transaction {
                 }
             }
             if let Some(scope) = accessed.event {
-                events.push((accessed.order, CommitEvent { path, scope, before: accessed.base }));
+                events.push((accessed.order, CommitEvent { path, scope, before }));
             }
         }
         events.sort_unstable_by_key(|(order, _)| *order);
@@ -315,6 +330,12 @@ fn forget_rights(node: &mut Rc<Node>, domid: DomId) {
 }
 
 impl Accessed {
+    /// Who could read the node at the first access, if the commit has to tell of it.
+    fn before(&self) -> Option<Before> {
+        let base = self.event.and(self.base.as_ref())?;
+        Some(Before { permissions: base.permissions().clone(), generation: base.generation() })
+    }
+
     const fn current(&self) -> Option<&Rc<Node>> {
         match &self.local {
             Local::Untouched => self.base.as_ref(),

@@ -113,8 +113,8 @@ const _: () = assert!(size_of::<FaultFrame>() == 176);
 #[inline(always)]
 pub(crate) fn registers() -> FaultFrame {
     let mut frame = MaybeUninit::<FaultFrame>::zeroed();
-    // SAFETY: the stores stay in the frame, at the offsets of its fields, and no register is changed but `rax`, which
-    // is named. The two pushes need the stack, which `nostack` would deny.
+    // SAFETY: the stores stay in the frame, at the offsets of its fields, and no register is changed. The pushes
+    // need the stack, which `nostack` would deny.
     unsafe {
         asm!(
             "mov [rax + 64], rbx", "mov [rax + 72], rcx", "mov [rax + 80], rdx", "mov [rax + 88], rsi",
@@ -123,8 +123,9 @@ pub(crate) fn registers() -> FaultFrame {
             "mov [rax + 160], r14", "mov [rax + 168], r15", "mov [rax + 40], rsp",
             "mov [rax + 24], cs", "mov [rax + 48], ss",
             "pushfq", "pop qword ptr [rax + 32]",
-            "lea rax, [rip]",
-            inout("rax") frame.as_mut_ptr() => _,
+            "call 2f",
+            "2: pop qword ptr [rax + 16]",
+            in("rax") frame.as_mut_ptr(),
         );
         frame.assume_init()
     }

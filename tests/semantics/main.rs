@@ -3,9 +3,16 @@
 
 mod basics;
 mod death;
+mod errors;
 mod events;
 mod found_by_comparison;
+mod introduce_release;
+mod machine;
+mod outstanding;
 mod permissions;
+mod quotas;
+mod rings;
 mod special_nodes;
 mod targets;
+mod transactions;
 mod world;

@@ -1,99 +1,15 @@
-//! A server with domains around it, all in one thread: ring pages in memory, ports as flags, time as a number.
+//! A server with domains around it, all in one thread, and what its clients do.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::collections::BTreeMap;
 
 use xenstore::engine::config::Config;
-use xenstore::engine::hypervisor::{DomainState, Hypervisor, Port};
-use xenstore::server::{ConnectionId, Platform, Server};
+use xenstore::engine::hypervisor::DomainState;
+use xenstore::server::{ConnectionId, Server};
 use xenstore::store::domain::DomId;
-use xenstore::wire::errno::Errno;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
-/// A page that both sides hold.
-#[derive(Clone)]
-pub struct Page(Rc<RefCell<[u8; 4096]>>);
-
-impl Default for Page {
-    fn default() -> Self {
-        Self(Rc::new(RefCell::new([0; 4096])))
-    }
-}
-
-impl RingPage for Page {
-    fn load(&self, field: Field) -> u32 {
-        let at = field.offset();
-        u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap())
-    }
-
-    fn store(&self, field: Field, value: u32) {
-        let at = field.offset();
-        self.0.borrow_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
-    }
-
-    fn copy_requests(&self, at: usize, to: &mut [u8]) {
-        assert!(at + to.len() <= RING_BYTES);
-        to.copy_from_slice(&self.0.borrow()[at..at + to.len()]);
-    }
-
-    fn copy_replies(&self, at: usize, from: &[u8]) {
-        assert!(at + from.len() <= RING_BYTES);
-        self.0.borrow_mut()[RING_BYTES + at..RING_BYTES + at + from.len()].copy_from_slice(from);
-    }
-
-    fn fence(&self) {}
-}
-
-/// The hypervisor and everybody's pages.
-#[derive(Default)]
-pub struct Machine {
-    pub domains: BTreeMap<DomId, DomainState>,
-    pub pages: BTreeMap<DomId, Page>,
-    pub mapped: BTreeMap<DomId, Page>,
-    pub bound: BTreeMap<Port, DomId>,
-    pub notified: BTreeSet<DomId>,
-    next_port: u32,
-}
-
-impl Hypervisor for Machine {
-    fn map_ring(&mut self, domid: DomId) -> Result<(), Errno> {
-        let page = self.pages.get(&domid).ok_or(Errno::NoEnt)?;
-        assert!(self.mapped.insert(domid, page.clone()).is_none(), "{domid} mapped twice");
-        Ok(())
-    }
-
-    fn unmap_ring(&mut self, domid: DomId) {
-        assert!(self.mapped.remove(&domid).is_some(), "{domid} was not mapped");
-    }
-
-    fn bind_port(&mut self, domid: DomId, _remote_port: u32) -> Result<Port, Errno> {
-        self.next_port += 1;
-        self.bound.insert(Port(self.next_port), domid);
-        Ok(Port(self.next_port))
-    }
-
-    fn close_port(&mut self, port: Port) {
-        assert!(self.bound.remove(&port).is_some(), "{port:?} was not bound");
-    }
-
-    fn domain_state(&mut self, domid: DomId) -> DomainState {
-        self.domains.get(&domid).copied().unwrap_or(DomainState::Absent)
-    }
-}
-
-impl Platform for Machine {
-    type Page = Page;
-
-    fn page(&self, domid: DomId) -> Option<&Page> {
-        self.mapped.get(&domid)
-    }
-
-    fn notify(&mut self, port: Port) {
-        self.notified.insert(self.bound[&port]);
-    }
-}
+pub use crate::machine::{BAD_PORT, DOM0, Machine, Page};
 
 /// A message as it arrives: type, request and transaction number, payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,8 +32,6 @@ pub struct World {
     events: BTreeMap<DomId, Vec<(String, String)>>,
     next_request: u32,
 }
-
-pub const DOM0: DomId = DomId(0);
 
 impl World {
     /// A server with dom0 connected.
@@ -278,6 +192,35 @@ impl World {
         all - bytes.len()
     }
 
+    /// Puts bytes into a domain's ring without a signal; they have to fit.
+    pub fn put_bytes(&mut self, domid: u16, bytes: &[u8]) {
+        let page = self.machine.pages[&DomId(domid)].clone();
+        let producer = page.load(Field::RequestProducer);
+        for (index, byte) in bytes.iter().enumerate() {
+            let at = producer.wrapping_add(index as u32) as usize % RING_BYTES;
+            page.0.borrow_mut()[at] = *byte;
+        }
+        page.store(Field::RequestProducer, producer.wrapping_add(bytes.len() as u32));
+    }
+
+    /// Takes up to `most` bytes out of a domain's reply ring, and lets the server go on.
+    pub fn take_bytes(&mut self, domid: u16, most: usize) -> Vec<u8> {
+        let page = self.machine.pages[&DomId(domid)].clone();
+        let consumer = page.load(Field::ReplyConsumer);
+        let count = (page.load(Field::ReplyProducer).wrapping_sub(consumer)).min(most as u32);
+        let at = |index: u32| RING_BYTES + consumer.wrapping_add(index) as usize % RING_BYTES;
+        let taken = (0..count).map(|index| page.0.borrow()[at(index)]).collect();
+        page.store(Field::ReplyConsumer, consumer.wrapping_add(count));
+        self.signal(domid);
+        taken
+    }
+
+    /// A domain forgets what it received and did not look at, as after its connection started afresh.
+    pub fn forget_incoming(&mut self, domid: u16) {
+        self.incoming.remove(&DomId(domid));
+        self.events.remove(&DomId(domid));
+    }
+
     /// Takes everything out of a domain's reply ring, and lets the server go on.
     pub fn receive(&mut self, domid: u16) {
         let page = self.machine.pages[&DomId(domid)].clone();
@@ -428,6 +371,12 @@ impl World {
     /// The counts and indexes of the server agree with what it stores.
     pub fn check(&mut self) {
         assert_eq!(self.server.engine().state().check(), Ok(()));
+    }
+
+    /// How many requests of a domain are outstanding.
+    pub fn outstanding(&self, domid: u16) -> usize {
+        let connection = self.server.engine().connection(self.connection(domid).unwrap()).unwrap();
+        connection.session().unwrap().outstanding()
     }
 
     /// How many nodes are charged to a domain.

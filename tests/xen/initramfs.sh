@@ -54,11 +54,15 @@ add_libraries() {
     done | sort -u | while read -r lib; do cp -L "$lib" "$root/$libdir/"; done
 }
 
+# xl and xenstore-watch end threads by pthread_cancel, which loads this one by name.
+add_libgcc() { cp -L "$(find "$from/lib/x86_64-linux-gnu" "$from/$libdir" -name libgcc_s.so.1 2>/dev/null | head -1)" "$1/$libdir/"; }
+
 # --- The guests' initramfs: busybox and the xenstore tools ---
 guest=$work/guest
 new_root "$guest"
 cp -a "$from"/usr/bin/xenstore* "$guest/usr/bin/"
 add_libraries "$guest" "$from"/usr/bin/xenstore
+add_libgcc "$guest"
 cp "$tests_dir/dom0/guest-init" "$guest/init"
 # Linux runs this when the toolstack asks for a shutdown; busybox's own would signal an init that is none.
 rm -f "$guest/usr/bin/poweroff"
@@ -76,8 +80,7 @@ cp -a "$from"/usr/bin/xenstore* "$dom0/usr/bin/"
 # The packages wrap this one in a script that looks for the running release.
 cp -L "$from/$tools/xenstore-control" "$dom0/usr/bin/xenstore-control" 2>/dev/null || true
 add_libraries "$dom0" "$from"/usr/bin/xenstore "$dom0/$tools"/*
-# xl ends a thread by pthread_cancel, which loads this one by name.
-cp -L "$from"/lib/x86_64-linux-gnu/libgcc_s.so.1 "$dom0/$libdir/" 2>/dev/null || cp -L "$from/$libdir/libgcc_s.so.1" "$dom0/$libdir/"
+add_libgcc "$dom0"
 cp "$have"/scripts/* "$dom0/etc/xen/scripts/"
 cp "$have"/modules/{xen-privcmd,xen-evtchn,xen-gntdev,xen-gntalloc,xenfs}.ko "$dom0/modules/"
 rustc --edition 2024 -O -C target-feature=+crt-static -C strip=symbols -o "$dom0/usr/bin/console-page" "$tests_dir/dom0/console-page.rs" ||

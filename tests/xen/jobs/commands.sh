@@ -1,6 +1,7 @@
 # Every xenstore command with its error cases, exit codes and permissions shown. The same script runs against the C server
 # and against our kernel, and what they print must not differ by a byte. It stays inside /test: the rest of the store
-# tells of domains, which the two boots do not share. Domain ids are ones that exist in neither.
+# tells of domains, which the two boots do not share. Domain ids are ones that exist in neither, and
+# nobody but domain 0 is given a node: releases differ in what they think of an owner that is not there.
 . /functions
 run() {
     echo "\$ $*"
@@ -28,7 +29,7 @@ run xenstore-read /test/missing
 run xenstore-read /test/one /test/missing /test/a
 run xenstore-read /test/deep
 run xenstore-read
-printf -v binary 'a\tb\001c\377d\\e' 2>/dev/null || binary=$(printf 'a\tb\001c\377d\\e')
+binary=$(printf 'a\tb\001c\377d\\e')
 run xenstore-write /test/binary "$binary"
 run xenstore-read /test/binary
 run xenstore-ls /test
@@ -43,9 +44,8 @@ xenstore-write /test/long "${long}w" 2>&1 | cut -c1-60
 xenstore-read /test/long | wc -c
 name=$(head -c 250 /dev/zero | tr '\0' n)
 run xenstore-write "/test/$name" 1
-path=/test; while [ ${#path} -lt 2900 ]; do path=$path/$name; done
-xenstore-write "$(echo "$path" | cut -c1-3071)" 1 >/dev/null 2>&1; echo "3071 -> $?"
-xenstore-write "$(echo "$path" | cut -c1-3072)" 1 >/dev/null 2>&1; echo "3072 -> $?"
+path=/test; while [ ${#path} -lt 3200 ]; do path=$path/$name; done
+for length in 2000 3100; do xenstore-write "$(echo "$path" | cut -c1-$length)" 1 >/dev/null 2>&1; echo "$length -> $?"; done
 run xenstore-rm "/test/$name"
 run xenstore-rm /test/long
 for bad in "/test/" "/test//x" "test\$" "/te st/x" "/test/ä" "" "/test/a:b" "/test/a@b" "/test/-_"; do run xenstore-write "$bad" 1; done
@@ -74,12 +74,12 @@ run xenstore-ls /test/one
 echo "# chmod"
 run xenstore-chmod /test/one n0 r7
 run xenstore-ls -p /test
-run xenstore-chmod /test/one b7
-run xenstore-chmod /test/words w9 r7 b8
+run xenstore-chmod /test/one b0 r7
+run xenstore-chmod /test/words w0 r7 b8
 run xenstore-ls -fp /test
 run xenstore-chmod -r /test/deep n0 r9
 run xenstore-ls -fp /test/deep
-run xenstore-chmod -u /test/deep/er/and n7
+run xenstore-chmod -u /test/deep/er/and w0 r8
 run xenstore-ls -fp /test/deep
 run xenstore-chmod /test/one x7
 run xenstore-chmod /test/one n
@@ -137,6 +137,7 @@ xenstore-chmod /test/c n0 r7
 xenstore-write /test/elsewhere 1
 xenstore-write /test/watched 1
 watched
+xenstore-write /test/c/child 1
 watch 2 /test/c/child
 xenstore-rm /test/c
 watched

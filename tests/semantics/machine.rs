@@ -1,0 +1,125 @@
+//! The machine around the server: ring pages in memory, ports as flags, domains as a table.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use xenstore::engine::hypervisor::{DomainState, Hypervisor, Port};
+use xenstore::server::Platform;
+use xenstore::store::domain::DomId;
+use xenstore::wire::errno::Errno;
+use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
+
+thread_local! {
+    /// Counts the stores to all pages, to tell which came first.
+    static STORES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A page that both sides hold, with the times of the last store to each of its words.
+#[derive(Clone)]
+pub struct Page(pub Rc<RefCell<[u8; 4096]>>, Rc<RefCell<BTreeMap<usize, u64>>>);
+
+impl Default for Page {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new([0; 4096])), Rc::default())
+    }
+}
+
+impl Page {
+    /// When a word was last stored; 0 for never.
+    pub fn stored_at(&self, field: Field) -> u64 {
+        self.1.borrow().get(&field.offset()).copied().unwrap_or(0)
+    }
+
+    /// All that is in the page.
+    pub fn bytes(&self) -> [u8; 4096] {
+        *self.0.borrow()
+    }
+}
+
+impl RingPage for Page {
+    fn load(&self, field: Field) -> u32 {
+        let at = field.offset();
+        u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap())
+    }
+
+    fn store(&self, field: Field, value: u32) {
+        let at = field.offset();
+        let now = STORES.with(|stores| stores.replace(stores.get() + 1)) + 1;
+        self.1.borrow_mut().insert(at, now);
+        self.0.borrow_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    fn copy_requests(&self, at: usize, to: &mut [u8]) {
+        assert!(at + to.len() <= RING_BYTES);
+        to.copy_from_slice(&self.0.borrow()[at..at + to.len()]);
+    }
+
+    fn copy_replies(&self, at: usize, from: &[u8]) {
+        assert!(at + from.len() <= RING_BYTES);
+        self.0.borrow_mut()[RING_BYTES + at..RING_BYTES + at + from.len()].copy_from_slice(from);
+    }
+
+    fn fence(&self) {}
+}
+
+/// The hypervisor and everybody's pages.
+#[derive(Default)]
+pub struct Machine {
+    pub domains: BTreeMap<DomId, DomainState>,
+    pub pages: BTreeMap<DomId, Page>,
+    pub mapped: BTreeMap<DomId, Page>,
+    pub bound: BTreeMap<Port, DomId>,
+    pub notified: BTreeSet<DomId>,
+    /// The other end of each of our ports.
+    pub remote: BTreeMap<Port, (DomId, u32)>,
+    next_port: u32,
+}
+
+impl Hypervisor for Machine {
+    fn map_ring(&mut self, domid: DomId) -> Result<(), Errno> {
+        let page = self.pages.get(&domid).ok_or(Errno::NoEnt)?;
+        assert!(self.mapped.insert(domid, page.clone()).is_none(), "{domid} mapped twice");
+        Ok(())
+    }
+
+    fn unmap_ring(&mut self, domid: DomId) {
+        assert!(self.mapped.remove(&domid).is_some(), "{domid} was not mapped");
+    }
+
+    fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno> {
+        if remote_port == BAD_PORT || self.remote.values().any(|remote| *remote == (domid, remote_port)) {
+            return Err(Errno::Inval);
+        }
+        self.next_port += 1;
+        self.remote.insert(Port(self.next_port), (domid, remote_port));
+        self.bound.insert(Port(self.next_port), domid);
+        Ok(Port(self.next_port))
+    }
+
+    fn close_port(&mut self, port: Port) {
+        assert!(self.bound.remove(&port).is_some(), "{port:?} was not bound");
+        self.remote.remove(&port);
+    }
+
+    fn domain_state(&mut self, domid: DomId) -> DomainState {
+        self.domains.get(&domid).copied().unwrap_or(DomainState::Absent)
+    }
+}
+
+impl Platform for Machine {
+    type Page = Page;
+
+    fn page(&self, domid: DomId) -> Option<&Page> {
+        self.mapped.get(&domid)
+    }
+
+    fn notify(&mut self, port: Port) {
+        self.notified.insert(self.bound[&port]);
+    }
+}
+
+pub const DOM0: DomId = DomId(0);
+
+/// A port that no domain has.
+pub const BAD_PORT: u32 = 666;

@@ -1,0 +1,290 @@
+//! The ring: bytes that come and go in any pieces, and what becomes of a domain that breaks the rules.
+
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
+use xenstore::wire::ring::{Field, RING_BYTES};
+
+use crate::world::{World, error, event, ok};
+
+fn request(request_id: u32, kind: MessageType, payload: &[u8]) -> Vec<u8> {
+    let header = Header {
+        kind: kind.to_wire(),
+        request_id,
+        transaction_id: 0,
+        payload_bytes: payload.len().try_into().unwrap(),
+    };
+    [&header.emit()[..], payload].concat()
+}
+
+/// A world with domain 5, which was there before the server, with its indices at these numbers.
+fn with_indices(requests: u32, replies: u32) -> World {
+    let mut world = World::new();
+    world.build(DomId(5));
+    for (field, value) in [
+        (Field::RequestConsumer, requests),
+        (Field::RequestProducer, requests),
+        (Field::ReplyConsumer, replies),
+        (Field::ReplyProducer, replies),
+    ] {
+        world.set_word(5, field, value);
+    }
+    world.server.handle_boot_domain(DomId(5), 1, &mut world.machine).unwrap();
+    world.run();
+    world.make_home(5);
+    world
+}
+
+fn used(world: &World, domid: u16) -> usize {
+    world.word(domid, Field::ReplyProducer).wrapping_sub(world.word(domid, Field::ReplyConsumer)) as usize
+}
+
+#[test]
+fn messages_cross_the_wrap_at_every_offset() {
+    for offset in 0..RING_BYTES as u32 {
+        let mut world = with_indices(offset, offset.wrapping_mul(7));
+        let value = "v".repeat(700);
+        assert_eq!(world.write(5, "data", &value), ok());
+        assert_eq!(world.read(5, "data"), Ok(value.clone().into_bytes()));
+        assert_eq!(world.read(5, "data"), Ok(value.into_bytes()));
+    }
+}
+
+#[test]
+fn indices_wrap_at_two_to_the_thirty_two() {
+    for distance in (0..=2 * RING_BYTES as u32).step_by(13) {
+        let mut world = with_indices(distance.wrapping_neg(), distance.wrapping_neg());
+        for at in 0..12 {
+            let value = format!("{at}").repeat(150);
+            assert_eq!(world.write(5, "data", &value), ok());
+            assert_eq!(world.read(5, "data"), Ok(value.into_bytes()));
+        }
+        assert!(world.word(5, Field::RequestConsumer) < 0x8000_0000);
+    }
+}
+
+#[test]
+fn requests_are_understood_however_they_are_split() {
+    let all = [
+        request(1, MessageType::Write, b"data\0value"),
+        request(2, MessageType::Read, b"data\0"),
+        request(3, MessageType::TransactionStart, b""),
+        request(4, MessageType::Directory, b"\0"),
+    ]
+    .concat();
+    for split in 0..=all.len() {
+        let mut world = World::with_homes([5]);
+        world.send_bytes(5, &all[..split]);
+        world.run();
+        world.send_bytes(5, &all[split..]);
+        expect_four(&mut world);
+    }
+    for step in 1..40 {
+        let mut world = World::with_homes([5]);
+        for part in all.chunks(step) {
+            world.send_bytes(5, part);
+        }
+        expect_four(&mut world);
+    }
+}
+
+fn expect_four(world: &mut World) {
+    let expected = [&b"OK\0"[..], b"value", b"1\0", b"EINVAL\0"];
+    for (at, payload) in expected.into_iter().enumerate() {
+        let reply = world.message(5).unwrap();
+        assert_eq!((reply.request_id, &reply.payload[..]), (at as u32 + 1, payload));
+    }
+    assert_eq!(world.message(5), None);
+}
+
+#[test]
+fn replies_arrive_whole_however_slowly_they_are_read() {
+    for step in [1, 2, 3, 15, 16, 17, 100, 1000, 1023] {
+        let mut world = World::with_homes([5]);
+        let value: String = (0..2000).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
+        assert_eq!(world.write(0, "/local/domain/5/data", &value), ok());
+        for _ in 0..4 {
+            world.send(5, 0, MessageType::Read.to_wire(), b"data\0");
+        }
+        assert_eq!(used(&world, 5), RING_BYTES, "as much as fits is sent");
+        let mut seen = Vec::new();
+        while used(&world, 5) > 0 {
+            seen.extend(world.take_bytes(5, step));
+        }
+        assert_eq!(seen.len(), 4 * (HEADER_BYTES + value.len()));
+        for reply in seen.chunks(HEADER_BYTES + value.len()) {
+            assert_eq!(&reply[HEADER_BYTES..], value.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn exactly_as_many_bytes_as_the_ring_holds_are_all_understood() {
+    for offset in [0, 1, 500, 1023] {
+        let mut world = with_indices(offset, 0);
+        let one = request(7, MessageType::Write, b"data\0value-of-11");
+        assert_eq!(one.len(), 32);
+        let all = one.repeat(RING_BYTES / 32);
+        world.put_bytes(5, &all);
+        world.signal(5);
+        for _ in 0..RING_BYTES / 32 {
+            assert_eq!(world.message(5).unwrap().payload, b"OK\0");
+        }
+        assert_eq!(world.message(5), None);
+        assert_eq!(world.word(5, Field::RequestConsumer), world.word(5, Field::RequestProducer));
+    }
+}
+
+#[test]
+fn a_request_without_payload_is_answered_at_once() {
+    let mut world = World::with_guests([5]);
+    world.send_bytes(5, &request(9, MessageType::Read, b""));
+    assert_eq!(world.message(5).unwrap().payload, b"EINVAL\0");
+}
+
+#[test]
+fn the_largest_message_is_handled_and_a_larger_one_costs_the_connection() {
+    let mut world = World::with_homes([5]);
+    let value = "x".repeat(4096 - 5);
+    assert_eq!(world.write(5, "data", &value), error("ENOSPC"));
+    assert_eq!(world.write(0, "data", &value), ok());
+    assert_eq!(world.read(0, "data"), Ok(value.into_bytes()));
+    for length in [4097, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        let mut world = World::with_homes([5]);
+        let header = Header { kind: 2, request_id: 1, transaction_id: 0, payload_bytes: length };
+        world.send_bytes(5, &header.emit());
+        expect_fault(&mut world, 3);
+    }
+}
+
+#[test]
+fn impossible_request_indices_cost_the_connection_at_any_offset() {
+    for offset in (0..RING_BYTES as u32).step_by(61).chain([0xffff_fff0, 0xffff_ffff]) {
+        for distance in [1025, 4096, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+            let mut world = with_indices(offset, 0);
+            let consumer = world.word(5, Field::RequestConsumer);
+            world.set_word(5, Field::RequestProducer, consumer.wrapping_add(distance));
+            world.signal(5);
+            expect_fault(&mut world, 2);
+        }
+    }
+}
+
+#[test]
+fn impossible_reply_indices_cost_the_connection_as_soon_as_there_is_something_to_send() {
+    for offset in (0..RING_BYTES as u32).step_by(61).chain([0xffff_fff0, 0xffff_ffff]) {
+        for distance in [1025, 4096, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+            let mut world = with_indices(0, offset);
+            let producer = world.word(5, Field::ReplyProducer);
+            world.set_word(5, Field::ReplyConsumer, producer.wrapping_sub(distance));
+            world.send_bytes(5, &request(1, MessageType::Read, b"data\0"));
+            expect_fault(&mut world, 2);
+        }
+    }
+}
+
+/// Domain 5's connection was shut for this reason; the domain is still there and nobody else noticed.
+fn expect_fault(world: &mut World, reason: u32) {
+    assert_eq!(world.word(5, Field::Error), reason);
+    let page = world.machine.pages[&DomId(5)].bytes();
+    world.signal(5);
+    assert_eq!(world.write(0, "/local/domain/5/data", "x"), ok());
+    assert_eq!(world.machine.pages[&DomId(5)].bytes(), page, "the ring is not touched any more");
+    assert!(world.is_introduced(5));
+    assert_eq!(world.read(0, "/local/domain/5"), Ok(vec![]));
+    world.check();
+}
+
+#[test]
+fn a_domain_whose_connection_was_shut_keeps_its_nodes_until_its_real_death() {
+    let mut world = World::with_homes([5]);
+    world.watch(0, "@releaseDomain", "gone").unwrap();
+    world.events(0);
+    world.watch(5, "data", "t").unwrap();
+    let transaction = world.begin(5);
+    world.write_in(5, transaction, "data", "x").unwrap();
+    world.write(5, "kept", "x").unwrap();
+    world.set_word(5, Field::RequestProducer, world.word(5, Field::RequestConsumer).wrapping_add(1025));
+    world.signal(5);
+    expect_fault(&mut world, 2);
+    assert_eq!(world.events(0), [], "no release yet");
+    assert_eq!(world.server.engine().state().watches.len(), 1, "its watches are gone");
+    assert_eq!(world.nodes(5), 3, "its nodes are not");
+    assert_eq!(world.machine.mapped.len(), 2);
+    world.kill(5);
+    assert_eq!(world.events(0), [event("@releaseDomain", "gone")]);
+    assert_eq!((world.nodes(5), world.machine.mapped.len(), world.machine.bound.len()), (0, 1, 1));
+    world.check();
+}
+
+#[test]
+fn a_domain_whose_connection_was_shut_is_served_again_after_a_repeated_introduction() {
+    let mut world = World::with_homes([5]);
+    let transaction = world.begin(5);
+    world.set_word(5, Field::RequestProducer, world.word(5, Field::RequestConsumer).wrapping_add(1025));
+    world.signal(5);
+    assert_eq!(world.introduce(0, 5, 1), ok());
+    assert_eq!(world.write(5, "data", "x"), ok());
+    assert_eq!(world.end(5, transaction, true), error("ENOENT"));
+    world.check();
+}
+
+#[test]
+fn a_domain_can_not_move_the_servers_own_indices() {
+    let mut world = World::with_homes([5]);
+    for garbage in [0, 1, 1024, 0x8000_0000, 0xffff_ffff] {
+        assert_eq!(world.write(5, "data", "x"), ok());
+        let one = request(3, MessageType::Read, b"data\0");
+        world.put_bytes(5, &one);
+        world.set_word(5, Field::RequestConsumer, garbage);
+        world.set_word(5, Field::ReplyProducer, garbage);
+        world.signal(5);
+        assert_eq!(world.word(5, Field::RequestConsumer), world.word(5, Field::RequestProducer));
+        assert_eq!(world.message(5).unwrap().payload, b"x");
+    }
+    assert_eq!(world.word(5, Field::Error), 0);
+}
+
+#[test]
+fn a_signal_without_news_costs_nothing_and_is_not_answered() {
+    let mut world = World::with_homes([5]);
+    world.write(5, "data", "x").unwrap();
+    world.machine.notified.clear();
+    for _ in 0..1000 {
+        world.signal(5);
+    }
+    assert!(world.machine.notified.is_empty());
+}
+
+#[test]
+fn a_flood_from_one_does_not_keep_another_from_its_turn() {
+    let mut world = World::with_homes([5, 6]);
+    let one = request(1, MessageType::Read, b"\0");
+    world.put_bytes(5, &one.repeat(RING_BYTES / one.len()));
+    world.put_bytes(6, &request(1, MessageType::Write, b"data\0x"));
+    for domid in [5, 6] {
+        let port = *world.machine.bound.iter().find(|(_, of)| **of == DomId(domid)).unwrap().0;
+        world.server.handle_event(port);
+    }
+    world.server.poll(&mut world.machine, 0);
+    assert!(used(&world, 6) > 0, "one turn is enough for the other");
+    let left = world.word(5, Field::RequestProducer).wrapping_sub(world.word(5, Field::RequestConsumer));
+    assert!(left > 0, "and is not enough for the flood");
+}
+
+#[test]
+fn odd_words_in_a_header_are_answered_and_come_back() {
+    let mut world = World::with_homes([5]);
+    for odd in [0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        for (kind, transaction_id, name) in [(odd, 0, "ENOSYS\0"), (odd, odd, "ENOSYS\0"), (2, odd, "ENOENT\0")] {
+            let header = Header { kind, request_id: odd, transaction_id, payload_bytes: 5 };
+            world.send_bytes(5, &[&header.emit()[..], b"data\0"].concat());
+            let reply = world.message(5).unwrap();
+            assert_eq!((reply.request_id, reply.transaction, string(&reply.payload)), (odd, transaction_id, name));
+            assert_eq!(world.message(5), None);
+        }
+    }
+}
+
+fn string(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
