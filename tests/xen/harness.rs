@@ -102,7 +102,7 @@ fn index(release: &str) -> usize {
 fn common_job() -> String {
     format!(
         ". /functions\n\
-         section commands 200 sh -l /job/commands.sh\n\
+         section commands 300 sh -l /job/commands.sh\n\
          [ ! -x $XEN_BIN/test-xenstore ] || section test-xenstore 300 test-xenstore -i {TEST_XENSTORE_ITERATIONS}\n"
     )
 }
