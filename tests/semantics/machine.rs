@@ -10,6 +10,8 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::errno::Errno;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
+use crate::random::Random;
+
 thread_local! {
     /// Counts the stores to all pages, to tell which came first.
     static STORES: Cell<u64> = const { Cell::new(0) };
@@ -17,11 +19,11 @@ thread_local! {
 
 /// A page that both sides hold, with the times of the last store to each of its words.
 #[derive(Clone)]
-pub struct Page(pub Rc<RefCell<[u8; 4096]>>, Rc<RefCell<BTreeMap<usize, u64>>>);
+pub struct Page(pub Rc<RefCell<[u8; 4096]>>, Rc<RefCell<BTreeMap<usize, u64>>>, Rc<RefCell<Option<Random>>>);
 
 impl Default for Page {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new([0; 4096])), Rc::default())
+        Self(Rc::new(RefCell::new([0; 4096])), Rc::default(), Rc::default())
     }
 }
 
@@ -29,6 +31,11 @@ impl Page {
     /// When a word was last stored; 0 for never.
     pub fn stored_at(&self, field: Field) -> u64 {
         self.1.borrow().get(&field.offset()).copied().unwrap_or(0)
+    }
+
+    /// From now on each look at an index finds another one, as if the domain wrote it without pause.
+    pub fn scribble(&self, random: Option<Random>) {
+        *self.2.borrow_mut() = random;
     }
 
     /// All that is in the page.
@@ -40,7 +47,13 @@ impl Page {
 impl RingPage for Page {
     fn load(&self, field: Field) -> u32 {
         let at = field.offset();
-        u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap())
+        let word = u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap());
+        match &mut *self.2.borrow_mut() {
+            None => word,
+            // Mostly distances that can be, so that it goes on for a while.
+            Some(random) if random.once_in(20) => random.next() as u32,
+            Some(random) => word.wrapping_add(random.below(600) as u32),
+        }
     }
 
     fn store(&self, field: Field, value: u32) {

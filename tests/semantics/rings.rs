@@ -4,6 +4,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
+use crate::random::{Random, Seed};
 use crate::world::{World, error, event, ok};
 
 fn request(request_id: u32, kind: MessageType, payload: &[u8]) -> Vec<u8> {
@@ -245,6 +246,37 @@ fn a_domain_can_not_move_the_servers_own_indices() {
 }
 
 #[test]
+fn a_domain_that_writes_its_indices_without_pause_harms_nobody_else() {
+    let (mut rounds, mut faults) = (0, 0);
+    for seed in 1..200 {
+        let _seed = Seed(seed);
+        let mut random = Random::new(seed);
+        let mut world = World::with_homes([5, 6]);
+        for field in [0_usize, 512] {
+            let bytes: Vec<u8> =
+                (0..512).map(|_| random.one_of(&[0, 1, 2, 11, 16, b'/', b'a', 0xff]).to_owned()).collect();
+            world.machine.pages[&DomId(5)].0.borrow_mut()[field..field + 512].copy_from_slice(&bytes);
+        }
+        world.machine.pages[&DomId(5)].scribble(Some(Random::new(seed)));
+        while world.server.is_open(world.connection(5).unwrap()) && rounds < 100_000 {
+            world.server.handle_event(world.port(5));
+            world.server.poll(&mut world.machine, 0);
+            rounds += 1;
+        }
+        faults += usize::from(!world.server.is_open(world.connection(5).unwrap()));
+        world.machine.pages[&DomId(5)].scribble(None);
+        assert_eq!(world.write(6, "data", "x"), ok());
+        assert!(world.is_introduced(5));
+        world.check();
+        world.kill(5);
+        assert_eq!(world.nodes(5), 0);
+        world.check();
+    }
+    println!("{rounds} turns, {faults} connections shut");
+    assert!(faults > 100 && rounds > 2 * faults);
+}
+
+#[test]
 fn a_signal_without_news_costs_nothing_and_is_not_answered() {
     let mut world = World::with_homes([5]);
     world.write(5, "data", "x").unwrap();
@@ -262,8 +294,7 @@ fn a_flood_from_one_does_not_keep_another_from_its_turn() {
     world.put_bytes(5, &one.repeat(RING_BYTES / one.len()));
     world.put_bytes(6, &request(1, MessageType::Write, b"data\0x"));
     for domid in [5, 6] {
-        let port = *world.machine.bound.iter().find(|(_, of)| **of == DomId(domid)).unwrap().0;
-        world.server.handle_event(port);
+        world.server.handle_event(world.port(domid));
     }
     world.server.poll(&mut world.machine, 0);
     assert!(used(&world, 6) > 0, "one turn is enough for the other");

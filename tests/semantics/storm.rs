@@ -52,7 +52,7 @@ impl Storm {
                 .into(),
             _ => "/".into(),
         };
-        if !top.ends_with('/') && !top.is_empty() || top == "//" {
+        if !top.ends_with('/') && !top.is_empty() || top == "//" || top == "/" && self.random.once_in(2) {
             return top;
         }
         let names: Vec<&str> = (0..=self.random.below(3)).map(|_| *self.random.one_of(&NAMES)).collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use xenstore::engine::config::Config;
-use xenstore::engine::hypervisor::DomainState;
+use xenstore::engine::hypervisor::{DomainState, Port};
 use xenstore::server::{ConnectionId, Server};
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
@@ -396,6 +396,11 @@ impl World {
             assert_eq!(self.write(domid, "last", ""), ok());
         }
         assert_eq!(self.nodes(domid), total);
+    }
+
+    /// Our port of a domain's event channel.
+    pub fn port(&self, domid: u16) -> Port {
+        *self.machine.bound.iter().find(|(_, of)| **of == DomId(domid)).unwrap().0
     }
 
     /// The connection of a domain.
