@@ -65,14 +65,14 @@ const RULES: &[Rule] = &[
         },
     ),
     (
-        "SET_PERMS of a special node without the right is EACCES, no left-over code",
+        "SET_PERMS of a special node without the right is EACCES, of another name EINVAL; no left-over code",
         Then::GoOn,
         |at, theirs, ours| {
+            let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
             at.request.kind == names::SET_PERMS
-                && !at.is_privileged
-                && [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first())
+                && at.first().starts_with(b"@")
                 && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
-                && ours.outcome == "EACCES"
+                && ours.outcome == if is_special && !at.is_privileged { "EACCES" } else { "EINVAL" }
         },
     ),
     (
@@ -208,6 +208,16 @@ const RULES: &[Rule] = &[
                 && at.is_in_transaction
                 && at.has_few_nodes()
                 && one_refuses
+        },
+    ),
+    (
+        "a transaction that ends with as many nodes as the quota says is looked at for conflicts, and not refused before",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_few_nodes()
+                && theirs.outcome == "ENOSPC"
+                && ours.outcome == "EAGAIN"
         },
     ),
     (
