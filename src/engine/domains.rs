@@ -137,8 +137,8 @@ impl Engine {
         }
     }
 
-    /// Removes the nodes that a domain owns with everything below (or hands them to the control domain), and its entries
-    /// in the permissions of all others.
+    /// Removes the nodes that a domain owns with everything below (or hands them to the control domain, as always the
+    /// root), and its entries in the permissions of all others.
     fn remove_nodes_and_rights(&mut self, domid: DomId, now_ms: u64) {
         let privileged = self.config.privileged;
         for path in self.state.tree.nodes_naming(domid, self.config.keep_orphans) {
@@ -148,7 +148,7 @@ impl Engine {
                 // Nobody gets another right by this, so that it is no change that a transaction could conflict with.
                 let permissions = permissions.without(domid);
                 self.state.tree.set_permissions(path.as_path(), permissions, generation);
-            } else if self.config.keep_orphans {
+            } else if self.config.keep_orphans || path.as_path().is_root() {
                 // Another owner is a change: a transaction that has seen the node would give it back to the dead.
                 let permissions = permissions.owned_by(privileged).without(domid);
                 let generation = self.state.next_generation();

@@ -130,7 +130,7 @@ impl Tree {
     }
 
     /// The paths of all nodes that name `domid` in their permissions, parents before their children. Below a node that
-    /// `domid` owns nothing is looked for, unless `below_owned` says so. Costs what mentions the domain, not what exists.
+    /// `domid` owns nothing is looked for, unless it is the root or `below_owned` says so. Costs what mentions the domain, not what exists.
     #[must_use]
     pub fn nodes_naming(&self, domid: DomId, below_owned: bool) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -141,9 +141,8 @@ impl Tree {
             }
             below_owned || node.permissions().owner() != domid
         };
-        if !enter(Path::ROOT, &self.root, &mut found) {
-            return found;
-        }
+        // The root can't go, whoever owns it.
+        enter(Path::ROOT, &self.root, &mut found);
         let mut levels: Vec<(&Node, Cursor)> = alloc::vec![(&*self.root, Cursor::default())];
         while let Some((node, cursor)) = levels.last_mut() {
             let Some((name, child)) = node.children().next(cursor) else {

@@ -18,6 +18,12 @@ pub struct Circumstances<'a> {
     pub is_in_transaction: bool,
     /// Domains that died or were released at any time.
     pub gone: &'a BTreeSet<u32>,
+    /// A domain died or was released while the request's transaction was open.
+    pub has_outlived_a_domain: bool,
+    /// A request in the transaction was refused for a quota.
+    pub has_met_a_quota: bool,
+    /// The C server lists more permissions for the node or for one above, as it keeps those of domains that are gone.
+    pub more_entries: bool,
     pub quotas: &'a Quotas,
 }
 
@@ -65,8 +71,19 @@ const RULES: &[Rule] = &[
             at.request.kind == names::SET_PERMS
                 && !at.is_privileged
                 && [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first())
-                && theirs.outcome == "EINVAL"
+                && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
                 && ours.outcome == "EACCES"
+        },
+    ),
+    (
+        "a guest that owns a special node can't give it away, as with any node",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::SET_PERMS
+                && !at.is_privileged
+                && at.first().starts_with(b"@")
+                && theirs.outcome == "OK"
+                && ours.outcome == "EPERM"
         },
     ),
     (
@@ -79,7 +96,7 @@ const RULES: &[Rule] = &[
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::UNWATCH
-                && !is_path(at.first())
+                && !(is_path(at.first()) && counted_bytes(at.first()) <= at.quotas.path_bytes)
                 && theirs.outcome == "ENOENT"
                 && ours.outcome == "EINVAL"
         },
@@ -104,6 +121,17 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        "an entry for a domain that is gone does not count for the quota of a node's size",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.more_entries
+                && !at.is_privileged
+                && matches!(at.request.kind, names::WRITE | names::MKDIR)
+                && theirs.outcome == "ENOSPC"
+                && ours.outcome == "OK"
+        },
+    ),
+    (
         "a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it",
         Then::GoOn,
         |at, theirs, ours| {
@@ -119,6 +147,89 @@ const RULES: &[Rule] = &[
                 && !at.second().is_some_and(is_number)
                 && theirs.outcome == "OK"
                 && ours.outcome == "EINVAL"
+        },
+    ),
+    (
+        "a transaction that gave a node to a domain that is gone by now is ENOMEM, also before a conflict is found",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_outlived_a_domain
+                && theirs.outcome == "EAGAIN"
+                && ours.outcome == "ENOMEM"
+        },
+    ),
+    (
+        "a transaction that only lost nodes of a domain that is gone by now is to be tried again, no ENOMEM",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_outlived_a_domain
+                && theirs.outcome == "ENOMEM"
+                && ours.outcome == "EAGAIN"
+        },
+    ),
+    (
+        "a node is not given to a domain that took the number of one that is gone by now",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_outlived_a_domain
+                && theirs.outcome == "OK"
+                && ours.outcome == "ENOMEM"
+        },
+    ),
+    (
+        "a request that is refused for a quota spoils nothing: its transaction may be committed",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_met_a_quota
+                && theirs.outcome == "ENOMEM"
+                && ours.outcome == "OK"
+        },
+    ),
+    (
+        "a request that is refused for a quota spoils nothing: its transaction may be tried again",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_met_a_quota
+                && theirs.outcome == "ENOMEM"
+                && ours.outcome == "EAGAIN"
+        },
+    ),
+    (
+        "nodes that a transaction made or removed count for the quota at its next request, not only at its end",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            let one_refuses = [("OK", "ENOSPC"), ("ENOSPC", "OK")].contains(&(&theirs.outcome[..], &ours.outcome[..]));
+            matches!(at.request.kind, names::WRITE | names::MKDIR)
+                && at.is_in_transaction
+                && at.has_few_nodes()
+                && one_refuses
+        },
+    ),
+    (
+        "a transaction may end with as many nodes as the quota says, not with one less",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_few_nodes()
+                && theirs.outcome == "ENOSPC"
+                && ours.outcome == "OK"
+        },
+    ),
+    (
+        "RM in a transaction of a node whose parent is gone outside by now is OK, and the commit is refused; no EINVAL",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            at.request.kind == names::RM
+                && at.is_in_transaction
+                && is_path(at.first())
+                && at.first() != b"/"
+                && theirs.outcome == "EINVAL"
+                && ours.outcome == "OK"
         },
     ),
     (
@@ -142,6 +253,11 @@ pub fn find(kinds: [Kind; 2], at: &Circumstances<'_>, theirs: &Message, ours: &M
 }
 
 impl Circumstances<'_> {
+    /// Whether a guest is meant, and may have so few nodes that it meets the quota.
+    const fn has_few_nodes(&self) -> bool {
+        !self.is_privileged && self.quotas.nodes <= Quotas::FEW_NODES.nodes
+    }
+
     /// The request's first string.
     fn first(&self) -> &[u8] {
         self.request.payload.split(|byte| *byte == 0).next().unwrap_or_default()
@@ -158,6 +274,13 @@ fn is_path(spelling: &[u8]) -> bool {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
     let well_formed = spelling == b"/" || !(spelling.ends_with(b"/") || spelling.windows(2).any(|two| two == b"//"));
     !spelling.is_empty() && spelling.iter().all(allowed) && well_formed
+}
+
+/// Bytes of a path that count for the quota: all but `/local/domain/<number>/`.
+fn counted_bytes(spelling: &[u8]) -> usize {
+    let rest = spelling.strip_prefix(b"/local/domain/");
+    let rest = rest.and_then(|rest| Some(rest.split_at(rest.iter().position(|byte| *byte == b'/')?)));
+    rest.map_or(spelling.len(), |(domid, path)| if is_number(domid) { path.len() - 1 } else { spelling.len() })
 }
 
 fn is_number(string: &[u8]) -> bool {

@@ -148,6 +148,18 @@ impl Comparison {
         let (our_reply, our_events) = ours.split_last().expect("the reply is the last");
         coverage.count(request.kind, reply);
         coverage.events += events.len();
+        if !self.replies_agree(request, tx, reply, our_reply) {
+            let more_entries = self.has_more_entries(request)?;
+            let circumstances = self.circumstances(request, more_entries);
+            let accepted = accepted::find(self.kinds, &circumstances, reply, our_reply);
+            let Some(accepted) = accepted else { return Err(Difference("the replies differ".into())) };
+            coverage.count_accepted(accepted.reason);
+            match accepted.then {
+                Then::GoOn => {}
+                Then::AbortTransaction => return self.abort_transaction(request, coverage),
+                Then::Restart => return Ok(Onward::Restart),
+            }
+        }
         // The C server answers RELEASE before or after it tells of what is gone, whichever comes first in its list.
         let early = if request.kind == names::RELEASE {
             Some((request.connection, [events.to_vec(), our_events.to_vec()]))
@@ -156,25 +168,10 @@ impl Comparison {
             None
         };
 
-        let mut onward = Onward::Go;
-        if !self.replies_agree(request, tx, reply, our_reply) {
-            let circumstances = self.circumstances(request);
-            let accepted = accepted::find(self.kinds, &circumstances, reply, our_reply);
-            let Some(accepted) = accepted else { return Err(Difference("the replies differ".into())) };
-            coverage.count_accepted(accepted.reason);
-            match accepted.then {
-                Then::GoOn => {}
-                Then::AbortTransaction => return self.abort_transaction(request, coverage),
-                Then::Restart => onward = Onward::Restart,
-            }
-        }
-        if onward == Onward::Restart {
-            return Ok(onward);
-        }
         if request.kind == names::TRANSACTION_START && reply.kind != names::ERROR {
             self.transactions.push([number(reply)?, number(our_reply)?]);
         }
-        self.model.answered(request, reply.kind);
+        self.model.answered(request, reply);
         if may_cause_events(request.kind) {
             self.compare_events(early, coverage)?;
         }
@@ -187,14 +184,34 @@ impl Comparison {
         self.request(&abort, coverage)
     }
 
-    fn circumstances<'a>(&'a self, request: &'a Request) -> Circumstances<'a> {
+    fn circumstances<'a>(&'a self, request: &'a Request, more_entries: bool) -> Circumstances<'a> {
         Circumstances {
             request,
+            more_entries,
+            has_outlived_a_domain: self.model.has_outlived_a_domain(request.tx),
+            has_met_a_quota: matches!(request.tx, Tx::Of(handle) if self.model.met_a_quota.contains(&handle)),
             is_privileged: request.connection < SOCKETS,
             is_in_transaction: matches!(request.tx, Tx::Of(_)),
             gone: &self.model.gone,
             quotas: &self.model.quotas,
         }
+    }
+
+    /// Whether the first server lists more permissions than the second for a request's node or one above.
+    fn has_more_entries(&mut self, request: &Request) -> io::Result<bool> {
+        let first = request.payload.split(|byte| *byte == 0).next().unwrap_or_default();
+        let Ok(spelling) = std::str::from_utf8(first) else { return Ok(false) };
+        let domid = guest_of(request.connection).unwrap_or(0);
+        let path = if spelling.starts_with('/') { spelling.into() } else { format!("/local/domain/{domid}/{spelling}") };
+        for (end, _) in path.match_indices('/').skip(1).chain([(path.len(), "")]) {
+            let asked = [&path.as_bytes()[..end], b"\0"].concat();
+            let entries = |reply: Option<Message>| reply.map_or(0, |reply| reply.payload.split(|byte| *byte == 0).count());
+            let [theirs, ours] = [0, 1].map(|at| self.ask(at, names::GET_PERMS, &asked).map(entries));
+            if theirs? > ours? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether two replies say the same. Numbers of transactions and generations may differ.
@@ -321,15 +338,19 @@ impl Comparison {
 
     /// A request of the comparison's own, which must be granted.
     fn control_request(&mut self, at: usize, kind: u32, payload: &[u8]) -> io::Result<()> {
+        let kind_of_server = self.kinds[at];
+        let refused = || io::Error::other(format!("{kind_of_server:?} refuses the comparison's {}", names::kind(kind)));
+        self.ask(at, kind, payload)?.map(|_| ()).ok_or_else(refused)
+    }
+
+    /// Answer to a request of the comparison's own, if it was granted. Events before it are dropped.
+    fn ask(&mut self, at: usize, kind: u32, payload: &[u8]) -> io::Result<Option<Message>> {
         let client = &mut self.control[at];
         client.request(kind, 0, 0, payload)?;
         loop {
             let message = client.receive()?;
-            if message.kind == names::ERROR {
-                return Err(io::Error::other(format!("{:?} refuses: {message:?}", self.kinds[at])));
-            }
             if message.kind != WATCH_EVENT {
-                return Ok(());
+                return Ok((message.kind != names::ERROR).then_some(message));
             }
         }
     }
@@ -382,7 +403,11 @@ impl Comparison {
         let history: Vec<_> = self.history.iter().map(String::as_str).collect();
         let reports: Vec<_> =
             (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
-        format!("at {step:?}\nlast steps:\n{}\n{}", history.join("\n"), reports.join("\n"))
+        let step = match step {
+            Step::Request(Request { connection, kind, .. }) => format!("{} by {}", names::kind(*kind), name_of(*connection)),
+            other => format!("{other:?}"),
+        };
+        format!("at {step}\nlast steps:\n{}\n{}", history.join("\n"), reports.join("\n"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::client::Message;
 use crate::names;
 use crate::quotas::Quotas;
 
@@ -97,6 +98,11 @@ pub struct Model {
     /// Domain 1 and so on: the guests and then the bystander.
     domains: Vec<Domain>,
     pub transactions: usize,
+    /// How many domains had died or been released when each transaction was opened.
+    gone_before: Vec<usize>,
+    deaths: usize,
+    /// Transactions in which a quota was met.
+    pub met_a_quota: BTreeSet<Handle>,
     /// Domains that died or were released at any time.
     pub gone: BTreeSet<u32>,
 }
@@ -115,6 +121,9 @@ impl Model {
             connections: vec![Connection::default(); CONNECTIONS],
             domains: vec![domain; GUESTS + 1],
             transactions: 0,
+            gone_before: Vec::new(),
+            deaths: 0,
+            met_a_quota: BTreeSet::new(),
             gone: BTreeSet::new(),
         }
     }
@@ -127,9 +136,9 @@ impl Model {
         &mut self.domains[domid as usize - 1]
     }
 
-    /// All domains but dom0 that may exist.
-    pub fn domids() -> impl Iterator<Item = u32> {
-        1..=GUESTS as u32 + 1
+    /// Whether a domain died or was released since a transaction was opened.
+    pub fn has_outlived_a_domain(&self, tx: Tx) -> bool {
+        matches!(tx, Tx::Of(handle) if self.gone_before[handle] < self.deaths)
     }
 
     /// Whether requests can be sent there.
@@ -185,9 +194,12 @@ impl Model {
     }
 
     /// Takes note of a request and what was answered.
-    pub fn answered(&mut self, request: &Request, reply_kind: u32) {
+    pub fn answered(&mut self, request: &Request, reply: &Message) {
         let connection = &mut self.connections[request.connection];
-        if reply_kind == names::ERROR {
+        if reply.kind == names::ERROR {
+            if let (b"ENOSPC\0", Tx::Of(handle)) = (&reply.payload[..], request.tx) {
+                self.met_a_quota.insert(handle);
+            }
             let may_be_over = request.kind == names::TRANSACTION_END && request.payload.len() == 2;
             if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx) {
                 connection.ended(handle);
@@ -198,6 +210,7 @@ impl Model {
             names::TRANSACTION_START => {
                 connection.open.push(self.transactions);
                 self.transactions += 1;
+                self.gone_before.push(self.deaths);
             }
             names::TRANSACTION_END => {
                 if let Tx::Of(handle) = request.tx {
@@ -235,6 +248,7 @@ impl Model {
 
     fn released(&mut self, domid: u32) {
         self.gone.insert(domid);
+        self.deaths += 1;
         if domid <= GUESTS as u32 {
             self.restarted(connection_of(domid));
         }
@@ -247,11 +261,8 @@ impl Model {
 
     /// A connection lost its watches and transactions.
     fn restarted(&mut self, connection: usize) {
-        let connection = &mut self.connections[connection];
-        connection.watches.clear();
-        for handle in std::mem::take(&mut connection.open) {
-            connection.ended(handle);
-        }
+        // Numbers of transactions may be given out again, and not the same by both servers.
+        self.connections[connection] = Connection::default();
     }
 }
 

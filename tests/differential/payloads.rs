@@ -149,9 +149,12 @@ impl Payloads {
         let limit = self.quotas.permissions;
         let any = random.between(1, limit);
         let count = random.weighted(&[(60, 1), (30, any), (5, limit), (5, limit + 1)]);
+        let path = payload.clone();
         for entry in 0..count {
             let letter = random.pick(b"nrwb");
             let domid = match guest {
+                // The root stays dom0's: it can't go with its owner.
+                None if entry == 0 && path == b"/\0" => 0,
                 Some(domid) if entry == 0 && random.chance(85) => domid,
                 _ => self.domid(random),
             };

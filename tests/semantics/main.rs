@@ -5,6 +5,7 @@ mod basics;
 mod death;
 mod errors;
 mod events;
+mod found_by_comparison;
 mod introduce_release;
 mod machine;
 mod outstanding;
