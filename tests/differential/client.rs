@@ -48,13 +48,23 @@ impl Client {
         Ok(Self { link: Link::Socket(stream), received: Vec::new() })
     }
 
+    /// dom0 on its ring, which is there since the server started.
+    pub fn dom0(folder: &Path) -> io::Result<Self> {
+        Self::on_ring(folder, 0, Page::open(&folder.join("ring.0"))?)
+    }
+
     /// Lets domain `domid` exist, with an empty ring.
     pub fn create_domain(folder: &Path, domid: u32) -> io::Result<Self> {
         destroy_domain(folder, domid);
         let page = Page::create(&folder.join(format!("ring.{domid}")))?;
+        let client = Self::on_ring(folder, domid, page)?;
+        set_domain_state(folder, domid, "r")?;
+        Ok(client)
+    }
+
+    fn on_ring(folder: &Path, domid: u32, page: Page) -> io::Result<Self> {
         let channel = UnixDatagram::bind(folder.join(format!("dom.{domid}")))?;
         channel.set_read_timeout(Some(PATIENCE))?;
-        set_domain_state(folder, domid, "r")?;
         let link = Link::Ring { page, channel, server: folder.join("server"), port: FIRST_PORT + domid };
         Ok(Self { link, received: Vec::new() })
     }

@@ -7,7 +7,7 @@ use crate::accepted::{self, Circumstances, Then};
 use crate::client::{self, Client, Message, WATCH_EVENT};
 use crate::coverage::Coverage;
 use crate::generator::may_cause_events;
-use crate::model::{CONNECTIONS, Model, Request, SOCKETS, Step, Tx, connection_of, guest_of};
+use crate::model::{CONNECTIONS, DOM0_CLIENTS, DOM0_RING, Model, Request, Step, Tx, connection_of, guest_of};
 use crate::model::{GUESTS, Handle};
 use crate::names;
 use crate::quotas::Quotas;
@@ -61,11 +61,9 @@ impl Comparison {
     pub fn start(kinds: [Kind; 2], quotas: &Quotas) -> io::Result<Self> {
         let servers = [Server::start(kinds[0], quotas)?, Server::start(kinds[1], quotas)?];
         let connect = |at: usize| Client::connect(servers[at].folder());
-        let mut clients = Vec::new();
-        for connection in 0..CONNECTIONS {
-            let is_socket = connection < SOCKETS;
-            clients.push([is_socket.then(|| connect(0)).transpose()?, is_socket.then(|| connect(1)).transpose()?]);
-        }
+        let take_ring = |at: usize| Client::dom0(servers[at].folder());
+        let mut clients = vec![[Some(connect(0)?), Some(connect(1)?)], [Some(take_ring(0)?), Some(take_ring(1)?)]];
+        clients.resize_with(CONNECTIONS, || [None, None]);
         let control = [connect(0)?, connect(1)?];
         let mut comparison = Self {
             servers,
@@ -190,7 +188,7 @@ impl Comparison {
             more_entries,
             has_outlived_a_domain: self.model.has_outlived_a_domain(request.tx),
             has_met_a_quota: matches!(request.tx, Tx::Of(handle) if self.model.met_a_quota.contains(&handle)),
-            is_privileged: request.connection < SOCKETS,
+            is_privileged: request.connection < DOM0_CLIENTS,
             is_in_transaction: matches!(request.tx, Tx::Of(_)),
             gone: &self.model.gone,
             quotas: &self.model.quotas,
@@ -291,7 +289,8 @@ impl Comparison {
         if errors[0] != errors[1] {
             return Err(Difference(format!("shut with different errors: {errors:?}")));
         }
-        if connection < SOCKETS {
+        // A guest's ring stays shut until its domain is released; a client of the socket comes back.
+        if guest_of(connection).is_none() {
             for at in 0..2 {
                 self.clients[connection][at] = Some(Client::connect(self.servers[at].folder())?);
             }
@@ -416,7 +415,11 @@ fn client_of(clients: &mut [[Option<Client>; 2]], connection: usize, at: usize) 
 }
 
 fn name_of(connection: usize) -> String {
-    guest_of(connection).map_or_else(|| format!("dom0 client {connection}"), |domid| format!("domain {domid}"))
+    match guest_of(connection) {
+        Some(domid) => format!("domain {domid}"),
+        None if connection == DOM0_RING => "dom0's ring".into(),
+        None => "dom0's socket".into(),
+    }
 }
 
 fn compare_messages(theirs: &[Message], ours: &[Message]) -> Result<(), Difference> {

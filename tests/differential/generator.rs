@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::model::{BYSTANDER, CONNECTIONS, GUESTS, Model, Request, SOCKETS, State, Step, Tx, guest_of};
+use crate::model::{BYSTANDER, CONNECTIONS, DOM0_CLIENTS, DOM0_RING, GUESTS, Model, Request, State, Step, Tx, guest_of};
 use crate::names;
 use crate::payloads::Payloads;
 use crate::random::Random;
@@ -127,7 +127,11 @@ impl Generator {
     }
 
     fn broken_message(&mut self, model: &Model) -> Step {
-        let connection = self.usable_connection(model);
+        let connection = match self.usable_connection(model) {
+            // Nothing brings dom0's ring back.
+            DOM0_RING => 0,
+            connection => connection,
+        };
         let payload_bytes = self.random.pick(&[4097, 4098, 8192, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]);
         Step::BreakProtocol { connection, payload_bytes }
     }
@@ -144,10 +148,10 @@ impl Generator {
     /// A request of those that only dom0 may make; sometimes another tries.
     fn privileged_request(&mut self, model: &Model) -> Step {
         let kind = self.random.weighted(PRIVILEGED);
-        let connection = if self.random.chance(90) { self.random.below(SOCKETS) } else { self.usable_connection(model) };
+        let connection = if self.random.chance(90) { self.random.below(DOM0_CLIENTS) } else { self.usable_connection(model) };
         let domid = self.random.between(1, GUESTS) as u32;
         let domain = model.domain(domid);
-        let is_granted = connection < SOCKETS;
+        let is_granted = connection < DOM0_CLIENTS;
         let payload = match kind {
             names::CONTROL => self.payloads.control(&mut self.random),
             names::IS_DOMAIN_INTRODUCED => self.payloads.any_domid(&mut self.random),

@@ -1,7 +1,7 @@
 //! The hosted server against Debian's C server, and the C server against itself: the same random requests to both, and
 //! every reply and every watch event compared, byte for byte.
 //!
-//! dom0 speaks on two sockets, three guests on their rings. Transactions overlap, domains come, go and come again. What
+//! dom0 speaks on a socket and on its ring, three guests on their rings. Transactions overlap, domains come, go and come again. What
 //! may differ, and why, is in [`accepted`].
 //!
 //! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.

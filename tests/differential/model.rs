@@ -6,12 +6,14 @@ use crate::client::Message;
 use crate::names;
 use crate::quotas::Quotas;
 
-/// dom0's clients on the socket are the first connections, the guests' rings follow.
-pub const SOCKETS: usize = 2;
+/// dom0's clients are the first connections, the guests' rings follow.
+pub const DOM0_CLIENTS: usize = 2;
+/// Of dom0's clients, the one on dom0's ring; the other is on the socket.
+pub const DOM0_RING: usize = 1;
 /// How many domains have a ring.
 pub const GUESTS: usize = 3;
 /// All connections.
-pub const CONNECTIONS: usize = SOCKETS + GUESTS;
+pub const CONNECTIONS: usize = DOM0_CLIENTS + GUESTS;
 /// A domain that exists now and then and is never introduced.
 pub const BYSTANDER: u32 = 4;
 /// Domains that never exist.
@@ -278,12 +280,12 @@ impl Connection {
 
 /// The domain whose ring a connection is.
 pub fn guest_of(connection: usize) -> Option<u32> {
-    connection.checked_sub(SOCKETS).map(|guest| guest as u32 + 1)
+    connection.checked_sub(DOM0_CLIENTS).map(|guest| guest as u32 + 1)
 }
 
 /// The connection that is a domain's ring.
 pub fn connection_of(domid: u32) -> usize {
-    SOCKETS + domid as usize - 1
+    DOM0_CLIENTS + domid as usize - 1
 }
 
 /// The domid that a payload begins with, if it is one that may exist.

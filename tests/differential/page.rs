@@ -2,7 +2,7 @@
 //!
 //! Source of the layout: `xen/include/public/io/xs_wire.h`.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -28,9 +28,18 @@ impl Page {
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
         file.set_len(PAGE_BYTES as u64)?;
+        Self::map(&file)
+    }
+
+    /// Maps a page that a server uses already.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::map(&OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    fn map(file: &File) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel chooses an address that nothing else uses.
-        let address = unsafe { mmap(std::ptr::null_mut(), PAGE_BYTES, access, MapFlags::SHARED, &file, 0) }?;
+        let address = unsafe { mmap(std::ptr::null_mut(), PAGE_BYTES, access, MapFlags::SHARED, file, 0) }?;
         NonNull::new(address.cast()).map(Self).ok_or_else(|| io::Error::other("mapped at address 0"))
     }
 

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
 use xenstore::server::{ConnectionId, Server};
 
 use crate::platform::FolderPlatform;
@@ -26,36 +27,55 @@ struct Client {
 }
 
 /// All clients.
+///
+/// The socket's file goes when this is dropped.
 pub(crate) struct Clients {
     listener: UnixListener,
-    epoll: rustix::fd::OwnedFd,
+    path: PathBuf,
+    /// Whether new clients are taken: not while this process can't have more open files.
+    takes_more: bool,
+    epoll: OwnedFd,
     clients: BTreeMap<RawFd, Client>,
     descriptors: BTreeMap<ConnectionId, RawFd>,
     /// Clients that have sent more than the server took in one turn.
     unfinished: BTreeSet<RawFd>,
 }
 
-/// What epoll says about the listener and the channel instead of a client's descriptor.
+/// What epoll says about these instead of a client's descriptor.
 pub(crate) const LISTENER: u64 = u64::MAX;
 pub(crate) const CHANNEL: u64 = u64::MAX - 1;
+pub(crate) const END: u64 = u64::MAX - 2;
+
+/// Refuses a folder in which a server listens on `path`. To be asked before anything in the folder is replaced.
+///
+/// # Errors
+/// When one does.
+pub(crate) fn expect_no_server(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there")),
+        Err(_) => Ok(()),
+    }
+}
 
 impl Clients {
-    /// Listens on `path`. A socket on which nobody listens any more is replaced.
-    pub(crate) fn listen(path: &Path, channel: &impl rustix::fd::AsFd) -> io::Result<Self> {
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there"));
-        }
-        match fs::remove_file(path) {
+    /// Listens on `path`. A socket that is left from another server is replaced.
+    ///
+    /// `channel` is readable when a port fired, and `end` when this process is to end.
+    pub(crate) fn listen(path: PathBuf, channel: &impl AsFd, end: &impl AsFd) -> io::Result<Self> {
+        match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, channel, EventData::new_u64(CHANNEL), EventFlags::IN)?;
+        epoll::add(&epoll, end, EventData::new_u64(END), EventFlags::IN)?;
         Ok(Self {
             listener,
+            path,
+            takes_more: true,
             epoll,
             clients: BTreeMap::new(),
             descriptors: BTreeMap::new(),
@@ -64,23 +84,46 @@ impl Clients {
     }
 
     /// What to wait on.
-    pub(crate) const fn epoll(&self) -> &rustix::fd::OwnedFd {
+    pub(crate) const fn epoll(&self) -> &OwnedFd {
         &self.epoll
     }
 
     /// Takes new clients.
     pub(crate) fn accept(&mut self, server: &mut Server) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            let descriptor = stream.as_raw_fd();
-            let data = EventData::new_u64(descriptor as u64);
-            let ready =
-                stream.set_nonblocking(true).is_ok() && epoll::add(&self.epoll, &stream, data, EventFlags::IN).is_ok();
-            if ready {
-                let id = server.handle_connected();
-                let client = Client { stream, id, unread: Vec::new(), waits_for: EventFlags::IN };
-                self.clients.insert(descriptor, client);
-                self.descriptors.insert(id, descriptor);
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.add(stream, server),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        // Those who wait keep the listener readable: it is left out until a client goes.
+                        log::warn!("can't take more clients than {}: {error}", self.clients.len());
+                        return self.take_more(false);
+                    }
+                },
             }
+        }
+    }
+
+    /// Lets epoll tell of new clients, or no more.
+    fn take_more(&mut self, takes_more: bool) {
+        let wanted = if takes_more { EventFlags::IN } else { EventFlags::empty() };
+        if epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), wanted).is_ok() {
+            self.takes_more = takes_more;
+        }
+    }
+
+    fn add(&mut self, stream: UnixStream, server: &mut Server) {
+        let descriptor = stream.as_raw_fd();
+        let data = EventData::new_u64(descriptor as u64);
+        let ready =
+            stream.set_nonblocking(true).is_ok() && epoll::add(&self.epoll, &stream, data, EventFlags::IN).is_ok();
+        if ready {
+            let id = server.handle_connected();
+            let client = Client { stream, id, unread: Vec::new(), waits_for: EventFlags::IN };
+            self.clients.insert(descriptor, client);
+            self.descriptors.insert(id, descriptor);
         }
     }
 
@@ -127,7 +170,18 @@ impl Clients {
         if let Some(client) = self.clients.remove(&descriptor) {
             self.descriptors.remove(&client.id);
             server.handle_disconnected(client.id);
+            drop(client);
+            if !self.takes_more {
+                self.take_more(true);
+            }
         }
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        // Where it can't be removed, the next server replaces it.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -190,7 +244,7 @@ impl Client {
     }
 
     /// Waits for room when something is to be sent, and for input when not much waits.
-    fn wait(&mut self, epoll: &rustix::fd::OwnedFd, server: &Server) {
+    fn wait(&mut self, epoll: &OwnedFd, server: &Server) {
         let mut wanted = EventFlags::empty();
         if self.unread.len() < READ_BYTES {
             wanted |= EventFlags::IN;

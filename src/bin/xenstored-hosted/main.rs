@@ -8,6 +8,7 @@ mod page;
 mod platform;
 
 use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -15,10 +16,11 @@ use std::time::Instant;
 use log::{LevelFilter, Log, Metadata, Record};
 use rustix::event::epoll;
 use rustix::fs::Timespec;
+use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use xenstore::options::Options;
 use xenstore::server::{Action, Server};
 
-use clients::{CHANNEL, Clients, LISTENER};
+use clients::{CHANNEL, Clients, END, LISTENER, expect_no_server};
 use platform::{EXCEPTION_PORT, FolderPlatform};
 
 const HELP: &str = "\
@@ -28,7 +30,7 @@ Serves Xenstore on a plain Linux host, without Xen: for development, comparison 
 
   --dir DIR          the folder that stands for Xen: `socket` takes dom0's clients, `ring.N`, `dom.N` and `state.N`
                      are domain N, `server` is the event channel
-  --help             this text
+  --help             this text; SIGTERM ends the server
   --log-level LEVEL  off, error, warn, info (default), debug or trace
 
 and the boot options of the kernel:
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
         }
     };
     match run(&folder, &options) {
-        Ok(never) => match never {},
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xenstored-hosted: {}: {error}", folder.display());
             ExitCode::FAILURE
@@ -88,16 +90,20 @@ fn arguments() -> Result<Option<(PathBuf, Options)>, String> {
     Ok(Some((folder, options)))
 }
 
-fn run(folder: &Path, options: &Options) -> io::Result<std::convert::Infallible> {
+/// Serves until a signal to end comes.
+fn run(folder: &Path, options: &Options) -> io::Result<()> {
     let started = Instant::now();
     let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let socket = folder.join("socket");
+    expect_no_server(&socket)?;
+    let end = signals_to_end()?;
     let mut platform = FolderPlatform::new(folder.to_owned())?;
     let mut server = Server::new(options.config());
     let boot_domain = options.boot_domain();
     if let Err(errno) = server.handle_boot_domain(boot_domain, options.event.unwrap_or(1), &mut platform) {
         log::info!("domain {boot_domain} has no ring here ({}): only its socket clients are served", errno.name());
     }
-    let mut clients = Clients::listen(&folder.join("socket"), platform.channel())?;
+    let mut clients = Clients::listen(socket, platform.channel(), &end)?;
     log::info!("serving {}; for development, comparison and benchmarks only", folder.display());
 
     let mut events = Vec::with_capacity(EVENTS);
@@ -130,10 +136,23 @@ fn run(folder: &Path, options: &Options) -> io::Result<std::convert::Infallible>
                         }
                     }
                 }
+                END => {
+                    log::info!("told to end");
+                    return Ok(());
+                }
                 descriptor => clients.serve(descriptor, &mut server, &mut platform, now_ms()),
             }
         }
     }
+}
+
+/// A stream that is readable once this process was told to end, by SIGTERM or from the keyboard.
+fn signals_to_end() -> io::Result<UnixStream> {
+    let (end, told) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::low_level::pipe::register(signal, told.try_clone()?)?;
+    }
+    Ok(end)
 }
 
 /// Log lines go to standard error.

@@ -22,10 +22,12 @@ use crate::page::MappedPage;
 
 /// The port of the domain exception.
 pub(crate) const EXCEPTION_PORT: Port = Port(1);
+/// The file of our event channels.
+const CHANNEL_FILE: &str = "server";
 /// Our port of domain 0.
 const FIRST_PORT: u32 = 1000;
 
-/// The folder that stands for Xen.
+/// The folder that stands for Xen. The file of our event channels goes when this is dropped.
 pub(crate) struct FolderPlatform {
     folder: PathBuf,
     channel: UnixDatagram,
@@ -35,7 +37,7 @@ pub(crate) struct FolderPlatform {
 impl FolderPlatform {
     /// Opens our end of the event channels.
     pub(crate) fn new(folder: PathBuf) -> io::Result<Self> {
-        let path = folder.join("server");
+        let path = folder.join(CHANNEL_FILE);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -65,6 +67,13 @@ impl FolderPlatform {
 
     fn file(&self, name: &str, domid: DomId) -> PathBuf {
         self.folder.join(format!("{name}.{domid}"))
+    }
+}
+
+impl Drop for FolderPlatform {
+    fn drop(&mut self) {
+        // Where it can't be removed, the next server replaces it.
+        let _ = fs::remove_file(self.folder.join(CHANNEL_FILE));
     }
 }
 
