@@ -75,43 +75,29 @@ const RULES: &[Rule] = &[
                 && ours.outcome == if is_special && !at.is_privileged { "EACCES" } else { "EINVAL" }
         },
     ),
-    (
-        "a guest that owns a special node can't give it away, as with any node",
-        Then::Restart,
-        |at, theirs, ours| {
-            at.request.kind == names::SET_PERMS
-                && !at.is_privileged
-                && at.first().starts_with(b"@")
-                && theirs.outcome == "OK"
-                && ours.outcome == "EPERM"
-        },
-    ),
-    (
-        "a watch too many is ENOSPC, as all quotas (4.22), not E2BIG",
-        Then::GoOn,
-        |at, theirs, ours| at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC",
-    ),
-    (
-        "UNWATCH of what is no path is EINVAL (4.22), not ENOENT",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::UNWATCH
-                && !(is_path(at.first()) && counted_bytes(at.first()) <= at.quotas.path_bytes)
-                && theirs.outcome == "ENOENT"
-                && ours.outcome == "EINVAL"
-        },
-    ),
-    (
-        "a special name has the characters of a path",
-        Then::Restart,
-        |at, theirs, ours| {
-            at.request.kind == names::WATCH
-                && at.first().starts_with(b"@")
-                && !is_path(at.first())
-                && theirs.outcome == "OK"
-                && ours.outcome == "EINVAL"
-        },
-    ),
+    ("a guest that owns a special node can't give it away, as with any node", Then::Restart, |at, theirs, ours| {
+        at.request.kind == names::SET_PERMS
+            && !at.is_privileged
+            && at.first().starts_with(b"@")
+            && theirs.outcome == "OK"
+            && ours.outcome == "EPERM"
+    }),
+    ("a watch too many is ENOSPC, as all quotas (4.22), not E2BIG", Then::GoOn, |at, theirs, ours| {
+        at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC"
+    }),
+    ("UNWATCH of what is no path is EINVAL (4.22), not ENOENT", Then::GoOn, |at, theirs, ours| {
+        at.request.kind == names::UNWATCH
+            && !(is_path(at.first()) && counted_bytes(at.first()) <= at.quotas.path_bytes)
+            && theirs.outcome == "ENOENT"
+            && ours.outcome == "EINVAL"
+    }),
+    ("a special name has the characters of a path", Then::Restart, |at, theirs, ours| {
+        at.request.kind == names::WATCH
+            && at.first().starts_with(b"@")
+            && !is_path(at.first())
+            && theirs.outcome == "OK"
+            && ours.outcome == "EINVAL"
+    }),
     (
         "an entry for a domain that is gone is no longer listed (4.22), not only without effect",
         Then::GoOn,
@@ -131,24 +117,16 @@ const RULES: &[Rule] = &[
                 && ours.outcome == "OK"
         },
     ),
-    (
-        "a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it",
-        Then::GoOn,
-        |at, theirs, ours| {
-            let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
-            harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
-        },
-    ),
-    (
-        "DIRECTORY_PART's offset is decimal digits, not what atoi makes of it",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::DIRECTORY_PART
-                && !at.second().is_some_and(is_number)
-                && theirs.outcome == "OK"
-                && ours.outcome == "EINVAL"
-        },
-    ),
+    ("a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
+        let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
+        harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
+    }),
+    ("DIRECTORY_PART's offset is decimal digits, not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
+        at.request.kind == names::DIRECTORY_PART
+            && !at.second().is_some_and(is_number)
+            && theirs.outcome == "OK"
+            && ours.outcome == "EINVAL"
+    }),
     (
         "a transaction that gave a node to a domain that is gone by now is ENOMEM, also before a conflict is found",
         Then::GoOn,

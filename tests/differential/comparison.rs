@@ -135,9 +135,9 @@ impl Comparison {
     fn request(&mut self, request: &Request, coverage: &mut Coverage) -> Result<Onward, Difference> {
         let id = self.new_request_id();
         let tx = self.tx_ids(request.tx);
-        for at in 0..2 {
+        for (at, tx) in tx.into_iter().enumerate() {
             let client = client_of(&mut self.clients, request.connection, at)?;
-            client.request(request.kind, id, tx[at], &request.payload)?;
+            client.request(request.kind, id, tx, &request.payload)?;
         }
         let answers = [self.receive(request.connection, 0, id)?, self.receive(request.connection, 1, id)?];
         let [theirs, ours] = &answers;
@@ -200,10 +200,12 @@ impl Comparison {
         let first = request.payload.split(|byte| *byte == 0).next().unwrap_or_default();
         let Ok(spelling) = std::str::from_utf8(first) else { return Ok(false) };
         let domid = guest_of(request.connection).unwrap_or(0);
-        let path = if spelling.starts_with('/') { spelling.into() } else { format!("/local/domain/{domid}/{spelling}") };
+        let path =
+            if spelling.starts_with('/') { spelling.into() } else { format!("/local/domain/{domid}/{spelling}") };
         for (end, _) in path.match_indices('/').skip(1).chain([(path.len(), "")]) {
             let asked = [&path.as_bytes()[..end], b"\0"].concat();
-            let entries = |reply: Option<Message>| reply.map_or(0, |reply| reply.payload.split(|byte| *byte == 0).count());
+            let entries =
+                |reply: Option<Message>| reply.map_or(0, |reply| reply.payload.split(|byte| *byte == 0).count());
             let [theirs, ours] = [0, 1].map(|at| self.ask(at, names::GET_PERMS, &asked).map(entries));
             if theirs? > ours? {
                 return Ok(true);
@@ -219,7 +221,9 @@ impl Comparison {
         }
         match theirs.kind {
             names::TRANSACTION_START => number(theirs).is_ok() && number(ours).is_ok(),
-            names::DIRECTORY_PART => without_generation(theirs).is_some_and(|list| Some(list) == without_generation(ours)),
+            names::DIRECTORY_PART => {
+                without_generation(theirs).is_some_and(|list| Some(list) == without_generation(ours))
+            }
             kind => (kind == request.kind || kind == names::ERROR) && theirs.payload == ours.payload,
         }
     }
@@ -250,7 +254,10 @@ impl Comparison {
                 ours.splice(0..0, our_early.iter().cloned());
             }
             if theirs.len() > 1 || theirs != ours {
-                self.remember(format!("  events at {}:\n    C:    {theirs:?}\n    ours: {ours:?}", name_of(connection)));
+                self.remember(format!(
+                    "  events at {}:\n    C:    {theirs:?}\n    ours: {ours:?}",
+                    name_of(connection)
+                ));
             }
             compare_messages(&theirs, &ours)?;
         }
@@ -281,10 +288,10 @@ impl Comparison {
     fn break_protocol(&mut self, connection: usize, payload_bytes: u32) -> Result<(), Difference> {
         let id = self.new_request_id();
         let mut errors = [0; 2];
-        for at in 0..2 {
+        for (at, error) in errors.iter_mut().enumerate() {
             let client = client_of(&mut self.clients, connection, at)?;
             client.send(names::READ, id, 0, payload_bytes, b"")?;
-            errors[at] = client.wait_until_shut()?;
+            *error = client.wait_until_shut()?;
         }
         if errors[0] != errors[1] {
             return Err(Difference(format!("shut with different errors: {errors:?}")));
@@ -383,12 +390,7 @@ impl Comparison {
     }
 
     fn describe(&self, request: &Request, tx: [u32; 2], [theirs, ours]: &[Vec<Message>; 2]) -> String {
-        let asked = Message {
-            kind: request.kind,
-            request: 0,
-            transaction: tx[0],
-            payload: request.payload.clone(),
-        };
+        let asked = Message { kind: request.kind, request: 0, transaction: tx[0], payload: request.payload.clone() };
         let name = name_of(request.connection);
         if theirs == ours {
             format!("{name}: {asked:?}\n    both: {theirs:?}")
@@ -400,10 +402,11 @@ impl Comparison {
     /// The last steps, and how the servers are.
     fn story(&mut self, step: &Step) -> String {
         let history: Vec<_> = self.history.iter().map(String::as_str).collect();
-        let reports: Vec<_> =
-            (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
+        let reports: Vec<_> = (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
         let step = match step {
-            Step::Request(Request { connection, kind, .. }) => format!("{} by {}", names::kind(*kind), name_of(*connection)),
+            Step::Request(Request { connection, kind, .. }) => {
+                format!("{} by {}", names::kind(*kind), name_of(*connection))
+            }
             other => format!("{other:?}"),
         };
         format!("at {step}\nlast steps:\n{}\n{}", history.join("\n"), reports.join("\n"))
@@ -432,7 +435,8 @@ fn compare_messages(theirs: &[Message], ours: &[Message]) -> Result<(), Differen
 /// The number that a payload is.
 fn number(message: &Message) -> Result<u32, Difference> {
     let text = message.payload.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok());
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| Difference(format!("no number of a transaction: {message:?}")))
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| Difference(format!("no number of a transaction: {message:?}")))
 }
 
 /// What follows the generation in a reply to DIRECTORY_PART.

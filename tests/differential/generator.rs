@@ -4,7 +4,9 @@
 
 use std::collections::VecDeque;
 
-use crate::model::{BYSTANDER, CONNECTIONS, DOM0_CLIENTS, DOM0_RING, GUESTS, Model, Request, State, Step, Tx, guest_of};
+use crate::model::{
+    BYSTANDER, CONNECTIONS, DOM0_CLIENTS, DOM0_RING, GUESTS, Model, Request, State, Step, Tx, guest_of,
+};
 use crate::names;
 use crate::payloads::Payloads;
 use crate::random::Random;
@@ -50,11 +52,8 @@ pub struct Generator {
 
 impl Generator {
     pub fn new(seed: u64, model: &Model) -> Self {
-        let mut generator = Self {
-            random: Random::new(seed),
-            payloads: Payloads::new(model.quotas.clone()),
-            planned: VecDeque::new(),
-        };
+        let mut generator =
+            Self { random: Random::new(seed), payloads: Payloads::new(model.quotas.clone()), planned: VecDeque::new() };
         generator.plan_start(model);
         generator
     }
@@ -148,7 +147,8 @@ impl Generator {
     /// A request of those that only dom0 may make; sometimes another tries.
     fn privileged_request(&mut self, model: &Model) -> Step {
         let kind = self.random.weighted(PRIVILEGED);
-        let connection = if self.random.chance(90) { self.random.below(DOM0_CLIENTS) } else { self.usable_connection(model) };
+        let connection =
+            if self.random.chance(90) { self.random.below(DOM0_CLIENTS) } else { self.usable_connection(model) };
         let domid = self.random.between(1, GUESTS) as u32;
         let domain = model.domain(domid);
         let is_granted = connection < DOM0_CLIENTS;
@@ -214,13 +214,13 @@ impl Generator {
         if self.random.chance(1) {
             kind = self.random.pick(NO_REQUESTS);
         }
-        let payload = if kind == names::UNWATCH && self.random.chance(70) && !model.connections[connection].watches.is_empty()
-        {
-            let watches = &model.connections[connection].watches;
-            watches[self.random.below(watches.len())].clone()
-        } else {
-            self.payloads.of(kind, guest_of(connection), &mut self.random)
-        };
+        let payload =
+            if kind == names::UNWATCH && self.random.chance(70) && !model.connections[connection].watches.is_empty() {
+                let watches = &model.connections[connection].watches;
+                watches[self.random.below(watches.len())].clone()
+            } else {
+                self.payloads.of(kind, guest_of(connection), &mut self.random)
+            };
         let tx = self.transaction(model, connection, kind);
         Step::Request(Request { connection, kind, tx, payload })
     }

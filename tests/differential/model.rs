@@ -203,7 +203,8 @@ impl Model {
                 self.met_a_quota.insert(handle);
             }
             let may_be_over = request.kind == names::TRANSACTION_END && request.payload.len() == 2;
-            if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx) {
+            if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx)
+            {
                 connection.ended(handle);
             }
             return;

@@ -125,7 +125,7 @@ impl Payloads {
         let limit = self.quotas.path_bytes;
         let over = if guest.is_some() || limit == 2048 { 2 } else { 0 };
         let length = random.between(limit - 2, limit + over);
-        let fill = |length: usize| if length % 2 == 0 { "x".repeat(length) } else { "y".repeat(length) };
+        let fill = |length: usize| if length.is_multiple_of(2) { "x".repeat(length) } else { "y".repeat(length) };
         match random.below(3) {
             0 => fill(length),
             1 => format!("/{}", fill(length - 1)),
@@ -162,7 +162,9 @@ impl Payloads {
             payload.extend_from_slice(format!("{domid}\0").as_bytes());
         }
         if random.chance(2) {
-            payload.extend_from_slice(random.pick(&["x1\0", "r\0", "\0", "rr1\0", "r1x\0", "R1\0", "r1,r2\0", "trail"]).as_bytes());
+            payload.extend_from_slice(
+                random.pick(&["x1\0", "r\0", "\0", "rr1\0", "r1x\0", "R1\0", "r1,r2\0", "trail"]).as_bytes(),
+            );
         }
     }
 
@@ -178,7 +180,8 @@ impl Payloads {
     /// For a request that takes one domid and changes nothing.
     pub fn any_domid(&self, random: &mut Random) -> Vec<u8> {
         if random.chance(15) {
-            let odd = ["", "\0", "x\0", "1x\0", "-1\0", "65535\0", "65536\0", "32752\0", "01\0", "1\0\0", "1", "1\0002\0"];
+            let odd =
+                ["", "\0", "x\0", "1x\0", "-1\0", "65535\0", "65536\0", "32752\0", "01\0", "1\0\0", "1", "1\x002\0"];
             return random.pick(&odd).into();
         }
         format!("{}\0", self.domid(random)).into_bytes()
@@ -188,14 +191,21 @@ impl Payloads {
     pub fn bad_domain_request(&self, kind: u32, random: &mut Random) -> Vec<u8> {
         let nobody = random.pick(&NOBODY);
         let wrong = match kind {
-            names::INTRODUCE => {
-                ["", "\0", "1\0", "1\x001\0", "1\x001\x000\0", "1\x001\0x\0", "1\x001\x001", &format!("{nobody}\x001\x001\0")]
-                    .map(str::to_owned)
-                    .to_vec()
-            }
-            names::SET_TARGET => {
-                ["", "\0", "1\0", "1\x002", &format!("{nobody}\x001\0"), &format!("1\0{nobody}\0")].map(str::to_owned).to_vec()
-            }
+            names::INTRODUCE => [
+                "",
+                "\0",
+                "1\0",
+                "1\x001\0",
+                "1\x001\x000\0",
+                "1\x001\0x\0",
+                "1\x001\x001",
+                &format!("{nobody}\x001\x001\0"),
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            names::SET_TARGET => ["", "\0", "1\0", "1\x002", &format!("{nobody}\x001\0"), &format!("1\0{nobody}\0")]
+                .map(str::to_owned)
+                .to_vec(),
             _ => ["", "\0", "0\0", "x\0", "1", "1\0\0", "1\x002\0", &format!("{nobody}\0")].map(str::to_owned).to_vec(),
         };
         wrong[random.below(wrong.len())].clone().into_bytes()
@@ -203,7 +213,8 @@ impl Payloads {
 
     /// For CONTROL: what both servers know, and what none knows.
     pub fn control(&self, random: &mut Random) -> Vec<u8> {
-        let known = ["check\0", "print\0a line\0", "check\0x\0", "print\0", "", "check", "\0", "nonsense\0", "print\0a\0b\0"];
+        let known =
+            ["check\0", "print\0a line\0", "check\0x\0", "print\0", "", "check", "\0", "nonsense\0", "print\0a\0b\0"];
         random.pick(&known).into()
     }
 }

@@ -51,8 +51,10 @@ impl RingPage for Page {
         match &mut *self.2.borrow_mut() {
             None => word,
             // Mostly distances that can be, so that it goes on for a while.
-            Some(random) if random.once_in(20) => random.next() as u32,
-            Some(random) => word.wrapping_add(random.below(600) as u32),
+            Some(random) => match random.below(20) {
+                0 => random.next() as u32,
+                _ => word.wrapping_add(random.below(600) as u32),
+            },
         }
     }
 
