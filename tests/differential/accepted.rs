@@ -117,6 +117,17 @@ const RULES: &[Rule] = &[
                 && ours.outcome == "OK"
         },
     ),
+    (
+        "dom0 is bound by the protocol's limit of a path, not by the quota for guests",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.is_privileged
+                && is_path(at.first())
+                && counted_bytes(at.first()) > at.quotas.path_bytes
+                && theirs.outcome == "EINVAL"
+                && ours.outcome != "EINVAL"
+        },
+    ),
     ("a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
         let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
         harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
@@ -227,6 +238,14 @@ const RULES: &[Rule] = &[
             at.request.kind == names::RM && at.is_in_transaction && theirs.outcome == "EIO" && ours.outcome == "OK"
         },
     ),
+    (
+        "a child that is gone outside by now and made again in a transaction is listed once, not twice",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            let both = theirs.outcome == "OK" && ours.outcome == "OK";
+            at.request.kind == names::DIRECTORY && at.is_in_transaction && both && is_without_repeats(theirs, ours)
+        },
+    ),
 ];
 
 /// The rule that accepts two different replies.
@@ -255,6 +274,13 @@ impl Circumstances<'_> {
     fn second(&self) -> Option<&[u8]> {
         self.request.payload.split(|byte| *byte == 0).nth(1)
     }
+}
+
+/// Whether our list of children is theirs, but for those that are in theirs for the second time.
+fn is_without_repeats(theirs: &Reply<'_>, ours: &Reply<'_>) -> bool {
+    let mut seen = BTreeSet::new();
+    let once = theirs.payload.split_inclusive(|byte| *byte == 0).filter(|name| seen.insert(*name));
+    once.flatten().eq(ours.payload)
 }
 
 /// Whether a spelling, relative or not, is a path or special name of allowed length's form.

@@ -202,7 +202,7 @@ impl Comparison {
         let domid = guest_of(request.connection).unwrap_or(0);
         let path =
             if spelling.starts_with('/') { spelling.into() } else { format!("/local/domain/{domid}/{spelling}") };
-        for (end, _) in path.match_indices('/').skip(1).chain([(path.len(), "")]) {
+        for (end, _) in [(1, "")].into_iter().chain(path.match_indices('/').skip(1)).chain([(path.len(), "")]) {
             let asked = [&path.as_bytes()[..end], b"\0"].concat();
             let entries =
                 |reply: Option<Message>| reply.map_or(0, |reply| reply.payload.split(|byte| *byte == 0).count());
