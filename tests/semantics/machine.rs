@@ -46,15 +46,17 @@ impl Page {
 
 impl RingPage for Page {
     fn load(&self, field: Field) -> u32 {
-        let at = field.offset();
-        let word = u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap());
-        match &mut *self.2.borrow_mut() {
-            None => word,
-            // Mostly distances that can be, so that it goes on for a while.
-            Some(random) => match random.below(20) {
-                0 => random.next() as u32,
-                _ => word.wrapping_add(random.below(600) as u32),
-            },
+        let at = |field: Field| {
+            let at = field.offset();
+            u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap())
+        };
+        let Some(random) = &mut *self.2.borrow_mut() else { return at(field) };
+        // Mostly distances that can be, so that it goes on for a while.
+        let distance = if random.once_in(100) { random.next() as u32 } else { random.below(RING_BYTES + 1) as u32 };
+        match field {
+            Field::RequestProducer => at(Field::RequestConsumer).wrapping_add(distance),
+            Field::ReplyConsumer => at(Field::ReplyProducer).wrapping_sub(distance),
+            _ => at(field),
         }
     }
 
