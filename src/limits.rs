@@ -33,5 +33,52 @@ pub const KEPT_INPUT_BYTES: usize = 256;
 /// Milliseconds until an event that an unprivileged domain does not read is dropped, unless `--timeout` says otherwise.
 pub const EVENT_TIMEOUT_MS: u64 = 20_000;
 
+/// Write credits that all domains together gain in a second (the C server's `WRL_RATE`). With it a transaction of a few
+/// milliseconds meets few writes.
+pub const WRITE_RATE_PER_SECOND: u32 = 200;
+
+/// Write credits that a domain may save up: a device's set-up passes without delay (`WRL_DBURST`).
+pub const WRITE_BURST: u32 = 10;
+
+/// Write credits that nobody needed and that those in debt get first (`WRL_GBURST`).
+pub const WRITE_RESERVE: u32 = 1000;
+
+/// Write credits that the reserve may be short of, so that many new domains get their first ones: five bursts
+/// (`WRL_NEWDOMS`).
+pub const WRITE_RESERVE_SHORTAGE: u32 = 50;
+
+/// Milliseconds after which it is logged that nobody was held back for writing any more (`WRL_LOGEVERY`).
+pub const WRITE_LOG_QUIET_MS: u64 = 120_000;
+
+/// Points that a domain has to lose by making others' transactions fail (oxenstored's `conflict-burst-limit`).
+pub const CONFLICT_POINTS: i8 = 5;
+
+/// The fewest points that a domain can have; it is not read at 0 or below (oxenstored).
+pub const CONFLICT_POINTS_LEAST: i8 = -1;
+
+/// Milliseconds after which one domain gets one point back (oxenstored's `conflict-max-history-seconds`).
+pub const CONFLICT_INTERVAL_MS: u64 = 50;
+
+/// Milliseconds for which a transaction of the control domain may keep lost points from being given back. While it
+/// lasts, a domain without points cannot make it fail; longer would leave the domain to the mercy of a tool that hangs.
+pub const CONFLICT_PATIENCE_MS: u64 = 1000;
+
+/// Requests that are remembered to tell whose write made a commit fail: 32 KiB. All domains together can't afford many
+/// more while a transaction of usual length is open (see [`WRITE_RATE_PER_SECOND`]).
+pub const CONFLICT_HISTORY: usize = 1024;
+
+/// Requests of one transaction of a guest that are kept to replay it. Drivers' transactions have a few dozen.
+pub const REPLAY_REQUESTS: usize = 128;
+
+/// Bytes that these requests and their replies may take: ten transactions of a guest stay below 160 KiB.
+pub const REPLAY_BYTES: usize = 16 * 1024;
+
+/// As [`REPLAY_REQUESTS`], for the control domain: its tools build a whole guest in one transaction.
+pub const REPLAY_REQUESTS_PRIVILEGED: usize = 1024;
+
+/// As [`REPLAY_BYTES`], for the control domain.
+pub const REPLAY_BYTES_PRIVILEGED: usize = 128 * 1024;
+
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
+const _: () = assert!(CONFLICT_POINTS_LEAST < 0 && CONFLICT_POINTS > 0, "points are lost and given back");

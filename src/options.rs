@@ -1,4 +1,5 @@
-//! The boot options: those of the C server by their names, long and short, and a log level.
+//! The boot options: those of the C server by their names, long and short, a log level, and `--no-replay`: a commit that
+//! conflicts is refused at once, as by the C server.
 //!
 //! The store must start whatever its command line says. So nothing here fails: what is not understood becomes a warning
 //! and is left out.
@@ -31,6 +32,8 @@ pub struct Options {
     pub event_timeout_ms: u64,
     /// Dead domains' nodes go to the control domain (`--keep-orphans`).
     pub keep_orphans: bool,
+    /// A transaction that conflicts is replayed before its commit is refused (off with `--no-replay`).
+    pub replay: bool,
     /// What is logged (`--log-level`).
     pub log_level: LevelFilter,
 }
@@ -44,6 +47,7 @@ impl Default for Options {
             quotas: Quotas::default(),
             event_timeout_ms: limits::EVENT_TIMEOUT_MS,
             keep_orphans: false,
+            replay: true,
             log_level: LevelFilter::Info,
         }
     }
@@ -96,6 +100,10 @@ const KNOWN: &[Known] = &[
     known("path-max", Some('M'), Value::Needed, |o, v| set_quota(o, Quota::PathMax, v)),
     known("keep-orphans", Some('K'), Value::None, |o, _| {
         o.keep_orphans = true;
+        Ok(())
+    }),
+    known("no-replay", None, Value::None, |o, _| {
+        o.replay = false;
         Ok(())
     }),
     known("log-level", None, Value::Needed, set_log_level),
@@ -162,6 +170,7 @@ impl Options {
             quotas: self.quotas.clone(),
             event_timeout_ms: self.event_timeout_ms,
             keep_orphans: self.keep_orphans,
+            replay: self.replay,
         }
     }
 }
@@ -280,6 +289,14 @@ mod tests {
             assert_eq!(options.quotas.get(quota), value, "{quota:?}");
         }
         assert!(options.keep_orphans && options.config().keep_orphans);
+    }
+
+    #[test]
+    fn conflicts_are_replayed_unless_an_option_says_otherwise() {
+        assert!(parse("").0.config().replay);
+        let (options, warnings) = parse("--no-replay");
+        assert!(warnings.is_empty() && !options.config().replay);
+        assert!(!parse("--no-replay=1").1.is_empty());
     }
 
     #[test]

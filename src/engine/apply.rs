@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::engine::change_set::Effect;
 use crate::engine::events::Readable;
 use crate::engine::hypervisor::Hypervisor;
+use crate::engine::requests::replay::Replayed;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::transaction::{NodeChange, Transaction};
@@ -27,14 +28,17 @@ impl Engine {
         }
     }
 
-    /// Makes changes of nodes and tells of them.
-    pub(super) fn apply_nodes(&mut self, now_ms: u64) {
+    /// Makes changes of nodes and tells of them. Returns how many nodes that wrote: those made or removed, and their
+    /// parents too.
+    pub(super) fn apply_nodes(&mut self, now_ms: u64) -> usize {
+        let mut written = 0_usize;
         for change in core::mem::take(&mut self.changes.nodes) {
-            match change {
+            let nodes = match change {
                 NodeChange::Write { path, value } => {
                     let generation = self.state.next_generation();
                     self.state.tree.write(path.as_path(), value, generation);
                     self.announce(path.as_path(), Scope::Subtree, None, now_ms);
+                    1
                 }
                 NodeChange::Create { path, value, permissions, announced } => {
                     let generation = self.state.next_generation();
@@ -43,6 +47,8 @@ impl Engine {
                     if announced {
                         self.announce(path.as_path(), Scope::Subtree, None, now_ms);
                     }
+                    // The last one made stands for the parent of the first: those between are counted once.
+                    if announced { 2 } else { 1 }
                 }
                 NodeChange::SetPermissions { path, permissions } => {
                     let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
@@ -51,27 +57,47 @@ impl Engine {
                     let generation = self.state.next_generation();
                     self.state.tree.set_permissions(path.as_path(), permissions, generation);
                     self.announce(path.as_path(), Scope::Subtree, Some(Readable::node(&before)), now_ms);
+                    1
                 }
-                NodeChange::Remove { path, .. } => self.remove_subtree(path.as_path(), now_ms),
-            }
+                NodeChange::Remove { path, .. } => self.remove_subtree(path.as_path(), now_ms).saturating_add(1),
+            };
+            written = written.saturating_add(nodes);
         }
+        written
     }
 
-    /// Removes a node with all below, tells of it, and settles the owners' counts.
-    pub(super) fn remove_subtree(&mut self, path: Path<'_>, now_ms: u64) {
+    /// Removes a node with all below, tells of it, and settles the owners' counts. Returns how many nodes were removed.
+    pub(super) fn remove_subtree(&mut self, path: Path<'_>, now_ms: u64) -> usize {
         self.announce_removal(path, now_ms);
         let (tree, domains) = (&self.state.tree, &mut self.state.domains);
-        tree.visit_children_first(path, |visit| domains.charge_nodes(visit.node.permissions().owner(), -1));
+        let mut removed = 0_usize;
+        tree.visit_children_first(path, |visit| {
+            domains.charge_nodes(visit.node.permissions().owner(), -1);
+            removed = removed.saturating_add(1);
+        });
         let generation = self.state.next_generation();
         self.state.tree.remove(path, generation);
+        removed
     }
 
-    /// Commits a transaction that has been checked, and tells of its changes.
-    pub(super) fn commit(&mut self, transaction: Transaction, now_ms: u64) {
+    /// Commits a transaction that has been checked, and tells of its changes. A commit costs its client a single write
+    /// credit, whatever it changes.
+    pub(super) fn commit(&mut self, id: ConnectionId, transaction: Transaction, now_ms: u64) {
+        let before = self.state.generation();
         for event in self.state.commit(transaction) {
             let before = event.before.as_ref().map(Readable::before);
             self.announce(event.path.as_path(), event.scope, before, now_ms);
         }
+        self.account_write(id, before, 1, now_ms);
+    }
+
+    /// Commits what a replay made of a transaction.
+    fn commit_replayed(&mut self, id: ConnectionId, replayed: Replayed, now_ms: u64) {
+        for (domid, born) in replayed.domains {
+            self.state.domains.learn(domid, born);
+        }
+        self.state.skip_generations(replayed.generation);
+        self.commit(id, replayed.transaction, now_ms);
     }
 
     /// Makes true what is not a change of nodes.
@@ -99,9 +125,10 @@ impl Engine {
             Effect::StartTransaction => {}
             Effect::Commit => {
                 if let Some(transaction) = transaction {
-                    self.commit(transaction, now_ms);
+                    self.commit(id, transaction, now_ms);
                 }
             }
+            Effect::CommitReplayed(replayed) => self.commit_replayed(id, *replayed, now_ms),
             Effect::Introduce { domid, port } => self.introduce(domid, port, now_ms),
             Effect::Rebind { domid, remote_port } => self.rebind(domid, remote_port, hypervisor),
             Effect::Release(domid) => self.release(domid, hypervisor, now_ms),

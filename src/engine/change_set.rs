@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
+use crate::engine::requests::replay::Replayed;
 use crate::store::domain::DomId;
 use crate::store::permission::Permissions;
 use crate::store::special::Special;
@@ -22,6 +23,8 @@ pub struct ChangeSet {
     pub effect: Option<Effect>,
     /// The request's transaction is over, even if the request is refused.
     pub ends_transaction: bool,
+    /// The generations of the writes that made a commit fail; they count although it is refused.
+    pub in_the_way: Vec<u64>,
 }
 
 /// What a request does beside changing nodes. At most one per request.
@@ -56,6 +59,8 @@ pub enum Effect {
     StartTransaction,
     /// The request's transaction is committed; it has been checked.
     Commit,
+    /// The request's transaction conflicts, and its requests made anew are committed instead.
+    CommitReplayed(Box<Replayed>),
     /// A domain is introduced; its ring is mapped and its port bound.
     Introduce {
         /// Which domain.
@@ -95,5 +100,6 @@ impl ChangeSet {
         self.nodes.clear();
         self.effect = None;
         self.ends_transaction = false;
+        self.in_the_way.clear();
     }
 }

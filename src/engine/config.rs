@@ -15,6 +15,8 @@ pub struct Config {
     pub event_timeout_ms: u64,
     /// Whether the nodes of a dead domain go to the control domain instead of being removed.
     pub keep_orphans: bool,
+    /// Whether a transaction that conflicts is replayed before its commit is refused.
+    pub replay: bool,
 }
 
 impl Default for Config {
@@ -24,6 +26,7 @@ impl Default for Config {
             quotas: Quotas::default(),
             event_timeout_ms: limits::EVENT_TIMEOUT_MS,
             keep_orphans: false,
+            replay: true,
         }
     }
 }

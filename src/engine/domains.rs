@@ -34,6 +34,7 @@ impl Engine {
             }
         };
         let id = self.connect_domain(domid, port, RingStart::Adopt);
+        self.account_domain(domid, None);
         self.wake(id);
         Ok(())
     }
@@ -87,6 +88,7 @@ impl Engine {
 
     pub(super) fn introduce(&mut self, domid: DomId, port: Port, now_ms: u64) {
         let id = self.connect_domain(domid, port, RingStart::Reset);
+        self.account_domain(domid, Some(now_ms));
         self.starting.push(id);
         log::debug!("domain {domid} introduced");
         self.announce_special(Special::IntroduceDomain, now_ms);
@@ -132,6 +134,7 @@ impl Engine {
         self.remove_nodes_and_rights(domid, now_ms);
         self.state.domains.forget(domid);
         if connection.is_some() {
+            self.close_account(domid, now_ms);
             log::debug!("domain {domid} released");
             self.announce_special(Special::ReleaseDomain, now_ms);
         }
@@ -200,8 +203,7 @@ impl Engine {
     pub(super) fn reset_watches_and_transactions(&mut self, id: ConnectionId) {
         let removed = self.state.watches.remove_connection(id);
         self.charge_watches(id, 0_isize.saturating_sub_unsigned(removed));
-        if let Some(session) = self.session_mut(id) {
-            session.transactions.clear();
-        }
+        let open = self.session_mut(id).map_or(0, |session| core::mem::take(&mut session.transactions).len());
+        self.note_closed(id, open);
     }
 }

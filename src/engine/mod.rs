@@ -15,12 +15,15 @@
 mod apply;
 pub mod change_set;
 pub mod config;
+pub mod conflict;
 pub mod connection;
 mod domains;
 mod events;
+mod fairness;
 pub mod hypervisor;
 pub mod input;
 pub mod output;
+pub mod rate;
 pub mod requests;
 pub mod view;
 
@@ -30,9 +33,10 @@ use alloc::vec::Vec;
 use crate::engine::change_set::{ChangeSet, Effect};
 use crate::engine::config::Config;
 use crate::engine::connection::{Connection, Fault, Peer, Session};
+use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
 use crate::engine::output::Origin;
-use crate::engine::requests::{Call, Reply, Row};
+use crate::engine::requests::{Call, Reply, Row, replay};
 use crate::engine::view::View;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
@@ -69,6 +73,7 @@ pub struct Engine {
     ready: VecDeque<ConnectionId>,
     /// When the first event of which connection may be over; at most one entry for each connection.
     deadlines: BTreeSet<(u64, ConnectionId)>,
+    fairness: Fairness,
     actions: VecDeque<Action>,
     /// Connections whose ring has to be reset before anything else is said to anybody.
     starting: Vec<ConnectionId>,
@@ -92,6 +97,7 @@ impl Engine {
             next_connection: 0,
             ready: VecDeque::new(),
             deadlines: BTreeSet::new(),
+            fairness: Fairness::default(),
             actions: VecDeque::new(),
             starting: Vec::new(),
             next_ticket: 0,
@@ -184,11 +190,13 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do, in milliseconds of the same clock.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
+        let events_ms = self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms);
+        [events_ms, self.next_fairness_ms()].into_iter().flatten().min()
     }
 
-    /// Drops events that were not read in time.
+    /// Drops events that were not read in time, and lets guests go on that were held back for long enough.
     pub fn handle_timeout(&mut self, now_ms: u64) {
+        self.advance_fairness(now_ms);
         while let Some((deadline_ms, id)) = self.deadlines.first().copied() {
             if deadline_ms > now_ms {
                 return;
@@ -210,13 +218,13 @@ impl Engine {
     }
 
     /// Whether bytes may be received for a connection now. A domain with too many outstanding requests has to read their
-    /// replies first, and others the events that they caused.
+    /// replies first, and others the events that they caused. One that is in others' way has to wait.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
         let Some(session) = self.connections.get(&id).and_then(Connection::session) else { return false };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
         let limit = self.config.quotas.get(Quota::Outstanding);
-        is_privileged || limit == 0 || session.outstanding() < limit
+        is_privileged || !self.is_held_back(id) && (limit == 0 || session.outstanding() < limit)
     }
 
     /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
@@ -313,7 +321,24 @@ impl Engine {
             reply,
         };
         let outcome = (row.handler)(&mut call);
+        if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
+            self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()));
+        }
         self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms)
+    }
+
+    /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not.
+    fn record(
+        &self,
+        transaction: &mut Transaction,
+        kind: MessageType,
+        requester: Requester,
+        payload: &[u8],
+        reply: Result<&[u8], Errno>,
+    ) {
+        if self.config.replay && replay::is_recorded(kind) && self.changes.effect.is_none() {
+            transaction.record_mut().push(kind, payload, reply, replay::record_limits(requester.is_privileged()));
+        }
     }
 
     /// Makes the changes true, or drops them, and puts the transaction back unless it is over.
@@ -333,7 +358,12 @@ impl Engine {
             self.learn_domains();
             match &mut transaction {
                 Some(transaction) => self.apply_in_transaction(transaction),
-                None => self.apply_nodes(now_ms),
+                None if self.changes.nodes.is_empty() => {}
+                None => {
+                    let before = self.state.generation();
+                    let written = self.apply_nodes(now_ms);
+                    self.account_write(id, before, written, now_ms);
+                }
             }
             effect = self.changes.effect.take();
         }
@@ -341,10 +371,13 @@ impl Engine {
         if let Some(transaction) = transaction {
             if self.changes.ends_transaction {
                 ended = Some(transaction);
+                self.note_closed(id, 1);
             } else if let Some(session) = self.session_mut(id) {
                 session.transactions.insert(header.transaction_id, transaction);
             }
         }
+        let in_the_way = core::mem::take(&mut self.changes.in_the_way);
+        self.blame(id, &in_the_way, now_ms);
         self.changes.clear();
         outcome?;
         match effect {
@@ -370,6 +403,7 @@ impl Engine {
         let Some(session) = self.session_mut(id) else { return };
         let transaction = session.free_transaction_id();
         session.transactions.insert(transaction, Transaction::default());
+        self.note_opened(id);
         reply.clear();
         // Ten digits and a NUL always fit.
         let _ = requests::text(reply, format_args!("{transaction}\0"));

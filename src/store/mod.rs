@@ -8,6 +8,7 @@ pub mod node;
 pub mod path;
 pub mod permission;
 pub mod quota;
+pub mod record;
 pub mod special;
 pub mod state;
 pub mod transaction;

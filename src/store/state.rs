@@ -87,6 +87,11 @@ impl State {
         self.generation
     }
 
+    /// Takes all numbers up to `generation` as used.
+    pub fn skip_generations(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
+    }
+
     /// Who asks, when `domid` does.
     #[must_use]
     pub fn requester(&self, domid: DomId) -> Requester {

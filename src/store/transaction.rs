@@ -14,6 +14,7 @@ use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::permission::Permissions;
+use crate::store::record::Record;
 use crate::store::tree::Tree;
 use crate::store::watch::Scope;
 
@@ -115,6 +116,7 @@ pub struct Transaction {
     counts: BTreeMap<DomId, i64>,
     created: bool,
     failed: bool,
+    record: Record,
 }
 
 impl Transaction {
@@ -232,10 +234,25 @@ impl Transaction {
     /// Whether a node that it has seen is another in the tree by now.
     #[must_use]
     pub fn conflicts(&self, tree: &Tree) -> bool {
+        self.conflicting(tree).next().is_some()
+    }
+
+    /// The nodes that it has seen and that are others in the tree by now.
+    pub fn conflicting(&self, tree: &Tree) -> impl Iterator<Item = Path<'_>> {
         let generation = |node: &Rc<Node>| node.generation();
-        self.accessed
-            .iter()
-            .any(|(path, accessed)| accessed.base.as_ref().map(generation) != tree.get(path.as_path()).map(generation))
+        let seen = self.accessed.iter().map(|(path, accessed)| (path.as_path(), accessed.base.as_ref()));
+        seen.filter(move |(path, base)| base.map(generation) != tree.get(*path).map(generation)).map(|(path, _)| path)
+    }
+
+    /// What it was asked, and what was answered.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// What it was asked, to be added to.
+    pub const fn record_mut(&mut self) -> &mut Record {
+        &mut self.record
     }
 
     /// Makes all its changes in a tree with which it does not conflict, and returns the events, in the order of access.

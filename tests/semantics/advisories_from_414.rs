@@ -132,7 +132,7 @@ fn ok_until(at: usize) -> Result<Vec<u8>, String> {
 
 #[test]
 fn xsa_421_a_commit_is_all_or_nothing_and_counts_are_exact() {
-    let mut world = World::with_homes([1]);
+    let mut world = World::without_replay([1]);
     for round in 0..50 {
         let transaction = world.begin(1);
         for at in 0..10 {
@@ -203,7 +203,7 @@ fn xsa_425_release_and_introduction_of_busy_domains_in_any_order() {
 #[test]
 fn xsa_440_counts_do_not_go_below_zero() {
     for outside in [false, true] {
-        let mut world = World::with_homes([1]);
+        let mut world = World::without_replay([1]);
         for at in 0..50 {
             world.write(1, &format!("d/{at}"), "").unwrap();
         }

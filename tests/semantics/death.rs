@@ -156,7 +156,7 @@ fn a_node_given_in_a_transaction_to_a_domain_that_is_gone_is_not_its_successors(
 
 #[test]
 fn a_transaction_over_a_dead_domains_nodes_is_to_be_tried_again() {
-    let mut world = World::with_homes([7]);
+    let mut world = World::without_replay([7]);
     let transaction = world.begin(0);
     world.write_in(0, transaction, "/local/domain/7", "x").unwrap();
     world.kill(7);
@@ -245,7 +245,7 @@ fn with_keep_orphans_the_nodes_of_the_dead_go_to_the_control_domain() {
 
 #[test]
 fn with_keep_orphans_a_transaction_does_not_give_nodes_back_to_the_dead() {
-    let mut world = World::with(Config { keep_orphans: true, ..Config::default() });
+    let mut world = World::with(Config { keep_orphans: true, replay: false, ..Config::default() });
     world.start(1);
     world.make_home(1);
     let transaction = world.begin(0);

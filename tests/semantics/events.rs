@@ -191,6 +191,7 @@ fn a_transaction_tells_nothing_before_its_commit_and_nothing_at_all_when_aborted
 fn a_commit_that_conflicts_tells_nothing() {
     let mut world = watched(&[("/a", "t")]);
     let transaction = world.begin(0);
+    world.read_in(0, transaction, "/a").unwrap_err();
     world.write_in(0, transaction, "/a", "x").unwrap();
     world.write(0, "/a", "y").unwrap();
     world.events(0);

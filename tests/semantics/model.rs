@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use xenstore::engine::config::Config;
 use xenstore::wire::header::MessageType;
 
 use crate::random::{Random, Seed};
@@ -47,6 +48,8 @@ impl View for Store {
 struct Transaction {
     seen: BTreeMap<String, Option<Node>>,
     changed: BTreeMap<String, Option<Node>>,
+    /// What was asked and answered.
+    requests: Vec<(MessageType, String, String, Answer)>,
 }
 
 struct InTransaction<'a>(&'a Store, &'a mut Transaction);
@@ -178,13 +181,21 @@ fn answer(view: &mut dyn View, kind: MessageType, path: &str, extra: &str) -> An
     }
 }
 
-fn end(store: &mut Store, transaction: Transaction, commit: bool) -> Answer {
+/// Ends a transaction; with `replay` it may conflict if its requests would be answered the same now.
+fn end(store: &mut Store, mut transaction: Transaction, commit: bool, replay: bool) -> Answer {
     if !commit {
         return ok();
     }
     let version = |node: Option<&Node>| node.map(|node| node.version);
     if transaction.seen.iter().any(|(path, seen)| version(seen.as_ref()) != version(store.nodes.get(path))) {
-        return error("EAGAIN");
+        let mut again = Transaction::default();
+        let mut is_same = |(kind, path, extra, before): &(MessageType, String, String, Answer)| {
+            answer(&mut InTransaction(store, &mut again), *kind, path, extra) == *before
+        };
+        if !replay || !transaction.requests.iter().all(&mut is_same) {
+            return error("EAGAIN");
+        }
+        transaction = again;
     }
     for (path, node) in transaction.changed {
         store.set(&path, node);
@@ -213,10 +224,13 @@ fn compare(world: &mut World, store: &mut Store) {
     world.check();
 }
 
-fn run(seed: u64, steps: usize) -> (usize, usize) {
+fn run(seed: u64, steps: usize, replay: bool) -> (usize, usize) {
     let _seed = Seed(seed);
     let mut random = Random::new(seed);
-    let mut world = World::with_guests([1, 2, 3]);
+    let mut world = World::with(Config { replay, ..Config::default() });
+    for domid in 1..=3 {
+        world.start(domid);
+    }
     world.rm(0, "/tool").unwrap();
     let mut store = Store::default();
     store.set("/", Some(Node { value: String::new(), permissions: "n0".into(), children: vec![], version: 0 }));
@@ -242,14 +256,18 @@ fn run(seed: u64, steps: usize) -> (usize, usize) {
         let payload = format!("{path}\0{extra}");
         if kind != MessageType::TransactionEnd {
             let expected = match open.get_mut(&number) {
-                Some(transaction) => answer(&mut InTransaction(&store, transaction), kind, &path, &extra),
+                Some(transaction) => {
+                    let expected = answer(&mut InTransaction(&store, transaction), kind, &path, &extra);
+                    transaction.requests.push((kind, path.clone(), extra.clone(), expected.clone()));
+                    expected
+                }
                 None => answer(&mut store, kind, &path, &extra),
             };
             let answer = world.request_in(0, number, kind.to_wire(), &payload);
             assert_eq!(answer, expected, "step {step}: {kind:?} {payload:?} in {number}");
         } else if let Some(transaction) = open.remove(&number) {
             let commit = !random.once_in(5);
-            let expected = end(&mut store, transaction, commit);
+            let expected = end(&mut store, transaction, commit, replay);
             assert_eq!(world.end(0, number, commit), expected, "step {step}: end of {number}");
             committed += usize::from(commit && expected.is_ok());
             refused += usize::from(expected.is_err());
@@ -267,11 +285,20 @@ fn run(seed: u64, steps: usize) -> (usize, usize) {
 
 #[test]
 fn the_store_answers_what_the_model_answers() {
+    compare_with_model(false);
+}
+
+#[test]
+fn a_replay_commits_what_the_model_commits() {
+    compare_with_model(true);
+}
+
+fn compare_with_model(replay: bool) {
     let (mut committed, mut refused) = (0, 0);
     const SEEDS: u64 = 10;
     const STEPS: usize = 10_000;
     for seed in 1..=SEEDS {
-        let counts = run(seed, STEPS);
+        let counts = run(seed, STEPS, replay);
         committed += counts.0;
         refused += counts.1;
     }

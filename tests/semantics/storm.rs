@@ -188,6 +188,9 @@ impl Storm {
                 self.gone(domid);
             }
             3 if self.served.contains(&domid) => {
+                while self.world.is_held_back(domid) {
+                    self.world.pass_until_due();
+                }
                 let producer = self.world.word(domid, Field::RequestConsumer).wrapping_add(1025);
                 self.world.set_word(domid, Field::RequestProducer, producer);
                 self.world.signal(domid);
@@ -232,6 +235,9 @@ impl Storm {
             for domid in [0, 1, 2, 3, 4] {
                 if domid == 0 || self.served.contains(&domid) {
                     self.drain(domid);
+                }
+                if self.world.is_held_back(domid) {
+                    self.world.pass_until_due();
                 }
             }
             if self.pending.values().all(VecDeque::is_empty) {

@@ -1,4 +1,4 @@
-//! What a transaction sees, when it conflicts, and what its end leaves.
+//! What a transaction sees, when it conflicts, and what its end leaves. Without replay, which has its own tests.
 
 use xenstore::wire::header::MessageType;
 
@@ -6,7 +6,7 @@ use crate::world::{Answer, World, error, event, ok};
 
 /// A world with a few nodes that guests 1 and 2 may use.
 fn with_nodes() -> World {
-    let mut world = World::with_homes([1, 2]);
+    let mut world = World::without_replay([1, 2]);
     for path in ["/n", "/n/a", "/n/b", "/n/a/deep", "/other"] {
         world.write(0, path, "old").unwrap();
         world.set_perms(0, path, "b0").unwrap();

@@ -54,6 +54,16 @@ impl World {
         world
     }
 
+    /// A server that refuses a commit that conflicts without a replay, with dom0 and guests connected, each with a home.
+    pub fn without_replay(guests: impl IntoIterator<Item = u16>) -> Self {
+        let mut world = Self::with(Config { replay: false, ..Config::default() });
+        for domid in guests {
+            world.start(domid);
+            world.make_home(domid);
+        }
+        world
+    }
+
     /// A server with dom0 and guests connected.
     pub fn with_guests(guests: impl IntoIterator<Item = u16>) -> Self {
         let mut world = Self::new();
@@ -154,7 +164,7 @@ impl World {
     /// Sends a request in a transaction, and waits for its reply; events that come before it are kept.
     pub fn request_in(&mut self, domid: u16, transaction: u32, kind: u32, payload: impl AsRef<[u8]>) -> Answer {
         let request_id = self.send(domid, transaction, kind, payload.as_ref());
-        let message = self.reply(domid).expect("a reply");
+        let message = self.reply_in_time(domid).expect("a reply");
         assert_eq!((message.request_id, message.transaction), (request_id, transaction), "the reply is to the request");
         if message.kind == MessageType::Error.to_wire() {
             return Err(string(&message.payload));
@@ -264,6 +274,27 @@ impl World {
         }
     }
 
+    /// The next reply to a domain, which may have to wait until it is served again.
+    pub fn reply_in_time(&mut self, domid: u16) -> Option<Message> {
+        while self.word(domid, Field::RequestProducer) != self.word(domid, Field::RequestConsumer)
+            && self.is_held_back(domid)
+        {
+            self.pass_until_due();
+        }
+        self.reply(domid)
+    }
+
+    /// Whether a domain is not read because it is in others' way.
+    pub fn is_held_back(&self, domid: u16) -> bool {
+        self.connection(domid).is_some_and(|id| self.server.engine().is_held_back(id))
+    }
+
+    /// Lets time pass until the server has to do something by itself.
+    pub fn pass_until_due(&mut self) {
+        let due_ms = self.server.engine().poll_timeout().expect("something is due");
+        self.pass(due_ms.saturating_sub(self.now_ms));
+    }
+
     /// All events of a domain until now: path and token.
     pub fn events(&mut self, domid: u16) -> Vec<(String, String)> {
         while let Some(message) = self.message(domid) {
@@ -371,6 +402,8 @@ impl World {
     /// The counts and indexes of the server agree with what it stores.
     pub fn check(&mut self) {
         assert_eq!(self.server.engine().state().check(), Ok(()));
+        let (counted, found) = self.server.engine().open_transactions();
+        assert_eq!(counted, found, "open transactions");
     }
 
     /// How many requests of a domain are outstanding.

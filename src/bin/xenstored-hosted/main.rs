@@ -36,6 +36,7 @@ Serves Xenstore on a plain Linux host, without Xen: for development, comparison 
 and the boot options of the kernel:
   --priv-domid N  --entry-nb N  --entry-size N  --watch-nb N  --transaction N  --perm-nb N  --path-max N
   --quota NAME=N  --quota-soft NAME=N  --timeout watch-event=SECONDS  --keep-orphans
+  --no-replay        refuse a commit that conflicts, as the C server does, instead of replaying its requests
 ";
 
 /// Events taken from epoll at once.

@@ -8,6 +8,7 @@ mod directory;
 mod domains;
 mod nodes;
 mod permissions;
+pub mod replay;
 mod transactions;
 mod watches;
 

@@ -1,8 +1,13 @@
 //! TRANSACTION_START and TRANSACTION_END.
 
+use alloc::boxed::Box;
+
 use crate::engine::change_set::Effect;
+use crate::engine::config::Config;
 use crate::engine::requests::Call;
+use crate::engine::requests::replay::replay;
 use crate::store::quota::Quota;
+use crate::store::transaction::Transaction;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
@@ -25,28 +30,51 @@ pub(super) fn end(call: &mut Call<'_>) -> Result<(), Errno> {
         Some(b"F") => false,
         _ => return Err(Errno::Inval),
     };
-    let is_privileged = call.view.requester.is_privileged();
-    let Some(transaction) = call.view.transaction.as_deref() else { return Err(Errno::NoEnt) };
+    let Some(transaction) = call.view.transaction.take() else { return Err(Errno::NoEnt) };
     call.changes.ends_transaction = true;
     if commit {
-        if transaction.has_failed() {
-            return Err(Errno::NoMem);
-        }
-        let quotas = &call.view.config.quotas;
-        let domains = &call.view.state.domains;
-        for (domid, count) in transaction.counts().filter(|(_, count)| *count > 0) {
-            // An owner that is gone by now can't own anything.
-            let domain = domains.get(domid).ok_or(Errno::NoMem)?;
-            let after = usize::try_from(domain.nodes.saturating_add_signed(count)).unwrap_or(usize::MAX);
-            let is_limited = !is_privileged && domid != call.view.config.privileged;
-            if is_limited && transaction.has_created() && !quotas.allows(Quota::Nodes, after) {
-                return Err(Errno::NoSpc);
-            }
-        }
-        if transaction.conflicts(&call.view.state.tree) {
-            return Err(Errno::Again);
-        }
-        call.changes.effect = Some(Effect::Commit);
+        self::commit(call, transaction)?;
     }
     call.ok()
+}
+
+/// Commits a transaction, or what a replay made of it.
+fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
+    if transaction.has_failed() {
+        return Err(Errno::NoMem);
+    }
+    check_counts(call, transaction)?;
+    if !transaction.conflicts(&call.view.state.tree) {
+        call.changes.effect = Some(Effect::Commit);
+        return Ok(());
+    }
+    let outcome = replay(call, transaction);
+    call.reply.clear();
+    match outcome {
+        // Whether the counts allow it now is looked at again; the client learns that when it tries again.
+        Ok(replayed) if check_counts(call, &replayed.transaction).is_ok() => {
+            call.changes.effect = Some(Effect::CommitReplayed(Box::new(replayed)));
+            Ok(())
+        }
+        Ok(_) => Err(Errno::Again),
+        Err(in_the_way) => {
+            call.changes.in_the_way = in_the_way;
+            Err(Errno::Again)
+        }
+    }
+}
+
+/// Refuses more nodes than their owners may have after the commit.
+fn check_counts(call: &Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
+    let Config { quotas, privileged, .. } = call.view.config;
+    for (domid, count) in transaction.counts().filter(|(_, count)| *count > 0) {
+        // An owner that is gone by now can't own anything.
+        let domain = call.view.state.domains.get(domid).ok_or(Errno::NoMem)?;
+        let after = usize::try_from(domain.nodes.saturating_add_signed(count)).unwrap_or(usize::MAX);
+        let is_limited = !call.view.requester.is_privileged() && domid != *privileged;
+        if is_limited && transaction.has_created() && !quotas.allows(Quota::Nodes, after) {
+            return Err(Errno::NoSpc);
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,272 @@
+//! Conflict credits: who makes others' commits fail pays for it (oxenstored's idea).
+//!
+//! Each domain has a few points. When a commit fails, those whose writes were in its way lose one each, and a domain
+//! without points is not read. One domain at a time gets one point back, those without points first. A write costs one
+//! point at most, however many commits it makes fail: otherwise a guest that opens many transactions over another's
+//! nodes could stop that other.
+//!
+//! [`History`] tells whose write it was. It is bounded, and kept only while a transaction is open.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use crate::limits;
+use crate::store::domain::DomId;
+
+/// The points of all domains.
+#[derive(Debug, Default)]
+pub struct ConflictCredits {
+    /// Who has lost some.
+    points: BTreeMap<DomId, i8>,
+    /// Who has none left, in the order in which they get some back.
+    paused: VecDeque<DomId>,
+    /// Who has lost some and has some left, in that order too.
+    reduced: VecDeque<DomId>,
+    /// When the next point is given back.
+    next_ms: Option<u64>,
+}
+
+impl ConflictCredits {
+    /// Takes a point from a domain. Returns whether that was its last one. When the control domain was the one who
+    /// failed, `restarts` the wait for the next point: nobody gets one before it has tried again.
+    pub fn charge(&mut self, domid: DomId, now_ms: u64, restarts: bool) -> bool {
+        let points = self.points.entry(domid).or_insert(limits::CONFLICT_POINTS);
+        let before = *points;
+        *points = before.saturating_sub(1).max(limits::CONFLICT_POINTS_LEAST);
+        let is_paused = *points <= 0;
+        let pauses_now = is_paused && before > 0;
+        if restarts || pauses_now && self.paused.is_empty() {
+            self.next_ms = None;
+        }
+        if pauses_now {
+            self.reduced.retain(|other| *other != domid);
+            self.paused.push_back(domid);
+        } else if !is_paused && before == limits::CONFLICT_POINTS {
+            self.reduced.push_back(domid);
+        }
+        self.next_ms.get_or_insert(now_ms.saturating_add(limits::CONFLICT_INTERVAL_MS));
+        pauses_now
+    }
+
+    /// Gives back the points that are due. While the control domain has a transaction open (`is_kept_back`), a point
+    /// comes later, by [`limits::CONFLICT_PATIENCE_MS`] at most. Returns who has one again.
+    pub fn advance(&mut self, now_ms: u64, is_kept_back: bool) -> Vec<DomId> {
+        let mut recovered = Vec::new();
+        // It ends with the last lost point.
+        while let Some(due_ms) = self.next_ms(is_kept_back).filter(|due_ms| *due_ms <= now_ms) {
+            recovered.extend(self.give_back());
+            let any_lost = !(self.paused.is_empty() && self.reduced.is_empty());
+            self.next_ms = any_lost.then(|| due_ms.saturating_add(limits::CONFLICT_INTERVAL_MS));
+        }
+        recovered
+    }
+
+    /// Gives one point to one domain. Returns it if it can be read again.
+    fn give_back(&mut self) -> Option<DomId> {
+        let domid = self.paused.pop_front().or_else(|| self.reduced.pop_front())?;
+        let points = self.points.get_mut(&domid)?;
+        let before = *points;
+        *points = before.saturating_add(1);
+        if *points <= 0 {
+            self.paused.push_back(domid);
+        } else if *points < limits::CONFLICT_POINTS {
+            self.reduced.push_back(domid);
+        } else {
+            self.points.remove(&domid);
+        }
+        (before <= 0 && self.points(domid) > 0).then_some(domid)
+    }
+
+    /// Whether a domain must not be read.
+    #[must_use]
+    pub fn is_paused(&self, domid: DomId) -> bool {
+        !self.paused.is_empty() && self.points(domid) <= 0
+    }
+
+    /// A domain's points.
+    #[must_use]
+    pub fn points(&self, domid: DomId) -> i8 {
+        self.points.get(&domid).copied().unwrap_or(limits::CONFLICT_POINTS)
+    }
+
+    /// When the next point is given back.
+    #[must_use]
+    pub fn next_ms(&self, is_kept_back: bool) -> Option<u64> {
+        let patience_ms = if is_kept_back { limits::CONFLICT_PATIENCE_MS } else { 0 };
+        self.next_ms.map(|next_ms| next_ms.saturating_add(patience_ms))
+    }
+
+    /// Forgets a domain.
+    pub fn remove(&mut self, domid: DomId) {
+        self.points.remove(&domid);
+        self.paused.retain(|other| *other != domid);
+        self.reduced.retain(|other| *other != domid);
+        if self.points.is_empty() {
+            self.next_ms = None;
+        }
+    }
+}
+
+/// A request that wrote nodes: the generations that it gave them.
+#[derive(Debug)]
+struct Written {
+    first: u64,
+    last: u64,
+    domid: DomId,
+    /// Whether its domain has paid for it.
+    is_paid: bool,
+}
+
+/// The newest writes of guests, by generation.
+#[derive(Debug, Default)]
+pub struct History(VecDeque<Written>);
+
+impl History {
+    /// Notes that a domain's request wrote nodes, with the generations after `before` up to `last`.
+    pub fn note(&mut self, domid: DomId, before: u64, last: u64) {
+        if last <= before {
+            return;
+        }
+        if self.0.len() >= limits::CONFLICT_HISTORY {
+            self.0.pop_front();
+        }
+        self.0.push_back(Written { first: before.saturating_add(1), last, domid, is_paid: false });
+    }
+
+    /// Who wrote at `generation`, unless that has been paid for or was too long ago; from now on it has been paid for.
+    /// Writes of `victim` itself are left alone.
+    pub fn blame(&mut self, generation: u64, victim: Option<DomId>) -> Option<DomId> {
+        let at = self.0.partition_point(|written| written.last < generation);
+        let written = self.0.get_mut(at).filter(|written| written.first <= generation)?;
+        if written.is_paid || Some(written.domid) == victim {
+            return None;
+        }
+        written.is_paid = true;
+        Some(written.domid)
+    }
+
+    /// Forgets a domain's writes.
+    pub fn remove(&mut self, domid: DomId) {
+        self.0.retain(|written| written.domid != domid);
+    }
+
+    /// Forgets everything: no transaction is open that could fail.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: DomId = DomId(1);
+    const B: DomId = DomId(2);
+
+    #[test]
+    fn the_fifth_point_is_the_last() {
+        let mut credits = ConflictCredits::default();
+        for left in (1..5).rev() {
+            assert!(!credits.charge(A, 0, false));
+            assert_eq!(credits.points(A), left);
+        }
+        assert!(credits.charge(A, 0, false));
+        assert!(credits.is_paused(A) && !credits.is_paused(B));
+        for _ in 0..3 {
+            assert!(!credits.charge(A, 0, false));
+            assert_eq!(credits.points(A), -1, "it goes no lower");
+        }
+    }
+
+    #[test]
+    fn a_point_comes_back_every_fifty_milliseconds_to_one_domain_and_first_to_those_without() {
+        let mut credits = ConflictCredits::default();
+        credits.charge(B, 100, false);
+        for _ in 0..5 {
+            credits.charge(A, 120, false);
+        }
+        assert_eq!(credits.next_ms(false), Some(170), "counted from the first pause");
+        assert_eq!(credits.advance(169, false), []);
+        assert_eq!(credits.advance(170, false), [A]);
+        assert_eq!((credits.points(A), credits.points(B)), (1, 4));
+        assert_eq!(credits.advance(220, false), []);
+        assert_eq!((credits.points(A), credits.points(B)), (1, 5), "then those with fewer than all, in turns");
+        assert_eq!(credits.advance(100_000, false), []);
+        assert_eq!((credits.points(A), credits.next_ms(false)), (5, None), "and then nothing is due any more");
+    }
+
+    #[test]
+    fn domains_without_points_get_them_in_turns() {
+        let mut credits = ConflictCredits::default();
+        for _ in 0..6 {
+            credits.charge(A, 0, false);
+            credits.charge(B, 0, false);
+        }
+        assert_eq!(credits.advance(100, false), []);
+        assert_eq!((credits.points(A), credits.points(B)), (0, 0));
+        assert_eq!(credits.advance(200, false), [A, B]);
+    }
+
+    #[test]
+    fn points_are_kept_back_for_the_control_domain_but_not_for_ever() {
+        let mut credits = ConflictCredits::default();
+        for _ in 0..5 {
+            credits.charge(A, 0, false);
+        }
+        assert_eq!((credits.next_ms(true), credits.next_ms(false)), (Some(1050), Some(50)));
+        assert_eq!(credits.advance(1049, true), []);
+        assert_eq!(credits.advance(99, false), [A], "the transaction is over");
+        credits.charge(A, 99, false);
+        assert_eq!(credits.advance(1148, true), []);
+        assert_eq!(credits.advance(1149, true), [A], "or it goes on for too long");
+    }
+
+    #[test]
+    fn each_failure_of_the_control_domain_makes_everybody_wait_anew() {
+        let mut credits = ConflictCredits::default();
+        for now_ms in 0..7 {
+            credits.charge(A, now_ms, true);
+            credits.charge(B, now_ms, false);
+        }
+        assert_eq!(credits.next_ms(false), Some(56));
+    }
+
+    #[test]
+    fn a_domain_that_is_forgotten_leaves_nothing() {
+        let mut credits = ConflictCredits::default();
+        for _ in 0..5 {
+            credits.charge(A, 0, false);
+        }
+        credits.remove(A);
+        assert_eq!((credits.points(A), credits.is_paused(A), credits.next_ms(false)), (5, false, None));
+    }
+
+    #[test]
+    fn a_write_is_paid_for_once_and_never_by_the_victim() {
+        let mut history = History::default();
+        history.note(A, 10, 13);
+        history.note(B, 13, 14);
+        history.note(A, 14, 14);
+        history.note(A, 20, 21);
+        assert_eq!(history.blame(10, None), None);
+        assert_eq!(history.blame(12, None), Some(A));
+        assert_eq!(history.blame(13, None), None, "the same request");
+        assert_eq!(history.blame(14, Some(B)), None);
+        assert_eq!(history.blame(14, Some(A)), Some(B));
+        assert_eq!(history.blame(17, None), None, "nobody's");
+        assert_eq!(history.blame(21, Some(B)), Some(A));
+        assert_eq!(history.blame(22, None), None);
+    }
+
+    #[test]
+    fn the_history_keeps_the_newest() {
+        let mut history = History::default();
+        let writes = limits::CONFLICT_HISTORY as u64 + 5;
+        (0..writes).for_each(|at| history.note(A, at, at + 1));
+        assert_eq!(history.0.len(), limits::CONFLICT_HISTORY);
+        assert_eq!(history.blame(5, None), None);
+        assert_eq!(history.blame(6, None), Some(A));
+        history.remove(A);
+        assert!(history.0.is_empty());
+    }
+}

@@ -1,0 +1,158 @@
+//! Who has to wait so that others get on: guests in debt for writing ([`crate::engine::rate`]), and those that have made
+//! too many commits fail ([`crate::engine::conflict`]). They are not read for a while; replies and events reach them all
+//! the same. The control domain and clients of the hosted server are never held back.
+
+use alloc::vec::Vec;
+
+use crate::engine::Engine;
+use crate::engine::conflict::{ConflictCredits, History};
+use crate::engine::rate::WriteCredits;
+use crate::limits;
+use crate::store::domain::DomId;
+use crate::store::watch::ConnectionId;
+
+/// What is known of who writes how much, and of who stands in whose way.
+#[derive(Debug, Default)]
+pub(super) struct Fairness {
+    pub(super) writes: WriteCredits,
+    pub(super) conflicts: ConflictCredits,
+    history: History,
+    /// Transactions that are open, of all connections.
+    open_transactions: usize,
+    /// Those of the control domain and of sockets among them.
+    open_privileged: usize,
+    /// When a guest last got into debt, until that is long ago.
+    last_debt_ms: Option<u64>,
+}
+
+impl Engine {
+    /// Whether a guest is not read because it wrote too much, or made too many commits of others fail.
+    #[must_use]
+    pub fn is_held_back(&self, id: ConnectionId) -> bool {
+        self.guest_of(id)
+            .is_some_and(|domid| self.fairness.writes.is_in_debt(domid) || self.fairness.conflicts.is_paused(domid))
+    }
+
+    /// The write credits of all domains.
+    #[must_use]
+    pub const fn write_credits(&self) -> &WriteCredits {
+        &self.fairness.writes
+    }
+
+    /// The conflict points of all domains.
+    #[must_use]
+    pub const fn conflict_credits(&self) -> &ConflictCredits {
+        &self.fairness.conflicts
+    }
+
+    /// How many transactions are open: as counted along the way, and counted now.
+    #[must_use]
+    pub fn open_transactions(&self) -> (usize, usize) {
+        let sessions = self.connections.values().filter_map(|connection| connection.session());
+        (self.fairness.open_transactions, sessions.map(|session| session.open_transactions()).sum())
+    }
+
+    /// A domain is introduced.
+    pub(super) fn account_domain(&mut self, domid: DomId, now_ms: Option<u64>) {
+        self.fairness.writes.add(domid, now_ms);
+        self.wake_recovered();
+    }
+
+    /// An introduced domain is gone.
+    pub(super) fn close_account(&mut self, domid: DomId, now_ms: u64) {
+        self.fairness.writes.remove(domid, now_ms);
+        self.fairness.conflicts.remove(domid);
+        self.fairness.history.remove(domid);
+        self.wake_recovered();
+    }
+
+    /// A connection opened a transaction.
+    pub(super) fn note_opened(&mut self, id: ConnectionId) {
+        let is_guests = self.guest_of(id).is_some();
+        let fairness = &mut self.fairness;
+        fairness.open_transactions = fairness.open_transactions.saturating_add(1);
+        fairness.open_privileged = fairness.open_privileged.saturating_add(usize::from(!is_guests));
+    }
+
+    /// Some of a connection's transactions are over. With the last one of all, it does not matter any more who wrote what.
+    pub(super) fn note_closed(&mut self, id: ConnectionId, count: usize) {
+        let privileged = if self.guest_of(id).is_some() { 0 } else { count };
+        let fairness = &mut self.fairness;
+        fairness.open_transactions = fairness.open_transactions.saturating_sub(count);
+        fairness.open_privileged = fairness.open_privileged.saturating_sub(privileged);
+        if fairness.open_transactions == 0 {
+            fairness.history.clear();
+        }
+    }
+
+    /// A connection's request or commit wrote nodes, with generations after `before`, which costs `nodes` credits. While
+    /// no transaction is open it is in nobody's way.
+    pub(super) fn account_write(&mut self, id: ConnectionId, before: u64, nodes: usize, now_ms: u64) {
+        let Some(domid) = self.guest_of(id) else { return };
+        if self.fairness.open_transactions == 0 {
+            return;
+        }
+        self.fairness.history.note(domid, before, self.state.generation());
+        let is_new_debt = self.fairness.writes.debit(domid, nodes, now_ms);
+        if is_new_debt && self.fairness.last_debt_ms.replace(now_ms).is_none() {
+            log::info!("write rate limit: domain {domid} is held back, perhaps others too from now on");
+        }
+        self.wake_recovered();
+    }
+
+    /// A commit of `victim` failed because of writes with these generations. Their writers pay.
+    pub(super) fn blame(&mut self, victim: ConnectionId, writes: &[u64], now_ms: u64) {
+        let own = self.guest_of(victim);
+        let mut guilty: Vec<DomId> = Vec::new();
+        for generation in writes {
+            if let Some(domid) = self.fairness.history.blame(*generation, own)
+                && !guilty.contains(&domid)
+            {
+                guilty.push(domid);
+            }
+        }
+        for domid in guilty {
+            if self.fairness.conflicts.charge(domid, now_ms, own.is_none()) {
+                log::debug!("domain {domid} has made too many transactions fail and is held back");
+            }
+        }
+    }
+
+    /// When somebody is held back no longer.
+    pub(super) fn next_fairness_ms(&self) -> Option<u64> {
+        let conflicts = self.fairness.conflicts.next_ms(self.fairness.open_privileged > 0);
+        [self.fairness.writes.next_ms(), conflicts].into_iter().flatten().min()
+    }
+
+    /// Lets those go on that have waited long enough.
+    pub(super) fn advance_fairness(&mut self, now_ms: u64) {
+        let fairness = &mut self.fairness;
+        fairness.writes.advance(now_ms);
+        let recovered = fairness.conflicts.advance(now_ms, fairness.open_privileged > 0);
+        if fairness.last_debt_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) >= limits::WRITE_LOG_QUIET_MS) {
+            fairness.last_debt_ms = None;
+            log::info!("write rate limit: not in force recently");
+        }
+        for domid in recovered {
+            self.wake_domain(domid);
+        }
+        self.wake_recovered();
+    }
+
+    fn wake_recovered(&mut self) {
+        for domid in self.fairness.writes.take_recovered() {
+            self.wake_domain(domid);
+        }
+    }
+
+    fn wake_domain(&mut self, domid: DomId) {
+        if let Some(id) = self.state.domains.connection(domid) {
+            self.wake(id);
+        }
+    }
+
+    /// The domain of a connection, if it is one that can be held back.
+    fn guest_of(&self, id: ConnectionId) -> Option<DomId> {
+        self.domain_of(id).filter(|domid| *domid != self.config.privileged)
+    }
+}

@@ -1,0 +1,144 @@
+//! The requests of a transaction that conflicts are made once more, on the state of now, in a transaction of their own. If
+//! every reply is the same, the client can't tell the difference, and that transaction is committed instead of his.
+//!
+//! This is oxenstored's idea. Nothing is changed here: the new transaction, the generations that it took and the domains
+//! that it made known are handed on, and become true with the commit or not at all.
+//!
+//! The generation in a reply to DIRECTORY_PART is compared like everything else. So a transaction that asked for a part
+//! of a directory that was written meanwhile, by others or by itself, is not committed by a replay.
+
+use alloc::vec::Vec;
+
+use crate::engine::change_set::ChangeSet;
+use crate::engine::requests::{Call, row};
+use crate::engine::view::View;
+use crate::limits;
+use crate::store::domain::DomId;
+use crate::store::path::Path;
+use crate::store::record::{RecordLimits, Recorded};
+use crate::store::transaction::Transaction;
+use crate::store::tree::Tree;
+use crate::wire::errno::Errno;
+use crate::wire::header::MessageType;
+
+/// A transaction whose requests were made on the state of now, ready to be committed.
+#[derive(Debug)]
+pub struct Replayed {
+    /// What it changes.
+    pub transaction: Transaction,
+    /// The newest generation that it used.
+    pub generation: u64,
+    /// Domains that become known, with the generation at which they do.
+    pub domains: Vec<(DomId, u64)>,
+}
+
+/// Whether a request is kept with its transaction: it looks at nodes or changes them, and does nothing else.
+pub(in crate::engine) const fn is_recorded(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::Directory
+            | MessageType::DirectoryPart
+            | MessageType::Read
+            | MessageType::Write
+            | MessageType::Mkdir
+            | MessageType::Rm
+            | MessageType::GetPerms
+            | MessageType::SetPerms
+    )
+}
+
+/// How much of a client's transaction is kept.
+pub(in crate::engine) const fn record_limits(is_privileged: bool) -> RecordLimits {
+    if is_privileged {
+        RecordLimits { requests: limits::REPLAY_REQUESTS_PRIVILEGED, bytes: limits::REPLAY_BYTES_PRIVILEGED }
+    } else {
+        RecordLimits { requests: limits::REPLAY_REQUESTS, bytes: limits::REPLAY_BYTES }
+    }
+}
+
+/// Makes the requests of the call's transaction, which conflicts, once more.
+///
+/// # Errors
+/// The generations of the writes that are in the way: those of the nodes that the first request with another reply looks
+/// at, or of all nodes that conflict when that says nothing.
+pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed, Vec<u64>> {
+    let Some(requests) = old.record().requests().filter(|_| call.view.config.replay) else {
+        return Err(all_in_the_way(old, &call.view.state.tree));
+    };
+    let generation = call.view.state.generation();
+    let mut new = Replayed { transaction: Transaction::default(), generation, domains: Vec::new() };
+    for request in requests {
+        if !is_same(call, request, &mut new) {
+            return Err(in_the_way(call, request, old));
+        }
+    }
+    Ok(new)
+}
+
+/// Makes one request in the new transaction, and tells whether its reply is the same.
+fn is_same(call: &mut Call<'_>, request: &Recorded, new: &mut Replayed) -> bool {
+    let mut changes = ChangeSet::default();
+    let outcome = run(call, request, &mut new.transaction, &mut changes);
+    if outcome.map(|()| call.reply.as_slice()) != request.reply() {
+        return false;
+    }
+    if outcome.is_ok() {
+        let mut next_generation = || {
+            new.generation = new.generation.saturating_add(1);
+            new.generation
+        };
+        for domid in changes.domains.drain(..) {
+            new.domains.push((domid, next_generation()));
+        }
+        for change in changes.nodes.drain(..) {
+            new.transaction.apply(change, next_generation());
+        }
+    }
+    true
+}
+
+/// Runs the handler of a recorded request in another transaction than the call's. The reply is the call's.
+fn run(
+    call: &mut Call<'_>,
+    request: &Recorded,
+    transaction: &mut Transaction,
+    changes: &mut ChangeSet,
+) -> Result<(), Errno> {
+    let row = row(request.kind).ok_or(Errno::NoSys)?;
+    call.reply.clear();
+    (row.handler)(&mut Call {
+        view: View {
+            state: call.view.state,
+            config: call.view.config,
+            requester: call.view.requester,
+            transaction: Some(transaction),
+        },
+        connection: call.connection,
+        domid: call.domid,
+        open_transactions: call.open_transactions,
+        payload: request.payload(),
+        hypervisor: &mut *call.hypervisor,
+        changes,
+        reply: &mut *call.reply,
+    })
+}
+
+/// The writes that are in the way of one request: it is made alone, to see which nodes it looks at.
+fn in_the_way(call: &mut Call<'_>, request: &Recorded, old: &Transaction) -> Vec<u64> {
+    let mut alone = Transaction::default();
+    // Only what it looks at counts.
+    let _ = run(call, request, &mut alone, &mut ChangeSet::default());
+    let tree = &call.view.state.tree;
+    let concerned = old.conflicting(tree).filter(|path| alone.seen(*path).is_some());
+    let found: Vec<u64> = concerned.map(|path| last_write(tree, path)).collect();
+    if found.is_empty() { all_in_the_way(old, tree) } else { found }
+}
+
+fn all_in_the_way(old: &Transaction, tree: &Tree) -> Vec<u64> {
+    old.conflicting(tree).map(|path| last_write(tree, path)).collect()
+}
+
+/// The generation of the last write of a node; of the nearest one above when it is gone: the removal wrote that.
+fn last_write(tree: &Tree, path: Path<'_>) -> u64 {
+    path.and_ancestors().find_map(|path| tree.get(path)).map_or(0, |node| node.generation())
+}

@@ -1,0 +1,138 @@
+//! What a transaction was asked and what it answered, so that its requests can be made once more on a newer state.
+//!
+//! Replies are kept whole and not as a digest: whoever can choose values could make two with the same digest. A record
+//! that would grow past its limits is dropped, and its transaction can't be replayed.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::wire::errno::Errno;
+use crate::wire::header::MessageType;
+
+/// The most that a record may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordLimits {
+    /// Requests.
+    pub requests: usize,
+    /// Bytes, as [`Record::bytes`] counts them.
+    pub bytes: usize,
+}
+
+/// A request and its reply.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Its type.
+    pub kind: MessageType,
+    /// Its payload, and behind it that of the reply.
+    bytes: Box<[u8]>,
+    payload_bytes: usize,
+    refused: Option<Errno>,
+}
+
+/// The requests of a transaction, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    requests: Vec<Recorded>,
+    bytes: usize,
+    is_dropped: bool,
+}
+
+impl Recorded {
+    /// The request's payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.bytes.get(..self.payload_bytes).unwrap_or_default()
+    }
+
+    /// The payload of the reply, or the refusal.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn reply(&self) -> Result<&[u8], Errno> {
+        match self.refused {
+            Some(errno) => Err(errno),
+            None => Ok(self.bytes.get(self.payload_bytes..).unwrap_or_default()),
+        }
+    }
+}
+
+impl Record {
+    /// Adds a request with its reply, or drops everything if that is too much.
+    pub fn push(&mut self, kind: MessageType, payload: &[u8], reply: Result<&[u8], Errno>, limits: RecordLimits) {
+        if self.is_dropped {
+            return;
+        }
+        let (answer, refused) = match reply {
+            Ok(answer) => (answer, None),
+            Err(errno) => (&[][..], Some(errno)),
+        };
+        let bytes = size_of::<Recorded>().saturating_add(payload.len()).saturating_add(answer.len());
+        let sum = self.bytes.saturating_add(bytes);
+        if self.requests.len() >= limits.requests || sum > limits.bytes {
+            *self = Self { is_dropped: true, ..Self::default() };
+            return;
+        }
+        self.bytes = sum;
+        self.requests.push(Recorded {
+            kind,
+            bytes: [payload, answer].concat().into(),
+            payload_bytes: payload.len(),
+            refused,
+        });
+    }
+
+    /// The requests, unless the record was dropped.
+    #[must_use]
+    pub fn requests(&self) -> Option<&[Recorded]> {
+        (!self.is_dropped).then_some(&self.requests)
+    }
+
+    /// Bytes that it takes, for the owner's account: payloads, replies, and what holds them.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: RecordLimits = RecordLimits { requests: 3, bytes: 1000 };
+
+    #[test]
+    fn requests_and_replies_are_kept_in_order() {
+        let mut record = Record::default();
+        record.push(MessageType::Read, b"/a\0", Ok(b"value"), LIMITS);
+        record.push(MessageType::Write, b"/b\0x", Err(Errno::Acces), LIMITS);
+        let requests = record.requests().unwrap();
+        assert_eq!((requests[0].kind, requests[0].payload()), (MessageType::Read, &b"/a\0"[..]));
+        assert_eq!(requests[0].reply(), Ok(&b"value"[..]));
+        assert_eq!((requests[1].payload(), requests[1].reply()), (&b"/b\0x"[..], Err(Errno::Acces)));
+        assert_eq!(record.bytes(), 2 * size_of::<Recorded>() + 8 + 4);
+    }
+
+    #[test]
+    fn a_record_at_its_limit_is_kept_and_one_past_it_is_dropped_for_good() {
+        let mut by_count = Record::default();
+        for _ in 0..3 {
+            by_count.push(MessageType::Read, b"", Ok(b""), LIMITS);
+        }
+        assert_eq!(by_count.requests().unwrap().len(), 3);
+        by_count.push(MessageType::Read, b"", Ok(b""), LIMITS);
+        assert!(by_count.requests().is_none());
+        by_count.push(MessageType::Read, b"", Ok(b""), LIMITS);
+        assert!(by_count.requests().is_none() && by_count.bytes() == 0);
+
+        let room = LIMITS.bytes - size_of::<Recorded>();
+        for (bytes, is_kept) in [(room, true), (room + 1, false)] {
+            let mut by_bytes = Record::default();
+            by_bytes.push(MessageType::Read, &vec(bytes - 1), Ok(b"x"), LIMITS);
+            assert_eq!(by_bytes.requests().is_some(), is_kept);
+        }
+    }
+
+    fn vec(bytes: usize) -> Vec<u8> {
+        alloc::vec![b'x'; bytes]
+    }
+}
