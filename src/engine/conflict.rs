@@ -24,34 +24,53 @@ pub struct ConflictCredits {
     reduced: VecDeque<DomId>,
     /// When the next point is given back.
     next_ms: Option<u64>,
+    /// The next point was due and was kept back.
+    is_late: bool,
 }
 
 impl ConflictCredits {
-    /// Takes a point from a domain. Returns whether that was its last one. When the control domain was the one who
-    /// failed, `restarts` the wait for the next point: nobody gets one before it has tried again.
-    pub fn charge(&mut self, domid: DomId, now_ms: u64, restarts: bool) -> bool {
+    /// Takes a point from a domain. Returns whether that was its last one.
+    pub fn charge(&mut self, domid: DomId, now_ms: u64) -> bool {
         let points = self.points.entry(domid).or_insert(limits::CONFLICT_POINTS);
         let before = *points;
         *points = before.saturating_sub(1).max(limits::CONFLICT_POINTS_LEAST);
         let is_paused = *points <= 0;
         let pauses_now = is_paused && before > 0;
-        if restarts || pauses_now && self.paused.is_empty() {
-            self.next_ms = None;
-        }
+        let restarts = pauses_now && self.paused.is_empty();
         if pauses_now {
             self.reduced.retain(|other| *other != domid);
             self.paused.push_back(domid);
         } else if !is_paused && before == limits::CONFLICT_POINTS {
             self.reduced.push_back(domid);
         }
-        self.next_ms.get_or_insert(now_ms.saturating_add(limits::CONFLICT_INTERVAL_MS));
+        if restarts || self.next_ms.is_none() {
+            self.wait_anew(now_ms);
+        }
         pauses_now
+    }
+
+    /// The control domain's commit failed: nobody gets a point before it had time to try again.
+    pub fn restart(&mut self, now_ms: u64) {
+        if self.next_ms.is_some() {
+            self.wait_anew(now_ms);
+        }
+    }
+
+    const fn wait_anew(&mut self, now_ms: u64) {
+        self.next_ms = Some(now_ms.saturating_add(limits::CONFLICT_INTERVAL_MS));
+        self.is_late = false;
     }
 
     /// Gives back the points that are due. While the control domain has a transaction open (`is_kept_back`), a point
     /// comes later, by [`limits::CONFLICT_PATIENCE_MS`] at most. Returns who has one again.
     pub fn advance(&mut self, now_ms: u64, is_kept_back: bool) -> Vec<DomId> {
         let mut recovered = Vec::new();
+        if is_kept_back {
+            self.is_late = self.next_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        } else if core::mem::take(&mut self.is_late) {
+            // The others come at the usual pace from here on.
+            self.next_ms = self.next_ms.map(|_| now_ms);
+        }
         // It ends with the last lost point.
         while let Some(due_ms) = self.next_ms(is_kept_back).filter(|due_ms| *due_ms <= now_ms) {
             recovered.extend(self.give_back());
@@ -117,6 +136,15 @@ struct Written {
     is_paid: bool,
 }
 
+/// Whose write made a commit fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// Whose.
+    pub domid: DomId,
+    /// Whether it has been paid for, because of another commit.
+    pub was_paid: bool,
+}
+
 /// The newest writes of guests, by generation.
 #[derive(Debug, Default)]
 pub struct History(VecDeque<Written>);
@@ -133,16 +161,15 @@ impl History {
         self.0.push_back(Written { first: before.saturating_add(1), last, domid, is_paid: false });
     }
 
-    /// Who wrote at `generation`, unless that has been paid for or was too long ago; from now on it has been paid for.
-    /// Writes of `victim` itself are left alone.
-    pub fn blame(&mut self, generation: u64, victim: Option<DomId>) -> Option<DomId> {
+    /// Who wrote at `generation`, unless it was `victim` itself or was too long ago. From now on that is paid for.
+    pub fn blame(&mut self, generation: u64, victim: Option<DomId>) -> Option<Blame> {
         let at = self.0.partition_point(|written| written.last < generation);
         let written = self.0.get_mut(at).filter(|written| written.first <= generation)?;
-        if written.is_paid || Some(written.domid) == victim {
+        if Some(written.domid) == victim {
             return None;
         }
-        written.is_paid = true;
-        Some(written.domid)
+        let was_paid = core::mem::replace(&mut written.is_paid, true);
+        Some(Blame { domid: written.domid, was_paid })
     }
 
     /// Forgets a domain's writes.
@@ -167,13 +194,13 @@ mod tests {
     fn the_fifth_point_is_the_last() {
         let mut credits = ConflictCredits::default();
         for left in (1..5).rev() {
-            assert!(!credits.charge(A, 0, false));
+            assert!(!credits.charge(A, 0));
             assert_eq!(credits.points(A), left);
         }
-        assert!(credits.charge(A, 0, false));
+        assert!(credits.charge(A, 0));
         assert!(credits.is_paused(A) && !credits.is_paused(B));
         for _ in 0..3 {
-            assert!(!credits.charge(A, 0, false));
+            assert!(!credits.charge(A, 0));
             assert_eq!(credits.points(A), -1, "it goes no lower");
         }
     }
@@ -181,9 +208,9 @@ mod tests {
     #[test]
     fn a_point_comes_back_every_fifty_milliseconds_to_one_domain_and_first_to_those_without() {
         let mut credits = ConflictCredits::default();
-        credits.charge(B, 100, false);
+        credits.charge(B, 100);
         for _ in 0..5 {
-            credits.charge(A, 120, false);
+            credits.charge(A, 120);
         }
         assert_eq!(credits.next_ms(false), Some(170), "counted from the first pause");
         assert_eq!(credits.advance(169, false), []);
@@ -199,8 +226,8 @@ mod tests {
     fn domains_without_points_get_them_in_turns() {
         let mut credits = ConflictCredits::default();
         for _ in 0..6 {
-            credits.charge(A, 0, false);
-            credits.charge(B, 0, false);
+            credits.charge(A, 0);
+            credits.charge(B, 0);
         }
         assert_eq!(credits.advance(100, false), []);
         assert_eq!((credits.points(A), credits.points(B)), (0, 0));
@@ -211,31 +238,38 @@ mod tests {
     fn points_are_kept_back_for_the_control_domain_but_not_for_ever() {
         let mut credits = ConflictCredits::default();
         for _ in 0..5 {
-            credits.charge(A, 0, false);
+            credits.charge(A, 0);
         }
         assert_eq!((credits.next_ms(true), credits.next_ms(false)), (Some(1050), Some(50)));
         assert_eq!(credits.advance(1049, true), []);
         assert_eq!(credits.advance(99, false), [A], "the transaction is over");
-        credits.charge(A, 99, false);
+        credits.charge(A, 99);
         assert_eq!(credits.advance(1148, true), []);
         assert_eq!(credits.advance(1149, true), [A], "or it goes on for too long");
+        credits.charge(A, 1149);
+        assert_eq!(credits.advance(1900, true), []);
+        assert_eq!(credits.advance(1900, false), [A]);
+        assert_eq!(credits.next_ms(false), Some(1950), "what was kept back does not come all at once");
     }
 
     #[test]
     fn each_failure_of_the_control_domain_makes_everybody_wait_anew() {
         let mut credits = ConflictCredits::default();
-        for now_ms in 0..7 {
-            credits.charge(A, now_ms, true);
-            credits.charge(B, now_ms, false);
-        }
-        assert_eq!(credits.next_ms(false), Some(56));
+        credits.restart(0);
+        assert_eq!(credits.next_ms(false), None, "nothing is due");
+        credits.charge(A, 0);
+        credits.charge(B, 5);
+        assert_eq!(credits.next_ms(false), Some(50));
+        credits.advance(60, true);
+        credits.restart(70);
+        assert_eq!((credits.next_ms(false), credits.advance(119, false)), (Some(120), Vec::new()));
     }
 
     #[test]
     fn a_domain_that_is_forgotten_leaves_nothing() {
         let mut credits = ConflictCredits::default();
         for _ in 0..5 {
-            credits.charge(A, 0, false);
+            credits.charge(A, 0);
         }
         credits.remove(A);
         assert_eq!((credits.points(A), credits.is_paused(A), credits.next_ms(false)), (5, false, None));
@@ -248,13 +282,14 @@ mod tests {
         history.note(B, 13, 14);
         history.note(A, 14, 14);
         history.note(A, 20, 21);
+        let blame = |domid, was_paid| Some(Blame { domid, was_paid });
         assert_eq!(history.blame(10, None), None);
-        assert_eq!(history.blame(12, None), Some(A));
-        assert_eq!(history.blame(13, None), None, "the same request");
+        assert_eq!(history.blame(12, None), blame(A, false));
+        assert_eq!(history.blame(13, None), blame(A, true), "the same request");
         assert_eq!(history.blame(14, Some(B)), None);
-        assert_eq!(history.blame(14, Some(A)), Some(B));
+        assert_eq!(history.blame(14, Some(A)), blame(B, false));
         assert_eq!(history.blame(17, None), None, "nobody's");
-        assert_eq!(history.blame(21, Some(B)), Some(A));
+        assert_eq!(history.blame(21, Some(B)), blame(A, false));
         assert_eq!(history.blame(22, None), None);
     }
 
@@ -265,7 +300,7 @@ mod tests {
         (0..writes).for_each(|at| history.note(A, at, at + 1));
         assert_eq!(history.0.len(), limits::CONFLICT_HISTORY);
         assert_eq!(history.blame(5, None), None);
-        assert_eq!(history.blame(6, None), Some(A));
+        assert_eq!(history.blame(6, None).map(|blame| blame.domid), Some(A));
         history.remove(A);
         assert!(history.0.is_empty());
     }

@@ -104,17 +104,21 @@ impl Engine {
     pub(super) fn blame(&mut self, victim: ConnectionId, writes: &[u64], now_ms: u64) {
         let own = self.guest_of(victim);
         let mut guilty: Vec<DomId> = Vec::new();
+        let mut is_guests_doing = false;
         for generation in writes {
-            if let Some(domid) = self.fairness.history.blame(*generation, own)
-                && !guilty.contains(&domid)
-            {
-                guilty.push(domid);
+            let Some(blame) = self.fairness.history.blame(*generation, own) else { continue };
+            is_guests_doing = true;
+            if !blame.was_paid && !guilty.contains(&blame.domid) {
+                guilty.push(blame.domid);
             }
         }
         for domid in guilty {
-            if self.fairness.conflicts.charge(domid, now_ms, own.is_none()) {
+            if self.fairness.conflicts.charge(domid, now_ms) {
                 log::debug!("domain {domid} has made too many transactions fail and is held back");
             }
+        }
+        if is_guests_doing && own.is_none() {
+            self.fairness.conflicts.restart(now_ms);
         }
     }
 

@@ -353,6 +353,9 @@ impl Engine {
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) -> Result<Option<Effect>, Errno> {
+        // Before the transaction counts as over: with the last one of all it is forgotten who wrote what.
+        let in_the_way = core::mem::take(&mut self.changes.in_the_way);
+        self.blame(id, &in_the_way, now_ms);
         let mut effect = None;
         if outcome.is_ok() {
             self.learn_domains();
@@ -376,8 +379,6 @@ impl Engine {
                 session.transactions.insert(header.transaction_id, transaction);
             }
         }
-        let in_the_way = core::mem::take(&mut self.changes.in_the_way);
-        self.blame(id, &in_the_way, now_ms);
         self.changes.clear();
         outcome?;
         match effect {

@@ -13,7 +13,7 @@ use crate::quotas::Quotas;
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(20);
 
-/// How much faster time runs for the C server, so that its limit on writes per second doesn't slow the comparison.
+/// How much faster time runs for both servers, so that their limits on writes per second don't slow the comparison.
 const CLOCK_FACTOR: &str = "1000";
 
 /// Which server.
@@ -48,7 +48,13 @@ impl Server {
             }
             Kind::Ours => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored-hosted"));
-                command.arg("--dir").arg(&folder).args(["--log-level", "error"]);
+                command.arg("--dir").arg(&folder).args([
+                    "--log-level",
+                    "error",
+                    "--no-replay",
+                    "--clock",
+                    CLOCK_FACTOR,
+                ]);
                 command.args(quotas.options_of_ours());
                 command
             }

@@ -7,6 +7,7 @@ mod clients;
 mod page;
 mod platform;
 
+use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ Serves Xenstore on a plain Linux host, without Xen: for development, comparison 
 
   --dir DIR          the folder that stands for Xen: `socket` takes dom0's clients, `ring.N`, `dom.N` and `state.N`
                      are domain N, `server` is the event channel
+  --clock FACTOR     time runs FACTOR times as fast, so that rate limits don't slow a comparison
   --help             this text; SIGTERM ends the server
   --log-level LEVEL  off, error, warn, info (default), debug or trace
 
@@ -43,7 +45,7 @@ and the boot options of the kernel:
 const EVENTS: usize = 64;
 
 fn main() -> ExitCode {
-    let (folder, options) = match arguments() {
+    let Arguments { folder, clock_factor, options } = match arguments() {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
             print!("{HELP}");
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&folder, &options) {
+    match run(&folder, clock_factor, &options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xenstored-hosted: {}: {error}", folder.display());
@@ -63,15 +65,27 @@ fn main() -> ExitCode {
     }
 }
 
-/// The folder and the boot options; `None` when help was asked for.
-fn arguments() -> Result<Option<(PathBuf, Options)>, String> {
+/// What the command line says.
+struct Arguments {
+    /// The folder that stands for Xen.
+    folder: PathBuf,
+    /// How many milliseconds pass for the server in one.
+    clock_factor: u32,
+    /// The boot options.
+    options: Options,
+}
+
+/// The command line; `None` when help was asked for.
+fn arguments() -> Result<Option<Arguments>, String> {
     let mut words = Vec::new();
     let mut folder = None;
+    let mut clock_factor = 1;
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         let Some(word) = argument.to_str() else { return Err(format!("{argument:?} is not UTF-8")) };
         match word {
             "--help" | "-h" | "-H" => return Ok(None),
+            "--clock" => clock_factor = arguments.next().as_deref().and_then(factor).ok_or("--clock needs a number")?,
             "--dir" => folder = Some(arguments.next().map(PathBuf::from).ok_or("--dir lacks its value")?),
             _ => match word.strip_prefix("--dir=") {
                 Some(path) => folder = Some(PathBuf::from(path)),
@@ -88,13 +102,18 @@ fn arguments() -> Result<Option<(PathBuf, Options)>, String> {
     for warning in warnings {
         log::warn!("{warning}");
     }
-    Ok(Some((folder, options)))
+    Ok(Some(Arguments { folder, clock_factor, options }))
+}
+
+/// A factor from 1 on.
+fn factor(word: &OsStr) -> Option<u32> {
+    word.to_str()?.parse().ok().filter(|factor| *factor > 0)
 }
 
 /// Serves until a signal to end comes.
-fn run(folder: &Path, options: &Options) -> io::Result<()> {
+fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
     let started = Instant::now();
-    let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let now_ms = || u64::try_from((started.elapsed() * clock_factor).as_millis()).unwrap_or(u64::MAX);
     let socket = folder.join("socket");
     expect_no_server(&socket)?;
     let end = signals_to_end()?;
@@ -116,6 +135,7 @@ fn run(folder: &Path, options: &Options) -> io::Result<()> {
         }
         let is_busy = clients.serve_waiting(&mut server, &mut platform, now_ms()) || poll.busy;
         let wait_ms = if is_busy { Some(0) } else { poll.deadline_ms.map(|at_ms| at_ms.saturating_sub(now_ms())) };
+        let wait_ms = wait_ms.map(|ms| ms.div_ceil(u64::from(clock_factor)));
         let timeout = wait_ms.map(|ms| Timespec {
             tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
             tv_nsec: (ms % 1000) as i64 * 1_000_000,

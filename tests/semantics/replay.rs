@@ -1,0 +1,361 @@
+//! Replay: a transaction that conflicts is made once more on the state of now, and committed if the client can't tell the
+//! difference (oxenstored's idea).
+
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::MessageType;
+
+use crate::random::{Random, Seed};
+use crate::world::{Answer, World, error, event, ok};
+
+/// A world with a few nodes that guests 1 and 2 may use.
+fn with_nodes() -> World {
+    let mut world = World::with_homes([1, 2]);
+    for path in ["/n", "/n/a", "/n/b", "/n/a/deep"] {
+        world.write(0, path, "old").unwrap();
+        world.set_perms(0, path, "b0").unwrap();
+    }
+    world
+}
+
+/// All that can be seen of the tree: path, value, permissions, in order of making.
+fn tree(world: &mut World) -> Vec<(String, Answer, Result<String, String>)> {
+    let mut open = vec![String::new()];
+    let mut found = Vec::new();
+    while let Some(path) = open.pop() {
+        let full = if path.is_empty() { "/" } else { &path };
+        let names = world.directory(0, full).unwrap();
+        found.push((path.clone(), world.read(0, full), world.get_perms(0, full)));
+        open.extend(names.iter().rev().map(|name| format!("{path}/{name}")));
+    }
+    found
+}
+
+type Inside<'a> = (&'a str, &'a dyn Fn(&mut World, u32));
+type Outside<'a> = (&'a str, &'a dyn Fn(&mut World));
+
+/// Does something in a transaction of 1, something else outside, and commits.
+fn race(inside: &dyn Fn(&mut World, u32), outside: &dyn Fn(&mut World)) -> Answer {
+    let mut world = with_nodes();
+    let transaction = world.begin(1);
+    inside(&mut world, transaction);
+    outside(&mut world);
+    let (before, generation) = (tree(&mut world), world.server.engine().state().generation());
+    let answer = world.end(1, transaction, true);
+    if answer.is_err() {
+        assert_eq!(tree(&mut world), before, "a refused commit changes nothing");
+        assert_eq!(world.server.engine().state().generation(), generation);
+    }
+    assert_eq!(world.end(1, transaction, true), error("ENOENT"), "it is over whatever the answer was");
+    world.check();
+    answer
+}
+
+#[test]
+fn a_commit_succeeds_exactly_if_every_reply_would_be_the_same() {
+    let insides: [Inside<'_>; 8] = [
+        ("read", &|world, t| drop(world.read_in(1, t, "/n/a").unwrap())),
+        ("directory", &|world, t| drop(world.directory_in(1, t, "/n/a").unwrap())),
+        ("permissions", &|world, t| {
+            drop(world.request_in(1, t, MessageType::GetPerms.to_wire(), "/n/a\0").unwrap());
+        }),
+        ("write", &|world, t| drop(world.write_in(1, t, "/n/a", "mine").unwrap())),
+        ("mkdir", &|world, t| drop(world.mkdir_in(1, t, "/n/a").unwrap())),
+        ("remove", &|world, t| drop(world.rm_in(1, t, "/n/a").unwrap())),
+        ("make below", &|world, t| drop(world.write_in(1, t, "/n/a/new", "mine").unwrap())),
+        ("look for what is not there", &|world, t| assert_eq!(world.read_in(1, t, "/n/a/no"), error("ENOENT"))),
+    ];
+    let outsides: [Outside<'_>; 7] = [
+        ("write", &|world| drop(world.write(2, "/n/a", "theirs").unwrap())),
+        ("same value", &|world| drop(world.write(2, "/n/a", "old").unwrap())),
+        ("permissions", &|world| drop(world.set_perms(0, "/n/a", "b0 r2").unwrap())),
+        ("new child", &|world| drop(world.write(2, "/n/a/child", "theirs").unwrap())),
+        ("the one looked for", &|world| drop(world.write(2, "/n/a/no", "theirs").unwrap())),
+        ("removed", &|world| drop(world.rm(2, "/n/a").unwrap())),
+        ("closed", &|world| drop(world.set_perms(0, "/n/a", "n0").unwrap())),
+    ];
+    // Rows: inside. Columns: outside. `x` where a reply would be another.
+    let expected = ["x....xx", "...xxxx", "..x..xx", "......x", "......x", "......x", "......x", "....x.x"];
+    for ((what, inside), row) in insides.iter().zip(expected) {
+        for ((how, outside), conflicts) in outsides.iter().zip(row.chars()) {
+            let expected = if conflicts == 'x' { error("EAGAIN") } else { ok() };
+            assert_eq!(race(inside, outside), expected, "{what} against {how}");
+        }
+    }
+}
+
+#[test]
+fn a_counter_that_is_read_and_written_never_loses_a_count() {
+    let mut world = with_nodes();
+    world.write(0, "/n/a", "0").unwrap();
+    let count = |world: &mut World, domid: u16, transaction: u32| {
+        let before: u32 =
+            String::from_utf8(world.read_in(domid, transaction, "/n/a").unwrap()).unwrap().parse().unwrap();
+        world.write_in(domid, transaction, "/n/a", &(before + 1).to_string()).unwrap();
+    };
+    let mut committed = 0;
+    for _ in 0..50 {
+        let (first, second) = (world.begin(1), world.begin(2));
+        count(&mut world, 1, first);
+        count(&mut world, 2, second);
+        committed += u32::from(world.end(2, second, true).is_ok());
+        committed += u32::from(world.end(1, first, true).is_ok());
+    }
+    assert_eq!(world.read(0, "/n/a"), Ok(committed.to_string().into_bytes()));
+    assert_eq!(committed, 50, "one of two");
+}
+
+#[test]
+fn what_depends_on_a_generation_is_not_the_same() {
+    let part = |world: &mut World, t: u32, path: &str| {
+        world.request_in(1, t, MessageType::DirectoryPart.to_wire(), format!("{path}\x000\0")).unwrap();
+    };
+    assert_eq!(race(&|world, t| part(world, t, "/n/a"), &|_| ()), ok());
+    assert_eq!(
+        race(&|world, t| part(world, t, "/n/a"), &|world| drop(world.write(2, "/n/a", "old").unwrap())),
+        error("EAGAIN"),
+        "the names are the same, and the generation is not"
+    );
+    let own = |world: &mut World, t: u32| {
+        world.write_in(1, t, "/n/b", "mine").unwrap();
+        part(world, t, "/n/b");
+    };
+    assert_eq!(race(&own, &|_| ()), ok());
+    assert_eq!(race(&own, &|world| drop(world.write(2, "/n/b", "theirs").unwrap())), error("EAGAIN"));
+}
+
+#[test]
+fn events_are_those_of_now() {
+    let mut world = with_nodes();
+    for path in ["/n/a", "/n/new"] {
+        world.watch(2, path, "t").unwrap();
+    }
+    let transaction = world.begin(1);
+    world.write_in(1, transaction, "/n/a", "mine").unwrap();
+    world.write_in(1, transaction, "/n/new", "mine").unwrap();
+    // Meanwhile 2 loses the right to know of one of them, and to know of others below.
+    world.set_perms(0, "/n/a", "n0 b1").unwrap();
+    world.set_perms(0, "/n", "n0 b1").unwrap();
+    world.events(2);
+    world.watch(2, "/n/b", "late").unwrap();
+    world.events(2);
+    world.watch(0, "/n", "all").unwrap();
+    world.events(0);
+    assert_eq!(world.end(1, transaction, true), ok());
+    assert_eq!(world.events(2), [], "when the transaction was open it might have known");
+    assert_eq!(world.events(0), [event("/n/a", "all"), event("/n/new", "all")]);
+    assert_eq!(world.get_perms(0, "/n/new"), Ok("n1 b1".into()), "what is made has the permissions of now");
+    world.check();
+}
+
+#[test]
+fn rights_are_looked_at_anew() {
+    let write = |world: &mut World, t: u32| drop(world.write_in(1, t, "/n/a", "mine").unwrap());
+    assert_eq!(race(&write, &|world| drop(world.set_perms(0, "/n/a", "b0 r1").unwrap())), error("EAGAIN"));
+    assert_eq!(race(&write, &|world| drop(world.set_perms(0, "/n/a", "n0 w1").unwrap())), ok());
+    let refused = |world: &mut World, t: u32| assert_eq!(world.write_in(1, t, "/tool/x", ""), error("EACCES"));
+    assert_eq!(race(&refused, &|world| drop(world.write(0, "/tool", "x").unwrap())), ok(), "refused is refused");
+    assert_eq!(race(&refused, &|world| drop(world.set_perms(0, "/tool", "b0").unwrap())), error("EAGAIN"));
+}
+
+/// Lets 1 make nodes in its home, outside of its transaction.
+fn make_more(world: &mut World, count: usize) {
+    for at in 0..count {
+        assert_eq!(world.mkdir(1, &format!("more{at}")), ok());
+    }
+}
+
+#[test]
+fn quotas_are_looked_at_anew() {
+    for (more, expected) in [(9, ok()), (10, error("ENOSPC"))] {
+        let mut world = with_nodes();
+        world.fill_nodes(1, 990);
+        let transaction = world.begin(1);
+        world.mkdir_in(1, transaction, "mine").unwrap();
+        make_more(&mut world, more);
+        assert_eq!(world.end(1, transaction, true), expected);
+        assert_eq!(world.nodes(1), 1000, "the quota holds");
+        world.check();
+    }
+    // A request that passed would be refused now, though the sum at the end would do.
+    let mut world = with_nodes();
+    world.fill_nodes(1, 990);
+    let transaction = world.begin(1);
+    for at in 0..5 {
+        world.mkdir_in(1, transaction, &format!("t/{at}")).unwrap();
+    }
+    world.rm_in(1, transaction, "t").unwrap();
+    make_more(&mut world, 8);
+    assert_eq!(world.end(1, transaction, true), error("EAGAIN"));
+    assert_eq!(world.nodes(1), 998);
+    world.check();
+}
+
+#[test]
+fn what_a_transaction_removes_is_what_is_there_now() {
+    let mut world = with_nodes();
+    let transaction = world.begin(1);
+    world.rm_in(1, transaction, "/n/a").unwrap();
+    world.write(2, "/n/a/theirs/below", "x").unwrap();
+    let owned = world.nodes(2);
+    world.watch(2, "/n/a/theirs/below", "t").unwrap();
+    world.events(2);
+    assert_eq!(world.end(1, transaction, true), ok());
+    assert_eq!(world.directory(0, "/n"), Ok(vec!["b".into()]));
+    assert_eq!(world.nodes(2), owned - 2);
+    assert_eq!(world.events(2), [event("/n/a/theirs/below", "t")]);
+    world.check();
+}
+
+#[test]
+fn a_record_has_limits_and_beyond_them_a_conflict_is_eagain() {
+    // Requests of a guest; bytes of a guest; requests of the control domain.
+    let cases: [(u16, usize, usize, bool); 6] = [
+        (1, 128, 1, true),
+        (1, 129, 1, false),
+        (1, 7, 2000, true),
+        (1, 9, 2000, false),
+        (0, 1024, 1, true),
+        (0, 1025, 1, false),
+    ];
+    for (domid, requests, value_bytes, is_kept) in cases {
+        let mut world = with_nodes();
+        let transaction = world.begin(domid);
+        for _ in 0..requests {
+            world.write_in(domid, transaction, "/n/b", &"x".repeat(value_bytes)).unwrap();
+        }
+        world.write(2, "/n/b", "theirs").unwrap();
+        let expected = if is_kept { ok() } else { error("EAGAIN") };
+        assert_eq!(world.end(domid, transaction, true), expected, "{domid}: {requests} of {value_bytes}");
+    }
+    let mut world = with_nodes();
+    let transaction = world.begin(1);
+    for _ in 0..500 {
+        world.write_in(1, transaction, "/n/b", "mine").unwrap();
+    }
+    assert_eq!(world.end(1, transaction, true), ok(), "without a conflict it does not matter");
+}
+
+#[test]
+fn without_replay_every_conflict_is_eagain() {
+    let mut world = World::without_replay([1, 2]);
+    let transaction = world.begin(1);
+    world.write_in(1, transaction, "data", "mine").unwrap();
+    world.write(0, "/local/domain/1/data", "theirs").unwrap();
+    assert_eq!(world.end(1, transaction, true), error("EAGAIN"));
+}
+
+#[test]
+fn permissions_of_special_nodes_are_set_once_and_not_again_by_a_replay() {
+    let mut world = with_nodes();
+    let transaction = world.begin(0);
+    world.set_perms_in(0, transaction, "@releaseDomain", "n0 r1").unwrap();
+    world.write_in(0, transaction, "/n/a", "mine").unwrap();
+    world.set_perms(0, "@releaseDomain", "n0 r2").unwrap();
+    world.write(2, "/n/a", "theirs").unwrap();
+    assert_eq!(world.end(0, transaction, true), ok());
+    assert_eq!(world.read(0, "/n/a"), Ok(b"mine".to_vec()));
+    assert_eq!(world.get_perms(0, "@releaseDomain"), Ok("n0 r2".into()));
+}
+
+#[test]
+fn a_domain_that_permissions_name_is_the_one_of_now_and_stays_unknown_when_the_replay_fails() {
+    for is_same in [true, false] {
+        let mut world = with_nodes();
+        world.set_perms(0, "/n/a", "n0").unwrap();
+        world.build(DomId(7));
+        let transaction = world.begin(0);
+        world.set_perms_in(0, transaction, "/n/a", "n0 r7").unwrap();
+        world.read_in(0, transaction, "/n/b").unwrap();
+        world.kill(7);
+        world.build(DomId(7));
+        world.write(0, "/n/a", "theirs").unwrap();
+        if !is_same {
+            world.write(0, "/n/b", "theirs").unwrap();
+        }
+        let answer = world.end(0, transaction, true);
+        assert_eq!(answer, if is_same { ok() } else { error("EAGAIN") });
+        assert_eq!(world.server.engine().state().domains.get(DomId(7)).is_some(), is_same);
+        world.start(7);
+        assert_eq!(world.read(7, "/n/a"), if is_same { Ok(b"theirs".to_vec()) } else { error("EACCES") });
+        world.check();
+    }
+}
+
+/// A request by one of 0 to 2 that concerns a few nodes.
+fn random_request(random: &mut Random) -> (MessageType, String) {
+    let path = random.one_of(&["/n", "/n/a", "/n/b", "/n/a/deep", "/n/c", "/n/c/d", "/local/domain/1/x"]);
+    match random.below(12) {
+        0..3 => (MessageType::Write, format!("{path}\0v{}", random.below(2))),
+        3..5 => (MessageType::Read, format!("{path}\0")),
+        5 => (MessageType::Directory, format!("{path}\0")),
+        6..8 => (MessageType::Mkdir, format!("{path}\0")),
+        8..10 => (MessageType::Rm, format!("{path}\0")),
+        10 => (MessageType::GetPerms, format!("{path}\0")),
+        _ => {
+            let entries = random.one_of(&["b0\0", "n0\0", "r0\0w1\0", "n1\0b2\0"]);
+            (MessageType::SetPerms, format!("{path}\0{entries}"))
+        }
+    }
+}
+
+/// What one run gave: the answers of the transaction, that of its end, the tree, everybody's events, counts of nodes.
+type Run = (Vec<Answer>, Answer, Vec<(String, Answer, Result<String, String>)>, Vec<Vec<(String, String)>>, Vec<u64>);
+
+/// Makes a transaction's requests and others', either in turns or the others' first.
+fn run(mine: &[(MessageType, String)], theirs: &[(u16, MessageType, String)], in_turns: bool) -> Run {
+    let mut world = with_nodes();
+    for domid in 0..3 {
+        world.watch(domid, "/n", "t").unwrap();
+        world.watch(domid, "/n/a/deep", "t").unwrap();
+    }
+    let transaction = in_turns.then(|| world.begin(1));
+    let mut answers = Vec::new();
+    let mut ask = |world: &mut World, transaction: u32, (kind, payload): &(MessageType, String)| {
+        answers.push(world.request_in(1, transaction, kind.to_wire(), payload));
+    };
+    if let Some(transaction) = transaction {
+        mine.iter().for_each(|request| ask(&mut world, transaction, request));
+    }
+    for (domid, kind, payload) in theirs {
+        let _ = world.request(*domid, *kind, payload);
+    }
+    let transaction = transaction.unwrap_or_else(|| {
+        let transaction = world.begin(1);
+        mine.iter().for_each(|request| ask(&mut world, transaction, request));
+        transaction
+    });
+    (0..3).for_each(|domid| drop(world.events(domid)));
+    let end = world.end(1, transaction, true);
+    world.check();
+    let events = (0..3).map(|domid| world.events(domid)).collect();
+    let nodes = (0..3).map(|domid| world.nodes(domid)).collect();
+    (answers, end, tree(&mut world), events, nodes)
+}
+
+#[test]
+fn a_replayed_commit_leaves_what_the_transaction_would_have_left_made_at_once() {
+    let _seed = Seed(31);
+    let mut random = Random::new(31);
+    let (mut same, mut other) = (0, 0);
+    for _ in 0..1500 {
+        let mine: Vec<_> = (0..1 + random.below(4)).map(|_| random_request(&mut random)).collect();
+        let theirs: Vec<_> = (0..1 + random.below(3))
+            .map(|_| {
+                let (kind, payload) = random_request(&mut random);
+                (*random.one_of(&[0, 0, 2]), kind, payload)
+            })
+            .collect();
+        let (in_turns, at_once) = (run(&mine, &theirs, true), run(&mine, &theirs, false));
+        assert_eq!(at_once.1, ok());
+        if in_turns.1 == ok() {
+            assert_eq!(in_turns, at_once, "{mine:?} {theirs:?}");
+            same += 1;
+        } else {
+            assert_eq!(in_turns.1, error("EAGAIN"));
+            assert_ne!(in_turns.0, at_once.0, "a reply is another: {mine:?} {theirs:?}");
+            other += 1;
+        }
+    }
+    println!("{same} committed, {other} with another reply");
+    assert!(same > 200 && other > 200, "both were tried");
+}
