@@ -2,6 +2,7 @@
 # and against our kernel, and what they print must not differ by a byte. It stays inside /test: the rest of the store
 # tells of domains, which the two boots do not share. Domain ids are ones that exist in neither, and
 # nobody but domain 0 is given a node: releases differ in what they think of an owner that is not there.
+# The option -s of older tools asks for a daemon's socket, which no Xenstore domain has: it is left out.
 . /functions
 run() {
     echo "\$ $*"
@@ -33,7 +34,6 @@ binary=$(printf 'a\tb\001c\377d\\e')
 run xenstore-write /test/binary "$binary"
 run xenstore-read /test/binary
 run xenstore-ls /test
-run xenstore-write -s /test/socket 1
 
 echo "# values and paths at and beyond their limits"
 long=$(head -c 2048 /dev/zero | tr '\0' v)
