@@ -50,7 +50,7 @@ fn commands_match_c_server(release: &str) {
     }
     assert_eq!(ours, theirs);
     let commands = ours.lines().filter(|line| line.starts_with("-> ")).count();
-    assert!(commands > 100, "the script ran {commands} commands only");
+    assert!(commands > 90, "the script ran {commands} commands only");
     println!("Xen {release}: {commands} commands and {compared} lines of output as the C server's");
 }
 

@@ -2,7 +2,11 @@
 # and against our kernel, and what they print must not differ by a byte. It stays inside /test: the rest of the store
 # tells of domains, which the two boots do not share. Domain ids are ones that exist in neither, and
 # nobody but domain 0 is given a node: releases differ in what they think of an owner that is not there.
+# The option -s of older tools asks for a daemon's socket, which no Xenstore domain has: it is left out.
 . /functions
+# With a daemon too the tools go through Linux and dom0's ring, as they must with a Xenstore domain: tools and Linux have
+# peculiarities of their own there. (Those of 4.20 hang when a watch is refused, with any store.)
+export XENSTORED_PATH=/dev/xen/xenbus
 run() {
     echo "\$ $*"
     timeout 20 "$@"
@@ -33,7 +37,6 @@ binary=$(printf 'a\tb\001c\377d\\e')
 run xenstore-write /test/binary "$binary"
 run xenstore-read /test/binary
 run xenstore-ls /test
-run xenstore-write -s /test/socket 1
 
 echo "# values and paths at and beyond their limits"
 long=$(head -c 2048 /dev/zero | tr '\0' v)
@@ -44,8 +47,9 @@ xenstore-write /test/long "${long}w" 2>&1 | cut -c1-60
 xenstore-read /test/long | wc -c
 name=$(head -c 250 /dev/zero | tr '\0' n)
 run xenstore-write "/test/$name" 1
-path=/test; while [ ${#path} -lt 3200 ]; do path=$path/$name; done
-for length in 2000 3100; do xenstore-write "$(echo "$path" | cut -c1-$length)" 1 >/dev/null 2>&1; echo "$length -> $?"; done
+path=/test; while [ ${#path} -lt 2000 ]; do path=$path/$name; done
+# Longer ones are refused to domain 0 by some releases of the C server and allowed by others.
+xenstore-write "$(echo "$path" | cut -c1-2000)" 1 >/dev/null 2>&1; echo "2000 -> $?"
 run xenstore-rm "/test/$name"
 run xenstore-rm /test/long
 for bad in "/test/" "/test//x" "test\$" "/te st/x" "/test/ä" "" "/test/a:b" "/test/a@b" "/test/-_"; do run xenstore-write "$bad" 1; done
