@@ -292,6 +292,15 @@ mod tests {
     }
 
     #[test]
+    fn the_time_out_of_events_is_20_seconds_and_0_is_for_never() {
+        for (line, timeout_ms) in [("", 20_000), ("-w watch-event=0", 0), ("--timeout=watch-event=7", 7000)] {
+            let (options, warnings) = parse(line);
+            assert!(warnings.is_empty());
+            assert_eq!(options.config().event_timeout_ms, timeout_ms, "{line}");
+        }
+    }
+
+    #[test]
     fn conflicts_are_replayed_unless_an_option_says_otherwise() {
         assert!(parse("").0.config().replay);
         let (options, warnings) = parse("--no-replay");

@@ -240,6 +240,23 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_recovery_is_exact_when_others_give_what_they_do_not_need() {
+        for (domains, others, nodes) in [(2, 0, 1), (5, 0, 77), (5, 2, 77), (40, 3, 500), (7, 6, 1)] {
+            let mut credits = credits(domains);
+            credits.advance(1_000_000);
+            credits.debit(A, 1010, 1_000_000);
+            for domid in 1..=others + 1 {
+                credits.debit(DomId(domid), 10 + nodes, 1_000_000);
+            }
+            let recovery_ms = credits.next_ms().unwrap();
+            credits.advance(recovery_ms - 1);
+            assert!(credits.take_recovered().is_empty(), "{domains} {others} {nodes}");
+            credits.advance(recovery_ms);
+            assert!(!credits.take_recovered().is_empty(), "{domains} {others} {nodes}");
+        }
+    }
+
+    #[test]
     fn a_debt_of_one_write_is_over_after_its_share_of_the_rate() {
         let mut credits = credits(4);
         for domid in 1..=4 {

@@ -27,6 +27,7 @@ impl View<'_> {
     /// [`Errno::NoSpc`] when the transaction has seen as many paths as it may; it can't be committed then.
     pub fn read(&mut self, path: Path<'_>) -> Result<Option<Rc<Node>>, Errno> {
         let Some(transaction) = &mut self.transaction else { return Ok(self.state.tree.get(path).cloned()) };
+        transaction.count_look();
         if let Some(seen) = transaction.seen(path) {
             return Ok(seen.cloned());
         }

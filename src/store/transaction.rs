@@ -116,6 +116,7 @@ pub struct Transaction {
     counts: BTreeMap<DomId, i64>,
     created: bool,
     failed: bool,
+    looks: usize,
     record: Record,
 }
 
@@ -130,6 +131,17 @@ impl Transaction {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.accessed.is_empty()
+    }
+
+    /// Counts a look at a node.
+    pub const fn count_look(&mut self) {
+        self.looks = self.looks.saturating_add(1);
+    }
+
+    /// How often it has looked at a node.
+    #[must_use]
+    pub const fn looks(&self) -> usize {
+        self.looks
     }
 
     /// Marks it as one that can't be committed.

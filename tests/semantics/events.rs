@@ -349,6 +349,47 @@ fn an_event_is_kept_until_its_time_is_over_to_the_millisecond() {
 }
 
 #[test]
+fn an_event_of_which_a_part_is_in_the_ring_is_never_cut() {
+    let mut world = World::with_guests([1]);
+    world.write(0, "/a", "").unwrap();
+    world.set_perms(0, "/a", "r0").unwrap();
+    let token = "t".repeat(2000);
+    watch_quietly(&mut world, 1, "/a", &token);
+    world.write(0, "/a/begun", "").unwrap();
+    world.write(0, "/a/behind", "").unwrap();
+    let used = world.word(1, Field::ReplyProducer).wrapping_sub(world.word(1, Field::ReplyConsumer));
+    assert_eq!(used as usize, RING_BYTES, "half of the first one is in the ring");
+    world.pass(1_000_000);
+    assert_eq!(world.events(1), [event("/a/begun", &token)]);
+}
+
+#[test]
+fn an_event_that_waits_is_told_once_more_after_it_was_dropped() {
+    let mut world = World::with_guests([1]);
+    world.write(0, "/a", "").unwrap();
+    world.set_perms(0, "/a", "r0").unwrap();
+    watch_quietly(&mut world, 1, "/a", "t");
+    fill_reply_ring(&mut world, 1, "/a");
+    world.write(0, "/a/late", "").unwrap();
+    world.pass(20_000);
+    world.write(0, "/a/late", "").unwrap();
+    assert!(world.events(1).contains(&event("/a/late", "t")), "what was dropped does not stand for a new one");
+}
+
+#[test]
+fn an_event_of_4096_bytes_is_sent_and_one_of_more_is_not() {
+    let mut world = World::with_guests([1]);
+    world.write(0, "/a", "").unwrap();
+    world.set_perms(0, "/a", "b0").unwrap();
+    let token = "t".repeat(4096 - "/a/12345678".len() - 2);
+    watch_quietly(&mut world, 1, "/a", &token);
+    for name in ["12345678", "123456789", "1"] {
+        world.write(0, &format!("/a/{name}"), "").unwrap();
+    }
+    assert_eq!(world.events(1), [event("/a/12345678", &token), event("/a/1", &token)]);
+}
+
+#[test]
 fn without_a_timeout_events_wait_for_ever() {
     let mut world = World::with(Config { event_timeout_ms: 0, ..Config::default() });
     world.start(1);

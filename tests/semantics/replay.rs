@@ -236,6 +236,22 @@ fn a_record_has_limits_and_beyond_them_a_conflict_is_eagain() {
 }
 
 #[test]
+fn a_transaction_that_looked_too_often_is_not_replayed_but_for_the_control_domain() {
+    // Each look for what is missing below 1000 levels looks at all of them.
+    let deep = format!("/n{}", "/x".repeat(1000));
+    for (domid, reads, expected) in [(1, 4, ok()), (1, 5, error("EAGAIN")), (0, 50, ok())] {
+        let mut world = with_nodes();
+        let transaction = world.begin(domid);
+        for _ in 0..reads {
+            assert_eq!(world.read_in(domid, transaction, &deep), error("ENOENT"));
+        }
+        world.write_in(domid, transaction, "/n/b", "mine").unwrap();
+        world.write(2, "/n/b", "theirs").unwrap();
+        assert_eq!(world.end(domid, transaction, true), expected, "{domid} {reads}");
+    }
+}
+
+#[test]
 fn without_replay_every_conflict_is_eagain() {
     let mut world = World::without_replay([1, 2]);
     let transaction = world.begin(1);
