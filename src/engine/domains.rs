@@ -34,7 +34,6 @@ impl Engine {
             }
         };
         let id = self.connect_domain(domid, port, RingStart::Adopt);
-        self.account_domain(domid, None);
         self.wake(id);
         Ok(())
     }
@@ -83,12 +82,12 @@ impl Engine {
             domain.connection = Some(id);
             domain.shutdown = false;
         }
+        self.open_account(domid);
         id
     }
 
     pub(super) fn introduce(&mut self, domid: DomId, port: Port, now_ms: u64) {
         let id = self.connect_domain(domid, port, RingStart::Reset);
-        self.account_domain(domid, Some(now_ms));
         self.starting.push(id);
         log::debug!("domain {domid} introduced");
         self.announce_special(Special::IntroduceDomain, now_ms);

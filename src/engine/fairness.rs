@@ -53,9 +53,8 @@ impl Engine {
     }
 
     /// A domain is introduced.
-    pub(super) fn account_domain(&mut self, domid: DomId, now_ms: Option<u64>) {
-        self.fairness.writes.add(domid, now_ms);
-        self.wake_recovered();
+    pub(super) fn open_account(&mut self, domid: DomId) {
+        self.fairness.writes.add(domid);
     }
 
     /// An introduced domain is gone.

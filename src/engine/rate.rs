@@ -43,11 +43,9 @@ pub struct WriteCredits {
 }
 
 impl WriteCredits {
-    /// Opens an account for a domain. It gets a burst, as far as the reserve can go short for it.
-    pub fn add(&mut self, domid: DomId, now_ms: Option<u64>) {
-        if let Some(now_ms) = now_ms {
-            self.advance(now_ms);
-        }
+    /// Opens an account for a domain. It gets a burst, as far as the reserve can go short for it, and shares in the gain
+    /// since [`WriteCredits::advance`] was last called.
+    pub fn add(&mut self, domid: DomId) {
         let first = self.reserve.saturating_sub(RESERVE_LEAST).clamp(0, BURST);
         self.reserve = self.reserve.saturating_sub(first);
         self.accounts.insert(domid, first);
@@ -183,8 +181,9 @@ mod tests {
     fn credits(domains: u16) -> WriteCredits {
         let mut credits = WriteCredits::default();
         for domid in 1..=domains {
-            credits.add(DomId(domid), Some(0));
+            credits.add(DomId(domid));
         }
+        credits.advance(0);
         credits
     }
 

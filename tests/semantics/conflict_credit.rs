@@ -120,6 +120,19 @@ fn of_many_who_wrote_only_those_pay_whose_write_changes_a_reply() {
 }
 
 #[test]
+fn a_conflict_is_paid_for_even_if_the_reply_that_differs_has_another_cause() {
+    let mut world = with_nodes();
+    let transaction = world.begin(0);
+    world.write_in(0, transaction, "/n/b", "mine").unwrap();
+    // This one has the generation of the transaction's own write, which no replay has.
+    world.request_in(0, transaction, MessageType::DirectoryPart.to_wire(), "/n/b\x000\0").unwrap();
+    world.write_in(0, transaction, "/n/a", "mine").unwrap();
+    world.write(2, "/n/a", "theirs").unwrap();
+    assert_eq!(world.end(0, transaction, true), error("EAGAIN"));
+    assert_eq!(all_points(&world), [5, 4, 5, 5]);
+}
+
+#[test]
 fn a_commit_that_a_replay_saves_costs_nobody_a_point() {
     let mut world = with_nodes();
     let transaction = world.begin(0);
