@@ -149,7 +149,7 @@ fn points_of_all(hostiles: &[Hostile]) -> usize {
 }
 
 #[test]
-fn dom0_commits_within_five_tries_for_each_hostile_guest_and_one() {
+fn xsa_206_dom0_commits_within_five_tries_for_each_hostile_guest_and_one() {
     for attack in ATTACKS {
         for (guests, step_ms) in [(1, 0), (1, 10), (2, 1), (5, 0), (5, 3), (5, 100), (10, 1), (3, 300)] {
             assert!(3 * step_ms < CONFLICT_PATIENCE_MS);
