@@ -116,7 +116,7 @@ impl Engine {
                 node.permissions = permissions;
                 node.generation = generation;
             }
-            Effect::Watch { path, token, relative } => self.add_watch(id, &path, &token, relative),
+            Effect::Watch { path, token, relative, depth } => self.add_watch(id, &path, &token, relative, depth),
             Effect::Unwatch { path, token } => {
                 self.state.watches.remove(id, &path, &token);
                 self.charge_watches(id, -1);
@@ -143,15 +143,20 @@ impl Engine {
                     domain.target = target;
                 }
             }
+            Effect::SetFeatures { domid, features } => {
+                if let Some(domain) = self.state.domains.get_mut(domid) {
+                    domain.features = features;
+                }
+            }
             Effect::Print(text) => log::info!("control: {text}"),
             Effect::Checked => self.actions.push_back(crate::engine::Action::ReportMemory),
         }
     }
 
-    fn add_watch(&mut self, id: ConnectionId, path: &str, token: &[u8], relative: bool) {
+    pub(super) fn add_watch(&mut self, id: ConnectionId, path: &str, token: &[u8], relative: bool, depth: Option<u32>) {
         let relative_bytes =
             if relative { PathBuf::of_domain(self.domid_of(id)).as_path().as_str().len().saturating_add(1) } else { 0 };
-        self.state.watches.add(id, path, token, relative_bytes);
+        self.state.watches.add(id, path, token, relative_bytes, depth);
         self.charge_watches(id, 1);
     }
 

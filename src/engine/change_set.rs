@@ -11,6 +11,7 @@ use crate::store::domain::DomId;
 use crate::store::permission::Permissions;
 use crate::store::special::Special;
 use crate::store::transaction::NodeChange;
+use crate::wire::feature::Features;
 
 /// The changes of one request.
 #[derive(Debug, Default)]
@@ -45,6 +46,8 @@ pub enum Effect {
         token: Box<[u8]>,
         /// Whether the client spelled a relative path.
         relative: bool,
+        /// How many levels below are watched; `None` for all.
+        depth: Option<u32>,
     },
     /// A watch is withdrawn.
     Unwatch {
@@ -86,6 +89,13 @@ pub enum Effect {
         domid: DomId,
         /// Whose rights.
         target: DomId,
+    },
+    /// A domain that is not introduced yet will be offered these features.
+    SetFeatures {
+        /// Which domain.
+        domid: DomId,
+        /// What it is offered.
+        features: Features,
     },
     /// A line is logged.
     Print(String),

@@ -28,6 +28,8 @@ pub enum Peer {
 /// (`docs/misc/xenstore-ring.txt`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// The event channel can't be used.
+    Communication = 1,
     /// An index of the ring is impossible.
     RingIndex = 2,
     /// A message is longer than the protocol allows.

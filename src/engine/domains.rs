@@ -9,6 +9,7 @@ use crate::store::domain::DomId;
 use crate::store::special::Special;
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
+use crate::wire::feature::Features;
 
 impl Engine {
     /// Connects a domain that was there before us: its ring is mapped and its port bound, and what its ring says is
@@ -54,6 +55,7 @@ impl Engine {
                         if let Some(domain) = self.state.domains.get_mut(domid) {
                             domain.shutdown = true;
                         }
+                        self.announce_special_domain(Special::ReleaseDomain, domid, now_ms);
                     }
                 }
                 DomainState::Dying if !is_introduced => {}
@@ -91,6 +93,7 @@ impl Engine {
         self.starting.push(id);
         log::debug!("domain {domid} introduced");
         self.announce_special(Special::IntroduceDomain, now_ms);
+        self.announce_special_domain(Special::IntroduceDomain, domid, now_ms);
         self.wake(id);
     }
 
@@ -112,9 +115,27 @@ impl Engine {
                 *port = Some(new);
                 self.ports.insert(new, id);
             }
-            Err(errno) => log::warn!("domain {domid}: port {remote_port} can't be bound: {}", errno.name()),
+            Err(errno) => {
+                log::warn!("domain {domid}: port {remote_port} can't be bound: {}", errno.name());
+                self.handle_fault(id, Fault::Communication);
+            }
         }
         self.wake(id);
+    }
+
+    /// A domain asked for a fresh connection: all that the old one had going on is dropped, and its ring is emptied.
+    /// Also a connection that was shut is open again.
+    pub fn handle_reconnect(&mut self, id: ConnectionId) {
+        self.drop_session(id, RestartPhase::Fresh);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.ring_start = Some(RingStart::Reset);
+        }
+    }
+
+    /// What the domain of a connection is offered; everything for sockets.
+    #[must_use]
+    pub fn features(&self, id: ConnectionId) -> Features {
+        self.domain_of(id).map_or(Features::all(), |domid| self.state.domains.features(domid))
     }
 
     /// Forgets a domain: its connection, what it owns, its rights, and its record.
@@ -136,6 +157,7 @@ impl Engine {
             self.close_account(domid, now_ms);
             log::debug!("domain {domid} released");
             self.announce_special(Special::ReleaseDomain, now_ms);
+            self.announce_special_domain(Special::ReleaseDomain, domid, now_ms);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::engine::connection::Peer;
 use crate::engine::output::Origin;
 use crate::limits;
+use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Permissions, Requester};
@@ -17,6 +18,7 @@ use crate::store::special::Special;
 use crate::store::state::State;
 use crate::store::transaction::Before;
 use crate::store::watch::{ConnectionId, Scope, Watch};
+use crate::wire::feature::Features;
 
 /// Permissions and when they were written.
 #[derive(Clone, Copy)]
@@ -111,16 +113,30 @@ impl Engine {
         }
     }
 
-    /// Tells of a special node.
+    /// Tells of a special event, without saying which domain it is about.
     pub(super) fn announce_special(&mut self, special: Special, now_ms: u64) {
-        let mut watches = Vec::new();
-        self.state.watches.concerned_special(special.name(), &mut watches);
+        for watch in self.state.watches.concerned_special(special.name()) {
+            if self.may_know(&watch, special) {
+                self.queue_event(&watch, special.name(), None, now_ms);
+            }
+        }
+    }
+
+    /// Tells of a special event about a domain those who asked to know which.
+    pub(super) fn announce_special_domain(&mut self, special: Special, domid: DomId, now_ms: u64) {
+        let name = alloc::format!("{}/{domid}", special.name());
+        for watch in self.state.watches.concerned_special_domain(special.name(), &name) {
+            if self.features(watch.connection).contains(Features::WATCH_DEPTH) && self.may_know(&watch, special) {
+                self.queue_event(&watch, &name, None, now_ms);
+            }
+        }
+    }
+
+    /// Whether a watch's client may read a special node.
+    fn may_know(&self, watch: &Watch, special: Special) -> bool {
         let node = self.state.specials.get(special);
         let readable = Readable { permissions: &node.permissions, generation: node.generation };
-        watches.retain(|watch| self.requester_of(watch.connection).is_some_and(|who| readable.by(&who)));
-        for watch in watches {
-            self.queue_event(&watch, special.name(), None, now_ms);
-        }
+        self.requester_of(watch.connection).is_some_and(|who| readable.by(&who))
     }
 
     fn deliver(&mut self, path: Path<'_>, deliveries: Vec<Delivery>, now_ms: u64) {

@@ -386,10 +386,9 @@ impl Engine {
                 self.start_transaction(id, reply);
                 Ok(None)
             }
-            Some(Effect::Watch { path, token, relative }) => {
-                let done = Effect::Watch { path: path.clone(), token: token.clone(), relative };
-                self.apply_effect(id, Effect::Watch { path, token, relative }, None, hypervisor, now_ms);
-                Ok(Some(done))
+            Some(Effect::Watch { path, token, relative, depth }) => {
+                self.add_watch(id, &path, &token, relative, depth);
+                Ok(Some(Effect::Watch { path, token, relative, depth }))
             }
             Some(effect) => {
                 self.apply_effect(id, effect, ended, hypervisor, now_ms);

@@ -16,6 +16,7 @@ use crate::limits;
 use crate::store::domain::DomId;
 pub use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
+use crate::wire::feature::Features;
 use crate::wire::ring::{Field, ImpossibleIndex, Ring, RingPage};
 
 /// What the server needs beside the engine's questions: the mapped pages, and a way to wake their owners.
@@ -180,7 +181,8 @@ impl Server {
             Some(Peer::Socket) => return self.sockets.push_back(id),
             None => return,
         };
-        if !self.is_open(id) {
+        self.look_for_reconnection(id, domid, platform);
+        if self.tell_of_fault(id, domid, platform) {
             return;
         }
         let outcome = self.serve_ring(id, domid, platform, now_ms);
@@ -190,18 +192,36 @@ impl Server {
         // A request on this very ring may have introduced the domain again, with another port.
         let Some(connection) = self.engine.connection(id) else { return };
         let Peer::Domain { port, .. } = connection.peer else { return };
-        let fault = connection.fault();
-        if let (Some(fault), Some(page)) = (fault, platform.page(domid)) {
-            page.store(Field::Error, fault as u32);
-        }
+        let is_shut = self.tell_of_fault(id, domid, platform);
         let turn = outcome.unwrap_or_default();
         if turn.unfinished {
             self.engine.wake(id);
         }
         if let Some(port) = port
-            && (turn.moved || fault.is_some())
+            && (turn.moved || is_shut)
         {
             platform.notify(port);
+        }
+    }
+
+    /// Whether a connection was shut. The ring's error word says why, if the domain was offered that.
+    fn tell_of_fault<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
+        let Some(fault) = self.engine.connection(id).and_then(Connection::fault) else { return false };
+        if let Some(page) = platform.page(domid)
+            && self.engine.features(id).contains(Features::ERROR)
+        {
+            page.store(Field::Error, fault as u32);
+        }
+        true
+    }
+
+    /// Starts afresh if the domain asks for it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").
+    fn look_for_reconnection<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) {
+        let Some(page) = platform.page(domid) else { return };
+        if self.engine.features(id).contains(Features::RECONNECTION)
+            && page.load(Field::Connection) == CONNECTION_REQUESTED
+        {
+            self.engine.handle_reconnect(id);
         }
     }
 
@@ -256,20 +276,23 @@ impl Server {
 
     /// Takes a ring into use, at introduction.
     fn start_ring<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P, turn: &mut Turn) {
+        let features = self.engine.features(id);
         let (Some(connection), Some(page)) = (self.engine.connection_mut(id), platform.page(domid)) else { return };
-        match connection.ring_start.take() {
-            None => {}
-            Some(RingStart::Adopt) => {
-                connection.ring = Ring::adopt(page);
-                turn.moved = true;
-            }
-            Some(RingStart::Reset) => {
-                connection.ring = Ring::reset(page);
-                if page.load(Field::Connection) == CONNECTION_REQUESTED {
-                    page.store(Field::Connection, CONNECTION_ESTABLISHED);
-                    turn.moved = true;
-                }
-            }
+        let Some(start) = connection.ring_start.take() else { return };
+        // Said before anything is consumed or produced, so that the domain can rely on it.
+        page.store(Field::Features, features.bits());
+        page.store(Field::Error, NO_ERROR);
+        let is_asked = page.load(Field::Connection) == CONNECTION_REQUESTED;
+        if start == RingStart::Adopt && !is_asked {
+            connection.ring = Ring::adopt(page);
+            turn.moved = true;
+            return;
+        }
+        connection.ring = Ring::reset(page);
+        if is_asked {
+            // Whoever asked waits for this word alone, so that it comes last.
+            page.store(Field::Connection, CONNECTION_ESTABLISHED);
+            turn.moved = true;
         }
     }
 
@@ -312,5 +335,7 @@ impl Server {
 
 /// The ring's connection word: the domain asks for a connection (`docs/misc/xenstore-ring.txt`).
 const CONNECTION_REQUESTED: u32 = 1;
+/// The ring's error word: nothing is wrong.
+const NO_ERROR: u32 = 0;
 /// The ring's connection word: the connection stands.
 const CONNECTION_ESTABLISHED: u32 = 0;

@@ -11,6 +11,8 @@ impl DomId {
     pub const DOM0: Self = Self(0);
     /// The first number that no real domain has (`DOMID_FIRST_RESERVED`, `xen/include/public/xen.h`).
     pub const FIRST_RESERVED: Self = Self(0x7ff0);
+    /// Names all domains in an entry of a node's permissions (`DOMID_ANY`).
+    pub const ANY: Self = Self(0x7ff5);
     /// The number by which a domain calls itself (`DOMID_SELF`).
     pub const SELF: Self = Self(0x7ff0);
 }

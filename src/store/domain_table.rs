@@ -8,6 +8,7 @@ use alloc::collections::BTreeMap;
 use crate::store::domain::DomId;
 use crate::store::permission::{Identity, Permissions};
 use crate::store::watch::ConnectionId;
+use crate::wire::feature::Features;
 
 /// What is known of a domain, and what is counted for it.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Domain {
     pub shutdown: bool,
     /// The domain whose rights it has too (SET_TARGET).
     pub target: Option<Identity>,
+    /// What it is offered from its introduction on.
+    pub features: Features,
     /// Nodes that it owns.
     pub nodes: u64,
     /// Watches that it has set.
@@ -49,6 +52,7 @@ impl Domains {
             connection: None,
             shutdown: false,
             target: None,
+            features: Features::all(),
             nodes: 0,
             watches: 0,
         })
@@ -71,6 +75,12 @@ impl Domains {
         self.get(domid)?.connection
     }
 
+    /// What `domid` is offered: everything, unless it is known and was given less.
+    #[must_use]
+    pub fn features(&self, domid: DomId) -> Features {
+        self.get(domid).map_or(Features::all(), |domain| domain.features)
+    }
+
     /// Who `domid` is now.
     #[must_use]
     pub fn identity(&self, domid: DomId) -> Option<Identity> {
@@ -86,7 +96,7 @@ impl Domains {
     /// Permissions that were written at `generation`, with entries marked that name no domain of that time.
     #[must_use]
     pub fn adjusted(&self, permissions: &Permissions, generation: u64) -> Permissions {
-        let is_stale = |domid| self.get(domid).is_none_or(|domain| domain.born >= generation);
+        let is_stale = |domid| domid != DomId::ANY && self.get(domid).is_none_or(|domain| domain.born >= generation);
         if permissions.entries().iter().skip(1).any(|entry| !entry.stale && is_stale(entry.domid)) {
             permissions.marked(is_stale)
         } else {

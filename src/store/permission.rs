@@ -51,6 +51,13 @@ impl Permissions {
         Self(Rc::new([Entry { domid: owner, access: Access::empty(), stale: false }]))
     }
 
+    /// `owner` may do everything, and all others may read.
+    #[must_use]
+    pub fn readable_by_all(owner: DomId) -> Self {
+        let entry = |domid, access| Entry { domid, access, stale: false };
+        Self(Rc::new([entry(owner, Access::empty()), entry(DomId::ANY, Access::READ)]))
+    }
+
     /// Reads `count` entries, each a letter and a decimal domid and a NUL. Nothing is known about the domains yet.
     ///
     /// # Errors
@@ -191,10 +198,11 @@ impl Requester {
     pub fn access(&self, permissions: &Permissions, generation: u64) -> Access {
         let Self::Domain { own, target } = self else { return Access::all() };
         let identities = || core::iter::once(own).chain(target.iter());
-        let means = |entry: &Entry| identities().any(|identity| identity.domid == entry.domid);
+        let means =
+            |entry: &Entry| entry.domid == DomId::ANY || identities().any(|identity| identity.domid == entry.domid);
         let counts = |entry: &Entry| {
             let existed = |identity: &Identity| identity.domid == entry.domid && identity.born < generation;
-            !entry.stale && identities().any(existed)
+            !entry.stale && (entry.domid == DomId::ANY || identities().any(existed))
         };
         let Some((owner, others)) = permissions.entries().split_first() else { return Access::empty() };
         if means(owner) {
@@ -228,6 +236,16 @@ mod tests {
         let node = permissions("b0 r1 b1");
         assert_eq!(domain(1).access(&node, 10), Access::READ);
         assert_eq!(domain(2).access(&node, 10), Access::READ | Access::WRITE);
+    }
+
+    #[test]
+    fn an_entry_for_all_domains_decides_for_those_that_are_named_by_none_before() {
+        let node = permissions("n0 w1 r32757 b2");
+        assert_eq!(domain(1).access(&node, 10), Access::WRITE);
+        assert_eq!(domain(2).access(&node, 10), Access::READ);
+        assert_eq!(domain(3).access(&node, 4), Access::READ, "born later than the node was written");
+        assert_eq!(domain(3).access(&node.marked(|domid| domid == DomId::ANY), 10), Access::empty());
+        assert_eq!(domain(3).access(&permissions("n32757"), 10), Access::all(), "everybody is the owner");
     }
 
     #[test]

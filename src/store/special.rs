@@ -50,11 +50,13 @@ pub struct Specials {
 }
 
 impl Specials {
-    /// For nobody but the privileged domain.
+    /// As in a new store (4.22): both belong to the privileged domain, and every domain may know of releases.
     #[must_use]
-    pub fn private(owner: DomId, generation: u64) -> Self {
-        let node = SpecialNode { permissions: Permissions::private(owner), generation };
-        Self { introduce: node.clone(), release: node }
+    pub fn new(owner: DomId, generation: u64) -> Self {
+        Self {
+            introduce: SpecialNode { permissions: Permissions::private(owner), generation },
+            release: SpecialNode { permissions: Permissions::readable_by_all(owner), generation },
+        }
     }
 
     /// One of them.

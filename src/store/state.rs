@@ -54,7 +54,7 @@ impl State {
     pub fn new(privileged: DomId) -> Self {
         let mut state = Self {
             tree: Tree::new(Node::new(Box::default(), Permissions::private(privileged), 1)),
-            specials: Specials::private(privileged, 1),
+            specials: Specials::new(privileged, 1),
             domains: Domains::default(),
             watches: Watches::default(),
             generation: 1,
@@ -132,6 +132,8 @@ impl State {
                 return Err(Inconsistency::NodeCount { domid, counted: domain.nodes, found });
             }
         }
+        // A node of all domains counts for none.
+        found.remove(&DomId::ANY);
         match found.pop_first() {
             Some((domid, _)) => Err(Inconsistency::UnknownOwner(domid)),
             None if !self.watches.agree() => Err(Inconsistency::Watches),

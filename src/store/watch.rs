@@ -25,6 +25,9 @@ pub struct Watch {
     /// Bytes at the beginning of a path that this watch's events leave out, with the slash: the watch was set on a
     /// relative path, and reports relative paths. 0 for none.
     pub relative_bytes: usize,
+    /// How many levels below its path it sees; `None` for all. On a special name: anything but 0 and `None` asks to be
+    /// told of which domain.
+    pub depth: Option<u32>,
     /// Grows with every watch; one connection's events of the same change come in this order.
     sequence: u64,
 }
@@ -55,15 +58,24 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Adds a watch on a valid path or special name, which is not there yet. `relative_bytes` as in [`Watch`].
-    pub fn add(&mut self, connection: ConnectionId, path: &str, token: &[u8], relative_bytes: usize) {
+    /// Adds a watch on a valid path or special name, which is not there yet. `relative_bytes` and `depth` as in
+    /// [`Watch`].
+    pub fn add(
+        &mut self,
+        connection: ConnectionId,
+        path: &str,
+        token: &[u8],
+        relative_bytes: usize,
+        depth: Option<u32>,
+    ) {
         let path: Rc<str> = match self.by_path.get_key_value(path) {
             Some((known, _)) => known.clone(),
             None => path.into(),
         };
         let sequence = self.next_sequence;
         self.next_sequence = sequence.saturating_add(1);
-        let watch = Rc::new(Watch { connection, path: path.clone(), token: token.into(), relative_bytes, sequence });
+        let watch =
+            Rc::new(Watch { connection, path: path.clone(), token: token.into(), relative_bytes, depth, sequence });
         self.by_path.entry(path).or_default().push(watch.clone());
         self.by_connection.entry(connection).or_default().push(watch);
     }
@@ -111,17 +123,29 @@ impl Watches {
             Scope::Subtree => usize::MAX,
         };
         let begin = found.len();
-        for level in path.and_ancestors().take(levels) {
-            found.extend(self.by_path.get(level.as_str()).into_iter().flatten().cloned());
+        for (distance, level) in (0_u32..).zip(path.and_ancestors().take(levels)) {
+            let here = self.by_path.get(level.as_str()).into_iter().flatten();
+            found.extend(here.filter(|watch| watch.depth.is_none_or(|depth| distance <= depth)).cloned());
         }
         if let Some(new) = found.get_mut(begin..) {
             new.sort_unstable_by_key(|watch| (watch.connection, watch.sequence));
         }
     }
 
-    /// Appends the watches on the special name `name`.
-    pub fn concerned_special(&self, name: &str, found: &mut Vec<Rc<Watch>>) {
-        found.extend(self.by_path.get(name).into_iter().flatten().cloned());
+    /// The watches on the special name `name` that are not told of which domain.
+    pub fn concerned_special(&self, name: &str) -> Vec<Rc<Watch>> {
+        let all = self.by_path.get(name).into_iter().flatten();
+        all.filter(|watch| watch.depth.is_none()).cloned().collect()
+    }
+
+    /// The watches that are told of a domain: on the special name `name` with a depth, and on `of_domain`, which is the
+    /// name with the domain; by connection and then in the order of setting.
+    pub fn concerned_special_domain(&self, name: &str, of_domain: &str) -> Vec<Rc<Watch>> {
+        let all = self.by_path.get(name).into_iter().flatten();
+        let with_depth = all.filter(|watch| watch.depth.is_some_and(|depth| depth > 0));
+        let mut found: Vec<_> = with_depth.chain(self.by_path.get(of_domain).into_iter().flatten()).cloned().collect();
+        found.sort_unstable_by_key(|watch| (watch.connection, watch.sequence));
+        found
     }
 
     /// How many watches there are.
@@ -168,7 +192,7 @@ mod tests {
     const B: ConnectionId = ConnectionId(2);
 
     fn add(watches: &mut Watches, connection: ConnectionId, path: &str, token: &str) {
-        watches.add(connection, path, token.as_bytes(), 0);
+        watches.add(connection, path, token.as_bytes(), 0, None);
     }
 
     fn fired(watches: &Watches, path: &str, scope: Scope) -> Vec<String> {
@@ -192,13 +216,23 @@ mod tests {
     }
 
     #[test]
+    fn a_depth_is_the_number_of_levels_below_the_path() {
+        let mut watches = Watches::default();
+        for (path, depth) in [("/", 0), ("/", 1), ("/", 2), ("/a", 0), ("/a", 1), ("/a/b", 0)] {
+            watches.add(A, path, std::format!("{path} {depth}").as_bytes(), 0, Some(depth));
+        }
+        assert_eq!(fired(&watches, "/", Scope::Subtree), ["/ 0", "/ 1", "/ 2"]);
+        assert_eq!(fired(&watches, "/a", Scope::Subtree), ["/ 1", "/ 2", "/a 0", "/a 1"]);
+        assert_eq!(fired(&watches, "/a/b", Scope::Subtree), ["/ 2", "/a 1", "/a/b 0"]);
+        assert_eq!(fired(&watches, "/a/b/c", Scope::Subtree), [""; 0]);
+    }
+
+    #[test]
     fn a_watch_on_the_root_does_not_see_special_names() {
         let mut watches = Watches::default();
         add(&mut watches, A, "/", "root");
         add(&mut watches, A, "@releaseDomain", "special");
-        let mut found = Vec::new();
-        watches.concerned_special("@releaseDomain", &mut found);
-        assert_eq!(found.len(), 1);
+        assert_eq!(watches.concerned_special("@releaseDomain").len(), 1);
         assert_eq!(fired(&watches, "/x", Scope::Subtree), ["root"]);
     }
 

@@ -37,6 +37,7 @@ fn xsa_72_a_reply_that_is_too_long_is_an_error_and_not_a_message() {
 #[test]
 fn xsa_115_events_need_the_right_to_read() {
     let mut world = World::with_homes([1, 2]);
+    world.set_perms(0, "@releaseDomain", "n0").unwrap();
     for path in ["/", "/local/domain", "/local/domain/2", "@introduceDomain", "@releaseDomain"] {
         world.watch(1, path, "spy").unwrap();
     }

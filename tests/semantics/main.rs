@@ -3,12 +3,14 @@
 
 mod advisories_from_414;
 mod advisories_to_353;
+mod any_domain;
 mod basics;
 mod conflict_credit;
 mod death;
 mod errors;
 mod events;
 mod fair_commit;
+mod features;
 mod found_by_comparison;
 mod introduce_release;
 mod machine;
@@ -17,11 +19,13 @@ mod outstanding;
 mod permissions;
 mod quotas;
 mod random;
+mod reconnection;
 mod replay;
 mod rings;
 mod special_nodes;
 mod storm;
 mod targets;
 mod transactions;
+mod watch_depth;
 mod world;
 mod write_credit;

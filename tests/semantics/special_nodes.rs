@@ -8,14 +8,15 @@ use crate::world::{World, error, event, ok};
 const SPECIALS: [&str; 2] = ["@introduceDomain", "@releaseDomain"];
 
 #[test]
-fn they_belong_to_the_control_domain_alone_at_first() {
+fn they_belong_to_the_control_domain_and_all_may_know_of_releases_at_first() {
     let mut world = World::with_guests([1]);
-    for name in SPECIALS {
-        assert_eq!(world.get_perms(0, name), Ok("n0".into()));
-        assert_eq!(world.get_perms(1, name), error("EACCES"));
+    for (name, entries) in [("@introduceDomain", "n0"), ("@releaseDomain", "n0 r32757")] {
+        assert_eq!(world.get_perms(0, name), Ok(entries.into()));
+        let for_all = if entries == "n0" { error("EACCES") } else { Ok(entries.into()) };
+        assert_eq!(world.get_perms(1, name), for_all);
         assert_eq!(world.set_perms(1, name, "n1"), error("EACCES"));
         assert_eq!(world.set_perms(1, name, "r0"), error("EACCES"));
-        assert_eq!(world.get_perms(0, name), Ok("n0".into()));
+        assert_eq!(world.get_perms(0, name), Ok(entries.into()));
     }
 }
 
@@ -109,7 +110,7 @@ fn an_event_goes_to_those_who_may_read_the_special_node() {
 #[test]
 fn a_watch_on_the_root_sees_no_special_events_and_no_other_special_name_fires() {
     let mut world = World::new();
-    for path in ["/", "@other", "@releaseDomain/9", "@introduceDomain/9"] {
+    for path in ["/", "@other", "@releaseDomain/8", "@introduceDomain/9/9", "@releaseDomain9"] {
         world.watch(0, path, "t").unwrap();
     }
     world.events(0);

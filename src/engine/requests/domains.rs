@@ -1,7 +1,7 @@
 //! INTRODUCE, RELEASE, RESUME, SET_TARGET, IS_DOMAIN_INTRODUCED and GET_DOMAIN_PATH.
 
 use crate::engine::change_set::Effect;
-use crate::engine::requests::Call;
+use crate::engine::requests::{Call, parse_domid};
 use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
@@ -66,11 +66,6 @@ pub(super) fn is_domain_introduced(call: &mut Call<'_>) -> Result<(), Errno> {
 pub(super) fn get_domain_path(call: &mut Call<'_>) -> Result<(), Errno> {
     let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
     call.answer_text(format_args!("/local/domain/{domid}\0"))
-}
-
-/// A domid in decimal.
-fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
-    payload::decimal(string).and_then(|domid| u16::try_from(domid).ok()).map(DomId).ok_or(Errno::Inval)
 }
 
 /// The one introduced domain that the request names; the control domain is none.

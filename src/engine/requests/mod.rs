@@ -6,6 +6,7 @@
 mod control;
 mod directory;
 mod domains;
+mod features;
 mod nodes;
 mod permissions;
 pub mod replay;
@@ -23,7 +24,9 @@ use crate::store::path::{AnyPath, Path, PathScratch};
 use crate::store::quota::Quota;
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
+use crate::wire::feature::Features;
 use crate::wire::header::MessageType;
+use crate::wire::payload;
 
 /// The payload of a reply.
 pub type Reply = heapless::Vec<u8, { limits::PAYLOAD_BYTES }>;
@@ -100,12 +103,9 @@ pub const fn row(kind: MessageType) -> Option<Row> {
         MessageType::SetTarget => Row::privileged(domains::set_target),
         MessageType::IsDomainIntroduced => Row::privileged(domains::is_domain_introduced),
         MessageType::GetDomainPath => Row::open(domains::get_domain_path),
-        MessageType::WatchEvent
-        | MessageType::Error
-        | MessageType::GetFeature
-        | MessageType::SetFeature
-        | MessageType::GetQuota
-        | MessageType::SetQuota => None,
+        MessageType::GetFeature => Row::open(features::get_feature),
+        MessageType::SetFeature => Row::privileged(features::set_feature),
+        MessageType::WatchEvent | MessageType::Error | MessageType::GetQuota | MessageType::SetQuota => None,
     }
 }
 
@@ -124,6 +124,12 @@ impl Call<'_> {
     /// [`Errno::Inval`] when it is neither.
     pub fn any_path<'b>(&self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<AnyPath<'b>, Errno> {
         AnyPath::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
+    }
+
+    /// What the client is offered.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.view.state.domains.features(self.domid)
     }
 
     /// Whether `value` is more than the client may have.
@@ -161,6 +167,11 @@ impl Call<'_> {
         let limit = self.view.config.quotas.get(Quota::PathMax);
         if limit == 0 || self.view.requester.is_privileged() { limits::PATH_BYTES } else { limit }
     }
+}
+
+/// A domid in decimal.
+fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
+    payload::decimal(string).and_then(|domid| u16::try_from(domid).ok()).map(DomId).ok_or(Errno::Inval)
 }
 
 /// Appends text to a reply, without a NUL.

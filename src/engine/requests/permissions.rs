@@ -13,6 +13,7 @@ use crate::store::quota::Quota;
 use crate::store::special::Special;
 use crate::store::transaction::NodeChange;
 use crate::wire::errno::Errno;
+use crate::wire::feature::Features;
 use crate::wire::payload;
 
 /// GET_PERMS `<path>|` answers the entries with a NUL each.
@@ -81,10 +82,17 @@ fn get_special(call: &Call<'_>, name: &str, wanted: Access) -> Result<Special, E
     if has.contains(wanted) { Ok(special) } else { Err(Errno::Acces) }
 }
 
-/// Marks entries that name domains that do not exist, and lets those that exist become known.
+/// Marks entries that name domains that do not exist, and lets those that exist become known. An entry for all domains is
+/// marked when the client does not have that feature.
 fn mark_missing_domains(call: &mut Call<'_>, permissions: &Permissions) -> Result<Permissions, Errno> {
     let mut missing: Vec<DomId> = Vec::new();
     for entry in permissions.entries() {
+        if entry.domid == DomId::ANY {
+            if !call.features().contains(Features::DOMID_ANY) {
+                missing.push(entry.domid);
+            }
+            continue;
+        }
         if call.view.state.domains.get(entry.domid).is_some() {
             continue;
         }

@@ -6,6 +6,7 @@ use crate::engine::change_set::Effect;
 use crate::engine::config::Config;
 use crate::engine::requests::Call;
 use crate::engine::requests::replay::replay;
+use crate::store::domain::DomId;
 use crate::store::quota::Quota;
 use crate::store::transaction::Transaction;
 use crate::wire::errno::Errno;
@@ -67,7 +68,7 @@ fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
 /// Refuses more nodes than their owners may have after the commit.
 fn check_counts(call: &Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
     let Config { quotas, privileged, .. } = call.view.config;
-    for (domid, count) in transaction.counts().filter(|(_, count)| *count > 0) {
+    for (domid, count) in transaction.counts().filter(|(domid, count)| *count > 0 && *domid != DomId::ANY) {
         // An owner that is gone by now can't own anything.
         let domain = call.view.state.domains.get(domid).ok_or(Errno::NoMem)?;
         let after = usize::try_from(domain.nodes.saturating_add_signed(count)).unwrap_or(usize::MAX);

@@ -5,11 +5,17 @@ use crate::engine::requests::Call;
 use crate::store::path::PathScratch;
 use crate::store::quota::Quota;
 use crate::wire::errno::Errno;
+use crate::wire::feature::Features;
 use crate::wire::payload;
 
-/// WATCH `<path>|<token>|`: the path need not exist, nor be readable; that is looked at for each event.
+/// WATCH `<path>|<token>|[<depth>|]`: the path need not exist, nor be readable; that is looked at for each event.
 pub(super) fn watch(call: &mut Call<'_>) -> Result<(), Errno> {
-    let [spelling, token] = payload::exact_strings(call.payload).ok_or(Errno::Inval)?;
+    let (spelling, token, depth) = if let Some([spelling, token]) = payload::exact_strings(call.payload) {
+        (spelling, token, None)
+    } else {
+        let [spelling, token, depth] = payload::exact_strings(call.payload).ok_or(Errno::Inval)?;
+        (spelling, token, Some(parse_depth(call, depth)?))
+    };
     let mut scratch = PathScratch::new();
     let path = call.any_path(spelling, &mut scratch)?.as_str();
     if call.view.state.watches.find(call.connection, path, token).is_some() {
@@ -20,8 +26,16 @@ pub(super) fn watch(call: &mut Call<'_>) -> Result<(), Errno> {
         return Err(Errno::NoSpc);
     }
     let relative = !matches!(spelling.first(), Some(b'/' | b'@'));
-    call.changes.effect = Some(Effect::Watch { path: path.into(), token: token.into(), relative });
+    call.changes.effect = Some(Effect::Watch { path: path.into(), token: token.into(), relative, depth });
     call.ok()
+}
+
+/// How many levels below its path a watch is to see. Only for clients that have the feature.
+fn parse_depth(call: &Call<'_>, depth: &[u8]) -> Result<u32, Errno> {
+    if !call.features().contains(Features::WATCH_DEPTH) {
+        return Err(Errno::Inval);
+    }
+    payload::decimal(depth).and_then(|depth| u32::try_from(depth).ok()).ok_or(Errno::Inval)
 }
 
 /// UNWATCH `<path>|<token>|`.

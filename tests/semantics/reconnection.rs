@@ -1,0 +1,165 @@
+//! "The ring reconnection feature" (`docs/misc/xenstore-ring.txt`).
+
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::{Header, MessageType};
+use xenstore::wire::ring::Field;
+
+use crate::world::{World, error, event, ok};
+
+const INDICES: [Field; 4] =
+    [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer];
+
+/// The domain asks for a fresh connection and waits for it.
+fn reconnect(world: &mut World, domid: u16) {
+    world.set_word(domid, Field::Connection, 1);
+    world.signal(domid);
+    assert_eq!(world.word(domid, Field::Connection), 0);
+    world.forget_incoming(domid);
+}
+
+fn is_as_new(world: &mut World, domid: u16) {
+    for field in INDICES {
+        assert_eq!(world.word(domid, field), 0, "{field:?}");
+    }
+    assert_eq!(world.word(domid, Field::Error), 0);
+    assert_eq!(world.outstanding(domid), 0);
+    assert_eq!(world.events(domid), []);
+    assert_eq!(world.write(domid, "data", "works"), ok());
+    assert_eq!(world.read(domid, "data"), Ok(b"works".to_vec()));
+    world.check();
+}
+
+#[test]
+fn it_drops_half_a_request_replies_events_watches_and_transactions() {
+    let mut world = World::with_homes([5]);
+    world.watch(5, "data", "old").unwrap();
+    let transaction = world.begin(5);
+    world.write_in(5, transaction, "data", "never").unwrap();
+    world.write(0, "/local/domain/5/data", "an event").unwrap();
+    let header = Header { kind: MessageType::Write.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 100 };
+    world.put_bytes(5, &header.emit());
+    world.put_bytes(5, b"half");
+    world.signal(5);
+    assert_eq!(world.word(5, Field::RequestConsumer), world.word(5, Field::RequestProducer), "it was read");
+
+    reconnect(&mut world, 5);
+    is_as_new(&mut world, 5);
+    world.write(0, "/local/domain/5/data", "no event").unwrap();
+    assert_eq!(world.events(5), []);
+    assert_eq!(world.end(5, transaction, true), error("ENOENT"));
+    assert_eq!(world.watch(5, "data", "old"), ok(), "no EEXIST");
+    assert_eq!(world.events(5), [event("data", "old")]);
+}
+
+#[test]
+fn it_leaves_the_domains_nodes_rights_and_name_alone() {
+    let mut world = World::with_homes([5, 6]);
+    world.write(5, "data", "kept").unwrap();
+    world.set_target(0, 5, 6).unwrap();
+    let before = world.nodes(5);
+    world.watch(0, "@releaseDomain", "gone").unwrap();
+    world.watch(0, "@introduceDomain", "new").unwrap();
+    world.events(0);
+    reconnect(&mut world, 5);
+    assert_eq!((world.nodes(5), world.is_introduced(5)), (before, true));
+    assert_eq!(world.read(5, "data"), Ok(b"kept".to_vec()));
+    assert_eq!(world.write(5, "/local/domain/6/data", "as its target"), ok());
+    assert_eq!(world.events(0), []);
+}
+
+#[test]
+fn it_opens_a_connection_again_that_was_shut() {
+    for (field, value, fault) in [(Field::RequestProducer, 3000, 2), (Field::ReplyConsumer, 3000, 2)] {
+        let mut world = World::with_homes([5]);
+        let header =
+            Header { kind: MessageType::ResetWatches.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 0 };
+        world.put_bytes(5, &header.emit());
+        world.set_word(5, field, value);
+        world.signal(5);
+        assert_eq!(world.word(5, Field::Error), fault, "{field:?}");
+        reconnect(&mut world, 5);
+        is_as_new(&mut world, 5);
+    }
+    let mut world = World::with_homes([5]);
+    let header = Header { kind: MessageType::Read.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 4097 };
+    world.put_bytes(5, &header.emit());
+    world.signal(5);
+    assert_eq!(world.word(5, Field::Error), 3);
+    reconnect(&mut world, 5);
+    is_as_new(&mut world, 5);
+}
+
+#[test]
+fn a_request_that_came_with_the_wish_is_not_handled() {
+    let mut world = World::with_homes([5]);
+    let payload = b"data\0x";
+    let header = Header {
+        kind: MessageType::Write.to_wire(),
+        request_id: 9,
+        transaction_id: 0,
+        payload_bytes: u32::try_from(payload.len()).unwrap(),
+    };
+    world.put_bytes(5, &header.emit());
+    world.put_bytes(5, payload);
+    reconnect(&mut world, 5);
+    assert_eq!(world.read(0, "/local/domain/5/data"), error("ENOENT"));
+    is_as_new(&mut world, 5);
+}
+
+#[test]
+fn a_wish_found_at_the_introduction_is_fulfilled() {
+    let mut world = World::new();
+    world.build(DomId(5));
+    world.set_word(5, Field::Connection, 1);
+    for field in INDICES {
+        world.set_word(5, field, 0xdead_beef);
+    }
+    world.start_built(5);
+    assert_eq!(world.word(5, Field::Connection), 0);
+    world.make_home(5);
+    is_as_new(&mut world, 5);
+}
+
+#[test]
+fn another_value_is_no_wish_and_stays() {
+    let mut world = World::with_homes([5]);
+    world.watch(5, "data", "t").unwrap();
+    world.events(5);
+    for value in [2, 3, 0x100, u32::MAX] {
+        world.set_word(5, Field::Connection, value);
+        world.signal(5);
+        assert_eq!(world.word(5, Field::Connection), value);
+        assert_eq!(world.write(5, "data", "x"), ok());
+        assert_eq!(world.events(5), [event("data", "t")]);
+    }
+}
+
+#[test]
+fn a_domain_that_was_not_offered_it_does_not_get_it() {
+    let mut world = World::new();
+    world.build(DomId(5));
+    world.request(0, MessageType::SetFeature, "5\x0014\0").unwrap();
+    world.start_built(5);
+    world.make_home(5);
+    world.watch(5, "data", "t").unwrap();
+    world.events(5);
+    world.set_word(5, Field::Connection, 1);
+    world.signal(5);
+    assert_eq!(world.word(5, Field::Connection), 1);
+    assert_eq!(world.write(5, "data", "x"), ok());
+    assert_eq!(world.events(5), [event("data", "t")]);
+}
+
+#[test]
+fn asking_without_pause_harms_nobody_else() {
+    let mut world = World::with_homes([5, 6]);
+    for round in 0..1000 {
+        world.begin(5);
+        world.watch(5, "data", &round.to_string()).unwrap();
+        reconnect(&mut world, 5);
+        if round % 100 == 0 {
+            assert_eq!(world.write(6, "data", "x"), ok());
+        }
+    }
+    is_as_new(&mut world, 5);
+}
