@@ -91,6 +91,15 @@ const RULES: &[Rule] = &[
             && theirs.outcome == "ENOENT"
             && ours.outcome == "EINVAL"
     }),
+    ("WATCH may have a depth (4.21), which is a third string", Then::Restart, |at, theirs, ours| {
+        at.request.kind == names::WATCH
+            && at.request.payload.iter().filter(|byte| **byte == 0).count() == 3
+            && theirs.outcome == "EINVAL"
+            && ["OK", "EEXIST", "ENOSPC"].contains(&&ours.outcome[..])
+    }),
+    ("message types 23 to 26 came after 4.17", Then::GoOn, |at, theirs, _ours| {
+        (23..=26).contains(&at.request.kind) && theirs.outcome == "ENOSYS"
+    }),
     ("a special name has the characters of a path", Then::Restart, |at, theirs, ours| {
         at.request.kind == names::WATCH
             && at.first().starts_with(b"@")

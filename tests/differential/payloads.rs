@@ -30,7 +30,7 @@ const NO_PATHS: [&str; 20] = [
     "/local/domain/x/",
     "@",
     "@other",
-    "@introduceDomain/1",
+    "@introduceDomain/a",
     "/*",
 ];
 
