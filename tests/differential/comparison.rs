@@ -56,6 +56,9 @@ impl From<io::Error> for Difference {
     }
 }
 
+/// After how many requests what was counted for each guest is compared.
+const USAGE_INTERVAL: u32 = 50;
+
 impl Comparison {
     /// Starts both servers and connects to them.
     pub fn start(kinds: [Kind; 2], quotas: &Quotas) -> io::Result<Self> {
@@ -82,7 +85,12 @@ impl Comparison {
 
     /// Does one step with both servers.
     pub fn step(&mut self, step: &Step, coverage: &mut Coverage) -> Result<Onward, Difference> {
-        let outcome = self.do_step(step, coverage);
+        let outcome = self.do_step(step, coverage).and_then(|onward| {
+            if onward == Onward::Go && self.next_request.is_multiple_of(USAGE_INTERVAL) {
+                self.compare_usage(coverage)?;
+            }
+            Ok(onward)
+        });
         outcome.map_err(|Difference(what)| Difference(format!("{what}\n{}", self.story(step))))
     }
 
@@ -125,6 +133,24 @@ impl Comparison {
         self.remember(format!("{step:?}"));
         self.compare_events(None, coverage)?;
         Ok(Onward::Go)
+    }
+
+    /// Compares what both servers have counted for each guest.
+    fn compare_usage(&mut self, coverage: &mut Coverage) -> Result<(), Difference> {
+        for domid in 1..=GUESTS {
+            let asked = format!("quota\0{domid}\0");
+            let [theirs, ours] = [0, 1].map(|at| self.ask(at, names::CONTROL, asked.as_bytes()));
+            // A domain that is known for its name in permissions alone may be forgotten at another moment.
+            let (Some(theirs), Some(ours)) = (theirs?, ours?) else { continue };
+            for name in ["nodes", "watches", "transactions"] {
+                let [theirs, ours] = [&theirs, &ours].map(|shown| counted(&shown.payload, name));
+                if theirs.is_none() || theirs != ours {
+                    return Err(Difference(format!("domain {domid} has {theirs:?} {name} there and {ours:?} here")));
+                }
+            }
+            coverage.usages += 1;
+        }
+        Ok(())
     }
 
     fn set_state(&self, domid: u32, state: &str) -> io::Result<()> {
@@ -425,6 +451,13 @@ fn name_of(connection: usize) -> String {
         None if connection == DOM0_RING => "dom0's ring".into(),
         None => "dom0's socket".into(),
     }
+}
+
+/// The number in a line of CONTROL's answer about a domain.
+fn counted(shown: &[u8], name: &str) -> Option<u64> {
+    let shown = String::from_utf8_lossy(shown);
+    let line = shown.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn compare_messages(theirs: &[Message], ours: &[Message]) -> Result<(), Difference> {

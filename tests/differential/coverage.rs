@@ -12,6 +12,8 @@ pub struct Coverage {
     pub requests: usize,
     pub events: usize,
     pub barriers: usize,
+    /// How often what was counted for a guest was compared.
+    pub usages: usize,
     /// How often two servers were started.
     pub starts: usize,
     /// By request type and outcome: `OK` or the code.
@@ -105,6 +107,7 @@ impl Coverage {
         self.requests += other.requests;
         self.events += other.events;
         self.barriers += other.barriers;
+        self.usages += other.usages;
         self.starts += other.starts;
         for (key, count) in other.outcomes {
             *self.outcomes.entry(key).or_default() += count;
@@ -129,8 +132,9 @@ pub fn outcome(reply: &Message) -> String {
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requests, events, barriers, starts, .. } = self;
-        writeln!(f, "{requests} requests and {barriers} barriers compared, {events} watch events, {starts} starts")?;
+        let Self { requests, events, barriers, usages, starts, .. } = self;
+        writeln!(f, "{requests} requests and {barriers} barriers compared, {events} watch events, {starts} starts,")?;
+        writeln!(f, "what a guest has compared {usages} times")?;
         let mut last = None;
         for ((kind, outcome), count) in &self.outcomes {
             if last != Some(kind) {

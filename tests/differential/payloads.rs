@@ -213,8 +213,30 @@ impl Payloads {
 
     /// For CONTROL: what both servers know, and what none knows.
     pub fn control(&self, random: &mut Random) -> Vec<u8> {
-        let known =
-            ["check\0", "print\0a line\0", "check\0x\0", "print\0", "", "check", "\0", "nonsense\0", "print\0a\0b\0"];
+        let known = [
+            "check\0",
+            "check\0x\0",
+            "print\0a line\0",
+            "print\0",
+            "print\0a\0b\0",
+            "",
+            "check",
+            "\0",
+            "nonsense\0",
+            "help\0x\0",
+            "log\0off\0",
+            "log\0on\0",
+            "log\0nonsense\0",
+            "log\0on\0off\0",
+            "logfile\0",
+            "memreport\0a\0b\0",
+            "quota\0999\0",
+            "quota\0set\0nodes\0",
+            "quota\0set\0nodes\x000\0",
+            "quota\0set\0nonsense\x001\0",
+            "quota-soft\0set\0nodes\x001\0",
+            "quota-soft\0nonsense\0",
+        ];
         random.pick(&known).into()
     }
 }
