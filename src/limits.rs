@@ -83,6 +83,10 @@ pub const REPLAY_REQUESTS_PRIVILEGED: usize = 1024;
 /// As [`REPLAY_BYTES`], for the control domain.
 pub const REPLAY_BYTES_PRIVILEGED: usize = 128 * 1024;
 
+/// Entries of one SET_PERMS of which it is made sure that the known domain is still the one that has the number. Each
+/// takes a question to the hypervisor, so that a long list, which is refused, must not take a thousand; tools set a few.
+pub const PERMISSIONS_LOOKED_AT: usize = 16;
+
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
 const _: () = assert!(CONFLICT_POINTS_LEAST < 0 && CONFLICT_POINTS > 0, "points are lost and given back");

@@ -207,15 +207,15 @@ mod domains {
 
     #[test]
     fn an_answer_for_the_next_domain_means_that_there_is_none() {
-        assert_eq!(from_versioned(3, &info(4, 0)), State::Absent);
-        assert_eq!(from_versioned(3, &info(3, 0)), State::Running);
+        assert_eq!(from_versioned(3, &info(4, 0)).state, State::Absent);
+        assert_eq!(from_versioned(3, &info(3, 0)).state, State::Running);
     }
 
     #[test]
     fn flags_are_read_and_dying_outweighs_shutdown() {
-        assert_eq!(from_versioned(3, &info(3, 1 << 2)), State::Shutdown);
-        assert_eq!(from_versioned(3, &info(3, 1 << 2 | 1)), State::Dying);
-        assert_eq!(from_versioned(3, &info(3, 1 << 1 | 1 << 4 | 0xff << 16)), State::Running);
+        assert_eq!(from_versioned(3, &info(3, 1 << 2)).state, State::Shutdown);
+        assert_eq!(from_versioned(3, &info(3, 1 << 2 | 1)).state, State::Dying);
+        assert_eq!(from_versioned(3, &info(3, 1 << 1 | 1 << 4 | 0xff << 16)).state, State::Running);
     }
 
     #[test]
@@ -223,13 +223,36 @@ mod domains {
         let state = |bits: u16| {
             let mut payload = [0; DOMCTL_PAYLOAD_BYTES];
             payload[..2].copy_from_slice(&bits.to_le_bytes());
-            from_stable(&payload)
+            from_stable(&payload).state
         };
         assert_eq!(state(0), State::Absent);
         assert_eq!(state(1), State::Running);
         assert_eq!(state(1 | 2), State::Shutdown);
         assert_eq!(state(1 | 2 | 4), State::Shutdown);
         assert_eq!(state(1 | 2 | 4 | 8), State::Dying);
+    }
+
+    #[test]
+    fn only_the_stable_answer_says_which_domain_it_is() {
+        let mut payload = [0; DOMCTL_PAYLOAD_BYTES];
+        payload[0] = 1;
+        payload[8..16].copy_from_slice(&0x1122_3344_5566_7788_u64.to_le_bytes());
+        assert_eq!(from_stable(&payload).unique_id, Some(0x1122_3344_5566_7788));
+        payload[8..16].fill(0);
+        assert_eq!(from_stable(&payload).unique_id, None);
+        assert_eq!(from_versioned(3, &info(3, 0)).unique_id, None);
+    }
+
+    #[test]
+    fn a_store_domain_is_told_from_one_that_controls_the_host_too() {
+        let is_store = |capabilities: u8| {
+            let mut payload = [0; DOMCTL_PAYLOAD_BYTES];
+            (payload[0], payload[2]) = (1, capabilities);
+            from_stable(&payload).is_store
+        };
+        assert_eq!([1, 2, 4, 5].map(is_store), [false, false, true, false]);
+        assert!(from_versioned(3, &info(3, 1 << 7)).is_store);
+        assert!(!from_versioned(3, &info(3, 0)).is_store);
     }
 }
 

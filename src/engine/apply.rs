@@ -15,10 +15,10 @@ use crate::store::watch::{ConnectionId, Scope};
 
 impl Engine {
     /// Lets domains become known that permissions name.
-    pub(super) fn learn_domains(&mut self) {
+    pub(super) fn learn_domains(&mut self, hypervisor: &mut dyn Hypervisor) {
         for domid in core::mem::take(&mut self.changes.domains) {
             let born = self.state.next_generation();
-            self.state.domains.learn(domid, born);
+            self.learn_domain(domid, born, hypervisor);
         }
     }
 
@@ -110,9 +110,9 @@ impl Engine {
     }
 
     /// Commits what a replay made of a transaction.
-    fn commit_replayed(&mut self, id: ConnectionId, replayed: Replayed, now_ms: u64) {
+    fn commit_replayed(&mut self, id: ConnectionId, replayed: Replayed, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
         for (domid, born) in replayed.domains {
-            self.state.domains.learn(domid, born);
+            self.learn_domain(domid, born, hypervisor);
         }
         self.state.skip_generations(replayed.generation);
         self.commit(id, replayed.transaction, now_ms);
@@ -149,8 +149,8 @@ impl Engine {
                     self.commit(id, transaction, now_ms);
                 }
             }
-            Effect::CommitReplayed(replayed) => self.commit_replayed(id, *replayed, now_ms),
-            Effect::Introduce { domid, port } => self.introduce(domid, port, now_ms),
+            Effect::CommitReplayed(replayed) => self.commit_replayed(id, *replayed, hypervisor, now_ms),
+            Effect::Introduce { domid, port } => self.introduce(domid, port, hypervisor, now_ms),
             Effect::Rebind { domid, remote_port } => self.rebind(domid, remote_port, hypervisor),
             Effect::Release(domid) => self.release(domid, hypervisor, now_ms),
             Effect::Resume(domid) => {

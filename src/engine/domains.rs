@@ -1,16 +1,24 @@
 //! Introduction, release and death of domains.
+//!
+//! The signal that a domain died names none, and it may come after its domid is in use again. So each look goes over all
+//! known domains, and asks which domain it is that has the number, not only whether one has it: another one means that
+//! the known one died. What has to do with an introduction or a right, by which a new domain would be taken for the old
+//! one, is preceded by a look at the domains that it names ([`Engine::look_at_named`]).
 
 use alloc::vec::Vec;
 
 use crate::engine::connection::{Connection, Fault, Peer, Phase, RingStart};
-use crate::engine::hypervisor::{DomainState, Hypervisor, Port};
+use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
+use crate::engine::requests::parse_domid;
 use crate::engine::trace::Switches;
 use crate::engine::{Engine, RestartPhase};
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::special::Special;
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
+use crate::wire::header::MessageType;
 
 impl Engine {
     /// Connects a domain that was there before us: its ring is mapped and its port bound, and what its ring says is
@@ -35,7 +43,7 @@ impl Engine {
                 return Err(errno);
             }
         };
-        let id = self.connect_domain(domid, port, RingStart::Adopt);
+        let id = self.connect_domain(domid, port, RingStart::Adopt, hypervisor);
         self.wake(id);
         Ok(())
     }
@@ -47,7 +55,8 @@ impl Engine {
         for domid in known {
             let Some(domain) = self.state.domains.get(domid) else { continue };
             let (is_introduced, was_shutdown) = (domain.connection.is_some(), domain.shutdown);
-            match hypervisor.domain_state(domid) {
+            let info = hypervisor.domain_info(domid);
+            match self.state_of_known(domid, info) {
                 DomainState::Running => {}
                 _ if domid == self.config.privileged => {}
                 DomainState::Shutdown => {
@@ -73,14 +82,71 @@ impl Engine {
         }
     }
 
+    /// What has become of a known domain. That there is another one with its number means that it is gone.
+    fn state_of_known(&mut self, domid: DomId, info: DomainInfo) -> DomainState {
+        let Some(domain) = self.state.domains.get_mut(domid) else { return info.state };
+        match (domain.unique_id, info.unique_id) {
+            (Some(known), Some(found)) if known != found => return DomainState::Absent,
+            // Learned when nobody could say which one it was.
+            (None, Some(_)) => domain.unique_id = info.unique_id,
+            _ => {}
+        }
+        info.state
+    }
+
+    /// Looks whether the domains that a request will introduce or give rights to are those that are known by these
+    /// numbers, and forgets those that are not. This is news of the hypervisor and no part of the request, so that it
+    /// holds also if the request is refused.
+    pub(super) fn look_at_named(
+        &mut self,
+        id: ConnectionId,
+        kind: MessageType,
+        payload: &[u8],
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) {
+        // Of an introduction the domid; of permissions the domid behind each entry's letter.
+        let (strings, skipped, letters) = match kind {
+            MessageType::Introduce => (1, 0, 0),
+            MessageType::SetPerms => (limits::PERMISSIONS_LOOKED_AT, 1, 1),
+            _ => return,
+        };
+        let all = payload.split(|byte| *byte == 0).skip(skipped).take(strings);
+        let named = all.filter_map(|string| parse_domid(string.get(letters..)?).ok());
+        for domid in named {
+            let is_known_by_id = self.state.domains.get(domid).is_some_and(|domain| domain.unique_id.is_some());
+            if !is_known_by_id || domid == self.config.privileged || Some(domid) == self.domain_of(id) {
+                continue;
+            }
+            let info = hypervisor.domain_info(domid);
+            // A domain that is merely gone is left to the signal, as ever.
+            if info.unique_id.is_some() && self.state_of_known(domid, info) == DomainState::Absent {
+                self.release(domid, hypervisor, now_ms);
+            }
+        }
+    }
+
+    /// Makes a domain known, and notes which one it is.
+    pub(super) fn learn_domain(&mut self, domid: DomId, born: u64, hypervisor: &mut dyn Hypervisor) {
+        let domain = self.state.domains.learn(domid, born);
+        if domain.unique_id.is_none() {
+            domain.unique_id = hypervisor.domain_info(domid).unique_id;
+        }
+    }
+
     /// Makes a connection for a domain whose ring is mapped and whose port is bound.
-    fn connect_domain(&mut self, domid: DomId, port: Port, start: RingStart) -> ConnectionId {
+    fn connect_domain(
+        &mut self,
+        domid: DomId,
+        port: Port,
+        start: RingStart,
+        hypervisor: &mut dyn Hypervisor,
+    ) -> ConnectionId {
         let id = self.add_connection(Connection::new(Peer::Domain { domid, port: Some(port) }, Some(start)));
         self.ports.insert(port, id);
-        if self.state.domains.get(domid).is_none() {
-            let born = self.state.next_generation();
-            self.state.domains.learn(domid, born);
-        }
+        let known = self.state.domains.get(domid).map(|domain| domain.born);
+        let born = known.unwrap_or_else(|| self.state.next_generation());
+        self.learn_domain(domid, born, hypervisor);
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.connection = Some(id);
             domain.shutdown = false;
@@ -89,8 +155,8 @@ impl Engine {
         id
     }
 
-    pub(super) fn introduce(&mut self, domid: DomId, port: Port, now_ms: u64) {
-        let id = self.connect_domain(domid, port, RingStart::Reset);
+    pub(super) fn introduce(&mut self, domid: DomId, port: Port, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
+        let id = self.connect_domain(domid, port, RingStart::Reset, hypervisor);
         self.starting.push(id);
         log::debug!("domain {domid} introduced");
         self.announce_special(Special::IntroduceDomain, now_ms);

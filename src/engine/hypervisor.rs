@@ -22,6 +22,21 @@ pub enum DomainState {
     Absent,
 }
 
+/// What the hypervisor says about a domain, in one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// What state it is in.
+    pub state: DomainState,
+    /// A number that no other domain has or will have until the host boots again, where the hypervisor gives domains
+    /// such numbers. Two domains with the same domid, one after the other, differ in it.
+    pub unique_id: Option<u64>,
+}
+
+impl DomainInfo {
+    /// There is no such domain.
+    pub const ABSENT: Self = Self { state: DomainState::Absent, unique_id: None };
+}
+
 /// The hypervisor, as the engine sees it.
 pub trait Hypervisor {
     /// Maps the ring page of `domid` (its grant reference 1) for reading and writing. At most one mapping per domain
@@ -43,6 +58,11 @@ pub trait Hypervisor {
     /// Closes a port that [`Hypervisor::bind_port`] returned.
     fn close_port(&mut self, port: Port);
 
+    /// What state `domid` is in, and which domain it is.
+    fn domain_info(&mut self, domid: DomId) -> DomainInfo;
+
     /// What state `domid` is in.
-    fn domain_state(&mut self, domid: DomId) -> DomainState;
+    fn domain_state(&mut self, domid: DomId) -> DomainState {
+        self.domain_info(domid).state
+    }
 }

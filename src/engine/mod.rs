@@ -278,6 +278,9 @@ impl Engine {
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) {
+        if let Some(kind) = MessageType::from_wire(header.kind) {
+            self.look_at_named(id, kind, payload, hypervisor, now_ms);
+        }
         let Some(requester) = self.requester_of(id) else { return };
         self.origin = match &requester {
             Requester::Privileged => None,
@@ -385,7 +388,7 @@ impl Engine {
         self.note_peaks(id, transaction.as_ref().map(Transaction::len));
         let mut effect = None;
         if outcome.is_ok() {
-            self.learn_domains();
+            self.learn_domains(hypervisor);
             match &mut transaction {
                 Some(transaction) => self.apply_in_transaction(transaction),
                 None if self.changes.nodes.is_empty() => {}

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
 
-use xenstore::engine::hypervisor::{DomId, DomainState, Hypervisor, Port};
+use xenstore::engine::hypervisor::{DomId, DomainInfo, DomainState, Hypervisor, Port};
 use xenstore::server::Platform;
 use xenstore::wire::errno::Errno;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
@@ -143,13 +143,15 @@ impl Hypervisor for XenPlatform {
         }
     }
 
-    fn domain_state(&mut self, domid: DomId) -> DomainState {
-        match self.domains.state(domid.0) {
+    fn domain_info(&mut self, domid: DomId) -> DomainInfo {
+        let description = self.domains.describe(domid.0);
+        let state = match description.state {
             State::Running => DomainState::Running,
             State::Shutdown => DomainState::Shutdown,
             State::Dying => DomainState::Dying,
             State::Absent => DomainState::Absent,
-        }
+        };
+        DomainInfo { state, unique_id: description.unique_id }
     }
 }
 

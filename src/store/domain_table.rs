@@ -16,6 +16,9 @@ use crate::wire::feature::Features;
 pub struct Domain {
     /// The generation at which it became known.
     pub born: u64,
+    /// The hypervisor's number of it, which a later domain of the same domid does not have; `None` where the hypervisor
+    /// gives no such numbers.
+    pub unique_id: Option<u64>,
     /// Its connection, from introduction to release.
     pub connection: Option<ConnectionId>,
     /// Whether its shutdown has been reported.
@@ -66,6 +69,7 @@ impl Domains {
     pub fn learn(&mut self, domid: DomId, born: u64) -> &mut Domain {
         self.records.entry(domid).or_insert_with(|| Domain {
             born,
+            unique_id: None,
             connection: None,
             shutdown: false,
             target: None,

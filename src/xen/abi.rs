@@ -79,6 +79,13 @@ pub(crate) const DOMSTATE_SHUTDOWN: u16 = 1 << 1;
 /// The domain has been torn down (`XEN_DOMCTL_GETDOMSTATE_STATE_DEAD`).
 pub(crate) const DOMSTATE_DEAD: u16 = 1 << 3;
 
+/// It is a Xenstore domain (`XEN_DOMINF_xs_domain`).
+pub(crate) const DOMINF_XS_DOMAIN: u32 = 1 << 7;
+/// It controls the host (`XEN_DOMCTL_GETDOMSTATE_CAP_CONTROL`).
+pub(crate) const DOMSTATE_CAP_CONTROL: u16 = 1 << 0;
+/// It is a Xenstore domain (`XEN_DOMCTL_GETDOMSTATE_CAP_XENSTORE`).
+pub(crate) const DOMSTATE_CAP_XENSTORE: u16 = 1 << 2;
+
 /// Bytes behind the header of [`Domctl`]. Xen writes back its whole structure, which is 128 bytes there in every
 /// version so far; the rest is room for a version to come.
 pub(crate) const DOMCTL_PAYLOAD_BYTES: usize = 1024 - 16;

@@ -6,7 +6,7 @@
 use core::ops::RangeInclusive;
 
 use super::abi::{DOMCTL_GET_DOMAIN_STATE, DOMCTL_GETDOMAININFO, DOMCTL_PAYLOAD_BYTES, Domctl, XenError};
-use super::domain_state::{self, State};
+use super::domain_state::{self, Description};
 use super::hypercall;
 
 /// Interface versions that are tried: 4.14 has 0x12, 4.22 has 0x18. The leading fields of the answer are the same in
@@ -55,13 +55,13 @@ impl Interface {
         Err(Unusable::UnknownVersion)
     }
 
-    /// The state of domain `domain`. A question that Xen does not answer counts as [`State::Absent`]: 4.22 answers a
+    /// What Xen says of domain `domain`. A question that it does not answer counts as [`Description::ABSENT`]: 4.22 answers a
     /// Xenstore domain's question about a domain that is gone with `EPERM`.
-    pub(crate) fn state(self, domain: u16) -> State {
-        self.ask(domain).unwrap_or(State::Absent)
+    pub(crate) fn describe(self, domain: u16) -> Description {
+        self.ask(domain).unwrap_or(Description::ABSENT)
     }
 
-    fn ask(self, domain: u16) -> Result<State, XenError> {
+    fn ask(self, domain: u16) -> Result<Description, XenError> {
         let (command, interface_version) = match self {
             Self::Stable => (DOMCTL_GET_DOMAIN_STATE, 0),
             Self::Versioned(version) => (DOMCTL_GETDOMAININFO, version),

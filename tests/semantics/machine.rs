@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use xenstore::engine::hypervisor::{DomainState, Hypervisor, Port};
+use xenstore::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
 use xenstore::server::Platform;
 use xenstore::store::domain::DomId;
 use xenstore::wire::errno::Errno;
@@ -84,6 +84,8 @@ impl RingPage for Page {
 #[derive(Default)]
 pub struct Machine {
     pub domains: BTreeMap<DomId, DomainState>,
+    /// What the hypervisor says of who each domain is; empty for one that says nothing.
+    pub unique_ids: BTreeMap<DomId, u64>,
     pub pages: BTreeMap<DomId, Page>,
     pub mapped: BTreeMap<DomId, Page>,
     pub bound: BTreeMap<Port, DomId>,
@@ -119,8 +121,11 @@ impl Hypervisor for Machine {
         self.remote.remove(&port);
     }
 
-    fn domain_state(&mut self, domid: DomId) -> DomainState {
-        self.domains.get(&domid).copied().unwrap_or(DomainState::Absent)
+    fn domain_info(&mut self, domid: DomId) -> DomainInfo {
+        match self.domains.get(&domid) {
+            Some(state) => DomainInfo { state: *state, unique_id: self.unique_ids.get(&domid).copied() },
+            None => DomainInfo::ABSENT,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod events;
 mod fair_commit;
 mod features;
 mod found_by_comparison;
+mod identity;
 mod introduce_release;
 mod machine;
 mod model;

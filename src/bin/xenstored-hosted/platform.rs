@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
-use xenstore::engine::hypervisor::{DomainState, Hypervisor, Port};
+use xenstore::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
 use xenstore::server::Platform;
 use xenstore::store::domain::DomId;
 use xenstore::wire::errno::Errno;
@@ -101,16 +101,18 @@ impl Hypervisor for FolderPlatform {
 
     fn close_port(&mut self, _port: Port) {}
 
-    fn domain_state(&mut self, domid: DomId) -> DomainState {
-        if domid == DomId::DOM0 {
-            return DomainState::Running;
-        }
-        match fs::read(self.file("state", domid)).map(|state| state.first().copied()) {
-            Err(_) => DomainState::Absent,
-            Ok(Some(b's')) => DomainState::Shutdown,
-            Ok(Some(b'd')) => DomainState::Dying,
-            Ok(_) => DomainState::Running,
-        }
+    fn domain_info(&mut self, domid: DomId) -> DomainInfo {
+        let state = if domid == DomId::DOM0 {
+            DomainState::Running
+        } else {
+            match fs::read(self.file("state", domid)).map(|state| state.first().copied()) {
+                Err(_) => DomainState::Absent,
+                Ok(Some(b's')) => DomainState::Shutdown,
+                Ok(Some(b'd')) => DomainState::Dying,
+                Ok(_) => DomainState::Running,
+            }
+        };
+        DomainInfo { state, unique_id: None }
     }
 }
 

@@ -187,7 +187,7 @@ impl Call<'_> {
 }
 
 /// A domid in decimal.
-fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
+pub(super) fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
     payload::decimal(string).and_then(|domid| u16::try_from(domid).ok()).map(DomId).ok_or(Errno::Inval)
 }
 
