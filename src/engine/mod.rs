@@ -221,10 +221,12 @@ impl Engine {
     /// replies first, and others the events that they caused. One that is in others' way has to wait.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
-        let Some(session) = self.connections.get(&id).and_then(Connection::session) else { return false };
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.fault().is_none()) else {
+            return false;
+        };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
         let limit = self.config.quotas.get(Quota::Outstanding);
-        is_privileged || !self.is_held_back(id) && (limit == 0 || session.outstanding() < limit)
+        is_privileged || !self.is_held_back(id) && (limit == 0 || connection.outstanding() < limit)
     }
 
     /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
@@ -276,8 +278,9 @@ impl Engine {
                 // caused may still wait somewhere.
                 self.next_ticket = self.next_ticket.wrapping_add(1);
                 let ticket = self.next_ticket;
-                self.session_mut(id)
-                    .map(|session| session.issue_ticket(ticket))
+                self.connections
+                    .get_mut(&id)
+                    .map(|connection| connection.issue_ticket(ticket))
                     .map(|()| Origin { connection: id, ticket })
             }
         };
@@ -447,8 +450,8 @@ impl Engine {
 
     /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.
     fn settle(&mut self, cause: Origin) {
-        if let Some(session) = self.session_mut(cause.connection) {
-            session.settle_ticket(cause.ticket);
+        if let Some(sender) = self.connections.get_mut(&cause.connection) {
+            sender.settle_ticket(cause.ticket);
             self.wake(cause.connection);
         }
     }

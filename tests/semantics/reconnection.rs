@@ -107,6 +107,34 @@ fn a_request_that_came_with_the_wish_is_not_handled() {
 }
 
 #[test]
+fn it_does_not_rid_a_domain_of_the_events_that_it_caused_for_others() {
+    for is_shut_before in [false, true] {
+        let mut world = World::with_homes([1, 2]);
+        world.set_perms(0, "/local/domain/1", "r1").unwrap();
+        world.watch(2, "/local/domain/1", &"t".repeat(900)).unwrap();
+        world.events(2);
+        let mut handled = 0;
+        for round in 0..50 {
+            for at in 0..10 {
+                world.send(1, 0, MessageType::Write.to_wire(), format!("data{round}-{at}\0").as_bytes());
+            }
+            handled = world.directory(0, "/local/domain/1").unwrap().len();
+            if is_shut_before {
+                world.set_word(1, Field::RequestProducer, world.word(1, Field::RequestConsumer).wrapping_add(5000));
+                world.signal(1);
+            }
+            reconnect(&mut world, 1);
+        }
+        // Twenty that wait, and the first, whose event went into the ring at once.
+        assert_eq!((handled, world.outstanding(1)), (21, 20), "shut before: {is_shut_before}");
+        assert_eq!(world.events(2).len(), 21);
+        assert_eq!(world.outstanding(1), 0);
+        assert_eq!(world.write(1, "data", "x"), ok());
+        world.check();
+    }
+}
+
+#[test]
 fn a_wish_found_at_the_introduction_is_fulfilled() {
     let mut world = World::new();
     world.build(DomId(5));
