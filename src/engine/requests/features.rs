@@ -44,5 +44,5 @@ pub(super) fn set_feature(call: &mut Call<'_>) -> Result<(), Errno> {
 /// Only a domain that exists has features.
 fn refuse_missing(call: &mut Call<'_>, domid: DomId) -> Result<(), Errno> {
     let is_known = call.view.state.domains.get(domid).is_some();
-    if is_known || call.hypervisor.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
+    if is_known || call.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
 }

@@ -16,7 +16,7 @@ mod watches;
 use core::fmt;
 
 use crate::engine::change_set::ChangeSet;
-use crate::engine::hypervisor::Hypervisor;
+use crate::engine::hypervisor::{DomainState, Hypervisor};
 use crate::engine::view::View;
 use crate::limits;
 use crate::store::domain::DomId;
@@ -124,6 +124,11 @@ impl Call<'_> {
     /// [`Errno::Inval`] when it is neither.
     pub fn any_path<'b>(&self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<AnyPath<'b>, Errno> {
         AnyPath::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
+    }
+
+    /// What state the domain is in that the client names.
+    pub fn domain_state(&mut self, domid: DomId) -> DomainState {
+        if domid.is_reserved() { DomainState::Absent } else { self.hypervisor.domain_state(domid) }
     }
 
     /// What the client is offered.
