@@ -288,7 +288,9 @@ impl Server {
         let Some(start) = connection.ring_start.take() else { return };
         // Said before anything is consumed or produced, so that the domain can rely on it.
         page.store(Field::Features, features.bits());
-        page.store(Field::Error, NO_ERROR);
+        if features.contains(Features::ERROR) {
+            page.store(Field::Error, NO_ERROR);
+        }
         let is_asked = page.load(Field::Connection) == CONNECTION_REQUESTED;
         if start == RingStart::Adopt && !is_asked {
             connection.ring = Ring::adopt(page);

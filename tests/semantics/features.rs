@@ -217,11 +217,13 @@ fn without_reconnection_impossible_indices_still_cost_the_connection() {
 
 #[test]
 fn without_the_error_word_a_connection_is_shut_without_a_word() {
-    for (features, word) in [(ALL, 2), (ALL & !2, 0)] {
+    for (features, unused, word) in [(ALL, 0, 2), (ALL & !2, 77, 77)] {
         let mut world = World::new();
         world.build(DomId(5));
         set(&mut world, 0, &format!("5\0{features}\0")).unwrap();
+        world.set_word(5, Field::Error, 77);
         world.start_built(5);
+        assert_eq!(world.word(5, Field::Error), unused, "a word that is not offered is not touched");
         world.set_word(5, Field::RequestProducer, 5000);
         world.signal(5);
         assert_eq!(world.word(5, Field::Error), word);
