@@ -13,6 +13,7 @@ use core::str::FromStr;
 use log::LevelFilter;
 
 use crate::engine::config::Config;
+use crate::engine::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::{Quota, Quotas};
@@ -34,6 +35,8 @@ pub struct Options {
     pub keep_orphans: bool,
     /// A transaction that conflicts is replayed before its commit is refused (off with `--no-replay`).
     pub replay: bool,
+    /// What is told beside (`--trace-control`).
+    pub trace: Trace,
     /// What is logged (`--log-level`).
     pub log_level: LevelFilter,
 }
@@ -48,6 +51,7 @@ impl Default for Options {
             event_timeout_ms: limits::EVENT_TIMEOUT_MS,
             keep_orphans: false,
             replay: true,
+            trace: Trace::default(),
             log_level: LevelFilter::Info,
         }
     }
@@ -171,6 +175,7 @@ impl Options {
             event_timeout_ms: self.event_timeout_ms,
             keep_orphans: self.keep_orphans,
             replay: self.replay,
+            trace: self.trace,
         }
     }
 }
@@ -204,8 +209,6 @@ fn domid(value: &str) -> Result<DomId, &'static str> {
 
 fn set_quota(options: &mut Options, quota: Quota, value: &str) -> Result<(), &'static str> {
     let value: u32 = number(value)?;
-    let value = usize::try_from(value).map_err(|_| "is no number that fits")?;
-    let value = if quota == Quota::PathMax { value.min(limits::PATH_BYTES) } else { value };
     options.quotas.set(quota, value);
     Ok(())
 }
@@ -229,18 +232,11 @@ fn set_log_level(options: &mut Options, level: &str) -> Result<(), &'static str>
     Ok(())
 }
 
-/// `--trace-control=+io` and the like: the C server's switches. Here all of them together are the level `trace`.
+/// `--trace-control=+io` and the like: the C server's switches, as CONTROL's `log` sets them.
 fn set_trace(options: &mut Options, switch: &str) -> Result<(), &'static str> {
-    const SWITCHES: [&str; 5] = ["obj", "io", "wrl", "acc", "tdb"];
-    let (sign, name) = switch.split_at_checked(1).unwrap_or(("", ""));
-    match (sign, SWITCHES.contains(&name)) {
-        ("+", true) => {
-            options.log_level = LevelFilter::Trace;
-            Ok(())
-        }
-        ("-", true) => Ok(()),
-        _ => Err("is no known switch"),
-    }
+    let is_switch = switch.starts_with(['+', '-']);
+    options.trace = options.trace.after(switch).filter(|_| is_switch).ok_or("is no known switch")?;
+    Ok(())
 }
 
 #[cfg(test)]

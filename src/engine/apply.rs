@@ -3,10 +3,11 @@
 use alloc::rc::Rc;
 
 use crate::engine::Engine;
-use crate::engine::change_set::Effect;
+use crate::engine::change_set::{Effect, QuotaScope};
 use crate::engine::events::Readable;
 use crate::engine::hypervisor::Hypervisor;
 use crate::engine::requests::replay::Replayed;
+use crate::engine::trace::Switches;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::transaction::{NodeChange, Transaction};
@@ -33,6 +34,7 @@ impl Engine {
     pub(super) fn apply_nodes(&mut self, now_ms: u64) -> usize {
         let mut written = 0_usize;
         for change in core::mem::take(&mut self.changes.nodes) {
+            self.trace_change(&change);
             let nodes = match change {
                 NodeChange::Write { path, value } => {
                     let generation = self.state.next_generation();
@@ -66,6 +68,19 @@ impl Engine {
         written
     }
 
+    /// Tells the log of a change of a node.
+    fn trace_change(&self, change: &NodeChange) {
+        if self.trace.wants(Switches::TDB) {
+            let (what, path) = match change {
+                NodeChange::Write { path, .. } => ("writes", path),
+                NodeChange::Create { path, .. } => ("makes", path),
+                NodeChange::SetPermissions { path, .. } => ("sets the permissions of", path),
+                NodeChange::Remove { path, .. } => ("removes", path),
+            };
+            log::info!("tdb: {what} {}", path.as_path().as_str());
+        }
+    }
+
     /// Removes a node with all below, tells of it, and settles the owners' counts. Returns how many nodes were removed.
     pub(super) fn remove_subtree(&mut self, path: Path<'_>, now_ms: u64) -> usize {
         self.announce_removal(path, now_ms);
@@ -85,6 +100,9 @@ impl Engine {
     pub(super) fn commit(&mut self, id: ConnectionId, transaction: Transaction, now_ms: u64) {
         let before = self.state.generation();
         for event in self.state.commit(transaction) {
+            if self.trace.wants(Switches::TDB) {
+                log::info!("tdb: commits {}", event.path.as_path().as_str());
+            }
             let before = event.before.as_ref().map(Readable::before);
             self.announce(event.path.as_path(), event.scope, before, now_ms);
         }
@@ -119,10 +137,13 @@ impl Engine {
             Effect::Watch { path, token, relative, depth } => self.add_watch(id, &path, &token, relative, depth),
             Effect::Unwatch { path, token } => {
                 self.state.watches.remove(id, &path, &token);
+                if self.trace.wants(Switches::OBJ) {
+                    log::info!("obj: {} watches {path} no longer", self.name(id));
+                }
                 self.charge_watches(id, -1);
             }
             Effect::Reset => self.reset_watches_and_transactions(id),
-            Effect::StartTransaction => {}
+            Effect::StartTransaction | Effect::Report(_) => {}
             Effect::Commit => {
                 if let Some(transaction) = transaction {
                     self.commit(id, transaction, now_ms);
@@ -148,8 +169,13 @@ impl Engine {
                     domain.features = features;
                 }
             }
+            Effect::SetQuota { whom, quota, value } => match whom {
+                QuotaScope::Domain(domid) => self.state.domains.set_quota(domid, quota, value),
+                QuotaScope::NewDomains => self.state.domains.set_default_quota(quota, value),
+                QuotaScope::AllDomains => self.state.domains.set_quota_everywhere(quota, value),
+            },
+            Effect::SetTrace(trace) => self.trace = trace,
             Effect::Print(text) => log::info!("control: {text}"),
-            Effect::Checked => self.actions.push_back(crate::engine::Action::ReportMemory),
         }
     }
 
@@ -157,6 +183,9 @@ impl Engine {
         let relative_bytes =
             if relative { PathBuf::of_domain(self.domid_of(id)).as_path().as_str().len().saturating_add(1) } else { 0 };
         self.state.watches.add(id, path, token, relative_bytes, depth);
+        if self.trace.wants(Switches::OBJ) {
+            log::info!("obj: {} watches {path}", self.name(id));
+        }
         self.charge_watches(id, 1);
     }
 

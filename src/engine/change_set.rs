@@ -6,9 +6,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
+use crate::engine::report::Report;
 use crate::engine::requests::replay::Replayed;
+use crate::engine::trace::Trace;
 use crate::store::domain::DomId;
 use crate::store::permission::Permissions;
+use crate::store::quota::{Peaks, Quota};
 use crate::store::special::Special;
 use crate::store::transaction::NodeChange;
 use crate::wire::feature::Features;
@@ -22,6 +25,8 @@ pub struct ChangeSet {
     pub nodes: Vec<NodeChange>,
     /// What else happens.
     pub effect: Option<Effect>,
+    /// What the client would have of what is limited.
+    pub peaks: Peaks,
     /// The request's transaction is over, even if the request is refused.
     pub ends_transaction: bool,
     /// The generations of the writes that made a commit fail; they count although it is refused.
@@ -97,10 +102,32 @@ pub enum Effect {
         /// What it is offered.
         features: Features,
     },
+    /// A quota is set.
+    SetQuota {
+        /// For whom.
+        whom: QuotaScope,
+        /// Which.
+        quota: Quota,
+        /// Its value.
+        value: u32,
+    },
+    /// Switches of what is logged.
+    SetTrace(Trace),
     /// A line is logged.
     Print(String),
-    /// The state has been checked.
-    Checked,
+    /// The answer is a report.
+    Report(Report),
+}
+
+/// Whose quota is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaScope {
+    /// That of one domain.
+    Domain(DomId),
+    /// That of domains that become known from now on.
+    NewDomains,
+    /// That of all domains that have no value of their own, now and later.
+    AllDomains,
 }
 
 impl ChangeSet {
@@ -109,6 +136,7 @@ impl ChangeSet {
         self.domains.clear();
         self.nodes.clear();
         self.effect = None;
+        self.peaks.clear();
         self.ends_transaction = false;
         self.in_the_way.clear();
     }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::engine::connection::{Connection, Fault, Peer, Phase, RingStart};
 use crate::engine::hypervisor::{DomainState, Hypervisor, Port};
+use crate::engine::trace::Switches;
 use crate::engine::{Engine, RestartPhase};
 use crate::store::domain::DomId;
 use crate::store::special::Special;
@@ -153,6 +154,9 @@ impl Engine {
         }
         self.remove_nodes_and_rights(domid, now_ms);
         self.state.domains.forget(domid);
+        if self.trace.wants(Switches::OBJ) {
+            log::info!("obj: domain {domid} is forgotten");
+        }
         if connection.is_some() {
             self.close_account(domid, now_ms);
             log::debug!("domain {domid} released");

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use crate::engine::Engine;
 use crate::engine::conflict::{ConflictCredits, History};
 use crate::engine::rate::WriteCredits;
+use crate::engine::trace::Switches;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
@@ -90,6 +91,9 @@ impl Engine {
         let Some(domid) = self.guest_of(id) else { return };
         if self.fairness.open_transactions == 0 {
             return;
+        }
+        if self.trace.wants(Switches::WRL) {
+            log::info!("wrl: domain {domid} pays {nodes}");
         }
         self.fairness.history.note(domid, before, self.state.generation());
         let is_new_debt = self.fairness.writes.debit(domid, nodes, now_ms);

@@ -24,10 +24,13 @@ pub mod hypervisor;
 pub mod input;
 pub mod output;
 pub mod rate;
+pub mod report;
 pub mod requests;
+pub mod trace;
 pub mod view;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::change_set::{ChangeSet, Effect};
@@ -37,10 +40,11 @@ use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
 use crate::engine::output::Origin;
 use crate::engine::requests::{Call, Reply, Row, replay};
+use crate::engine::trace::{Switches, Trace};
 use crate::engine::view::View;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
-use crate::store::quota::Quota;
+use crate::store::quota::{Peaks, Quota};
 use crate::store::state::State;
 use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
@@ -83,6 +87,10 @@ pub struct Engine {
     origin: Option<Origin>,
     /// Kept between requests for its room.
     changes: ChangeSet,
+    /// The most that any guest has had of what is limited.
+    peaks: Peaks,
+    /// What is told in the log.
+    trace: Trace,
 }
 
 impl Engine {
@@ -90,7 +98,8 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
-            state: State::new(config.privileged),
+            state: State::new(config.privileged, config.quotas.clone()),
+            trace: config.trace,
             config,
             connections: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -103,6 +112,7 @@ impl Engine {
             next_ticket: 0,
             origin: None,
             changes: ChangeSet::default(),
+            peaks: Peaks::default(),
         }
     }
 
@@ -225,8 +235,8 @@ impl Engine {
             return false;
         };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
-        let limit = self.config.quotas.get(Quota::Outstanding);
-        is_privileged || !self.is_held_back(id) && (limit == 0 || connection.outstanding() < limit)
+        let limit = self.state.domains.quotas(self.domid_of(id)).limit(Quota::Outstanding);
+        is_privileged || !self.is_held_back(id) && connection.outstanding() < limit
     }
 
     /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
@@ -284,8 +294,20 @@ impl Engine {
                     .map(|()| Origin { connection: id, ticket })
             }
         };
+        if self.trace.wants(Switches::IO) {
+            let kind = MessageType::from_wire(header.kind);
+            log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
+        }
         let mut reply = Reply::new();
         let outcome = self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms);
+        if self.trace.wants(Switches::IO) {
+            log::info!("io: {} gets {:?}", self.name(id), outcome.as_ref().map(|_| reply.len()));
+        }
+        if self.trace.wants(Switches::ACC)
+            && let Some(domain) = self.state.domains.get(self.domid_of(id))
+        {
+            log::info!("acc: {} has {} nodes and {} watches", self.name(id), domain.nodes, domain.watches);
+        }
         let origin = self.origin.take();
         self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
         if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
@@ -318,6 +340,7 @@ impl Engine {
             connection: id,
             domid: self.domid_of(id),
             open_transactions,
+            trace: self.trace,
             payload,
             hypervisor,
             changes: &mut self.changes,
@@ -359,6 +382,10 @@ impl Engine {
         // Before the transaction counts as over: with the last one of all it is forgotten who wrote what.
         let in_the_way = core::mem::take(&mut self.changes.in_the_way);
         self.blame(id, &in_the_way, now_ms);
+        if outcome.is_err() {
+            self.changes.peaks.clear();
+        }
+        self.note_peaks(id, transaction.as_ref().map(Transaction::len));
         let mut effect = None;
         if outcome.is_ok() {
             self.learn_domains();
@@ -393,6 +420,10 @@ impl Engine {
                 self.add_watch(id, &path, &token, relative, depth);
                 Ok(Some(Effect::Watch { path, token, relative, depth }))
             }
+            Some(Effect::Report(report)) => {
+                self.report(report, reply);
+                Ok(None)
+            }
             Some(effect) => {
                 self.apply_effect(id, effect, ended, hypervisor, now_ms);
                 Ok(None)
@@ -401,11 +432,33 @@ impl Engine {
         }
     }
 
+    /// Notes how much a request's client has had, now that the request is granted or refused.
+    fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
+        let Some(domid) = self.domain_of(id) else { return };
+        let outstanding = self.connections.get(&id).map_or(0, Connection::outstanding);
+        self.changes.peaks.note(Quota::TransactionNodes, transaction_nodes.unwrap_or(0));
+        self.changes.peaks.note(Quota::Outstanding, outstanding);
+        if let Some(domain) = self.state.domains.get_mut(domid) {
+            domain.peaks.merge(&self.changes.peaks);
+        }
+        if domid != self.config.privileged {
+            self.peaks.merge(&self.changes.peaks);
+        }
+    }
+
+    /// All open connections.
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.connections.values().filter_map(Connection::session)
+    }
+
     /// Opens a transaction and answers its number.
     fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply) {
         let Some(session) = self.session_mut(id) else { return };
         let transaction = session.free_transaction_id();
         session.transactions.insert(transaction, Transaction::default());
+        if self.trace.wants(Switches::OBJ) {
+            log::info!("obj: {} opens transaction {transaction}", self.name(id));
+        }
         self.note_opened(id);
         reply.clear();
         // Ten digits and a NUL always fit.
@@ -471,6 +524,9 @@ impl Engine {
         self.next_connection = self.next_connection.saturating_add(1);
         let id = ConnectionId(self.next_connection);
         self.connections.insert(id, connection);
+        if self.trace.wants(Switches::OBJ) {
+            log::info!("obj: {} is connected", self.name(id));
+        }
         id
     }
 
@@ -483,6 +539,14 @@ impl Engine {
         match self.connections.get(&id)?.peer {
             Peer::Socket => None,
             Peer::Domain { domid, .. } => Some(domid),
+        }
+    }
+
+    /// What a connection is called in the log.
+    fn name(&self, id: ConnectionId) -> String {
+        match self.domain_of(id) {
+            Some(domid) => alloc::format!("domain {domid}"),
+            None => alloc::format!("client {}", id.0),
         }
     }
 

@@ -44,6 +44,12 @@ pub struct Output {
 }
 
 impl Output {
+    /// Bytes of all messages that wait, headers included.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.bytes.len()).sum()
+    }
+
     /// Queues a reply.
     pub fn push_reply(&mut self, header: Header, payload: &[u8], origin: Option<Origin>) {
         self.messages.push_back(Message { bytes: message(header, payload), origin, event: None });

@@ -31,9 +31,10 @@ impl View<'_> {
         if let Some(seen) = transaction.seen(path) {
             return Ok(seen.cloned());
         }
-        let is_limited = !self.requester.is_privileged();
         let with_this = transaction.len().saturating_add(1);
-        if is_limited && !self.config.quotas.allows(Quota::TransactionNodes, with_this) {
+        if let Requester::Domain { own, .. } = &self.requester
+            && !self.state.domains.quotas(own.domid).allows(Quota::TransactionNodes, with_this)
+        {
             transaction.fail();
             return Err(Errno::NoSpc);
         }

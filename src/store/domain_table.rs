@@ -7,6 +7,7 @@ use alloc::collections::BTreeMap;
 
 use crate::store::domain::DomId;
 use crate::store::permission::{Identity, Permissions};
+use crate::store::quota::{Peaks, Quota, Quotas};
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
@@ -27,27 +28,43 @@ pub struct Domain {
     pub nodes: u64,
     /// Watches that it has set.
     pub watches: usize,
+    /// What it may have; see [`Domains::set_quota`].
+    quotas: Quotas,
+    /// The quotas that were set for it alone, as bits.
+    own_quotas: u16,
+    /// The most that it has had.
+    pub peaks: Peaks,
 }
 
 /// All known domains.
 #[derive(Clone, Debug, Default)]
-pub struct Domains(BTreeMap<DomId, Domain>);
+pub struct Domains {
+    records: BTreeMap<DomId, Domain>,
+    /// The quotas of domains that become known from now on.
+    defaults: Quotas,
+}
 
 impl Domains {
+    /// No domain, and the quotas of those to come.
+    #[must_use]
+    pub const fn new(defaults: Quotas) -> Self {
+        Self { records: BTreeMap::new(), defaults }
+    }
+
     /// The record of `domid`.
     #[must_use]
     pub fn get(&self, domid: DomId) -> Option<&Domain> {
-        self.0.get(&domid)
+        self.records.get(&domid)
     }
 
     /// The record of `domid`, to be changed.
     pub fn get_mut(&mut self, domid: DomId) -> Option<&mut Domain> {
-        self.0.get_mut(&domid)
+        self.records.get_mut(&domid)
     }
 
     /// Makes a record, unless there is one.
     pub fn learn(&mut self, domid: DomId, born: u64) -> &mut Domain {
-        self.0.entry(domid).or_insert(Domain {
+        self.records.entry(domid).or_insert_with(|| Domain {
             born,
             connection: None,
             shutdown: false,
@@ -55,12 +72,15 @@ impl Domains {
             features: Features::all(),
             nodes: 0,
             watches: 0,
+            quotas: self.defaults.clone(),
+            own_quotas: 0,
+            peaks: Peaks::default(),
         })
     }
 
     /// Removes a record.
     pub fn forget(&mut self, domid: DomId) -> Option<Domain> {
-        self.0.remove(&domid)
+        self.records.remove(&domid)
     }
 
     /// Whether `domid` is introduced.
@@ -113,6 +133,44 @@ impl Domains {
 
     /// All records, by domid.
     pub fn iter(&self) -> impl Iterator<Item = (DomId, &Domain)> {
-        self.0.iter().map(|(domid, domain)| (*domid, domain))
+        self.records.iter().map(|(domid, domain)| (*domid, domain))
+    }
+
+    /// The quotas of domains that become known from now on.
+    #[must_use]
+    pub const fn default_quotas(&self) -> &Quotas {
+        &self.defaults
+    }
+
+    /// The quotas of `domid`.
+    #[must_use]
+    pub fn quotas(&self, domid: DomId) -> &Quotas {
+        self.get(domid).map_or(&self.defaults, |domain| &domain.quotas)
+    }
+
+    /// Sets a quota for domains that become known from now on (SET_QUOTA without a domid).
+    pub fn set_default_quota(&mut self, quota: Quota, value: u32) {
+        self.defaults.set(quota, value);
+    }
+
+    /// Sets a quota for one domain.
+    pub fn set_quota(&mut self, domid: DomId, quota: Quota, value: u32) {
+        if let Some(domain) = self.get_mut(domid) {
+            domain.quotas.set(quota, value);
+            domain.own_quotas |= 1 << quota as u16;
+        }
+    }
+
+    /// Sets a quota for all domains but those that have a value of their own (CONTROL, where it always meant that).
+    pub fn set_quota_everywhere(&mut self, quota: Quota, value: u32) {
+        self.defaults.set(quota, value);
+        for domain in self.records.values_mut().filter(|domain| domain.own_quotas & (1 << quota as u16) == 0) {
+            domain.quotas.set(quota, value);
+        }
+    }
+
+    /// Forgets what domains have had at most.
+    pub fn clear_peaks(&mut self) {
+        self.records.values_mut().for_each(|domain| domain.peaks.clear());
     }
 }

@@ -65,8 +65,15 @@ impl<'a> Path<'a> {
             }
         };
         let well_formed = full == "/" || !(full.ends_with('/') || full.contains("//"));
-        let counted = full.len().saturating_sub(uncounted_prefix(full));
-        if well_formed && counted <= limit_bytes.min(limits::PATH_BYTES) { Ok(Self(full)) } else { Err(InvalidPath) }
+        let path = Self(full);
+        let fits = path.counted_bytes() <= limit_bytes.min(limits::PATH_BYTES);
+        if well_formed && fits { Ok(path) } else { Err(InvalidPath) }
+    }
+
+    /// Bytes that count for the quota: all but the prefix `/local/domain/<number>/`.
+    #[must_use]
+    pub fn counted_bytes(self) -> usize {
+        self.0.len().saturating_sub(uncounted_prefix(self.0))
     }
 
     /// The path as a string.

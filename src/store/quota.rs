@@ -1,6 +1,8 @@
 //! Quotas by name (`docs/misc/xenstore.txt`, and the names of the C server's `--quota` option).
 //!
 //! A quota of q allows q and refuses q + 1; 0 means no limit. Privileged clients are never limited.
+//!
+//! Each domain has values of its own. They begin as the defaults, which hold for all domains that become known later.
 
 /// What can be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,38 +11,69 @@ pub enum Quota {
     Nodes,
     /// Watches that a domain has set.
     Watches,
+    /// Requests whose reply or events have not been read.
+    Outstanding,
+    /// Bytes that a domain makes the server keep.
+    MemoryHard,
+    /// Bytes that a domain makes the server keep, before a warning.
+    MemorySoft,
     /// Transactions that a domain has open.
     Transactions,
     /// Paths that a transaction has seen.
     TransactionNodes,
-    /// Requests whose reply or events have not been read.
-    Outstanding,
     /// Entries in a node's permissions.
     NodePermissions,
     /// Bytes of a path.
     PathMax,
     /// Bytes of a node's record.
     NodeSize,
-    /// Bytes that a domain makes the server keep.
-    MemoryHard,
-    /// Bytes that a domain makes the server keep, before a warning.
-    MemorySoft,
 }
 
 impl Quota {
-    /// Every quota.
+    /// Every quota, in the order in which the C server's 4.22 prints them.
     pub const ALL: [Self; 10] = [
         Self::Nodes,
         Self::Watches,
+        Self::Outstanding,
+        Self::MemoryHard,
+        Self::MemorySoft,
         Self::Transactions,
         Self::TransactionNodes,
-        Self::Outstanding,
         Self::NodePermissions,
         Self::PathMax,
         Self::NodeSize,
-        Self::MemoryHard,
-        Self::MemorySoft,
     ];
+
+    /// What is limited, in words, as CONTROL's `quota` shows it.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Nodes => "Nodes per domain",
+            Self::Watches => "Watches per domain",
+            Self::Transactions => "Active transactions per domain",
+            Self::TransactionNodes => "Max. number of accessed nodes per transaction",
+            Self::Outstanding => "Outstanding requests per domain",
+            Self::NodePermissions => "Max. number of permissions per node",
+            Self::PathMax => "Max. length of a node path",
+            Self::NodeSize => "Max. size of a node",
+            Self::MemoryHard | Self::MemorySoft => "Total Xenstore memory per domain",
+        }
+    }
+
+    /// Whether this is a limit that is only warned about.
+    #[must_use]
+    pub const fn is_soft(self) -> bool {
+        matches!(self, Self::MemorySoft)
+    }
+
+    /// The quota of a name as GET_QUOTA and SET_QUOTA spell it: soft ones have the prefix `soft-`.
+    #[must_use]
+    pub fn from_protocol_name(name: &str) -> Option<Self> {
+        match name.strip_prefix("soft-") {
+            Some(name) => Self::from_name(name, true),
+            None => Self::from_name(name, false),
+        }
+    }
 
     /// The name, as the C server's 4.22 prints it.
     #[must_use]
@@ -73,7 +106,7 @@ impl Quota {
 
     /// The value without any option: those of the C server, 4.14 to 4.22.
     #[must_use]
-    pub const fn default_value(self) -> usize {
+    pub const fn default_value(self) -> u32 {
         match self {
             Self::Nodes => 1000,
             Self::Watches => 128,
@@ -90,7 +123,7 @@ impl Quota {
 
 /// A value for each quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quotas([usize; Quota::ALL.len()]);
+pub struct Quotas([u32; Quota::ALL.len()]);
 
 impl Default for Quotas {
     fn default() -> Self {
@@ -101,12 +134,21 @@ impl Default for Quotas {
 impl Quotas {
     /// The value; 0 for no limit.
     #[must_use]
-    pub fn get(&self, quota: Quota) -> usize {
+    pub fn get(&self, quota: Quota) -> u32 {
         self.0.get(quota as usize).copied().unwrap_or(0)
     }
 
+    /// The value, where none is the greatest number.
+    #[must_use]
+    pub fn limit(&self, quota: Quota) -> usize {
+        match self.get(quota) {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Sets the value; 0 for no limit.
-    pub fn set(&mut self, quota: Quota, value: usize) {
+    pub fn set(&mut self, quota: Quota, value: u32) {
         if let Some(have) = self.0.get_mut(quota as usize) {
             *have = value;
         }
@@ -115,8 +157,39 @@ impl Quotas {
     /// Whether `value` is within the quota.
     #[must_use]
     pub fn allows(&self, quota: Quota, value: usize) -> bool {
-        let limit = self.get(quota);
-        limit == 0 || value <= limit
+        value <= self.limit(quota)
+    }
+}
+
+/// The highest number that was seen of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peaks([u32; Quota::ALL.len()]);
+
+impl Peaks {
+    /// The highest number.
+    #[must_use]
+    pub fn get(&self, quota: Quota) -> u32 {
+        self.0.get(quota as usize).copied().unwrap_or(0)
+    }
+
+    /// Notes that a number was reached.
+    pub fn note(&mut self, quota: Quota, value: usize) {
+        let value = u32::try_from(value).unwrap_or(u32::MAX);
+        if let Some(have) = self.0.get_mut(quota as usize) {
+            *have = value.max(*have);
+        }
+    }
+
+    /// Notes all that another has seen.
+    pub fn merge(&mut self, other: &Self) {
+        for (have, new) in self.0.iter_mut().zip(&other.0) {
+            *have = (*new).max(*have);
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -141,6 +214,9 @@ mod tests {
         }
         assert_eq!(Quota::from_name("permissions", false), Some(Quota::NodePermissions));
         assert_eq!(Quota::from_name("path-length", false), Some(Quota::PathMax));
+        assert_eq!(Quota::from_protocol_name("soft-memory"), Some(Quota::MemorySoft));
+        assert_eq!(Quota::from_protocol_name("memory"), Some(Quota::MemoryHard));
+        assert_eq!(Quota::from_protocol_name("soft-nodes"), None);
         assert_eq!(Quota::from_name("nodes", true), None);
         assert_eq!(Quota::from_name("", false), None);
     }

@@ -8,6 +8,7 @@ use crate::store::domain_table::Domains;
 use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Permissions, Requester};
+use crate::store::quota::Quotas;
 use crate::store::special::Specials;
 use crate::store::transaction::{CommitEvent, Transaction};
 use crate::store::tree::Tree;
@@ -51,11 +52,11 @@ pub enum Inconsistency {
 impl State {
     /// A new store: `/`, `/tool` and `/tool/xenstored`, which belong to the privileged domain.
     #[must_use]
-    pub fn new(privileged: DomId) -> Self {
+    pub fn new(privileged: DomId, quotas: Quotas) -> Self {
         let mut state = Self {
             tree: Tree::new(Node::new(Box::default(), Permissions::private(privileged), 1)),
             specials: Specials::new(privileged, 1),
-            domains: Domains::default(),
+            domains: Domains::new(quotas),
             watches: Watches::default(),
             generation: 1,
             privileged,
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_new_store_is_consistent_and_private() {
-        let state = State::new(DomId(0));
+        let state = State::new(DomId(0), Quotas::default());
         assert_eq!(state.check(), Ok(()));
         assert_eq!(state.domains.get(DomId(0)).unwrap().nodes, 3);
         let root = state.tree.get(Path::ROOT).unwrap();
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_check_finds_a_wrong_count() {
-        let mut state = State::new(DomId(0));
+        let mut state = State::new(DomId(0), Quotas::default());
         state.domains.charge_nodes(DomId(0), 1);
         assert_eq!(state.check(), Err(Inconsistency::NodeCount { domid: DomId(0), counted: 4, found: 3 }));
     }

@@ -7,7 +7,7 @@ use xenstore::wire::header::MessageType;
 use crate::world::{World, error, ok};
 
 /// A world with homes of 1 and 2 and another value for a quota.
-fn with_quota(quota: Quota, value: usize) -> World {
+fn with_quota(quota: Quota, value: u32) -> World {
     let mut config = Config::default();
     config.quotas.set(quota, value);
     let mut world = World::with(config);

@@ -69,7 +69,7 @@ fn every_request_but_watch_and_unwatch_needs_an_open_transaction() {
         let answer = world.request_in(0, 999, kind.to_wire(), "/n\0t\0");
         match kind {
             MessageType::Watch | MessageType::Unwatch => assert_eq!(answer, ok()),
-            MessageType::WatchEvent | MessageType::Error | MessageType::GetQuota | MessageType::SetQuota => {
+            MessageType::WatchEvent | MessageType::Error => {
                 assert_eq!(answer, error("ENOSYS"), "{kind:?}")
             }
             _ => assert_eq!(answer, error("ENOENT"), "{kind:?}"),

@@ -1,9 +1,14 @@
-//! CONTROL: commands for the server itself (`docs/misc/xenstore.txt`, "Debugging").
+//! CONTROL: commands for the server itself (`docs/misc/xenstore.txt`, "Debugging"), by the names and in the words of the C
+//! server's 4.22.
 
 use alloc::string::String;
 
-use crate::engine::change_set::Effect;
+use crate::engine::change_set::{Effect, QuotaScope};
+use crate::engine::report::Report;
 use crate::engine::requests::Call;
+use crate::engine::trace::Trace;
+use crate::store::domain::DomId;
+use crate::store::quota::Quota;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
@@ -11,7 +16,19 @@ use crate::wire::payload;
 type Command = fn(&mut Call<'_>, parameters: &[u8]) -> Result<(), Errno>;
 
 /// The commands, with their parameters as `help` shows them.
-const COMMANDS: &[(&str, &str, Command)] = &[("check", "", check), ("print", "<string>", print), ("help", "", help)];
+const COMMANDS: &[(&str, &str, Command)] = &[
+    ("check", "", check),
+    ("log", "[on|off|+<switch>|-<switch>]", log),
+    ("logfile", "<file>", logfile),
+    ("memreport", "[<file>]", memreport),
+    ("print", "<string>", print),
+    ("quota", "[set <name> <val>|<domid>|max [-r]]", quota),
+    ("quota-soft", "[set <name> <val>]", quota_soft),
+    ("help", "", help),
+];
+
+/// What `logfile` answers: a domain has no files.
+const WHERE_THE_LOG_IS: &str = "The log is on the console of the Xenstore domain: xl console Xenstore\n";
 
 /// CONTROL `<command>|[<parameter>|…]`.
 pub(super) fn control(call: &mut Call<'_>) -> Result<(), Errno> {
@@ -21,17 +38,39 @@ pub(super) fn control(call: &mut Call<'_>) -> Result<(), Errno> {
     command(call, parameters)
 }
 
-/// `check`: counts everything again. What is wrong is logged and refused, and repaired by nobody.
+/// `check`: counts everything again, and answers what does not agree. Nothing is repaired.
 fn check(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
-    if payload::count_strings(parameters) != 0 {
+    let [] = strings(parameters)?;
+    report(call, Report::Check)
+}
+
+/// `log`: shows the switches, or sets one.
+fn log(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    if payload::count_strings(parameters) == 0 {
+        call.answer_text(format_args!("Log switch settings:\n"))?;
+        for (name, switch) in Trace::NAMES {
+            let state = if call.trace.switches.contains(switch) { "on" } else { "off" };
+            call.answer_text(format_args!("{name:8}: {state}\n"))?;
+        }
+        return call.answer(b"\0");
+    }
+    let [command] = strings(parameters)?;
+    call.changes.effect = Some(Effect::SetTrace(call.trace.after(command).ok_or(Errno::Inval)?));
+    call.ok()
+}
+
+/// `logfile <file>`: there are no files here.
+fn logfile(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    let [_file] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
+    call.answer_text(format_args!("{WHERE_THE_LOG_IS}\0"))
+}
+
+/// `memreport [<file>]`: what takes how much, as the answer; what the host knows goes to the log.
+fn memreport(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    if payload::count_strings(parameters) > 1 {
         return Err(Errno::Inval);
     }
-    if let Err(inconsistency) = call.view.state.check() {
-        log::error!("check: {inconsistency:?}");
-        return Err(Errno::Io);
-    }
-    call.changes.effect = Some(Effect::Checked);
-    call.ok()
+    report(call, Report::Memory)
 }
 
 /// `print <string>`: a line in the log.
@@ -41,13 +80,85 @@ fn print(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
     call.ok()
 }
 
-/// `help`: the commands.
-fn help(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
-    if payload::count_strings(parameters) != 0 {
-        return Err(Errno::Inval);
+/// `quota`: shows or sets quotas, or shows what a domain has and has had at most, or any domain.
+fn quota(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    match first_word(parameters) {
+        None => show_quotas(call, false),
+        Some((b"set", rest)) => set_quota(call, rest, false),
+        Some((b"max", rest)) => show_peaks(call, rest),
+        Some(_) => {
+            let [domid] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
+            let domid = payload::decimal(domid).ok_or(Errno::Inval)?;
+            let domid = u16::try_from(domid).map(DomId).map_err(|_| Errno::NoEnt)?;
+            call.view.state.domains.get(domid).ok_or(Errno::NoEnt)?;
+            report(call, Report::Usage(domid))
+        }
     }
-    for (name, parameters, _) in COMMANDS {
-        call.answer_text(format_args!("{name}\t{parameters}\n"))?;
+}
+
+/// `quota-soft`: shows or sets those that are only warned about.
+fn quota_soft(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    match first_word(parameters) {
+        None => show_quotas(call, true),
+        Some((b"set", rest)) => set_quota(call, rest, true),
+        Some(_) => Err(Errno::Inval),
+    }
+}
+
+fn show_quotas(call: &mut Call<'_>, soft: bool) -> Result<(), Errno> {
+    call.answer_text(format_args!("Quota settings:\n"))?;
+    for quota in Quota::ALL.into_iter().filter(|quota| quota.is_soft() == soft) {
+        let value = call.view.state.domains.default_quotas().get(quota);
+        call.answer_text(format_args!("{:17}: {value:8} {}\n", quota.name(), quota.description()))?;
     }
     call.answer(b"\0")
+}
+
+/// `set <name> <val>`, for all domains. No limit can be spelled only by SET_QUOTA: here it would be a slip.
+fn set_quota(call: &mut Call<'_>, parameters: &[u8], soft: bool) -> Result<(), Errno> {
+    let [name, value] = strings(parameters)?;
+    let quota = Quota::from_name(name, soft).ok_or(Errno::Inval)?;
+    let value = payload::decimal(value.as_bytes()).and_then(|value| i32::try_from(value).ok());
+    let value = value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).ok_or(Errno::Inval)?;
+    call.changes.effect = Some(Effect::SetQuota { whom: QuotaScope::AllDomains, quota, value });
+    call.ok()
+}
+
+/// `max [-r]`: shows the most that any guest has had; with `-r` counted from now on.
+fn show_peaks(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    let clear = match first_word(parameters) {
+        None => false,
+        Some((b"-r", b"")) => true,
+        Some(_) => return Err(Errno::Inval),
+    };
+    report(call, Report::Peaks { clear })
+}
+
+/// `help`: the commands.
+fn help(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    let [] = strings(parameters)?;
+    for (name, parameters, _) in COMMANDS {
+        call.answer_text(format_args!("{name:15} {parameters}\n"))?;
+    }
+    call.answer(b"\0")
+}
+
+fn report(call: &mut Call<'_>, report: Report) -> Result<(), Errno> {
+    call.changes.effect = Some(Effect::Report(report));
+    Ok(())
+}
+
+/// The first parameter and the rest.
+fn first_word(parameters: &[u8]) -> Option<(&[u8], &[u8])> {
+    payload::split_string(parameters)
+}
+
+/// Exactly `N` parameters, as text.
+fn strings<const N: usize>(parameters: &[u8]) -> Result<[&str; N], Errno> {
+    let strings = payload::exact_strings::<N>(parameters).ok_or(Errno::Inval)?;
+    let mut texts = [""; N];
+    for (text, string) in texts.iter_mut().zip(strings) {
+        *text = core::str::from_utf8(string).map_err(|_| Errno::Inval)?;
+    }
+    Ok(texts)
 }

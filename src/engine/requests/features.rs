@@ -1,9 +1,7 @@
 //! GET_FEATURE and SET_FEATURE: what a domain is offered in its ring's feature word.
 
 use crate::engine::change_set::Effect;
-use crate::engine::hypervisor::DomainState;
-use crate::engine::requests::{Call, parse_domid};
-use crate::store::domain::DomId;
+use crate::engine::requests::{Call, parse_domid, refuse_missing};
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
 use crate::wire::payload;
@@ -39,10 +37,4 @@ pub(super) fn set_feature(call: &mut Call<'_>) -> Result<(), Errno> {
     }
     call.changes.effect = Some(Effect::SetFeatures { domid, features });
     call.ok()
-}
-
-/// Only a domain that exists has features.
-fn refuse_missing(call: &mut Call<'_>, domid: DomId) -> Result<(), Errno> {
-    let is_known = call.view.state.domains.get(domid).is_some();
-    if is_known || call.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
 }

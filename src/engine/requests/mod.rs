@@ -9,6 +9,7 @@ mod domains;
 mod features;
 mod nodes;
 mod permissions;
+mod quotas;
 pub mod replay;
 mod transactions;
 mod watches;
@@ -17,11 +18,12 @@ use core::fmt;
 
 use crate::engine::change_set::ChangeSet;
 use crate::engine::hypervisor::{DomainState, Hypervisor};
+use crate::engine::trace::Trace;
 use crate::engine::view::View;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::{AnyPath, Path, PathScratch};
-use crate::store::quota::Quota;
+use crate::store::quota::{Quota, Quotas};
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
@@ -45,6 +47,8 @@ pub struct Call<'a> {
     pub payload: &'a [u8],
     /// The hypervisor.
     pub hypervisor: &'a mut dyn Hypervisor,
+    /// What is told in the log.
+    pub trace: Trace,
     /// What is to be changed.
     pub changes: &'a mut ChangeSet,
     /// What is to be answered.
@@ -103,9 +107,11 @@ pub const fn row(kind: MessageType) -> Option<Row> {
         MessageType::SetTarget => Row::privileged(domains::set_target),
         MessageType::IsDomainIntroduced => Row::privileged(domains::is_domain_introduced),
         MessageType::GetDomainPath => Row::open(domains::get_domain_path),
+        MessageType::GetQuota => Row::privileged(quotas::get_quota),
+        MessageType::SetQuota => Row::privileged(quotas::set_quota),
         MessageType::GetFeature => Row::open(features::get_feature),
         MessageType::SetFeature => Row::privileged(features::set_feature),
-        MessageType::WatchEvent | MessageType::Error | MessageType::GetQuota | MessageType::SetQuota => None,
+        MessageType::WatchEvent | MessageType::Error => None,
     }
 }
 
@@ -114,8 +120,10 @@ impl Call<'_> {
     ///
     /// # Errors
     /// [`Errno::Inval`] when it is none.
-    pub fn path<'b>(&self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<Path<'b>, Errno> {
-        Path::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
+    pub fn path<'b>(&mut self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<Path<'b>, Errno> {
+        let path = Path::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)?;
+        self.changes.peaks.note(Quota::PathMax, path.counted_bytes());
+        Ok(path)
     }
 
     /// Reads a path or special name as the client spells it.
@@ -137,10 +145,19 @@ impl Call<'_> {
         self.view.state.domains.features(self.domid)
     }
 
-    /// Whether `value` is more than the client may have.
+    /// Whether `value` is more than the client may have. Notes it as reached if not.
     #[must_use]
-    pub fn exceeds(&self, quota: Quota, value: usize) -> bool {
-        !self.view.requester.is_privileged() && !self.view.config.quotas.allows(quota, value)
+    pub fn exceeds(&mut self, quota: Quota, value: usize) -> bool {
+        let exceeds = !self.view.requester.is_privileged() && !self.quotas().allows(quota, value);
+        if !exceeds {
+            self.changes.peaks.note(quota, value);
+        }
+        exceeds
+    }
+
+    /// What the client may have.
+    fn quotas(&self) -> &Quotas {
+        self.view.state.domains.quotas(self.domid)
     }
 
     /// Answers "OK".
@@ -169,14 +186,20 @@ impl Call<'_> {
 
     /// Bytes of the longest path that the client may spell.
     fn path_limit(&self) -> usize {
-        let limit = self.view.config.quotas.get(Quota::PathMax);
-        if limit == 0 || self.view.requester.is_privileged() { limits::PATH_BYTES } else { limit }
+        let is_privileged = self.view.requester.is_privileged();
+        if is_privileged { limits::PATH_BYTES } else { self.quotas().limit(Quota::PathMax) }
     }
 }
 
 /// A domid in decimal.
 fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
     payload::decimal(string).and_then(|domid| u16::try_from(domid).ok()).map(DomId).ok_or(Errno::Inval)
+}
+
+/// Refuses what is about a domain that is neither known nor there.
+fn refuse_missing(call: &mut Call<'_>, domid: DomId) -> Result<(), Errno> {
+    let is_known = call.view.state.domains.get(domid).is_some();
+    if is_known || call.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
 }
 
 /// Appends text to a reply, without a NUL.

@@ -100,7 +100,7 @@ fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno
 
 /// Refuses to make a node's record too large, with another value or with more bytes of names. Counting the names costs a
 /// pass over them, which is spared those who are not limited.
-fn check_size(call: &Call<'_>, node: &Node, value: usize, more_names: usize) -> Result<(), Errno> {
+fn check_size(call: &mut Call<'_>, node: &Node, value: usize, more_names: usize) -> Result<(), Errno> {
     if call.view.requester.is_privileged() {
         return Ok(());
     }
@@ -111,7 +111,7 @@ fn check_size(call: &Call<'_>, node: &Node, value: usize, more_names: usize) -> 
 
 /// The records of all nodes that are made, and of the one that gets a child.
 fn check_new_sizes(
-    call: &Call<'_>,
+    call: &mut Call<'_>,
     parent: &Node,
     missing: &[Path<'_>],
     permissions: usize,

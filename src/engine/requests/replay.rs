@@ -124,6 +124,7 @@ fn run(
         open_transactions: call.open_transactions,
         payload: request.payload(),
         hypervisor: &mut *call.hypervisor,
+        trace: call.trace,
         changes,
         reply: &mut *call.reply,
     })

@@ -3,7 +3,6 @@
 use alloc::boxed::Box;
 
 use crate::engine::change_set::Effect;
-use crate::engine::config::Config;
 use crate::engine::requests::Call;
 use crate::engine::requests::replay::replay;
 use crate::store::domain::DomId;
@@ -67,13 +66,14 @@ fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
 
 /// Refuses more nodes than their owners may have after the commit.
 fn check_counts(call: &Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
-    let Config { quotas, privileged, .. } = call.view.config;
+    let privileged = call.view.config.privileged;
     for (domid, count) in transaction.counts().filter(|(domid, count)| *count > 0 && *domid != DomId::ANY) {
         // An owner that is gone by now can't own anything.
         let domain = call.view.state.domains.get(domid).ok_or(Errno::NoMem)?;
         let after = usize::try_from(domain.nodes.saturating_add_signed(count)).unwrap_or(usize::MAX);
-        let is_limited = !call.view.requester.is_privileged() && domid != *privileged;
-        if is_limited && transaction.has_created() && !quotas.allows(Quota::Nodes, after) {
+        let is_limited = !call.view.requester.is_privileged() && domid != privileged;
+        if is_limited && transaction.has_created() && !call.view.state.domains.quotas(domid).allows(Quota::Nodes, after)
+        {
             return Err(Errno::NoSpc);
         }
     }

@@ -1,0 +1,207 @@
+//! Answers to CONTROL that need more than a handler sees: what domains have, what takes how much, and whether all counts
+//! agree. Reading only.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::engine::connection::Connection;
+use crate::engine::requests::{self, Reply};
+use crate::engine::{Action, Engine};
+use crate::store::domain::DomId;
+use crate::store::path::Path;
+use crate::store::quota::Quota;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// What a domain has of everything that is limited, and has had at most.
+    Usage(DomId),
+    /// The most that any guest has had.
+    Peaks {
+        /// Count from now on.
+        clear: bool,
+    },
+    /// What takes how much memory.
+    Memory,
+    /// Whether all counts agree.
+    Check,
+}
+
+/// A count that is not what was found, for CONTROL's `check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Disagreement {
+    what: &'static str,
+    domid: DomId,
+    counted: u64,
+    found: u64,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of domain {}: counted {}, found {}", self.what, self.domid, self.counted, self.found)
+    }
+}
+
+/// What was found of a domain.
+#[derive(Default)]
+struct Found {
+    nodes: u64,
+    watches: u64,
+}
+
+impl Engine {
+    /// Answers a report. A line that does not fit any more is left out.
+    pub(super) fn report(&mut self, report: Report, reply: &mut Reply) {
+        match report {
+            Report::Usage(domid) => self.report_usage(domid, reply),
+            Report::Peaks { clear } => {
+                if clear {
+                    self.clear_peaks();
+                }
+                line(reply, format_args!("Max. seen accounting values:\n"));
+                for quota in Quota::ALL.into_iter().filter(|quota| !quota.is_soft()) {
+                    line(reply, format_args!("{:17}: {:8}\n", quota.name(), self.peaks.get(quota)));
+                }
+            }
+            Report::Memory => self.report_memory(reply),
+            Report::Check => self.report_check(reply),
+        }
+        // A reply that is full ends without its NUL, as one of the C server does.
+        let _ = reply.push(0);
+    }
+
+    /// Forgets how much domains have had; what they have now counts.
+    fn clear_peaks(&mut self) {
+        self.peaks.clear();
+        self.state.domains.clear_peaks();
+        let known: Vec<DomId> = self.state.domains.iter().map(|(domid, _)| domid).collect();
+        for domid in known {
+            for quota in Quota::ALL {
+                let has = usize::try_from(self.has(domid, quota)).unwrap_or(usize::MAX);
+                if let Some(domain) = self.state.domains.get_mut(domid) {
+                    domain.peaks.note(quota, has);
+                }
+                if domid != self.config.privileged {
+                    self.peaks.note(quota, has);
+                }
+            }
+        }
+    }
+
+    fn report_usage(&self, domid: DomId, reply: &mut Reply) {
+        line(reply, format_args!("Domain {domid}:\n"));
+        let Some(domain) = self.state.domains.get(domid) else { return };
+        for quota in Quota::ALL.into_iter().filter(|quota| !quota.is_soft()) {
+            let has = self.has(domid, quota);
+            line(reply, format_args!("{:17}: {has:8} (max {:8})\n", quota.name(), domain.peaks.get(quota)));
+        }
+    }
+
+    /// How much a domain has now of what is limited. What is looked at request by request leaves nothing behind.
+    fn has(&self, domid: DomId, quota: Quota) -> u64 {
+        let Some(domain) = self.state.domains.get(domid) else { return 0 };
+        let connection = domain.connection.and_then(|id| self.connections.get(&id));
+        let session = connection.and_then(Connection::session);
+        match quota {
+            Quota::Nodes => domain.nodes,
+            Quota::Watches => domain.watches as u64,
+            Quota::Transactions => session.map_or(0, |session| session.open_transactions()) as u64,
+            Quota::Outstanding => connection.map_or(0, Connection::outstanding) as u64,
+            Quota::MemoryHard
+            | Quota::MemorySoft
+            | Quota::TransactionNodes
+            | Quota::NodePermissions
+            | Quota::PathMax
+            | Quota::NodeSize => 0,
+        }
+    }
+
+    fn report_memory(&mut self, reply: &mut Reply) {
+        let (mut nodes, mut values, mut lists) = (0_u64, 0_u64, 0_u64);
+        self.state.tree.visit_children_first(Path::ROOT, |visit| {
+            nodes = nodes.saturating_add(1);
+            values = values.saturating_add(visit.node.value().len() as u64);
+            lists = lists.saturating_add(visit.node.children().list_bytes() as u64);
+        });
+        let (open_transactions, _) = self.open_transactions();
+        let queued: u64 = self.sessions().map(|session| session.output.queued_bytes() as u64).sum();
+        let lines = [
+            ("nodes", nodes),
+            ("bytes of values", values),
+            ("bytes of names", lists),
+            ("watches", self.state.watches.len() as u64),
+            ("transactions", open_transactions as u64),
+            ("domains", self.state.domains.iter().count() as u64),
+            ("connections", self.connections.len() as u64),
+            ("bytes to be sent", queued),
+        ];
+        for (what, value) in lines {
+            line(reply, format_args!("{what:17}: {value:8}\n"));
+        }
+        line(
+            reply,
+            format_args!("The heap's figures are on the console of the Xenstore domain: xl console Xenstore\n"),
+        );
+        self.actions.push_back(Action::ReportMemory);
+    }
+
+    /// Walks everything and counts again.
+    fn report_check(&mut self, reply: &mut Reply) {
+        let mut found = BTreeMap::<DomId, Found>::new();
+        self.state.tree.visit_children_first(Path::ROOT, |visit| {
+            let owner = visit.node.permissions().owner();
+            if owner != DomId::ANY {
+                let found = found.entry(owner).or_default();
+                found.nodes = found.nodes.saturating_add(1);
+            }
+        });
+        for id in self.connections.keys() {
+            if let Some(domid) = self.domain_of(*id) {
+                let watches = self.state.watches.of_connection(*id).len() as u64;
+                let found = found.entry(domid).or_default();
+                found.watches = found.watches.saturating_add(watches);
+            }
+        }
+        let mut is_fine = true;
+        for (domid, found) in &found {
+            let counted = self.state.domains.get(*domid).map_or((0, 0), |domain| (domain.nodes, domain.watches as u64));
+            is_fine &= compare(reply, "nodes", *domid, counted.0, found.nodes);
+            is_fine &= compare(reply, "watches", *domid, counted.1, found.watches);
+        }
+        for (domid, domain) in self.state.domains.iter().filter(|(domid, _)| !found.contains_key(domid)) {
+            is_fine &= compare(reply, "nodes", domid, domain.nodes, 0);
+            is_fine &= compare(reply, "watches", domid, domain.watches as u64, 0);
+        }
+        let (counted, open) = self.open_transactions();
+        is_fine &= compare(reply, "transactions", self.config.privileged, counted as u64, open as u64);
+        if !self.state.watches.agree() {
+            log::error!("check: the indexes of watches differ");
+            line(reply, format_args!("the indexes of watches differ\n"));
+            is_fine = false;
+        }
+        if is_fine {
+            line(reply, format_args!("OK"));
+        }
+        self.actions.push_back(Action::ReportMemory);
+    }
+}
+
+/// Tells of a count that is not what was found; returns whether it is.
+fn compare(reply: &mut Reply, what: &'static str, domid: DomId, counted: u64, found: u64) -> bool {
+    if counted == found {
+        return true;
+    }
+    let disagreement = Disagreement { what, domid, counted, found };
+    log::error!("check: {disagreement}");
+    line(reply, format_args!("{disagreement}\n"));
+    false
+}
+
+/// Appends a line if it fits whole.
+fn line(reply: &mut Reply, text: fmt::Arguments<'_>) {
+    let before = reply.len();
+    if requests::text(reply, text).is_err() {
+        reply.truncate(before);
+    }
+}

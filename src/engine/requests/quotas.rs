@@ -1,0 +1,61 @@
+//! GET_QUOTA and SET_QUOTA (`docs/misc/xenstore.txt`).
+
+use crate::engine::change_set::{Effect, QuotaScope};
+use crate::engine::requests::{Call, parse_domid, refuse_missing};
+use crate::store::quota::Quota;
+use crate::wire::errno::Errno;
+use crate::wire::payload;
+
+/// The value that means "no quota of this kind" among servers, and that nobody may set.
+const NO_SUCH_QUOTA: u32 = u32::MAX;
+
+/// GET_QUOTA `[[<domid>|]<quota>|]` answers a number, or without a quota the names of all, with blanks between.
+pub(super) fn get_quota(call: &mut Call<'_>) -> Result<(), Errno> {
+    let value = match payload::count_strings(call.payload) {
+        0 => return names(call),
+        1 => {
+            let [name] = payload::exact_strings(call.payload).ok_or(Errno::Inval)?;
+            call.view.state.domains.default_quotas().get(parse_name(name)?)
+        }
+        _ => {
+            let [domid, name] = payload::exact_strings(call.payload).ok_or(Errno::Inval)?;
+            let domid = parse_domid(domid)?;
+            refuse_missing(call, domid)?;
+            call.view.state.domains.quotas(domid).get(parse_name(name)?)
+        }
+    };
+    call.answer_text(format_args!("{value}\0"))
+}
+
+/// SET_QUOTA `[<domid>|]<quota>|<value>|`; without a domain the value is that of domains to come. 0 is for no limit.
+pub(super) fn set_quota(call: &mut Call<'_>) -> Result<(), Errno> {
+    let (whom, name, value) = if let Some([name, value]) = payload::exact_strings(call.payload) {
+        (QuotaScope::NewDomains, name, value)
+    } else {
+        let [domid, name, value] = payload::exact_strings(call.payload).ok_or(Errno::Inval)?;
+        let domid = parse_domid(domid)?;
+        refuse_missing(call, domid)?;
+        if call.view.state.domains.get(domid).is_none() {
+            call.changes.domains.push(domid);
+        }
+        (QuotaScope::Domain(domid), name, value)
+    };
+    let quota = parse_name(name)?;
+    let value = payload::decimal(value).and_then(|value| u32::try_from(value).ok());
+    let value = value.filter(|value| *value != NO_SUCH_QUOTA).ok_or(Errno::Inval)?;
+    call.changes.effect = Some(Effect::SetQuota { whom, quota, value });
+    call.ok()
+}
+
+fn names(call: &mut Call<'_>) -> Result<(), Errno> {
+    for (at, quota) in Quota::ALL.into_iter().enumerate() {
+        let blank = if at == 0 { "" } else { " " };
+        let prefix = if quota.is_soft() { "soft-" } else { "" };
+        call.answer_text(format_args!("{blank}{prefix}{}", quota.name()))?;
+    }
+    call.answer(b"\0")
+}
+
+fn parse_name(name: &[u8]) -> Result<Quota, Errno> {
+    core::str::from_utf8(name).ok().and_then(Quota::from_protocol_name).ok_or(Errno::Inval)
+}
