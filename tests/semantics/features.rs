@@ -103,6 +103,7 @@ fn numbers_that_no_domain_has_are_unknown_and_the_hypervisor_is_not_asked_about_
     for reserved in [0x7ff0_u32, 0x7ff1, 0x7ff2, 0x7ff3, 0x7ff4, 0x7ff5, 0x7fff, 0x8000, 65535] {
         assert_eq!(get(&mut world, 0, &format!("{reserved}\0")), error("ENOENT"), "{reserved}");
         assert_eq!(set(&mut world, 0, &format!("{reserved}\x001\0")), error("ENOENT"), "{reserved}");
+        assert_eq!(world.request(0, MessageType::GetQuota, format!("{reserved}\0nodes\0")), error("ENOENT"));
         assert_eq!(world.request(0, MessageType::Introduce, format!("{reserved}\x001\x001\0")), error("EINVAL"));
         assert_eq!(world.set_perms(5, "/local/domain/5", &format!("n5 r{reserved}")), ok(), "{reserved}");
         if reserved != 0x7ff5 {
