@@ -102,10 +102,10 @@ impl Engine {
     pub(super) fn rebind(&mut self, domid: DomId, remote_port: u32, hypervisor: &mut dyn Hypervisor) {
         let Some(id) = self.state.domains.connection(domid) else { return };
         self.drop_session(id, RestartPhase::Fresh);
-        let Some(Connection { peer: Peer::Domain { port, .. }, ring_start, .. }) = self.connections.get_mut(&id) else {
-            return;
-        };
-        *ring_start = Some(RingStart::Reset);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.forget_tickets();
+        connection.ring_start = Some(RingStart::Reset);
+        let Peer::Domain { port, .. } = &mut connection.peer else { return };
         self.starting.push(id);
         if let Some(old) = port.take() {
             self.ports.remove(&old);

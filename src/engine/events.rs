@@ -162,9 +162,9 @@ impl Engine {
         let was_queued = session.output.push_event(&payload, !path.starts_with('@'), origin, deadline_ms);
         if was_queued {
             if let Some(origin) = origin
-                && let Some(session) = self.session_mut(origin.connection)
+                && let Some(sender) = self.connections.get_mut(&origin.connection)
             {
-                session.extend_ticket(origin.ticket);
+                sender.extend_ticket(origin.ticket);
             }
             if let Some(deadline_ms) = deadline_ms {
                 self.note_deadline(watch.connection, deadline_ms);

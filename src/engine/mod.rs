@@ -231,10 +231,12 @@ impl Engine {
     /// replies first, and others the events that they caused. One that is in others' way has to wait.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
-        let Some(session) = self.connections.get(&id).and_then(Connection::session) else { return false };
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.fault().is_none()) else {
+            return false;
+        };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
         let limit = self.state.domains.quotas(self.domid_of(id)).limit(Quota::Outstanding);
-        is_privileged || !self.is_held_back(id) && session.outstanding() < limit
+        is_privileged || !self.is_held_back(id) && connection.outstanding() < limit
     }
 
     /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
@@ -286,8 +288,9 @@ impl Engine {
                 // caused may still wait somewhere.
                 self.next_ticket = self.next_ticket.wrapping_add(1);
                 let ticket = self.next_ticket;
-                self.session_mut(id)
-                    .map(|session| session.issue_ticket(ticket))
+                self.connections
+                    .get_mut(&id)
+                    .map(|connection| connection.issue_ticket(ticket))
                     .map(|()| Origin { connection: id, ticket })
             }
         };
@@ -432,7 +435,7 @@ impl Engine {
     /// Notes how much a request's client has had, now that the request is granted or refused.
     fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
         let Some(domid) = self.domain_of(id) else { return };
-        let outstanding = self.connections.get(&id).and_then(Connection::session).map_or(0, Session::outstanding);
+        let outstanding = self.connections.get(&id).map_or(0, Connection::outstanding);
         self.changes.peaks.note(Quota::TransactionNodes, transaction_nodes.unwrap_or(0));
         self.changes.peaks.note(Quota::Outstanding, outstanding);
         if let Some(domain) = self.state.domains.get_mut(domid) {
@@ -500,8 +503,8 @@ impl Engine {
 
     /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.
     fn settle(&mut self, cause: Origin) {
-        if let Some(session) = self.session_mut(cause.connection) {
-            session.settle_ticket(cause.ticket);
+        if let Some(sender) = self.connections.get_mut(&cause.connection) {
+            sender.settle_ticket(cause.ticket);
             self.wake(cause.connection);
         }
     }

@@ -107,7 +107,7 @@ impl Engine {
             Quota::Nodes => domain.nodes,
             Quota::Watches => domain.watches as u64,
             Quota::Transactions => session.map_or(0, |session| session.open_transactions()) as u64,
-            Quota::Outstanding => session.map_or(0, |session| session.outstanding()) as u64,
+            Quota::Outstanding => connection.map_or(0, Connection::outstanding) as u64,
             Quota::MemoryHard
             | Quota::MemorySoft
             | Quota::TransactionNodes

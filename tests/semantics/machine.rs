@@ -120,6 +120,7 @@ impl Hypervisor for Machine {
     }
 
     fn domain_state(&mut self, domid: DomId) -> DomainState {
+        assert!(!domid.is_reserved(), "the hypervisor may mean something by {domid}");
         self.domains.get(&domid).copied().unwrap_or(DomainState::Absent)
     }
 }

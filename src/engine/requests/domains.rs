@@ -11,6 +11,9 @@ use crate::wire::payload;
 pub(super) fn introduce(call: &mut Call<'_>) -> Result<(), Errno> {
     let [domid, _frame, port] = payload::first_strings(call.payload).ok_or(Errno::Inval)?;
     let domid = parse_domid(domid)?;
+    if domid.is_reserved() {
+        return Err(Errno::Inval);
+    }
     let remote_port = payload::decimal(port).and_then(|port| u32::try_from(port).ok()).filter(|port| *port > 0);
     let remote_port = remote_port.ok_or(Errno::Inval)?;
     call.changes.effect = Some(if call.view.state.domains.is_introduced(domid) {

@@ -134,6 +134,11 @@ impl Call<'_> {
         AnyPath::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
     }
 
+    /// What state the domain is in that the client names.
+    pub fn domain_state(&mut self, domid: DomId) -> DomainState {
+        if domid.is_reserved() { DomainState::Absent } else { self.hypervisor.domain_state(domid) }
+    }
+
     /// What the client is offered.
     #[must_use]
     pub fn features(&self) -> Features {
@@ -194,7 +199,7 @@ fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
 /// Refuses what is about a domain that is neither known nor there.
 fn refuse_missing(call: &mut Call<'_>, domid: DomId) -> Result<(), Errno> {
     let is_known = call.view.state.domains.get(domid).is_some();
-    if is_known || call.hypervisor.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
+    if is_known || call.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
 }
 
 /// Appends text to a reply, without a NUL.

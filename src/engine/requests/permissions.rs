@@ -96,7 +96,7 @@ fn mark_missing_domains(call: &mut Call<'_>, permissions: &Permissions) -> Resul
         if call.view.state.domains.get(entry.domid).is_some() {
             continue;
         }
-        if call.hypervisor.domain_state(entry.domid) == DomainState::Absent {
+        if call.domain_state(entry.domid) == DomainState::Absent {
             missing.push(entry.domid);
         } else {
             call.changes.domains.push(entry.domid);
