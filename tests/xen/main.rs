@@ -7,3 +7,5 @@ mod alone;
 mod commands;
 mod guests;
 mod harness;
+mod protocol;
+mod protocol;
