@@ -8,4 +8,3 @@ mod commands;
 mod guests;
 mod harness;
 mod protocol;
-mod protocol;
