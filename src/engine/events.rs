@@ -155,6 +155,10 @@ impl Engine {
                 return;
             }
         }
+        if !self.can_queue_event(watch.connection, payload.len()) {
+            log::debug!("an event for {} is dropped: it has too much to read already", self.name(watch.connection));
+            return;
+        }
         let timeout_ms = self.config.event_timeout_ms;
         let is_privileged = self.requester_of(watch.connection).is_none_or(|who| who.is_privileged());
         let deadline_ms = (timeout_ms > 0 && !is_privileged).then(|| now_ms.saturating_add(timeout_ms));

@@ -22,6 +22,7 @@ mod events;
 mod fairness;
 pub mod hypervisor;
 pub mod input;
+pub mod memory;
 pub mod output;
 pub mod rate;
 pub mod report;
@@ -42,6 +43,7 @@ use crate::engine::output::Origin;
 use crate::engine::requests::{Call, Reply, Row, replay};
 use crate::engine::trace::{Switches, Trace};
 use crate::engine::view::View;
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
 use crate::store::quota::{Peaks, Quota};
@@ -221,6 +223,8 @@ impl Engine {
             for cause in causes {
                 self.settle(cause);
             }
+            // There may be room again for requests of its own.
+            self.wake(id);
             if let Some(next_ms) = next {
                 self.note_deadline(id, next_ms);
             }
@@ -228,7 +232,8 @@ impl Engine {
     }
 
     /// Whether bytes may be received for a connection now. A domain with too many outstanding requests has to read their
-    /// replies first, and others the events that they caused. One that is in others' way has to wait.
+    /// replies first, and others the events that they caused. One that is in others' way has to wait. One for which more
+    /// waits than it may have has to read first.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.get(&id).filter(|connection| connection.fault().is_none()) else {
@@ -236,7 +241,8 @@ impl Engine {
         };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
         let limit = self.state.domains.quotas(self.domid_of(id)).limit(Quota::Outstanding);
-        is_privileged || !self.is_held_back(id) && connection.outstanding() < limit
+        let is_free = is_privileged || !self.is_held_back(id) && connection.outstanding() < limit;
+        is_free && connection.session().is_some_and(|session| !self.has_to_read_first(id, session))
     }
 
     /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
@@ -334,23 +340,37 @@ impl Engine {
         let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
         let open_transactions = self.connections.get(&id).and_then(Connection::session);
         let open_transactions = open_transactions.map_or(0, Session::open_transactions);
+        let budget = self.budget(id, transaction.as_ref(), hypervisor);
         self.changes.clear();
         let mut call = Call {
-            view: View { state: &self.state, config: &self.config, requester, transaction: transaction.as_mut() },
+            view: View {
+                state: &self.state,
+                config: &self.config,
+                requester,
+                transaction: transaction.as_mut(),
+                budget,
+            },
             connection: id,
             domid: self.domid_of(id),
             open_transactions,
             trace: self.trace,
+            was_refused_memory: false,
             payload,
             hypervisor,
             changes: &mut self.changes,
             reply,
         };
-        let outcome = (row.handler)(&mut call);
+        let mut outcome = (row.handler)(&mut call);
+        if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
+            outcome = call.grow(call.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES));
+        }
+        let (was_refused, used) = (call.was_refused_memory, call.view.budget.used());
         if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()));
         }
-        self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms)
+        let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
+        self.warn_of_memory(id, used, was_refused, now_ms);
+        outcome
     }
 
     /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not.

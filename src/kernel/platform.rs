@@ -143,6 +143,10 @@ impl Hypervisor for XenPlatform {
         }
     }
 
+    fn free_memory(&self) -> usize {
+        heap::usage().free
+    }
+
     fn domain_state(&mut self, domid: DomId) -> DomainState {
         match self.domains.state(domid.0) {
             State::Running => DomainState::Running,

@@ -90,6 +90,8 @@ pub struct Machine {
     pub notified: BTreeSet<DomId>,
     /// The other end of each of our ports.
     pub remote: BTreeMap<Port, (DomId, u32)>,
+    /// What the server is told of free memory; `None` for as much as it likes.
+    pub free_memory: Option<usize>,
     next_port: u32,
 }
 
@@ -117,6 +119,10 @@ impl Hypervisor for Machine {
     fn close_port(&mut self, port: Port) {
         assert!(self.bound.remove(&port).is_some(), "{port:?} was not bound");
         self.remote.remove(&port);
+    }
+
+    fn free_memory(&self) -> usize {
+        self.free_memory.unwrap_or(usize::MAX)
     }
 
     fn domain_state(&mut self, domid: DomId) -> DomainState {

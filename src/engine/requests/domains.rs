@@ -2,6 +2,7 @@
 
 use crate::engine::change_set::Effect;
 use crate::engine::requests::{Call, parse_domid};
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
@@ -19,6 +20,7 @@ pub(super) fn introduce(call: &mut Call<'_>) -> Result<(), Errno> {
     call.changes.effect = Some(if call.view.state.domains.is_introduced(domid) {
         Effect::Rebind { domid, remote_port }
     } else {
+        call.grow(limits::CONNECTION_BYTES)?;
         call.hypervisor.map_ring(domid)?;
         match call.hypervisor.bind_port(domid, remote_port) {
             Ok(port) => Effect::Introduce { domid, port },

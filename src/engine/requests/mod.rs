@@ -51,6 +51,8 @@ pub struct Call<'a> {
     pub trace: Trace,
     /// What is to be changed.
     pub changes: &'a mut ChangeSet,
+    /// Whether memory was refused to it.
+    pub was_refused_memory: bool,
     /// What is to be answered.
     pub reply: &'a mut Reply,
 }
@@ -143,6 +145,17 @@ impl Call<'_> {
     #[must_use]
     pub fn features(&self) -> Features {
         self.view.state.domains.features(self.domid)
+    }
+
+    /// Takes memory for what the request makes grow.
+    ///
+    /// # Errors
+    /// [`Errno::NoSpc`] when there is not so much.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Errno> {
+        let outcome = self.view.budget.take(bytes);
+        self.was_refused_memory |= outcome.is_err();
+        self.changes.peaks.note(Quota::MemoryHard, self.view.budget.used());
+        outcome
     }
 
     /// Whether `value` is more than the client may have. Notes it as reached if not.

@@ -65,6 +65,8 @@ fn set_node_perms(call: &mut Call<'_>, path: Path<'_>, permissions: Permissions)
     if call.exceeds(Quota::NodeSize, bytes) {
         return Err(Errno::NoSpc);
     }
+    let before = if call.view.transaction.is_some() { 0 } else { node.permissions().entries().len() };
+    call.grow(permissions.entries().len().saturating_sub(before).saturating_mul(Node::ENTRY_BYTES))?;
     call.changes.nodes.push(NodeChange::SetPermissions { path: path.to_owned(), permissions });
     Ok(())
 }
