@@ -16,6 +16,39 @@ pub const ABSOLUTE_PATH_BYTES: usize = PATH_BYTES + PATH_PREFIX_BYTES;
 /// Levels of the deepest path: each level takes a slash and at least one more character.
 pub const PATH_DEPTH: usize = ABSOLUTE_PATH_BYTES / 2;
 
+/// Bytes that a path counts for in a transaction that has seen it, beside path and node.
+pub const TRANSACTION_ENTRY_BYTES: usize = 64;
+
+/// Bytes of a reply's payload that are accepted whatever the quota of memory says, so that an error can always be told
+/// (as the C server does).
+pub const SMALL_REPLY_BYTES: usize = 16;
+
+/// Bytes of a message that count beside its payload: the header.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 16;
+
+/// Milliseconds between two lines about one domain's memory (the C server's, 10 seconds).
+pub const MEMORY_LOG_INTERVAL_MS: u64 = 10_000;
+
+/// Bytes of free memory that no guest's request may use up: room for the work of a few hundred domains that goes on.
+pub const GUEST_RESERVE_BYTES: usize = 768 * 1024;
+
+/// Bytes of free memory that not even the control domain's requests may use up for something new: with them it can list,
+/// remove and destroy. One request and its events take a small part of it.
+pub const PRIVILEGED_RESERVE_BYTES: usize = 256 * 1024;
+
+/// How much memory a byte that is counted takes at most, allocations' own overhead included; small nodes are the worst.
+pub const BYTES_PER_COUNTED_BYTE: usize = 4;
+
+/// Bytes that wait to be sent to a client of the control domain before it is not read from any more.
+pub const PRIVILEGED_QUEUE_BYTES: usize = 256 * 1024;
+
+/// Bytes that wait to be sent to a client of the control domain before its events are dropped: it has not read for long,
+/// and nobody else may pay for that.
+pub const PRIVILEGED_EVENT_BYTES: usize = 1024 * 1024;
+
+/// Bytes that a new connection counts for before it is used.
+pub const CONNECTION_BYTES: usize = 1024;
+
 /// Children that a directory keeps in one list, searched from end to end. Above it, names are found by binary search;
 /// below it the list is smaller and no slower.
 pub const SMALL_DIRECTORY: usize = 24;

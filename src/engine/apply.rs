@@ -8,6 +8,7 @@ use crate::engine::events::Readable;
 use crate::engine::hypervisor::Hypervisor;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Switches;
+use crate::store::domain_table::NodeCount;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::transaction::{NodeChange, Transaction};
@@ -37,6 +38,10 @@ impl Engine {
             self.trace_change(&change);
             let nodes = match change {
                 NodeChange::Write { path, value } => {
+                    if let Some(node) = self.state.tree.get(path.as_path()) {
+                        let change = NodeCount::one(value.len()).plus(NodeCount::one(node.value().len()).negated());
+                        self.state.domains.charge_nodes(node.permissions().owner(), change);
+                    }
                     let generation = self.state.next_generation();
                     self.state.tree.write(path.as_path(), value, generation);
                     self.announce(path.as_path(), Scope::Subtree, None, now_ms);
@@ -44,8 +49,10 @@ impl Engine {
                 }
                 NodeChange::Create { path, value, permissions, announced } => {
                     let generation = self.state.next_generation();
-                    self.state.domains.charge_nodes(permissions.owner(), 1);
-                    self.state.tree.create(path.as_path(), Node::new(value, permissions, generation));
+                    let node = Node::new(value, permissions, generation);
+                    let count = NodeCount::one(node.memory(path.as_path()));
+                    self.state.domains.charge_nodes(node.permissions().owner(), count);
+                    self.state.tree.create(path.as_path(), node);
                     if announced {
                         self.announce(path.as_path(), Scope::Subtree, None, now_ms);
                     }
@@ -54,10 +61,8 @@ impl Engine {
                 }
                 NodeChange::SetPermissions { path, permissions } => {
                     let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
-                    self.state.domains.charge_nodes(before.permissions().owner(), -1);
-                    self.state.domains.charge_nodes(permissions.owner(), 1);
                     let generation = self.state.next_generation();
-                    self.state.tree.set_permissions(path.as_path(), permissions, generation);
+                    self.state.set_permissions(path.as_path(), permissions, generation);
                     self.announce(path.as_path(), Scope::Subtree, Some(Readable::node(&before)), now_ms);
                     1
                 }
@@ -87,7 +92,8 @@ impl Engine {
         let (tree, domains) = (&self.state.tree, &mut self.state.domains);
         let mut removed = 0_usize;
         tree.visit_children_first(path, |visit| {
-            domains.charge_nodes(visit.node.permissions().owner(), -1);
+            let count = NodeCount::one(visit.node.memory(visit.path));
+            domains.charge_nodes(visit.node.permissions().owner(), count.negated());
             removed = removed.saturating_add(1);
         });
         let generation = self.state.next_generation();
@@ -137,10 +143,11 @@ impl Engine {
             Effect::Watch { path, token, relative, depth } => self.add_watch(id, &path, &token, relative, depth),
             Effect::Unwatch { path, token } => {
                 self.state.watches.remove(id, &path, &token);
+                let bytes = path.len().saturating_add(token.len());
+                self.charge_watches(id, -1, 0_isize.saturating_sub_unsigned(bytes));
                 if self.trace.wants(Switches::OBJ) {
                     log::info!("obj: {} watches {path} no longer", self.name(id));
                 }
-                self.charge_watches(id, -1);
             }
             Effect::Reset => self.reset_watches_and_transactions(id),
             Effect::StartTransaction | Effect::Report(_) => {}
@@ -186,7 +193,7 @@ impl Engine {
         if self.trace.wants(Switches::OBJ) {
             log::info!("obj: {} watches {path}", self.name(id));
         }
-        self.charge_watches(id, 1);
+        self.charge_watches(id, 1, 0_isize.saturating_add_unsigned(path.len().saturating_add(token.len())));
     }
 
     /// The first event of a watch, which comes at once and whatever the permissions.
@@ -196,12 +203,13 @@ impl Engine {
         }
     }
 
-    /// Changes the count of watches of a connection's domain; sockets are not counted.
-    pub(super) fn charge_watches(&mut self, id: ConnectionId, by: isize) {
+    /// Changes the count of watches of a connection's domain and of their bytes; sockets are not counted.
+    pub(super) fn charge_watches(&mut self, id: ConnectionId, by: isize, bytes: isize) {
         if let Some(domid) = self.domain_of(id)
             && let Some(domain) = self.state.domains.get_mut(domid)
         {
             domain.watches = domain.watches.saturating_add_signed(by);
+            domain.watch_bytes = domain.watch_bytes.saturating_add_signed(bytes);
         }
     }
 }

@@ -58,6 +58,9 @@ pub struct Connection {
     pub(super) is_queued: bool,
     /// Whether it stands among those that wait for an event's time to be over.
     pub(super) has_deadline: bool,
+    /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
+    /// whoever asks for a fresh connection is not rid of the events that he caused.
+    tickets: VecDeque<(u64, usize)>,
     pub(super) phase: Phase,
 }
 
@@ -77,8 +80,6 @@ pub struct Session {
     pub output: Output,
     pub(super) transactions: BTreeMap<u32, Transaction>,
     next_transaction: u32,
-    /// Requests that count as outstanding, with the number of messages that they still wait for.
-    tickets: VecDeque<(u64, usize)>,
 }
 
 impl Connection {
@@ -89,6 +90,7 @@ impl Connection {
             ring_start,
             is_queued: false,
             has_deadline: false,
+            tickets: VecDeque::new(),
             phase: Phase::Open(Box::default()),
         }
     }
@@ -116,19 +118,6 @@ impl Connection {
         match &self.phase {
             Phase::Open(_) => None,
             Phase::Faulted(fault) => Some(*fault),
-        }
-    }
-}
-
-impl Session {
-    /// A number for a new transaction: not 0 and not in use.
-    pub(super) fn free_transaction_id(&mut self) -> u32 {
-        loop {
-            self.next_transaction = self.next_transaction.wrapping_add(1);
-            let id = self.next_transaction;
-            if id != 0 && !self.transactions.contains_key(&id) {
-                return id;
-            }
         }
     }
 
@@ -160,6 +149,24 @@ impl Session {
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.tickets.len()
+    }
+
+    /// Forgets all outstanding requests: the control domain starts the connection anew.
+    pub(super) fn forget_tickets(&mut self) {
+        self.tickets.clear();
+    }
+}
+
+impl Session {
+    /// A number for a new transaction: not 0 and not in use.
+    pub(super) fn free_transaction_id(&mut self) -> u32 {
+        loop {
+            self.next_transaction = self.next_transaction.wrapping_add(1);
+            let id = self.next_transaction;
+            if id != 0 && !self.transactions.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// How many transactions are open.

@@ -168,10 +168,10 @@ impl Engine {
     pub(super) fn rebind(&mut self, domid: DomId, remote_port: u32, hypervisor: &mut dyn Hypervisor) {
         let Some(id) = self.state.domains.connection(domid) else { return };
         self.drop_session(id, RestartPhase::Fresh);
-        let Some(Connection { peer: Peer::Domain { port, .. }, ring_start, .. }) = self.connections.get_mut(&id) else {
-            return;
-        };
-        *ring_start = Some(RingStart::Reset);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.forget_tickets();
+        connection.ring_start = Some(RingStart::Reset);
+        let Peer::Domain { port, .. } = &mut connection.peer else { return };
         self.starting.push(id);
         if let Some(old) = port.take() {
             self.ports.remove(&old);
@@ -241,14 +241,12 @@ impl Engine {
             if permissions.owner() != domid {
                 // Nobody gets another right by this, so that it is no change that a transaction could conflict with.
                 let permissions = permissions.without(domid);
-                self.state.tree.set_permissions(path.as_path(), permissions, generation);
+                self.state.set_permissions(path.as_path(), permissions, generation);
             } else if self.config.keep_orphans || path.as_path().is_root() {
                 // Another owner is a change: a transaction that has seen the node would give it back to the dead.
                 let permissions = permissions.owned_by(privileged).without(domid);
                 let generation = self.state.next_generation();
-                self.state.tree.set_permissions(path.as_path(), permissions, generation);
-                self.state.domains.charge_nodes(domid, -1);
-                self.state.domains.charge_nodes(privileged, 1);
+                self.state.set_permissions(path.as_path(), permissions, generation);
             } else {
                 self.remove_subtree(path.as_path(), now_ms);
             }
@@ -292,8 +290,13 @@ impl Engine {
 
     /// Withdraws all watches and transactions of a connection.
     pub(super) fn reset_watches_and_transactions(&mut self, id: ConnectionId) {
-        let removed = self.state.watches.remove_connection(id);
-        self.charge_watches(id, 0_isize.saturating_sub_unsigned(removed));
+        self.state.watches.remove_connection(id);
+        if let Some(domid) = self.domain_of(id)
+            && let Some(domain) = self.state.domains.get_mut(domid)
+        {
+            domain.watches = 0;
+            domain.watch_bytes = 0;
+        }
         let open = self.session_mut(id).map_or(0, |session| core::mem::take(&mut session.transactions).len());
         self.note_closed(id, open);
     }

@@ -155,6 +155,10 @@ impl Engine {
                 return;
             }
         }
+        if !self.can_queue_event(watch.connection, payload.len()) {
+            log::debug!("an event for {} is dropped: it has too much to read already", self.name(watch.connection));
+            return;
+        }
         let timeout_ms = self.config.event_timeout_ms;
         let is_privileged = self.requester_of(watch.connection).is_none_or(|who| who.is_privileged());
         let deadline_ms = (timeout_ms > 0 && !is_privileged).then(|| now_ms.saturating_add(timeout_ms));
@@ -162,9 +166,9 @@ impl Engine {
         let was_queued = session.output.push_event(&payload, !path.starts_with('@'), origin, deadline_ms);
         if was_queued {
             if let Some(origin) = origin
-                && let Some(session) = self.session_mut(origin.connection)
+                && let Some(sender) = self.connections.get_mut(&origin.connection)
             {
-                session.extend_ticket(origin.ticket);
+                sender.extend_ticket(origin.ticket);
             }
             if let Some(deadline_ms) = deadline_ms {
                 self.note_deadline(watch.connection, deadline_ms);

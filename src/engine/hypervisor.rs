@@ -1,4 +1,4 @@
-//! The questions that the engine puts to the hypervisor and that need an answer at once.
+//! The questions that the engine puts to its host, mostly to the hypervisor, and that need an answer at once.
 //!
 //! Three implementations: the kernel's, the hosted server's and the simulator's.
 
@@ -57,6 +57,11 @@ pub trait Hypervisor {
 
     /// Closes a port that [`Hypervisor::bind_port`] returned.
     fn close_port(&mut self, port: Port);
+
+    /// Bytes of memory that the server can still allocate. Asked before a request may make anything grow.
+    fn free_memory(&self) -> usize {
+        usize::MAX
+    }
 
     /// What state `domid` is in, and which domain it is.
     fn domain_info(&mut self, domid: DomId) -> DomainInfo;

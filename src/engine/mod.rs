@@ -22,6 +22,7 @@ mod events;
 mod fairness;
 pub mod hypervisor;
 pub mod input;
+pub mod memory;
 pub mod output;
 pub mod rate;
 pub mod report;
@@ -42,6 +43,7 @@ use crate::engine::output::Origin;
 use crate::engine::requests::{Call, Reply, Row, replay};
 use crate::engine::trace::{Switches, Trace};
 use crate::engine::view::View;
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
 use crate::store::quota::{Peaks, Quota};
@@ -221,6 +223,8 @@ impl Engine {
             for cause in causes {
                 self.settle(cause);
             }
+            // There may be room again for requests of its own.
+            self.wake(id);
             if let Some(next_ms) = next {
                 self.note_deadline(id, next_ms);
             }
@@ -228,13 +232,17 @@ impl Engine {
     }
 
     /// Whether bytes may be received for a connection now. A domain with too many outstanding requests has to read their
-    /// replies first, and others the events that they caused. One that is in others' way has to wait.
+    /// replies first, and others the events that they caused. One that is in others' way has to wait. One for which more
+    /// waits than it may have has to read first.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
-        let Some(session) = self.connections.get(&id).and_then(Connection::session) else { return false };
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.fault().is_none()) else {
+            return false;
+        };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
         let limit = self.state.domains.quotas(self.domid_of(id)).limit(Quota::Outstanding);
-        is_privileged || !self.is_held_back(id) && session.outstanding() < limit
+        let is_free = is_privileged || !self.is_held_back(id) && connection.outstanding() < limit;
+        is_free && connection.session().is_some_and(|session| !self.has_to_read_first(id, session))
     }
 
     /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
@@ -289,8 +297,9 @@ impl Engine {
                 // caused may still wait somewhere.
                 self.next_ticket = self.next_ticket.wrapping_add(1);
                 let ticket = self.next_ticket;
-                self.session_mut(id)
-                    .map(|session| session.issue_ticket(ticket))
+                self.connections
+                    .get_mut(&id)
+                    .map(|connection| connection.issue_ticket(ticket))
                     .map(|()| Origin { connection: id, ticket })
             }
         };
@@ -334,23 +343,37 @@ impl Engine {
         let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
         let open_transactions = self.connections.get(&id).and_then(Connection::session);
         let open_transactions = open_transactions.map_or(0, Session::open_transactions);
+        let budget = self.budget(id, transaction.as_ref(), hypervisor);
         self.changes.clear();
         let mut call = Call {
-            view: View { state: &self.state, config: &self.config, requester, transaction: transaction.as_mut() },
+            view: View {
+                state: &self.state,
+                config: &self.config,
+                requester,
+                transaction: transaction.as_mut(),
+                budget,
+            },
             connection: id,
             domid: self.domid_of(id),
             open_transactions,
             trace: self.trace,
+            was_refused_memory: false,
             payload,
             hypervisor,
             changes: &mut self.changes,
             reply,
         };
-        let outcome = (row.handler)(&mut call);
+        let mut outcome = (row.handler)(&mut call);
+        if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
+            outcome = call.grow(call.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES));
+        }
+        let (was_refused, used) = (call.was_refused_memory, call.view.budget.used());
         if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()));
         }
-        self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms)
+        let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
+        self.warn_of_memory(id, used, was_refused, now_ms);
+        outcome
     }
 
     /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not.
@@ -435,7 +458,7 @@ impl Engine {
     /// Notes how much a request's client has had, now that the request is granted or refused.
     fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
         let Some(domid) = self.domain_of(id) else { return };
-        let outstanding = self.connections.get(&id).and_then(Connection::session).map_or(0, Session::outstanding);
+        let outstanding = self.connections.get(&id).map_or(0, Connection::outstanding);
         self.changes.peaks.note(Quota::TransactionNodes, transaction_nodes.unwrap_or(0));
         self.changes.peaks.note(Quota::Outstanding, outstanding);
         if let Some(domain) = self.state.domains.get_mut(domid) {
@@ -503,8 +526,8 @@ impl Engine {
 
     /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.
     fn settle(&mut self, cause: Origin) {
-        if let Some(session) = self.session_mut(cause.connection) {
-            session.settle_ticket(cause.ticket);
+        if let Some(sender) = self.connections.get_mut(&cause.connection) {
+            sender.settle_ticket(cause.ticket);
             self.wake(cause.connection);
         }
     }

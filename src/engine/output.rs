@@ -37,6 +37,8 @@ struct EventInfo {
 #[derive(Debug, Default)]
 pub struct Output {
     messages: VecDeque<Message>,
+    /// Bytes of all messages.
+    queued_bytes: usize,
     /// Bytes of the first message that were sent.
     sent: usize,
     /// How many pending events have a hash.
@@ -44,15 +46,26 @@ pub struct Output {
 }
 
 impl Output {
-    /// Bytes of all messages that wait, headers included.
+    /// Bytes of all messages that wait, headers included, as counted along the way.
     #[must_use]
-    pub fn queued_bytes(&self) -> usize {
+    pub const fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// The same, counted now.
+    #[must_use]
+    pub fn count_bytes(&self) -> usize {
         self.messages.iter().map(|message| message.bytes.len()).sum()
+    }
+
+    fn push(&mut self, message: Message) {
+        self.queued_bytes = self.queued_bytes.saturating_add(message.bytes.len());
+        self.messages.push_back(message);
     }
 
     /// Queues a reply.
     pub fn push_reply(&mut self, header: Header, payload: &[u8], origin: Option<Origin>) {
-        self.messages.push_back(Message { bytes: message(header, payload), origin, event: None });
+        self.push(Message { bytes: message(header, payload), origin, event: None });
     }
 
     /// Queues an event, unless an identical one waits already and `collapse` says that one is enough. Returns whether it
@@ -72,7 +85,7 @@ impl Output {
         let kind = MessageType::WatchEvent.to_wire();
         let header = Header { kind, request_id: 0, transaction_id: 0, payload_bytes };
         let event = Some(EventInfo { hash, deadline_ms });
-        self.messages.push_back(Message { bytes: message(header, payload), origin, event });
+        self.push(Message { bytes: message(header, payload), origin, event });
         let count = self.event_hashes.entry(hash).or_default();
         *count = count.saturating_add(1);
         true
@@ -125,6 +138,7 @@ impl Output {
     /// Empties the queue and returns what caused its messages.
     pub fn clear(&mut self) -> Vec<Origin> {
         self.sent = 0;
+        self.queued_bytes = 0;
         self.event_hashes.clear();
         self.messages.drain(..).filter_map(|message| message.origin).collect()
     }
@@ -141,6 +155,7 @@ impl Output {
     }
 
     fn forget(&mut self, message: &Message) {
+        self.queued_bytes = self.queued_bytes.saturating_sub(message.bytes.len());
         if let Some(event) = message.event
             && let Some(count) = self.event_hashes.get_mut(&event.hash)
         {

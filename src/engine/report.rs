@@ -1,7 +1,6 @@
 //! Answers to CONTROL that need more than a handler sees: what domains have, what takes how much, and whether all counts
 //! agree. Reading only.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -41,13 +40,6 @@ impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of domain {}: counted {}, found {}", self.what, self.domid, self.counted, self.found)
     }
-}
-
-/// What was found of a domain.
-#[derive(Default)]
-struct Found {
-    nodes: u64,
-    watches: u64,
 }
 
 impl Engine {
@@ -107,13 +99,9 @@ impl Engine {
             Quota::Nodes => domain.nodes,
             Quota::Watches => domain.watches as u64,
             Quota::Transactions => session.map_or(0, |session| session.open_transactions()) as u64,
-            Quota::Outstanding => session.map_or(0, |session| session.outstanding()) as u64,
-            Quota::MemoryHard
-            | Quota::MemorySoft
-            | Quota::TransactionNodes
-            | Quota::NodePermissions
-            | Quota::PathMax
-            | Quota::NodeSize => 0,
+            Quota::Outstanding => connection.map_or(0, Connection::outstanding) as u64,
+            Quota::MemoryHard | Quota::MemorySoft => self.memory_of(domid) as u64,
+            Quota::TransactionNodes | Quota::NodePermissions | Quota::PathMax | Quota::NodeSize => 0,
         }
     }
 
@@ -148,30 +136,25 @@ impl Engine {
 
     /// Walks everything and counts again.
     fn report_check(&mut self, reply: &mut Reply) {
-        let mut found = BTreeMap::<DomId, Found>::new();
-        self.state.tree.visit_children_first(Path::ROOT, |visit| {
-            let owner = visit.node.permissions().owner();
-            if owner != DomId::ANY {
-                let found = found.entry(owner).or_default();
-                found.nodes = found.nodes.saturating_add(1);
-            }
-        });
-        for id in self.connections.keys() {
-            if let Some(domid) = self.domain_of(*id) {
-                let watches = self.state.watches.of_connection(*id).len() as u64;
-                let found = found.entry(domid).or_default();
-                found.watches = found.watches.saturating_add(watches);
-            }
-        }
         let mut is_fine = true;
-        for (domid, found) in &found {
-            let counted = self.state.domains.get(*domid).map_or((0, 0), |domain| (domain.nodes, domain.watches as u64));
-            is_fine &= compare(reply, "nodes", *domid, counted.0, found.nodes);
-            is_fine &= compare(reply, "watches", *domid, counted.1, found.watches);
+        let mut nodes = self.state.count_nodes();
+        for (domid, domain) in self.state.domains.iter() {
+            let found = nodes.remove(&domid).unwrap_or_default();
+            is_fine &= compare(reply, "nodes", domid, domain.nodes, found.nodes.cast_unsigned());
+            is_fine &= compare(reply, "bytes of nodes", domid, domain.node_bytes, found.bytes.cast_unsigned());
+            let watches = domain.connection.map_or(&[][..], |id| self.state.watches.of_connection(id));
+            let bytes = watches.iter().map(|watch| watch.path.len().saturating_add(watch.token.len()));
+            let bytes = bytes.fold(0, usize::saturating_add);
+            is_fine &= compare(reply, "watches", domid, domain.watches as u64, watches.len() as u64);
+            is_fine &= compare(reply, "bytes of watches", domid, domain.watch_bytes as u64, bytes as u64);
+            let connection = domain.connection.and_then(|id| self.connections.get(&id));
+            if let Some(output) = connection.and_then(Connection::session).map(|session| &session.output) {
+                let (counted, found) = (output.queued_bytes() as u64, output.count_bytes() as u64);
+                is_fine &= compare(reply, "bytes to be sent", domid, counted, found);
+            }
         }
-        for (domid, domain) in self.state.domains.iter().filter(|(domid, _)| !found.contains_key(domid)) {
-            is_fine &= compare(reply, "nodes", domid, domain.nodes, 0);
-            is_fine &= compare(reply, "watches", domid, domain.watches as u64, 0);
+        for (domid, found) in nodes {
+            is_fine &= compare(reply, "nodes", domid, 0, found.nodes.cast_unsigned());
         }
         let (counted, open) = self.open_transactions();
         is_fine &= compare(reply, "transactions", self.config.privileged, counted as u64, open as u64);
@@ -203,5 +186,34 @@ fn line(reply: &mut Reply, text: fmt::Arguments<'_>) {
     let before = reply.len();
     if requests::text(reply, text).is_err() {
         reply.truncate(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::Config;
+    use crate::store::domain_table::NodeCount;
+    use std::string::String;
+
+    fn check(engine: &mut Engine) -> String {
+        let mut reply = Reply::new();
+        engine.report(Report::Check, &mut reply);
+        String::from_utf8(reply.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_check_names_every_count_that_is_wrong_and_repairs_none() {
+        let mut engine = Engine::new(Config::default());
+        assert_eq!(check(&mut engine), "OK\0");
+        engine.state.domains.charge_nodes(DomId::DOM0, NodeCount { nodes: 2, bytes: -1 });
+        engine.state.domains.get_mut(DomId::DOM0).unwrap().watches = 7;
+        engine.note_opened(crate::store::watch::ConnectionId(1));
+        let expected = "nodes of domain 0: counted 5, found 3\n\
+                        bytes of nodes of domain 0: counted 108, found 109\n\
+                        watches of domain 0: counted 7, found 0\n\
+                        transactions of domain 0: counted 1, found 0\n\0";
+        assert_eq!(check(&mut engine), expected);
+        assert_eq!(check(&mut engine), expected, "nothing was repaired");
     }
 }

@@ -3,6 +3,7 @@
 use alloc::rc::Rc;
 
 use crate::engine::config::Config;
+use crate::engine::memory::Budget;
 use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Requester};
@@ -18,13 +19,16 @@ pub struct View<'a> {
     pub(super) config: &'a Config,
     pub(super) requester: Requester,
     pub(super) transaction: Option<&'a mut Transaction>,
+    /// What the request may still make grow.
+    pub(super) budget: Budget,
 }
 
 impl View<'_> {
     /// The node at `path`.
     ///
     /// # Errors
-    /// [`Errno::NoSpc`] when the transaction has seen as many paths as it may; it can't be committed then.
+    /// [`Errno::NoSpc`] when the transaction has seen as many paths as it may, or takes all memory that it may; it can't
+    /// be committed then.
     pub fn read(&mut self, path: Path<'_>) -> Result<Option<Rc<Node>>, Errno> {
         let Some(transaction) = &mut self.transaction else { return Ok(self.state.tree.get(path).cloned()) };
         transaction.count_look();
@@ -39,6 +43,10 @@ impl View<'_> {
             return Err(Errno::NoSpc);
         }
         let base = self.state.tree.get(path).cloned();
+        if let Err(errno) = self.budget.take(Transaction::bytes_of_look(path, base.as_ref())) {
+            transaction.fail();
+            return Err(errno);
+        }
         transaction.note(path, base.clone());
         Ok(base)
     }

@@ -143,6 +143,10 @@ impl Hypervisor for XenPlatform {
         }
     }
 
+    fn free_memory(&self) -> usize {
+        heap::usage().free
+    }
+
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
         let description = self.domains.describe(domid.0);
         let state = match description.state {

@@ -216,12 +216,19 @@ impl Server {
     }
 
     /// Starts afresh if the domain asks for it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").
+    ///
+    /// A domain that is not offered this may erase its ring while nothing is under way, as firmware does for the kernel
+    /// that follows it. Servers that take their own indices from the page do not notice.
     fn look_for_reconnection<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) {
         let Some(page) = platform.page(domid) else { return };
-        if self.engine.features(id).contains(Features::RECONNECTION)
-            && page.load(Field::Connection) == CONNECTION_REQUESTED
+        if self.engine.features(id).contains(Features::RECONNECTION) {
+            if page.load(Field::Connection) == CONNECTION_REQUESTED {
+                self.engine.handle_reconnect(id);
+            }
+        } else if let Some((_, ring)) = self.engine.connection_mut(id).and_then(Connection::session_mut)
+            && ring.is_erased(page)
         {
-            self.engine.handle_reconnect(id);
+            *ring = Ring::default();
         }
     }
 
@@ -281,7 +288,9 @@ impl Server {
         let Some(start) = connection.ring_start.take() else { return };
         // Said before anything is consumed or produced, so that the domain can rely on it.
         page.store(Field::Features, features.bits());
-        page.store(Field::Error, NO_ERROR);
+        if features.contains(Features::ERROR) {
+            page.store(Field::Error, NO_ERROR);
+        }
         let is_asked = page.load(Field::Connection) == CONNECTION_REQUESTED;
         if start == RingStart::Adopt && !is_asked {
             connection.ring = Ring::adopt(page);

@@ -15,6 +15,13 @@ impl DomId {
     pub const ANY: Self = Self(0x7ff5);
     /// The number by which a domain calls itself (`DOMID_SELF`).
     pub const SELF: Self = Self(0x7ff0);
+
+    /// Whether no real domain has this number. Some of these numbers mean something to the hypervisor, so that it must
+    /// not be asked about them on a client's word.
+    #[must_use]
+    pub const fn is_reserved(self) -> bool {
+        self.0 >= Self::FIRST_RESERVED.0
+    }
 }
 
 impl fmt::Debug for DomId {

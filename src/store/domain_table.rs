@@ -6,6 +6,8 @@
 use alloc::collections::BTreeMap;
 
 use crate::store::domain::DomId;
+#[cfg(doc)]
+use crate::store::node::Node;
 use crate::store::permission::{Identity, Permissions};
 use crate::store::quota::{Peaks, Quota, Quotas};
 use crate::store::watch::ConnectionId;
@@ -29,14 +31,49 @@ pub struct Domain {
     pub features: Features,
     /// Nodes that it owns.
     pub nodes: u64,
+    /// Bytes of them, as [`Node::memory_bytes`] counts.
+    pub node_bytes: u64,
     /// Watches that it has set.
     pub watches: usize,
+    /// Bytes of their paths and tokens.
+    pub watch_bytes: usize,
+    /// When it was last said that it takes much memory.
+    pub memory_logged_ms: Option<u64>,
     /// What it may have; see [`Domains::set_quota`].
     quotas: Quotas,
     /// The quotas that were set for it alone, as bits.
     own_quotas: u16,
     /// The most that it has had.
     pub peaks: Peaks,
+}
+
+/// A change of what is counted of a domain's nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeCount {
+    /// Nodes.
+    pub nodes: i64,
+    /// Bytes, as [`Node::memory_bytes`] counts.
+    pub bytes: i64,
+}
+
+impl NodeCount {
+    /// One node more.
+    #[must_use]
+    pub fn one(bytes: usize) -> Self {
+        Self { nodes: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
+    }
+
+    /// The contrary.
+    #[must_use]
+    pub const fn negated(self) -> Self {
+        Self { nodes: self.nodes.saturating_neg(), bytes: self.bytes.saturating_neg() }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self { nodes: self.nodes.saturating_add(other.nodes), bytes: self.bytes.saturating_add(other.bytes) }
+    }
 }
 
 /// All known domains.
@@ -75,7 +112,10 @@ impl Domains {
             target: None,
             features: Features::all(),
             nodes: 0,
+            node_bytes: 0,
             watches: 0,
+            watch_bytes: 0,
+            memory_logged_ms: None,
             quotas: self.defaults.clone(),
             own_quotas: 0,
             peaks: Peaks::default(),
@@ -128,10 +168,11 @@ impl Domains {
         }
     }
 
-    /// Changes the count of nodes of `domid`.
-    pub fn charge_nodes(&mut self, domid: DomId, by: i64) {
+    /// Changes what is counted of the nodes of `domid`.
+    pub fn charge_nodes(&mut self, domid: DomId, by: NodeCount) {
         if let Some(domain) = self.get_mut(domid) {
-            domain.nodes = domain.nodes.saturating_add_signed(by);
+            domain.nodes = domain.nodes.saturating_add_signed(by.nodes);
+            domain.node_bytes = domain.node_bytes.saturating_add_signed(by.bytes);
         }
     }
 

@@ -5,6 +5,7 @@ use alloc::rc::Rc;
 
 use crate::store::children::Children;
 use crate::store::domain::DomId;
+use crate::store::path::Path;
 use crate::store::permission::Permissions;
 
 /// One node of the tree. Versions of the tree share nodes that are the same in both.
@@ -34,6 +35,9 @@ impl Mentioned {
 }
 
 impl Node {
+    /// Bytes that one entry of the permissions counts for.
+    pub const ENTRY_BYTES: usize = 8;
+
     /// A node without children.
     #[must_use]
     pub fn new(value: Box<[u8]>, permissions: Permissions, generation: u64) -> Self {
@@ -97,11 +101,27 @@ impl Node {
         self.mentioned.0 & Mentioned::of(domid).0 != 0
     }
 
+    /// Bytes that a node at `path` counts for in its owner's memory: its record without the names of children, its path,
+    /// and its name in the list of the node above.
+    ///
+    /// The C server counts that name for the owner of the node above. Here who makes a node pays for all of it.
+    #[must_use]
+    pub fn memory_bytes(path: Path<'_>, permissions: usize, value: usize) -> usize {
+        let path_bytes = path.as_str().len().saturating_add(path.name().len()).saturating_add(1);
+        Self::record_bytes(permissions, value, 0).saturating_add(path_bytes)
+    }
+
+    /// Bytes that this node counts for at `path`, as [`Node::memory_bytes`].
+    #[must_use]
+    pub fn memory(&self, path: Path<'_>) -> usize {
+        Self::memory_bytes(path, self.permissions.entries().len(), self.value.len())
+    }
+
     /// Bytes of the record that the quota `node-size` limits: 16, 8 for each permission, the value, and the names of the
     /// children with a NUL each.
     #[must_use]
     pub fn record_bytes(permissions: usize, value: usize, names: usize) -> usize {
-        permissions.saturating_mul(8).saturating_add(16).saturating_add(value).saturating_add(names)
+        permissions.saturating_mul(Self::ENTRY_BYTES).saturating_add(16).saturating_add(value).saturating_add(names)
     }
 }
 

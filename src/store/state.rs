@@ -1,10 +1,11 @@
 //! Everything that is stored: tree, special nodes, domains and watches, with the generation that orders its changes.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::store::domain::DomId;
-use crate::store::domain_table::Domains;
+use crate::store::domain_table::{Domains, NodeCount};
 use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Permissions, Requester};
@@ -39,9 +40,9 @@ pub enum Inconsistency {
         /// Whose count.
         domid: DomId,
         /// What was counted along the way.
-        counted: u64,
+        counted: NodeCount,
         /// What the tree holds.
-        found: u64,
+        found: NodeCount,
     },
     /// A node belongs to a domain that is not known.
     UnknownOwner(DomId),
@@ -61,11 +62,13 @@ impl State {
             generation: 1,
             privileged,
         };
-        state.domains.learn(privileged, 0).nodes = 1;
+        state.domains.learn(privileged, 0);
         for path in [Path::TOOL, Path::TOOL_XENSTORED] {
             let generation = state.next_generation();
             state.tree.create(path, Node::new(Box::default(), Permissions::private(privileged), generation));
-            state.domains.charge_nodes(privileged, 1);
+        }
+        for path in [Path::ROOT, Path::TOOL, Path::TOOL_XENSTORED] {
+            state.domains.charge_nodes(privileged, NodeCount::one(Node::memory_bytes(path, 1, 0)));
         }
         state
     }
@@ -104,12 +107,20 @@ impl State {
         Requester::Domain { own, target: target.filter(|target| self.domains.is_current(*target)) }
     }
 
+    /// Gives a node other permissions, perhaps another owner.
+    pub fn set_permissions(&mut self, path: Path<'_>, permissions: Permissions, generation: u64) {
+        let Some(node) = self.tree.get(path) else { return };
+        let (owner, before) = (node.permissions().owner(), NodeCount::one(node.memory(path)));
+        let after = Node::memory_bytes(path, permissions.entries().len(), node.value().len());
+        self.domains.charge_nodes(owner, before.negated());
+        self.domains.charge_nodes(permissions.owner(), NodeCount::one(after));
+        self.tree.set_permissions(path, permissions, generation);
+    }
+
     /// Makes the changes of a transaction that does not conflict, and returns its events.
     pub fn commit(&mut self, transaction: Transaction) -> Vec<CommitEvent> {
         let Self { tree, domains, generation, .. } = self;
-        for (domid, count) in transaction.counts() {
-            domains.charge_nodes(domid, count);
-        }
+        transaction.charge_owners(|domid, count| domains.charge_nodes(domid, count));
         let adjust = |permissions: &Permissions, written| domains.adjusted(permissions, written);
         transaction.commit(tree, adjust, || {
             *generation = generation.saturating_add(1);
@@ -117,24 +128,31 @@ impl State {
         })
     }
 
+    /// Counts the nodes of each domain. Those of all domains count for none.
+    #[must_use]
+    pub fn count_nodes(&self) -> BTreeMap<DomId, NodeCount> {
+        let mut found = BTreeMap::<DomId, NodeCount>::new();
+        self.tree.visit_children_first(Path::ROOT, |visit| {
+            let count = found.entry(visit.node.permissions().owner()).or_default();
+            *count = count.plus(NodeCount::one(visit.node.memory(visit.path)));
+        });
+        found.remove(&DomId::ANY);
+        found
+    }
+
     /// Counts everything again and compares.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), Inconsistency> {
-        let mut found = alloc::collections::BTreeMap::<DomId, u64>::new();
-        self.tree.visit_children_first(Path::ROOT, |visit| {
-            let count = found.entry(visit.node.permissions().owner()).or_default();
-            *count = count.saturating_add(1);
-        });
+        let mut found = self.count_nodes();
         for (domid, domain) in self.domains.iter() {
-            let found = found.remove(&domid).unwrap_or(0);
-            if found != domain.nodes {
-                return Err(Inconsistency::NodeCount { domid, counted: domain.nodes, found });
+            let found = found.remove(&domid).unwrap_or_default();
+            let counted = NodeCount { nodes: domain.nodes.cast_signed(), bytes: domain.node_bytes.cast_signed() };
+            if found != counted {
+                return Err(Inconsistency::NodeCount { domid, counted, found });
             }
         }
-        // A node of all domains counts for none.
-        found.remove(&DomId::ANY);
         match found.pop_first() {
             Some((domid, _)) => Err(Inconsistency::UnknownOwner(domid)),
             None if !self.watches.agree() => Err(Inconsistency::Watches),
@@ -159,7 +177,9 @@ mod tests {
     #[test]
     fn a_check_finds_a_wrong_count() {
         let mut state = State::new(DomId(0), Quotas::default());
-        state.domains.charge_nodes(DomId(0), 1);
-        assert_eq!(state.check(), Err(Inconsistency::NodeCount { domid: DomId(0), counted: 4, found: 3 }));
+        state.domains.charge_nodes(DomId(0), NodeCount::one(0));
+        let found = NodeCount { nodes: 3, bytes: 109 };
+        let counted = NodeCount { nodes: 4, ..found };
+        assert_eq!(state.check(), Err(Inconsistency::NodeCount { domid: DomId(0), counted, found }));
     }
 }

@@ -10,7 +10,9 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::limits;
 use crate::store::domain::DomId;
+use crate::store::domain_table::NodeCount;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::permission::Permissions;
@@ -117,6 +119,8 @@ pub struct Transaction {
     created: bool,
     failed: bool,
     looks: usize,
+    /// See [`Transaction::bytes`].
+    bytes: usize,
     record: Record,
 }
 
@@ -172,6 +176,35 @@ impl Transaction {
         self.counts.get(&domid).copied().unwrap_or(0)
     }
 
+    /// What its commit changes for the owners of nodes, in parts.
+    pub fn charge_owners(&self, mut charge: impl FnMut(DomId, NodeCount)) {
+        for (path, accessed) in &self.accessed {
+            if matches!(accessed.local, Local::Untouched) {
+                continue;
+            }
+            let count = |node: &Rc<Node>| NodeCount::one(node.memory(path.as_path()));
+            if let Some(base) = &accessed.base {
+                charge(base.permissions().owner(), count(base).negated());
+            }
+            if let Local::Present(node) = &accessed.local {
+                charge(node.permissions().owner(), count(node));
+            }
+        }
+    }
+
+    /// Bytes that it takes, for its client's account: paths, copies of nodes, and what is kept to replay it.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes.saturating_add(self.record.bytes())
+    }
+
+    /// Bytes that a look at a path that it has not seen takes.
+    #[must_use]
+    pub fn bytes_of_look(path: Path<'_>, base: Option<&Rc<Node>>) -> usize {
+        let copy = base.map_or(0, |node| content_bytes(node));
+        path.as_str().len().saturating_add(limits::TRANSACTION_ENTRY_BYTES).saturating_add(copy)
+    }
+
     /// The node at `path` as the transaction sees it, if it has looked at that path.
     #[must_use]
     pub fn seen(&self, path: Path<'_>) -> Option<Option<&Rc<Node>>> {
@@ -180,6 +213,7 @@ impl Transaction {
 
     /// Notes that it has looked at `path`, for the first time, and found `base`.
     pub fn note(&mut self, path: Path<'_>, base: Option<Rc<Node>>) {
+        self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path, base.as_ref()));
         let order = self.accessed.len();
         let accessed = Accessed { order, base, local: Local::Untouched, children: Vec::new(), event: None };
         self.accessed.insert(path.to_owned(), accessed);
@@ -206,6 +240,7 @@ impl Transaction {
                 self.add_child(path.as_path(), generation);
                 let node = Rc::new(Node::new(value, permissions, generation));
                 if let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) {
+                    self.bytes = self.bytes.saturating_sub(accessed.local_bytes()).saturating_add(content_bytes(&node));
                     accessed.local = Local::Present(node);
                     accessed.children.clear();
                     if announced {
@@ -219,6 +254,7 @@ impl Transaction {
                     self.remove_child(path.as_path(), generation);
                 }
                 if let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) {
+                    self.bytes = self.bytes.saturating_sub(accessed.local_bytes());
                     accessed.local = Local::Absent;
                     accessed.children.clear();
                     accessed.announce(scope);
@@ -317,9 +353,11 @@ impl Transaction {
     /// Changes a node that it has seen and that exists for it.
     fn update(&mut self, path: &PathBuf, event: Option<Scope>, change: impl FnOnce(&mut Node)) {
         let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) else { return };
+        let before = accessed.local_bytes();
         if let Some(node) = accessed.current_mut() {
             change(node);
         }
+        self.bytes = self.bytes.saturating_sub(before).saturating_add(accessed.local_bytes());
         if let Some(scope) = event {
             accessed.announce(scope);
         }
@@ -346,11 +384,19 @@ impl Transaction {
 
     fn change_parent(&mut self, path: Path<'_>, what: ChildChange, change: impl FnOnce(&mut Node)) {
         let Some(accessed) = path.parent().and_then(|parent| self.accessed.get_mut(parent.as_str())) else { return };
+        let before = accessed.local_bytes();
         if let Some(node) = accessed.current_mut() {
             change(node);
+            self.bytes = self.bytes.saturating_add(what.bytes());
             accessed.children.push(what);
         }
+        self.bytes = self.bytes.saturating_sub(before).saturating_add(accessed.local_bytes());
     }
+}
+
+/// Bytes of a node's copy. Its list of children is shared as far as it can be, and changes of it are counted one by one.
+fn content_bytes(node: &Node) -> usize {
+    Node::record_bytes(node.permissions().entries().len(), node.value().len(), 0)
 }
 
 /// Takes a domain's entries out of a node's permissions, the owner's excepted.
@@ -366,6 +412,14 @@ impl Accessed {
     fn before(&self) -> Option<Before> {
         let base = self.event.and(self.base.as_ref())?;
         Some(Before { permissions: base.permissions().clone(), generation: base.generation() })
+    }
+
+    /// Bytes of the transaction's own version.
+    fn local_bytes(&self) -> usize {
+        match &self.local {
+            Local::Present(node) => content_bytes(node),
+            Local::Untouched | Local::Absent => 0,
+        }
     }
 
     const fn current(&self) -> Option<&Rc<Node>> {
@@ -396,6 +450,12 @@ impl Accessed {
 }
 
 impl ChildChange {
+    /// Bytes that it takes.
+    const fn bytes(&self) -> usize {
+        let (Self::Add(name) | Self::Remove(name)) = self;
+        name.len().saturating_add(size_of::<Self>())
+    }
+
     fn as_ref(&self) -> ChildOperation<'_> {
         match self {
             Self::Add(name) => ChildOperation::Add(name),

@@ -85,6 +85,12 @@ impl Ring {
         Self::default()
     }
 
+    /// Whether our own indices in the page are zero and ought not to be: the domain has erased its ring, as `hvmloader`
+    /// does before it gives the ring to the next kernel, if reconnection is not offered.
+    pub fn is_erased(&self, page: &impl RingPage) -> bool {
+        *self != Self::default() && page.load(Field::RequestConsumer) == 0 && page.load(Field::ReplyProducer) == 0
+    }
+
     /// Bytes of requests that wait.
     ///
     /// # Errors

@@ -47,6 +47,21 @@ fn it_gives_events_too_and_outlives_every_domain() {
 }
 
 #[test]
+fn it_gives_special_events_too() {
+    let mut world = World::with_guests([1, 2]);
+    world.set_perms(0, "@introduceDomain", "n0 n2 r32757").unwrap();
+    for domid in [1, 2] {
+        world.watch(domid, "@introduceDomain", "t").unwrap();
+        world.events(domid);
+    }
+    world.start(7);
+    assert_eq!(world.events(1), [event("@introduceDomain", "t")]);
+    assert_eq!(world.events(2), [], "its own entry comes first");
+    world.kill(2);
+    assert_eq!(world.get_perms(1, "@introduceDomain"), Ok("n0 r32757".into()));
+}
+
+#[test]
 fn a_commit_after_a_domains_birth_or_death_keeps_it() {
     let mut world = World::with_homes([1]);
     world.write(1, "data", "x").unwrap();

@@ -92,6 +92,8 @@ pub struct Machine {
     pub notified: BTreeSet<DomId>,
     /// The other end of each of our ports.
     pub remote: BTreeMap<Port, (DomId, u32)>,
+    /// What the server is told of free memory; `None` for as much as it likes.
+    pub free_memory: Option<usize>,
     next_port: u32,
 }
 
@@ -121,7 +123,12 @@ impl Hypervisor for Machine {
         self.remote.remove(&port);
     }
 
+    fn free_memory(&self) -> usize {
+        self.free_memory.unwrap_or(usize::MAX)
+    }
+
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
+        assert!(!domid.is_reserved(), "the hypervisor may mean something by {domid}");
         match self.domains.get(&domid) {
             Some(state) => DomainInfo { state: *state, unique_id: self.unique_ids.get(&domid).copied() },
             None => DomainInfo::ABSENT,

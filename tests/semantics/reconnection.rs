@@ -107,6 +107,88 @@ fn a_request_that_came_with_the_wish_is_not_handled() {
 }
 
 #[test]
+fn it_does_not_rid_a_domain_of_the_events_that_it_caused_for_others() {
+    for is_shut_before in [false, true] {
+        let mut world = World::with_homes([1, 2]);
+        world.set_perms(0, "/local/domain/1", "r1").unwrap();
+        world.watch(2, "/local/domain/1", &"t".repeat(900)).unwrap();
+        world.events(2);
+        let mut handled = 0;
+        for round in 0..50 {
+            for at in 0..10 {
+                world.send(1, 0, MessageType::Write.to_wire(), format!("data{round}-{at}\0").as_bytes());
+            }
+            handled = world.directory(0, "/local/domain/1").unwrap().len();
+            if is_shut_before {
+                world.set_word(1, Field::RequestProducer, world.word(1, Field::RequestConsumer).wrapping_add(5000));
+                world.signal(1);
+            }
+            reconnect(&mut world, 1);
+        }
+        // Twenty that wait, and the first, whose event went into the ring at once.
+        assert_eq!((handled, world.outstanding(1)), (21, 20), "shut before: {is_shut_before}");
+        assert_eq!(world.events(2).len(), 21);
+        assert_eq!(world.outstanding(1), 0);
+        assert_eq!(world.write(1, "data", "x"), ok());
+        world.check();
+    }
+}
+
+#[test]
+fn the_domain_is_told_and_the_connection_word_is_the_last_that_is_written() {
+    let mut world = World::with_homes([5]);
+    world.write(5, "data", "x").unwrap();
+    world.machine.notified.clear();
+    reconnect(&mut world, 5);
+    assert!(world.machine.notified.contains(&DomId(5)));
+    let page = world.machine.pages[&DomId(5)].clone();
+    for field in INDICES.into_iter().chain([Field::Features, Field::Error]) {
+        assert!(page.stored_at(field) < page.stored_at(Field::Connection), "{field:?}");
+    }
+}
+
+#[test]
+fn half_a_message_that_was_sent_is_not_continued() {
+    let mut world = World::with_homes([5]);
+    world.write(5, "data", &"v".repeat(1500)).unwrap();
+    world.send(5, 0, MessageType::Read.to_wire(), b"data\0");
+    let sent = world.word(5, Field::ReplyProducer).wrapping_sub(world.word(5, Field::ReplyConsumer));
+    assert_eq!(sent, 1024, "the rest waits for room");
+    reconnect(&mut world, 5);
+    is_as_new(&mut world, 5);
+}
+
+#[test]
+fn a_domain_that_is_not_read_from_for_now_gets_it_too() {
+    let mut world = World::with_homes([5]);
+    world.write(5, "data", &"v".repeat(1500)).unwrap();
+    for _ in 0..30 {
+        world.send(5, 0, MessageType::Read.to_wire(), b"data\0");
+    }
+    assert_eq!(world.outstanding(5), 20, "it reads no replies");
+    reconnect(&mut world, 5);
+    is_as_new(&mut world, 5);
+}
+
+#[test]
+fn a_wish_found_in_the_ring_of_a_domain_that_was_there_before_the_server_is_fulfilled() {
+    let mut world = World::new();
+    world.build(DomId(5));
+    for field in INDICES {
+        world.set_word(5, field, 0xdead_beef);
+    }
+    world.set_word(5, Field::Connection, 1);
+    world.set_word(5, Field::Error, 2);
+    world.machine.notified.clear();
+    world.server.handle_boot_domain(DomId(5), 1, &mut world.machine).unwrap();
+    world.run();
+    assert_eq!((world.word(5, Field::Connection), world.word(5, Field::Features)), (0, 15));
+    assert!(world.machine.notified.contains(&DomId(5)));
+    world.make_home(5);
+    is_as_new(&mut world, 5);
+}
+
+#[test]
 fn a_wish_found_at_the_introduction_is_fulfilled() {
     let mut world = World::new();
     world.build(DomId(5));

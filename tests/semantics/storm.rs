@@ -24,6 +24,7 @@ struct Storm {
     /// The number of each domain's newest transaction.
     newest_transaction: BTreeMap<u16, u32>,
     requests: usize,
+    reconnections: usize,
     refusals: BTreeMap<String, usize>,
 }
 
@@ -39,6 +40,7 @@ impl Storm {
             served: GUESTS.into(),
             newest_transaction: BTreeMap::new(),
             requests: 0,
+            reconnections: 0,
             refusals: BTreeMap::new(),
         }
     }
@@ -48,8 +50,16 @@ impl Storm {
             0..4 => String::new(),
             4..7 => "/shared/".into(),
             7..10 => format!("/local/domain/{}/", self.random.below(6)),
-            10 => (*self.random.one_of(&["/", "/local/domain", "@releaseDomain", "@introduceDomain", "//", "/tool"]))
-                .into(),
+            10 => (*self.random.one_of(&[
+                "/",
+                "/local/domain",
+                "@releaseDomain",
+                "@introduceDomain",
+                "@releaseDomain/2",
+                "//",
+                "/tool",
+            ]))
+            .into(),
             _ => "/".into(),
         };
         if !top.ends_with('/') && !top.is_empty() || top == "//" || top == "/" && self.random.once_in(2) {
@@ -61,7 +71,16 @@ impl Storm {
 
     fn entries(&mut self) -> String {
         let count = 1 + self.random.below(6);
-        (0..count).map(|_| format!("{}{}\0", self.random.one_of(&["n", "r", "w", "b"]), self.random.below(6))).collect()
+        let entry = |at| {
+            // All domains, and a number that no domain has, but not as the owner: such a node counts for nobody.
+            let domid = match self.random.below(12) {
+                0 if at > 0 => 0x7ff5,
+                1 if at > 0 => 0x7ff4,
+                domid => domid % 6,
+            };
+            format!("{}{domid}\0", self.random.one_of(&["n", "r", "w", "b"]))
+        };
+        (0..count).map(entry).collect()
     }
 
     fn payload(&mut self, kind: T) -> String {
@@ -69,7 +88,13 @@ impl Storm {
         match kind {
             T::Write => format!("{path}\0{}", "v".repeat(self.random.below(60))),
             T::SetPerms => format!("{path}\0{}", self.entries()),
+            T::Watch if self.random.once_in(3) => {
+                format!("{path}\0t{}\0{}\0", self.random.below(3), self.random.below(3))
+            }
             T::Watch | T::Unwatch => format!("{path}\0t{}\0", self.random.below(3)),
+            T::GetFeature if self.random.once_in(2) => String::new(),
+            T::GetFeature => format!("{}\0", self.random.below(6)),
+            T::SetFeature => format!("{}\0{}\0", self.random.below(6), self.random.below(17)),
             T::DirectoryPart => format!("{path}\0{}\0", self.random.below(20)),
             T::TransactionStart | T::ResetWatches => "\0".into(),
             T::TransactionEnd => (*self.random.one_of(&["T\0", "T\0", "T\0", "F\0", "T"])).into(),
@@ -113,6 +138,7 @@ impl Storm {
             T::SetTarget,
             T::Control,
             T::GetFeature,
+            T::SetFeature,
             T::Error,
         ];
         let mut kind = *self.random.one_of(&kinds);
@@ -176,7 +202,7 @@ impl Storm {
     /// A domain dies, is born, shuts down, is released, is introduced again or cheats; time passes.
     fn upheaval(&mut self) {
         let domid = *self.random.one_of(&GUESTS);
-        let what = self.random.below(8);
+        let what = self.random.below(10);
         self.drain(0);
         match what {
             0 | 1 if self.world.machine.domains.contains_key(&DomId(domid)) => {
@@ -195,12 +221,30 @@ impl Storm {
                 self.world.set_word(domid, Field::RequestProducer, producer);
                 self.world.signal(domid);
                 self.gone(domid);
-                assert_eq!(self.world.word(domid, Field::Error), 2);
+                let is_told = self.features(domid) & 2 != 0;
+                assert_eq!(self.world.word(domid, Field::Error), if is_told { 2 } else { 0 });
             }
+            8 if self.features(domid) & 1 != 0 => self.reconnect(domid),
             4 if self.served.contains(&domid) => self.world.set_state(domid, DomainState::Shutdown),
             5 => self.world.pass(15_000),
             _ => self.bear(domid),
         }
+    }
+
+    /// What an introduced domain is offered.
+    fn features(&self, domid: u16) -> u32 {
+        let introduced = self.world.server.engine().state().domains.get(DomId(domid));
+        introduced.filter(|domain| domain.connection.is_some()).map_or(0, |domain| domain.features.bits())
+    }
+
+    /// A domain asks for a fresh connection, also one that was cut off.
+    fn reconnect(&mut self, domid: u16) {
+        self.world.set_word(domid, Field::Connection, 1);
+        self.world.signal(domid);
+        assert_eq!(self.world.word(domid, Field::Connection), 0);
+        self.gone(domid);
+        self.served.insert(domid);
+        self.reconnections += 1;
     }
 
     fn gone(&mut self, domid: u16) {
@@ -217,6 +261,8 @@ impl Storm {
         self.gone(domid);
         if !self.world.machine.domains.contains_key(&DomId(domid)) {
             self.world.build(DomId(domid));
+            let features = self.random.next() & 15;
+            self.world.request(0, T::SetFeature, format!("{domid}\0{features}\0")).unwrap();
         }
         self.world.introduce(0, domid, 1).unwrap();
         self.world.forget_incoming(domid);
@@ -303,7 +349,7 @@ impl Storm {
 
 #[test]
 fn whatever_is_asked_the_counts_are_right_and_nothing_is_left() {
-    let (mut requests, mut refusals) = (0, BTreeMap::<String, usize>::new());
+    let (mut requests, mut reconnections, mut refusals) = (0, 0, BTreeMap::<String, usize>::new());
     for seed in 1..=10 {
         let _seed = Seed(seed);
         let mut storm = Storm::new(seed);
@@ -318,11 +364,13 @@ fn whatever_is_asked_the_counts_are_right_and_nothing_is_left() {
         }
         storm.end();
         requests += storm.requests;
+        reconnections += storm.reconnections;
         for (name, count) in storm.refusals {
             *refusals.entry(name).or_default() += count;
         }
     }
-    println!("{requests} requests; refused: {refusals:?}");
+    println!("{requests} requests, {reconnections} reconnections; refused: {refusals:?}");
+    assert!(reconnections > 20);
     for name in ["EINVAL", "EACCES", "ENOENT", "EEXIST", "ENOSPC", "EAGAIN", "EBUSY", "ENOSYS", "EPERM"] {
         assert!(refusals.contains_key(name), "{name} was tried: {refusals:?}");
     }

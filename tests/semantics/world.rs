@@ -414,7 +414,7 @@ impl World {
     /// How many requests of a domain are outstanding.
     pub fn outstanding(&self, domid: u16) -> usize {
         let connection = self.server.engine().connection(self.connection(domid).unwrap()).unwrap();
-        connection.session().unwrap().outstanding()
+        connection.outstanding()
     }
 
     /// How many nodes are charged to a domain.

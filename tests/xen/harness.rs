@@ -113,7 +113,10 @@ pub(crate) fn stubdom(release: &str) -> &'static Run {
     RUNS[index(release)].get_or_init(|| {
         let mut job = common_job();
         if RELEASES_WITH_GUESTS.contains(&release) {
-            job += "section guests 200 sh -l /job/guests.sh\nsection rounds 600 sh -l /job/rounds.sh\n";
+            job += "section control 60 sh -l /job/control.sh\n\
+                    section guests 200 sh -l /job/guests.sh\n\
+                    section quotas 300 sh -l /job/quotas.sh\n\
+                    section rounds 600 sh -l /job/rounds.sh\n";
         }
         let sample = project().join("boot/xencommons");
         let sample = sample.to_str().expect("a path in UTF-8");

@@ -45,6 +45,12 @@ new_root() {
     for applet in $("$1/usr/bin/busybox" --list); do [ -e "$1/usr/bin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"; done
 }
 
+# compile NAME ROOT: a program of this folder, by rustc alone; static, as it must run with older C libraries.
+compile() {
+    rustc --edition 2024 -O -C target-feature=+crt-static -C strip=symbols -o "$2/usr/bin/$1" "$tests_dir/dom0/$1.rs" ||
+        die "could not compile $1.rs"
+}
+
 # Copies the libraries of the suite that programs need: the suite's own loader says which.
 add_libraries() {
     local root=$1 program
@@ -64,6 +70,7 @@ cp -a "$from"/usr/bin/xenstore* "$guest/usr/bin/"
 add_libraries "$guest" "$from"/usr/bin/xenstore
 add_libgcc "$guest"
 cp "$tests_dir/dom0/guest-init" "$guest/init"
+compile store-client "$guest"
 # Linux runs this when the toolstack asks for a shutdown; busybox's own would signal an init that is none.
 rm -f "$guest/usr/bin/poweroff"
 printf '#!/bin/sh\nexec /usr/bin/busybox poweroff -f\n' >"$guest/usr/sbin/poweroff"
@@ -83,8 +90,8 @@ add_libraries "$dom0" "$from"/usr/bin/xenstore "$dom0/$tools"/*
 add_libgcc "$dom0"
 cp "$have"/scripts/* "$dom0/etc/xen/scripts/"
 cp "$have"/modules/{xen-privcmd,xen-evtchn,xen-gntdev,xen-gntalloc,xenfs}.ko "$dom0/modules/"
-rustc --edition 2024 -O -C target-feature=+crt-static -C strip=symbols -o "$dom0/usr/bin/console-page" "$tests_dir/dom0/console-page.rs" ||
-    die "could not compile console-page.rs"
+compile console-page "$dom0"
+cp "$guest/usr/bin/store-client" "$dom0/usr/bin/"
 cp "$have/vmlinux" "$dom0/guest/vmlinux"
 (cd "$guest" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -9) >"$dom0/guest/initrd"
 cp "$tests_dir"/dom0/{init,profile,functions} "$dom0/"

@@ -7,3 +7,4 @@ mod alone;
 mod commands;
 mod guests;
 mod harness;
+mod protocol;

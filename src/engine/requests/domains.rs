@@ -2,6 +2,7 @@
 
 use crate::engine::change_set::Effect;
 use crate::engine::requests::{Call, parse_domid};
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
@@ -11,11 +12,15 @@ use crate::wire::payload;
 pub(super) fn introduce(call: &mut Call<'_>) -> Result<(), Errno> {
     let [domid, _frame, port] = payload::first_strings(call.payload).ok_or(Errno::Inval)?;
     let domid = parse_domid(domid)?;
+    if domid.is_reserved() {
+        return Err(Errno::Inval);
+    }
     let remote_port = payload::decimal(port).and_then(|port| u32::try_from(port).ok()).filter(|port| *port > 0);
     let remote_port = remote_port.ok_or(Errno::Inval)?;
     call.changes.effect = Some(if call.view.state.domains.is_introduced(domid) {
         Effect::Rebind { domid, remote_port }
     } else {
+        call.grow(limits::CONNECTION_BYTES)?;
         call.hypervisor.map_ring(domid)?;
         match call.hypervisor.bind_port(domid, remote_port) {
             Ok(port) => Effect::Introduce { domid, port },

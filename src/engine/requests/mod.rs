@@ -51,6 +51,8 @@ pub struct Call<'a> {
     pub trace: Trace,
     /// What is to be changed.
     pub changes: &'a mut ChangeSet,
+    /// Whether memory was refused to it.
+    pub was_refused_memory: bool,
     /// What is to be answered.
     pub reply: &'a mut Reply,
 }
@@ -134,10 +136,26 @@ impl Call<'_> {
         AnyPath::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
     }
 
+    /// What state the domain is in that the client names.
+    pub fn domain_state(&mut self, domid: DomId) -> DomainState {
+        if domid.is_reserved() { DomainState::Absent } else { self.hypervisor.domain_state(domid) }
+    }
+
     /// What the client is offered.
     #[must_use]
     pub fn features(&self) -> Features {
         self.view.state.domains.features(self.domid)
+    }
+
+    /// Takes memory for what the request makes grow.
+    ///
+    /// # Errors
+    /// [`Errno::NoSpc`] when there is not so much.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Errno> {
+        let outcome = self.view.budget.take(bytes);
+        self.was_refused_memory |= outcome.is_err();
+        self.changes.peaks.note(Quota::MemoryHard, self.view.budget.used());
+        outcome
     }
 
     /// Whether `value` is more than the client may have. Notes it as reached if not.
@@ -194,7 +212,7 @@ pub(super) fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
 /// Refuses what is about a domain that is neither known nor there.
 fn refuse_missing(call: &mut Call<'_>, domid: DomId) -> Result<(), Errno> {
     let is_known = call.view.state.domains.get(domid).is_some();
-    if is_known || call.hypervisor.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
+    if is_known || call.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
 }
 
 /// Appends text to a reply, without a NUL.

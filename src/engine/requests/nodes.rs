@@ -30,6 +30,9 @@ pub(super) fn write(call: &mut Call<'_>) -> Result<(), Errno> {
     match call.view.get(path, Access::WRITE) {
         Ok(node) => {
             check_size(call, &node, value.len(), 0)?;
+            // In a transaction it is kept beside the old one.
+            let replaced = if call.view.transaction.is_some() { 0 } else { node.value().len() };
+            call.grow(value.len().saturating_sub(replaced))?;
             call.changes.nodes.push(NodeChange::Write { path: path.to_owned(), value: value.into() });
         }
         Err(Errno::NoEnt) => create(call, path, value)?,
@@ -89,6 +92,10 @@ fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno
     let permissions = if is_privileged { inherited.clone() } else { inherited.owned_by(call.domid) };
     check_new_sizes(call, &parent, &missing, permissions.entries().len(), value.len())?;
     check_count(call, missing.len())?;
+    let entries = permissions.entries().len();
+    for (level, made) in missing.iter().enumerate() {
+        call.grow(Node::memory_bytes(*made, entries, if level == 0 { value.len() } else { 0 }))?;
+    }
     while let Some(made) = missing.pop() {
         let value: Box<[u8]> = if missing.is_empty() { value.into() } else { Box::default() };
         let announced = missing.is_empty();

@@ -65,6 +65,8 @@ fn set_node_perms(call: &mut Call<'_>, path: Path<'_>, permissions: Permissions)
     if call.exceeds(Quota::NodeSize, bytes) {
         return Err(Errno::NoSpc);
     }
+    let before = if call.view.transaction.is_some() { 0 } else { node.permissions().entries().len() };
+    call.grow(permissions.entries().len().saturating_sub(before).saturating_mul(Node::ENTRY_BYTES))?;
     call.changes.nodes.push(NodeChange::SetPermissions { path: path.to_owned(), permissions });
     Ok(())
 }
@@ -96,7 +98,7 @@ fn mark_missing_domains(call: &mut Call<'_>, permissions: &Permissions) -> Resul
         if call.view.state.domains.get(entry.domid).is_some() {
             continue;
         }
-        if call.hypervisor.domain_state(entry.domid) == DomainState::Absent {
+        if call.domain_state(entry.domid) == DomainState::Absent {
             missing.push(entry.domid);
         } else {
             call.changes.domains.push(entry.domid);

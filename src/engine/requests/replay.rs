@@ -118,6 +118,7 @@ fn run(
             config: call.view.config,
             requester: call.view.requester,
             transaction: Some(transaction),
+            budget: call.view.budget,
         },
         connection: call.connection,
         domid: call.domid,
@@ -125,6 +126,7 @@ fn run(
         payload: request.payload(),
         hypervisor: &mut *call.hypervisor,
         trace: call.trace,
+        was_refused_memory: false,
         changes,
         reply: &mut *call.reply,
     })

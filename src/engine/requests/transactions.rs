@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use crate::engine::change_set::Effect;
 use crate::engine::requests::Call;
 use crate::engine::requests::replay::replay;
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::Quota;
 use crate::store::transaction::Transaction;
@@ -19,6 +20,7 @@ pub(super) fn start(call: &mut Call<'_>) -> Result<(), Errno> {
     if call.exceeds(Quota::Transactions, call.open_transactions.saturating_add(1)) {
         return Err(Errno::NoSpc);
     }
+    call.grow(limits::TRANSACTION_ENTRY_BYTES)?;
     call.changes.effect = Some(Effect::StartTransaction);
     Ok(())
 }

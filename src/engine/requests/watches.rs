@@ -25,6 +25,7 @@ pub(super) fn watch(call: &mut Call<'_>) -> Result<(), Errno> {
     if call.exceeds(Quota::Watches, watches.saturating_add(1)) {
         return Err(Errno::NoSpc);
     }
+    call.grow(path.len().saturating_add(token.len()))?;
     let relative = !matches!(spelling.first(), Some(b'/' | b'@'));
     call.changes.effect = Some(Effect::Watch { path: path.into(), token: token.into(), relative, depth });
     call.ok()

@@ -1,0 +1,133 @@
+//! How much memory each domain makes the server keep, and what happens at its limit (`docs/architecture.md`, "Memory").
+//!
+//! Counted are its nodes, its watches, its open transactions, and what waits to be sent to it. What would make that grow
+//! past the quota is refused to the one who asked; what makes it shrink never is.
+
+use crate::engine::connection::{Connection, Session};
+use crate::engine::{Engine, hypervisor::Hypervisor};
+use crate::limits;
+use crate::store::domain::DomId;
+use crate::store::domain_table::Domain;
+use crate::store::quota::Quota;
+use crate::store::transaction::Transaction;
+use crate::store::watch::ConnectionId;
+use crate::wire::errno::Errno;
+
+/// What a request may still make grow, worked out before it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Bytes that the client's domain takes now, with what the request has added so far.
+    used: usize,
+    /// Bytes that it may take.
+    limit: usize,
+    /// Bytes, as they are counted, that the server as a whole can still afford for this client.
+    affordable: usize,
+}
+
+impl Budget {
+    /// No limit; for what is done on the server's own behalf.
+    pub const UNLIMITED: Self = Self { used: 0, limit: usize::MAX, affordable: usize::MAX };
+
+    /// Takes `bytes` out of the budget.
+    ///
+    /// # Errors
+    /// [`Errno::NoSpc`] when there is not so much; nothing is taken then.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Errno> {
+        let used = self.used.saturating_add(bytes);
+        if used > self.limit || bytes > self.affordable {
+            return Err(Errno::NoSpc);
+        }
+        self.used = used;
+        self.affordable = self.affordable.saturating_sub(bytes);
+        Ok(())
+    }
+
+    /// Bytes that the client's domain takes, with what the request has added.
+    #[must_use]
+    pub const fn used(&self) -> usize {
+        self.used
+    }
+}
+
+/// Bytes that a domain and its session take.
+fn bytes_of(domain: &Domain, session: Option<&Session>) -> usize {
+    let nodes = usize::try_from(domain.node_bytes).unwrap_or(usize::MAX);
+    let session = session.map_or(0, |session| {
+        let transactions = session.transactions.values().map(Transaction::bytes);
+        transactions.fold(session.output.queued_bytes(), usize::saturating_add)
+    });
+    nodes.saturating_add(domain.watch_bytes).saturating_add(session)
+}
+
+impl Engine {
+    /// Bytes that a domain makes the server keep.
+    #[must_use]
+    pub fn memory_of(&self, domid: DomId) -> usize {
+        let Some(domain) = self.state.domains.get(domid) else { return 0 };
+        let connection = domain.connection.and_then(|id| self.connections.get(&id));
+        bytes_of(domain, connection.and_then(Connection::session))
+    }
+
+    /// What a request of this client may make grow. `transaction` is the request's own, which is not with the others.
+    pub(super) fn budget(
+        &self,
+        id: ConnectionId,
+        transaction: Option<&Transaction>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Budget {
+        let domid = self.domain_of(id);
+        let guest = domid.filter(|domid| *domid != self.config.privileged);
+        let reserve = if guest.is_some() { limits::GUEST_RESERVE_BYTES } else { limits::PRIVILEGED_RESERVE_BYTES };
+        let free = hypervisor.free_memory().saturating_sub(reserve);
+        let used = domid.map_or(0, |domid| self.memory_of(domid));
+        Budget {
+            used: used.saturating_add(transaction.map_or(0, Transaction::bytes)),
+            limit: guest.map_or(usize::MAX, |domid| self.state.domains.quotas(domid).limit(Quota::MemoryHard)),
+            affordable: free.checked_div(limits::BYTES_PER_COUNTED_BYTE).unwrap_or(0),
+        }
+    }
+
+    /// Whether an event of `bytes` may be queued for a connection. One that may not is dropped: nobody but its receiver
+    /// could make room.
+    pub(super) fn can_queue_event(&self, id: ConnectionId, bytes: usize) -> bool {
+        let bytes = bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
+        match self.domain_of(id).filter(|domid| *domid != self.config.privileged) {
+            Some(domid) => {
+                let limit = self.state.domains.quotas(domid).limit(Quota::MemoryHard);
+                self.memory_of(domid).saturating_add(bytes) <= limit
+            }
+            None => {
+                let queued = self.connections.get(&id).and_then(Connection::session);
+                let queued = queued.map_or(0, |session| session.output.queued_bytes());
+                queued.saturating_add(bytes) <= limits::PRIVILEGED_EVENT_BYTES
+            }
+        }
+    }
+
+    /// Whether a client has so much to read that it has to read first: one of the control domain, or a guest that takes
+    /// all that it may.
+    pub(super) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
+        match self.domain_of(id).filter(|domid| *domid != self.config.privileged) {
+            Some(domid) => {
+                let limit = self.state.domains.quotas(domid).limit(Quota::MemoryHard);
+                !session.output.is_empty() && self.memory_of(domid) >= limit
+            }
+            None => session.output.queued_bytes() >= limits::PRIVILEGED_QUEUE_BYTES,
+        }
+    }
+
+    /// Tells the log of a guest that takes much memory, not too often.
+    pub(super) fn warn_of_memory(&mut self, id: ConnectionId, used: usize, was_refused: bool, now_ms: u64) {
+        let Some(domid) = self.domain_of(id).filter(|domid| *domid != self.config.privileged) else { return };
+        let is_over = used > self.state.domains.quotas(domid).limit(Quota::MemorySoft);
+        let Some(domain) = self.state.domains.get_mut(domid) else { return };
+        let is_time = domain
+            .memory_logged_ms
+            .is_none_or(|logged_ms| now_ms.saturating_sub(logged_ms) >= limits::MEMORY_LOG_INTERVAL_MS);
+        if is_time && (is_over || was_refused) {
+            domain.memory_logged_ms = Some(now_ms);
+            let what = if was_refused { "was refused more" } else { "is over its soft quota" };
+            log::warn!("memory: domain {domid} takes {used} bytes and {what}");
+        }
+    }
+}
