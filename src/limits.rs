@@ -116,6 +116,10 @@ pub const REPLAY_REQUESTS_PRIVILEGED: usize = 1024;
 /// As [`REPLAY_BYTES`], for the control domain.
 pub const REPLAY_BYTES_PRIVILEGED: usize = 128 * 1024;
 
+/// The highest port that a domain can have: with the larger of Xen's two interfaces there are this many and port 0
+/// (`xen/include/public/event_channel.h`, `EVTCHN_FIFO_NR_CHANNELS`).
+pub const REMOTE_PORT_MAX: u32 = (1 << 17) - 1;
+
 /// Entries of one SET_PERMS of which it is made sure that the known domain is still the one that has the number. Each
 /// takes a question to the hypervisor, so that a long list, which is refused, must not take a thousand; tools set a few.
 pub const PERMISSIONS_LOOKED_AT: usize = 16;

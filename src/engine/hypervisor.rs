@@ -63,6 +63,10 @@ pub trait Hypervisor {
         usize::MAX
     }
 
+    /// The existing domain with the lowest number from `from` on. The one that the server runs in, if that is not the
+    /// control domain, is left out.
+    fn next_domain(&mut self, from: DomId) -> Option<DomId>;
+
     /// What state `domid` is in, and which domain it is.
     fn domain_info(&mut self, domid: DomId) -> DomainInfo;
 

@@ -124,6 +124,12 @@ impl Engine {
         &self.state
     }
 
+    /// The control domain.
+    #[must_use]
+    pub const fn privileged(&self) -> DomId {
+        self.config.privileged
+    }
+
     /// A connection.
     #[must_use]
     pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {

@@ -126,30 +126,42 @@ fn open_events() -> OwnPorts {
 
 /// Starts the server, or says what is missing for it.
 fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
-    let (domains, remote_port) = match (domctl::Interface::probe(), options.event) {
-        (Ok(domains), Some(port)) => (domains, port),
-        (Err(Unusable::NotPrivileged), event) => {
-            let event = if event.is_none() { "no --event on its command line and " } else { "" };
+    let domains = match domctl::Interface::probe() {
+        Ok(domains) => domains,
+        Err(Unusable::NotPrivileged) => {
+            let event = if options.event.is_none() { "no --event on its command line and " } else { "" };
             let guest = if boot.store.is_some() { " (it is an ordinary guest)" } else { "" };
             stop(format_args!(
                 "this domain has {event}no Xenstore privilege{guest}: start it by init-xenstore-domain --kernel"
             ));
         }
-        (Err(error), _) => stop(format_args!("this Xen can't be asked about domains: {error:?}")),
-        (Ok(_), None) => stop(format_args!(
-            "no --event on the command line, so the control domain's port is unknown: start by init-xenstore-domain"
-        )),
+        Err(error) => stop(format_args!("this Xen can't be asked about domains: {error:?}")),
     };
     debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
     let mut platform = XenPlatform::new(memory, domains);
     let mut server = Server::new(options.config());
+    connect_first(options, &mut server, &mut platform);
+    main_loop::run(server, platform, ports)
+}
+
+/// Connects the control domain by the port that the command line names, or else all domains whose ring pages name one.
+fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatform) {
     let first = options.boot_domain();
-    if let Err(errno) = server.handle_boot_domain(first, remote_port, &mut platform) {
+    let Some(remote_port) = options.event else {
+        let count = server.handle_existing_domains(platform);
+        if count == 0 {
+            stop(format_args!(
+                "no --event on the command line and no port in any domain's ring: start by init-xenstore-domain"
+            ));
+        }
+        let heap::Usage { used, free, .. } = heap::usage();
+        return info!("serving {count} domains that were there before; memory: used={used} free={free}");
+    };
+    if let Err(errno) = server.handle_boot_domain(first, remote_port, platform) {
         panic!("ring or port {remote_port} of domain {first} can't be had: {}", errno.name());
     }
     let heap::Usage { used, free, .. } = heap::usage();
     info!("serving domain {first}; memory: used={used} free={free}");
-    main_loop::run(server, platform, ports)
 }
 
 /// Ends the domain in order: there is nothing that it could do.

@@ -147,6 +147,10 @@ impl Hypervisor for XenPlatform {
         heap::usage().free
     }
 
+    fn next_domain(&mut self, from: DomId) -> Option<DomId> {
+        self.domains.next(from.0, DomId::FIRST_RESERVED.0).map(DomId)
+    }
+
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
         let description = self.domains.describe(domid.0);
         let state = match description.state {

@@ -6,6 +6,8 @@
 //! `poll` does a bounded amount of work, and each connection's turn in it is bounded
 //! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
 
+mod existing;
+
 use alloc::collections::VecDeque;
 
 use crate::engine::config::Config;

@@ -27,6 +27,8 @@ pub enum Field {
     Connection,
     /// Why we shut the connection.
     Error,
+    /// The domain's port of our connection, if who built the domain wrote it down; 0 if not.
+    EventPort,
 }
 
 impl Field {
@@ -41,6 +43,7 @@ impl Field {
             Self::Features => 2064,
             Self::Connection => 2068,
             Self::Error => 2072,
+            Self::EventPort => 2076,
         }
     }
 }

@@ -6,7 +6,7 @@
 use core::ops::RangeInclusive;
 
 use super::abi::{DOMCTL_GET_DOMAIN_STATE, DOMCTL_GETDOMAININFO, DOMCTL_PAYLOAD_BYTES, Domctl, XenError};
-use super::domain_state::{self, Description};
+use super::domain_state::{self, Description, State};
 use super::hypercall;
 
 /// Interface versions that are tried: 4.14 has 0x12, 4.22 has 0x18. The leading fields of the answer are the same in
@@ -59,6 +59,17 @@ impl Interface {
     /// Xenstore domain's question about a domain that is gone with `EPERM`.
     pub(crate) fn describe(self, domain: u16) -> Description {
         self.ask(domain).unwrap_or(Description::ABSENT)
+    }
+
+    /// The lowest number from `from` to below `end` that a domain has, Xenstore domains left out.
+    ///
+    /// Asks for one number after the other: that works on all Xens. A list is only for a control domain, and which
+    /// domains have changed is said once, to whoever asks first. 30,000 questions take some ten milliseconds.
+    pub(crate) fn next(self, from: u16, end: u16) -> Option<u16> {
+        (from..end).find(|domain| {
+            let description = self.describe(*domain);
+            description.state != State::Absent && !description.is_store
+        })
     }
 
     fn ask(self, domain: u16) -> Result<Description, XenError> {

@@ -127,6 +127,10 @@ impl Hypervisor for Machine {
         self.free_memory.unwrap_or(usize::MAX)
     }
 
+    fn next_domain(&mut self, from: DomId) -> Option<DomId> {
+        self.domains.range(from..).next().map(|(domid, _)| *domid)
+    }
+
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
         assert!(!domid.is_reserved(), "the hypervisor may mean something by {domid}");
         match self.domains.get(&domid) {

@@ -40,18 +40,23 @@ impl World {
     }
 
     pub fn with(config: Config) -> Self {
-        let mut world = Self {
+        let mut world = Self::unconnected(config);
+        world.build(DOM0);
+        world.server.handle_boot_domain(DOM0, 1, &mut world.machine).unwrap();
+        world.run();
+        world
+    }
+
+    /// A server with nobody connected.
+    pub fn unconnected(config: Config) -> Self {
+        Self {
             server: Server::new(config),
             machine: Machine::default(),
             now_ms: 1000,
             incoming: BTreeMap::new(),
             events: BTreeMap::new(),
             next_request: 0,
-        };
-        world.build(DOM0);
-        world.server.handle_boot_domain(DOM0, 1, &mut world.machine).unwrap();
-        world.run();
-        world
+        }
     }
 
     /// A server that refuses a commit that conflicts without a replay, with dom0 and guests connected, each with a home.

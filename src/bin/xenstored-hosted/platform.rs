@@ -101,6 +101,15 @@ impl Hypervisor for FolderPlatform {
 
     fn close_port(&mut self, _port: Port) {}
 
+    fn next_domain(&mut self, from: DomId) -> Option<DomId> {
+        let files = fs::read_dir(&self.folder).ok()?;
+        let domids = files.filter_map(|file| {
+            let name = file.ok()?.file_name();
+            name.to_str()?.strip_prefix("ring.")?.parse().ok().map(DomId)
+        });
+        domids.filter(|domid| *domid >= from).min()
+    }
+
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
         let state = if domid == DomId::DOM0 {
             DomainState::Running

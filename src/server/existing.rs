@@ -1,0 +1,53 @@
+//! Domains that were there before the server, and whom nobody introduces: those built together with it, whose builder
+//! wrote the port of the connection into the ring page (`xen/include/public/io/xs_wire.h`, `evtchn_port`).
+
+use crate::engine::hypervisor::DomainState;
+use crate::limits;
+use crate::server::{Platform, Server};
+use crate::store::domain::DomId;
+use crate::wire::errno::Errno;
+use crate::wire::ring::{Field, RingPage};
+
+impl Server {
+    /// Connects each domain that exists and whose ring page has a port, the control domain first. Returns how many.
+    ///
+    /// A domain whose ring can't be mapped, has no port, or has one that can't be bound is left alone: it can still be
+    /// introduced by request. Requests that wait in a ring are kept, unless the domain waits for its connection to be
+    /// made, which it is then told.
+    pub fn handle_existing_domains<P: Platform>(&mut self, platform: &mut P) -> usize {
+        let privileged = self.engine.privileged();
+        let mut connected = usize::from(self.connect_existing(privileged, platform));
+        let mut from = DomId(0);
+        while let Some(domid) = platform.next_domain(from).filter(|domid| !domid.is_reserved()) {
+            if domid != privileged && self.connect_existing(domid, platform) {
+                connected = connected.saturating_add(1);
+            }
+            from = DomId(domid.0.saturating_add(1));
+        }
+        connected
+    }
+
+    /// Connects one domain, if it is there and has a port. Returns whether it did.
+    fn connect_existing<P: Platform>(&mut self, domid: DomId, platform: &mut P) -> bool {
+        let is_alive = matches!(platform.domain_state(domid), DomainState::Running | DomainState::Shutdown);
+        if !is_alive || self.engine.state().domains.is_introduced(domid) {
+            return false;
+        }
+        let outcome = port_in_ring(domid, platform)
+            .and_then(|port| port.map(|port| self.handle_boot_domain(domid, port, platform)).transpose());
+        match outcome {
+            Ok(Some(())) => log::info!("domain {domid} was there before: connected"),
+            Ok(None) => log::debug!("domain {domid} was there before: no port in its ring"),
+            Err(errno) => log::warn!("domain {domid} was there before and can't be connected: {}", errno.name()),
+        }
+        matches!(outcome, Ok(Some(())))
+    }
+}
+
+/// The port that the ring page of a domain names. It is read once: whoever may write the page could change it.
+fn port_in_ring<P: Platform>(domid: DomId, platform: &mut P) -> Result<Option<u32>, Errno> {
+    platform.map_ring(domid)?;
+    let port = platform.page(domid).map_or(0, |page| page.load(Field::EventPort));
+    platform.unmap_ring(domid);
+    Ok((1..=limits::REMOTE_PORT_MAX).contains(&port).then_some(port))
+}
