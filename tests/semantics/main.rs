@@ -28,6 +28,7 @@ mod random;
 mod reconnection;
 mod replay;
 mod rings;
+mod rules;
 mod special_nodes;
 mod storm;
 mod targets;

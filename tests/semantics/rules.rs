@@ -1,0 +1,106 @@
+//! Rules of the tables of rights and codes that no other file is about.
+
+use xenstore::wire::header::MessageType;
+
+use crate::world::{World, error, ok};
+
+#[test]
+fn making_a_node_that_is_there_needs_the_right_to_write_it_and_costs_nothing() {
+    let mut world = World::with_homes([1, 2]);
+    world.write(1, "data", "x").unwrap();
+    let before = world.nodes(1);
+    assert_eq!(world.mkdir(1, "data"), ok());
+    assert_eq!((world.nodes(1), world.read(1, "data")), (before, Ok(b"x".to_vec())));
+    world.set_perms(1, "data", "r1").unwrap();
+    assert_eq!(world.mkdir(2, "/local/domain/1/data"), error("EACCES"));
+    world.set_perms(1, "data", "w1").unwrap();
+    assert_eq!(world.mkdir(2, "/local/domain/1/data"), ok());
+}
+
+#[test]
+fn an_entry_that_never_takes_effect_leaves_the_decision_to_the_others() {
+    let mut world = World::new();
+    world.write(0, "/a", "").unwrap();
+    world.set_perms(0, "/a", "r0 n9").unwrap();
+    world.start(9);
+    assert!(world.read(9, "/a").is_ok(), "the letter of the first entry is for all whom no valid entry names");
+    world.set_perms(0, "/a", "r0 n9").unwrap();
+    assert_eq!(world.read(9, "/a"), error("EACCES"));
+}
+
+#[test]
+fn an_entry_of_the_dead_leaves_the_decision_to_the_others() {
+    let mut world = World::with_guests([9]);
+    world.write(0, "/a", "").unwrap();
+    world.set_perms(0, "/a", "r0 n9").unwrap();
+    assert_eq!(world.read(9, "/a"), error("EACCES"));
+    world.kill(9);
+    world.start(9);
+    assert!(world.read(9, "/a").is_ok());
+}
+
+#[test]
+fn what_follows_the_last_nul_of_permissions_is_ignored() {
+    let mut world = World::with_guests([1]);
+    world.write(0, "/a", "").unwrap();
+    assert_eq!(world.request(0, MessageType::SetPerms, "/a\0n0\0b1"), ok());
+    assert_eq!(world.get_perms(0, "/a"), Ok("n0".into()));
+}
+
+#[test]
+fn a_watch_that_is_there_is_eexist_at_the_limit_too() {
+    let mut world = World::with_homes([1]);
+    for at in 0..128 {
+        world.watch(1, "data", &at.to_string()).unwrap();
+    }
+    assert_eq!(world.watch(1, "data", "5"), error("EEXIST"));
+    assert_eq!(world.watch(1, "data", "one more"), error("ENOSPC"));
+}
+
+#[test]
+fn the_number_of_a_transaction_is_gone_after_any_answer_but_einval() {
+    let mut world = World::without_replay([1]);
+    for commit in [true, false] {
+        let transaction = world.begin(1);
+        assert_eq!(world.end(1, transaction, commit), ok());
+        assert_eq!(world.end(1, transaction, commit), error("ENOENT"));
+    }
+    let transaction = world.begin(1);
+    world.write_in(1, transaction, "data", "x").unwrap();
+    world.write(1, "data", "y").unwrap();
+    assert_eq!(world.end(1, transaction, true), error("EAGAIN"));
+    assert_eq!(world.end(1, transaction, true), error("ENOENT"));
+    let transaction = world.begin(1);
+    let end = MessageType::TransactionEnd.to_wire();
+    assert_eq!(world.request_in(1, transaction, end, "X\0"), error("EINVAL"));
+    assert_eq!(world.end(1, transaction, true), ok());
+    assert_eq!(world.end(1, 0, true), error("ENOENT"));
+}
+
+#[test]
+fn a_target_gives_none_of_its_quota() {
+    let mut world = World::with_homes([1, 2]);
+    world.set_target(0, 2, 1).unwrap();
+    world.fill_nodes(2, 1000);
+    assert_eq!(world.mkdir(2, "/local/domain/1/more"), error("ENOSPC"));
+    assert_eq!(world.mkdir(1, "more"), ok());
+}
+
+#[test]
+fn a_target_is_kept_when_the_domain_is_introduced_again() {
+    let mut world = World::with_homes([1, 2]);
+    world.set_target(0, 2, 1).unwrap();
+    assert_eq!(world.introduce(0, 2, 2), ok());
+    world.forget_incoming(2);
+    assert!(world.read(2, "/local/domain/1").is_ok());
+}
+
+#[test]
+fn a_resume_without_a_shutdown_before_it_is_no_news() {
+    let mut world = World::with_guests([1]);
+    world.watch(0, "@releaseDomain", "gone").unwrap();
+    world.events(0);
+    assert_eq!(world.request(0, MessageType::Resume, "1\0"), ok());
+    assert_eq!(world.events(0), []);
+    assert!(world.is_introduced(1));
+}
