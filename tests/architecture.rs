@@ -79,3 +79,17 @@ fn unsafe_stands_only_where_hardware_or_a_mapping_forces_it() {
     println!("{found} lines with unsafe");
     assert!(found > 0, "the lines were not found");
 }
+
+#[test]
+fn every_test_that_the_table_of_rules_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("docs/conformance.md")).unwrap();
+    let mut checked = 0;
+    for (file, test) in table.split('`').filter_map(|name| name.split_once("::")) {
+        let path = if file == "rate" { "src/engine/rate.rs".into() } else { format!("tests/semantics/{file}.rs") };
+        let source = fs::read_to_string(root.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(source.contains(&format!("fn {test}()")), "{path} has no {test}");
+        checked += 1;
+    }
+    assert!(checked > 100);
+}
