@@ -36,8 +36,13 @@ pub const GUEST_RESERVE_BYTES: usize = 768 * 1024;
 /// remove and destroy. One request and its events take a small part of it.
 pub const PRIVILEGED_RESERVE_BYTES: usize = 256 * 1024;
 
-/// How much memory a byte that is counted takes at most, allocations' own overhead included; small nodes are the worst.
-pub const BYTES_PER_COUNTED_BYTE: usize = 4;
+/// Bytes of the heap that a byte that is counted takes at most, beside [`HEAP_BYTES_PER_OBJECT`].
+/// `tests/memory_factor.rs` measures both.
+pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 4;
+
+/// Bytes of the heap that one node, watch or path in a transaction takes at most beside that. Short watches are the
+/// worst: path and token are all that counts, and each stands in two lists.
+pub const HEAP_BYTES_PER_OBJECT: usize = 256;
 
 /// Bytes that wait to be sent to a client of the control domain before it is not read from any more.
 pub const PRIVILEGED_QUEUE_BYTES: usize = 256 * 1024;

@@ -20,7 +20,7 @@ pub struct Budget {
     used: usize,
     /// Bytes that it may take.
     limit: usize,
-    /// Bytes, as they are counted, that the server as a whole can still afford for this client.
+    /// Bytes of the heap that the server as a whole can still afford for this client.
     affordable: usize,
 }
 
@@ -34,11 +34,12 @@ impl Budget {
     /// [`Errno::NoSpc`] when there is not so much; nothing is taken then.
     pub fn take(&mut self, bytes: usize) -> Result<(), Errno> {
         let used = self.used.saturating_add(bytes);
-        if used > self.limit || bytes > self.affordable {
+        let heap = heap_bytes(bytes);
+        if used > self.limit || heap > self.affordable {
             return Err(Errno::NoSpc);
         }
         self.used = used;
-        self.affordable = self.affordable.saturating_sub(bytes);
+        self.affordable = self.affordable.saturating_sub(heap);
         Ok(())
     }
 
@@ -47,6 +48,14 @@ impl Budget {
     pub const fn used(&self) -> usize {
         self.used
     }
+}
+
+/// Bytes of the heap that one thing takes at most that counts for `bytes`. What does not grow takes nothing.
+const fn heap_bytes(bytes: usize) -> usize {
+    if bytes == 0 {
+        return 0;
+    }
+    bytes.saturating_mul(limits::HEAP_BYTES_PER_COUNTED_BYTE).saturating_add(limits::HEAP_BYTES_PER_OBJECT)
 }
 
 /// Bytes that a domain and its session take.
@@ -78,12 +87,11 @@ impl Engine {
         let domid = self.domain_of(id);
         let guest = domid.filter(|domid| *domid != self.config.privileged);
         let reserve = if guest.is_some() { limits::GUEST_RESERVE_BYTES } else { limits::PRIVILEGED_RESERVE_BYTES };
-        let free = hypervisor.free_memory().saturating_sub(reserve);
         let used = domid.map_or(0, |domid| self.memory_of(domid));
         Budget {
             used: used.saturating_add(transaction.map_or(0, Transaction::bytes)),
             limit: guest.map_or(usize::MAX, |domid| self.state.domains.quotas(domid).limit(Quota::MemoryHard)),
-            affordable: free.checked_div(limits::BYTES_PER_COUNTED_BYTE).unwrap_or(0),
+            affordable: hypervisor.free_memory().saturating_sub(reserve),
         }
     }
 

@@ -64,7 +64,8 @@ fn a_request_is_refused_before_it_has_made_anything() {
     let mut world = World::with_homes([1]);
     let before = world.nodes(1);
     // Enough for one of these nodes, and not for three.
-    world.machine.free_memory = Some(limits::GUEST_RESERVE_BYTES + 200 * limits::BYTES_PER_COUNTED_BYTE);
+    let room = limits::HEAP_BYTES_PER_OBJECT + 200 * limits::HEAP_BYTES_PER_COUNTED_BYTE;
+    world.machine.free_memory = Some(limits::GUEST_RESERVE_BYTES + room);
     let name = "n".repeat(60);
     assert_eq!(world.write(1, &format!("{name}/{name}/{name}"), ""), error("ENOSPC"));
     assert_eq!(world.nodes(1), before);

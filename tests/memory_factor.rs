@@ -1,0 +1,111 @@
+//! How much memory a byte that is counted really takes (`limits::HEAP_BYTES_PER_COUNTED_BYTE` and
+//! `HEAP_BYTES_PER_OBJECT`).
+#![allow(missing_docs, reason = "a test")]
+
+#[path = "semantics/machine.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
+mod machine;
+#[path = "semantics/random.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
+mod random;
+#[path = "semantics/world.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
+mod world;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use world::{World, ok};
+use xenstore::limits;
+use xenstore::store::domain::DomId;
+
+thread_local! {
+    /// Bytes that this thread has allocated: tests run beside each other.
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts the bytes that are allocated, rounded up as the kernel's allocator does.
+struct Counting;
+
+fn rounded(layout: Layout) -> usize {
+    layout.size().next_multiple_of(8).max(16)
+}
+
+// SAFETY: every call is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATED.try_with(|bytes| bytes.set(bytes.get().wrapping_add(rounded(layout))));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let _ = ALLOCATED.try_with(|bytes| bytes.set(bytes.get().wrapping_sub(rounded(layout))));
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Compares what `act` allocates for `objects` with what it makes domain 1 count, and with what that may take.
+fn bounded(what: &str, objects: usize, world: &mut World, act: impl FnOnce(&mut World)) {
+    let before = (ALLOCATED.get(), world.server.engine().memory_of(DomId(1)));
+    act(world);
+    world.events(1);
+    world.forget_incoming(1);
+    let heap = ALLOCATED.get().wrapping_sub(before.0);
+    let counted = world.server.engine().memory_of(DomId(1)) - before.1;
+    let bound = counted * limits::HEAP_BYTES_PER_COUNTED_BYTE + objects * limits::HEAP_BYTES_PER_OBJECT;
+    println!("{what}: {heap} bytes of the heap, {counted} counted, {bound} allowed");
+    assert!(heap > 0 && heap <= bound, "{what}: {heap} bytes of the heap, {counted} counted, {bound} allowed");
+}
+
+#[test]
+fn small_nodes_take_no_more_than_their_bound() {
+    let mut world = World::with_homes([1]);
+    world.write(1, "flat", "").unwrap();
+    bounded("400 nodes in a directory", 400, &mut world, |world| {
+        for count in 0..400 {
+            world.write(1, &format!("flat/{count}"), "").unwrap();
+        }
+    });
+    bounded("200 directories of one node", 400, &mut world, |world| {
+        for count in 0..200 {
+            world.write(1, &format!("{count}/a"), "").unwrap();
+        }
+    });
+}
+
+#[test]
+fn short_watches_take_no_more_than_their_bound() {
+    let mut world = World::with_homes([1]);
+    bounded("64 watches on one path", 64, &mut world, |world| {
+        for count in 0..64 {
+            assert_eq!(world.watch(1, "@", &count.to_string()), ok());
+        }
+    });
+    bounded("64 watches on paths of their own", 64, &mut world, |world| {
+        for count in 0..64 {
+            assert_eq!(world.watch(1, &format!("@{count}"), ""), ok());
+        }
+    });
+}
+
+#[test]
+fn paths_in_a_transaction_take_no_more_than_their_bound() {
+    let mut world = World::with_homes([1]);
+    let transaction = world.begin(1);
+    bounded("200 missing paths in a transaction", 200, &mut world, |world| {
+        for count in 0..200 {
+            let _ = world.read_in(1, transaction, &count.to_string());
+        }
+    });
+    let transaction = world.begin(1);
+    bounded("100 new nodes in a transaction", 100, &mut world, |world| {
+        for count in 0..100 {
+            world.write_in(1, transaction, &count.to_string(), "").unwrap();
+        }
+    });
+}
