@@ -58,6 +58,11 @@ impl Output {
         self.messages.iter().map(|message| message.bytes.len()).sum()
     }
 
+    /// What caused the messages that wait.
+    pub fn origins(&self) -> impl Iterator<Item = Origin> {
+        self.messages.iter().filter_map(|message| message.origin)
+    }
+
     fn push(&mut self, message: Message) {
         self.queued_bytes = self.queued_bytes.saturating_add(message.bytes.len());
         self.messages.push_back(message);

@@ -9,6 +9,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
+#[allow(unused_imports, reason = "not every test that shares this uses all")]
 pub use crate::machine::{BAD_PORT, DOM0, Machine, Page};
 
 /// A message as it arrives: type, request and transaction number, payload.

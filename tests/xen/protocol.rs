@@ -63,6 +63,8 @@ fn a_guest_meets_each_of_its_quotas_with_the_right_error_and_works_on() {
         // The most that may fit: what Linux and the toolstack have in the store counts as well.
         for (quota, least, most, error) in [
             ("nodes", 900, 1000, "ENOSPC"),
+            // Some three thousand bytes each: the nodes would have been enough for more.
+            ("memory", 700, 930, "ENOSPC"),
             ("node-size", 0, 48, "ENOSPC"),
             ("path-max", 1, 48, "EINVAL"),
             ("node-permissions", 5, 5, "ENOSPC"),
@@ -74,7 +76,7 @@ fn a_guest_meets_each_of_its_quotas_with_the_right_error_and_works_on() {
             assert_eq!(ended_with, error, "Xen {release}, {quota}:\n{output}");
             assert!((least..=most).contains(&count), "Xen {release}, {quota} allowed {count}:\n{output}");
         }
-        for quota in ["nodes", "node-size", "watches", "transactions"] {
+        for quota in ["nodes", "memory", "node-size", "watches", "transactions"] {
             assert!(output.contains(&format!("{quota}: works again")), "Xen {release}, {quota}:\n{output}");
         }
         for line in output.lines().filter(|line| line.contains("reads=") || line.contains(" then ")) {
