@@ -257,13 +257,25 @@ const RULES: &[Rule] = &[
     ),
 ];
 
+/// Why a commit may succeed that conflicts.
+pub const REPLAYED: &str = "a transaction that conflicts is committed if all its replies would be the same now";
+
+fn is_replayed(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool {
+    // C's ENOMEM for a domain that is gone is our EAGAIN (see the rules), which the replay may spare.
+    let theirs_fails = theirs.outcome == "EAGAIN" || theirs.outcome == "ENOMEM" && at.has_outlived_a_domain;
+    at.request.kind == names::TRANSACTION_END && theirs_fails && ours.outcome == "OK"
+}
+
 /// The rule that accepts two different replies.
 pub fn find(kinds: [Kind; 2], at: &Circumstances<'_>, theirs: &Message, ours: &Message) -> Option<Accepted> {
-    if kinds != [Kind::C, Kind::Ours] || theirs.request != ours.request {
+    if kinds == [Kind::C, Kind::C] || theirs.request != ours.request {
         return None;
     }
     let reply = |message| Reply { outcome: outcome(message), payload: &message.payload };
     let (theirs, ours) = (reply(theirs), reply(ours));
+    if kinds == [Kind::C, Kind::OursReplaying] && is_replayed(at, &theirs, &ours) {
+        return Some(Accepted { reason: REPLAYED, then: Then::Restart });
+    }
     let found = RULES.iter().find(|(_, _, fits)| fits(at, &theirs, &ours));
     found.map(|(reason, then, _)| Accepted { reason, then: *then })
 }

@@ -72,6 +72,11 @@ impl Coverage {
         *self.accepted.entry(reason).or_default() += 1;
     }
 
+    /// How often a difference was accepted for that reason.
+    pub fn times_accepted(&self, reason: &str) -> usize {
+        self.accepted.get(reason).copied().unwrap_or(0)
+    }
+
     /// What should have occurred and did not.
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();

@@ -21,8 +21,10 @@ const CLOCK_FACTOR: &str = "1000";
 pub enum Kind {
     /// Debian's C server of Xen 4.17.
     C,
-    /// This project's hosted server.
+    /// This project's hosted server, which refuses each commit that conflicts, as the C server does.
     Ours,
+    /// The same, as it is without options: conflicts are replayed.
+    OursReplaying,
 }
 
 /// A running server. It ends when this is dropped.
@@ -46,15 +48,12 @@ impl Server {
                 command.args(quotas.options_of_c());
                 command
             }
-            Kind::Ours => {
+            Kind::Ours | Kind::OursReplaying => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored-hosted"));
-                command.arg("--dir").arg(&folder).args([
-                    "--log-level",
-                    "error",
-                    "--no-replay",
-                    "--clock",
-                    CLOCK_FACTOR,
-                ]);
+                command.arg("--dir").arg(&folder).args(["--log-level", "error", "--clock", CLOCK_FACTOR]);
+                if kind == Kind::Ours {
+                    command.arg("--no-replay");
+                }
                 command.args(quotas.options_of_ours());
                 command
             }
