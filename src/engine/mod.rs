@@ -27,6 +27,7 @@ pub mod output;
 pub mod rate;
 pub mod report;
 pub mod requests;
+pub mod snapshot;
 pub mod trace;
 pub mod view;
 

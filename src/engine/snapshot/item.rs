@@ -1,0 +1,172 @@
+//! The state of a server as a sequence of items, each of which says one thing.
+//!
+//! This is what a migration stream's records carry (`docs/designs/xenstore-migration.md` of the Xen tree), without their
+//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use bitflags::bitflags;
+
+use crate::store::domain::DomId;
+use crate::store::permission::Entry;
+
+/// What stands for a connection within one sequence; never 0. It means nothing outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionNumber(pub u32);
+
+/// One thing that a sequence says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// Descriptors of a daemon.
+    Global(Global),
+    /// Quotas that hold for all domains.
+    GlobalQuotas(GlobalQuotas<'a>),
+    /// A connection.
+    Connection(ConnectionItem<'a>),
+    /// Features and quotas of a domain.
+    Domain(DomainItem<'a>),
+    /// A watch.
+    Watch(WatchItem<'a>),
+    /// An open transaction.
+    Transaction(TransactionItem),
+    /// A node, as everybody sees it or as a transaction does.
+    Node(NodeItem<'a>),
+    /// What the document has no record for.
+    Extension(Extension<'a>),
+}
+
+/// Descriptors of a daemon, which a successor in the same process inherits; -1 for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// The socket that takes clients.
+    pub socket: i32,
+    /// The event channel device.
+    pub event_channel: i32,
+}
+
+impl Global {
+    /// A domain has no descriptors.
+    pub const NONE: Self = Self { socket: -1, event_channel: -1 };
+}
+
+/// Quotas by name; 0 for no limit. Names that this server does not know are kept.
+pub type NamedQuotas<'a> = Vec<(Cow<'a, str>, u32)>;
+
+/// Quotas that hold for all domains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GlobalQuotas<'a> {
+    /// Those that a domain gets when it becomes known.
+    pub defaults: NamedQuotas<'a>,
+    /// Those of the server as a whole.
+    pub global: NamedQuotas<'a>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamPeer {
+    /// A domain, over its ring.
+    Ring {
+        /// Which domain.
+        domid: DomId,
+        /// The domain whose rights it has too (SET_TARGET).
+        target: Option<DomId>,
+        /// The server's port of its event channel.
+        port: u32,
+    },
+    /// A client of a daemon.
+    Socket {
+        /// The descriptor.
+        descriptor: i32,
+    },
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionItem<'a> {
+    /// What later items call it.
+    pub number: ConnectionNumber,
+    /// Who is at the other end.
+    pub peer: StreamPeer,
+    /// Bytes received and not yet handled.
+    pub input: Cow<'a, [u8]>,
+    /// Bytes to be sent, the rest of a message that is partly sent first.
+    pub output: Cow<'a, [u8]>,
+    /// Bytes at the beginning of `output` that belong to a message that is partly sent.
+    pub partial_bytes: usize,
+    /// The hypervisor's number of the domain, which a later domain of the same domid does not have.
+    pub unique_id: Option<u64>,
+}
+
+/// Features and quotas of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainItem<'a> {
+    /// Which domain.
+    pub domid: DomId,
+    /// The ring's feature bits that it is offered; `None` when the stream's version can't say.
+    pub features: Option<u32>,
+    /// Quotas of its own.
+    pub quotas: NamedQuotas<'a>,
+}
+
+/// A watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchItem<'a> {
+    /// Whose.
+    pub connection: ConnectionNumber,
+    /// The path as the client spelled it: relative or absolute, or a special name.
+    pub path: Cow<'a, str>,
+    /// The client's word for it; any bytes without NUL.
+    pub token: Cow<'a, [u8]>,
+    /// How many levels below its path it sees; `None` for all.
+    pub depth: Option<u16>,
+}
+
+/// An open transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionItem {
+    /// Whose.
+    pub connection: ConnectionNumber,
+    /// Its number, which is not 0.
+    pub id: u32,
+}
+
+bitflags! {
+    /// What a transaction did with a node; nothing for one that it removed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct NodeAccess: u16 {
+        /// It looked at it.
+        const READ = 1;
+        /// It wrote it.
+        const WRITTEN = 2;
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeItem<'a> {
+    /// The transaction that sees it so, and what it did; `None` for what everybody sees.
+    pub pending: Option<(TransactionItem, NodeAccess)>,
+    /// The absolute path, or a special name.
+    pub path: Cow<'a, str>,
+    /// Its value.
+    pub value: Cow<'a, [u8]>,
+    /// Its permissions, the owner's first; none for a node that a transaction removed.
+    pub permissions: Cow<'a, [Entry]>,
+}
+
+/// State of one kind of server that the document has no record for. Who does not know the kind skips it, and whoever wrote
+/// it must be able to do without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension<'a> {
+    /// The record's type, from [`EXTENSION_FIRST`] to [`EXTENSION_LAST`] for this server's own.
+    pub kind: u32,
+    /// What it says; its encoding belongs to the kind.
+    pub body: Cow<'a, [u8]>,
+}
+
+/// The first record type of this server's own: "XS" and two bytes. The document reserves all types from 9 on for later
+/// use, counting up; readers skip types that they do not know.
+pub const EXTENSION_FIRST: u32 = 0x5853_0000;
+/// The last one.
+pub const EXTENSION_LAST: u32 = 0x5853_ffff;
