@@ -11,6 +11,7 @@ pub(crate) mod main_loop;
 pub(crate) mod panic;
 pub(crate) mod platform;
 pub(crate) mod slots;
+pub(crate) mod update;
 
 use alloc::string::String;
 use core::ptr::{self, NonNull};
@@ -30,6 +31,7 @@ use crate::xen::{entry, hypercall, shared_info, time};
 use boot_info::BootInfo;
 use main_loop::OwnPorts;
 use platform::XenPlatform;
+use update::successor;
 
 /// The heap below which the kernel does not start: an empty store with the tools' nodes takes some 100 KiB, a guest
 /// with its nodes, watches and queues some tens of KiB.
@@ -37,9 +39,16 @@ const HEAP_BYTES_MIN: usize = 1024 * 1024;
 
 /// Entered by `boot/pv.s`, on the kernel's own stack, with what Xen left in `rsi` and `rsp`.
 pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
-    entry::register_handlers();
     // SAFETY: the values are the builder's, passed on untouched by the assembly.
     let boot = unsafe { BootInfo::from_start_info(info, stack_end) };
+    // SAFETY: the table is the builder's, and still the current one.
+    let has_predecessor = unsafe { successor::find_predecessor(boot.page_table) };
+    if has_predecessor {
+        // The predecessor's callback stays: it is what ends a successor that hangs.
+        entry::register_own_fault_handlers();
+    } else {
+        entry::register_handlers();
+    }
     log::init();
     let memory = open_memory(&boot);
     connect_console(&boot, &memory);
@@ -48,7 +57,7 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     info!("xenstore-stubdom {} on Xen {major}.{minor}, {kib} KiB of memory", env!("CARGO_PKG_VERSION"));
     let memory = make_heap(&boot, memory);
     #[cfg(feature = "boot-test")]
-    boot_test::run(boot.command_line);
+    let memory = boot_test::run(&boot, memory);
     let options = read_options(&boot);
     let ports = open_events();
     serve(&boot, &options, memory, ports)
@@ -82,8 +91,11 @@ fn connect_console(boot: &BootInfo, memory: &Memory) {
 /// Maps all memory and makes a heap of what is free.
 fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
     // SAFETY: the builder used nothing behind `first_free`.
-    let free = unsafe { memory.map_all(boot.first_free) }.expect("Xen lets a domain map its own pages");
-    if free.len() < HEAP_BYTES_MIN {
+    let mut free = unsafe { memory.map_all(boot.first_free) }.expect("Xen lets a domain map its own pages");
+    if let Some(module) = boot.last_module {
+        free.end = module;
+    }
+    if free.len() < HEAP_BYTES_MIN && successor::handover().is_none() {
         let total = boot.pages * PAGE_BYTES;
         let needed = total - free.len() + HEAP_BYTES_MIN;
         let mib = needed.div_ceil(1024 * 1024);
@@ -166,6 +178,7 @@ fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatf
 
 /// Ends the domain in order: there is nothing that it could do.
 fn stop(why: core::fmt::Arguments<'_>) -> ! {
+    successor::give_up(&alloc::format!("{why}"));
     error!("{why}; shutting down");
     log::last_words();
     sched::shutdown(Reason::PowerOff)

@@ -1,0 +1,3 @@
+//! Live update, as far as it needs no Xen.
+
+pub mod image;
