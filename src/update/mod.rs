@@ -1,3 +1,0 @@
-//! Live update, as far as it needs no Xen.
-
-pub mod image;
