@@ -27,4 +27,5 @@ pub mod limits;
 pub mod options;
 pub mod server;
 pub mod store;
+pub mod update;
 pub mod wire;
