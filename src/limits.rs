@@ -129,6 +129,15 @@ pub const REMOTE_PORT_MAX: u32 = (1 << 17) - 1;
 /// takes a question to the hypervisor, so that a long list, which is refused, must not take a thousand; tools set a few.
 pub const PERMISSIONS_LOOKED_AT: usize = 16;
 
+/// Segments of an uploaded kernel: this one has four.
+pub const IMAGE_SEGMENTS: usize = 16;
+
+/// Notes of an uploaded kernel that are looked at: this one has eight.
+pub const IMAGE_NOTES: usize = 64;
+
+/// Memory that an uploaded kernel may take, without its heap: this one takes less than 1 MiB, and a domain is small.
+pub const IMAGE_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
+
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
 const _: () = assert!(CONFLICT_POINTS_LEAST < 0 && CONFLICT_POINTS > 0, "points are lost and given back");

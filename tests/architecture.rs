@@ -11,7 +11,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["wire"]),
     ("engine", &["store", "wire"]),
     ("options.rs", &["engine", "store"]),
-    ("server", &["engine", "store", "wire"]),
+    ("update", &[]),
+    ("server", &["engine", "store", "update", "wire"]),
 ];
 
 fn sources(path: &Path) -> Vec<PathBuf> {
