@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["wire"]),
     ("engine", &["store", "wire"]),
     ("options.rs", &["engine", "store"]),
-    ("update", &[]),
+    ("update", &["store"]),
     ("server", &["engine", "store", "update", "wire"]),
 ];
 
