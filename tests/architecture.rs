@@ -10,9 +10,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("store", &["wire"]),
     ("engine", &["store", "wire"]),
+    ("stream", &["engine", "store"]),
     ("options.rs", &["engine", "store"]),
-    ("update", &[]),
-    ("server", &["engine", "store", "update", "wire"]),
+    ("update", &["store"]),
+    ("server", &["engine", "store", "stream", "update", "wire"]),
 ];
 
 fn sources(path: &Path) -> Vec<PathBuf> {

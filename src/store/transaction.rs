@@ -119,12 +119,25 @@ pub struct Transaction {
     created: bool,
     failed: bool,
     looks: usize,
+    started_ms: u64,
     /// See [`Transaction::bytes`].
     bytes: usize,
     record: Record,
 }
 
 impl Transaction {
+    /// A transaction that is started now.
+    #[must_use]
+    pub fn started(now_ms: u64) -> Self {
+        Self { started_ms: now_ms, ..Self::default() }
+    }
+
+    /// When it was started, in milliseconds.
+    #[must_use]
+    pub const fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
     /// How many paths it has seen.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn nothing_can_be_read_of_nothing() {
         let upload = Upload::new();
-        assert!(upload.is_empty() && upload.len() == 0);
+        assert!(upload.is_empty());
         assert_eq!(upload.read::<1>(0), None);
         assert_eq!(upload.parts(0, 10).count(), 0);
     }

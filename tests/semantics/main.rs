@@ -16,6 +16,7 @@ mod features;
 mod found_by_comparison;
 mod identity;
 mod introduce_release;
+mod live_update;
 mod machine;
 mod memory_quota;
 mod model;
