@@ -23,7 +23,7 @@ impl References {
     /// # Errors
     /// The reason.
     pub fn take(&mut self, item: &Item<'_>) -> Result<(), Reason> {
-        let is_new = match item {
+        match item {
             Item::Global(_) | Item::GlobalQuotas(_) | Item::Extension(_) => Ok(()),
             Item::Connection(connection) => {
                 self.connections.insert(connection.number).then_some(()).ok_or(Reason::Twice("connection"))
@@ -39,8 +39,7 @@ impl References {
                 Some((transaction, _)) => self.transaction(transaction),
                 None => self.node(&node.path),
             },
-        };
-        is_new
+        }
     }
 
     fn connection(&self, number: ConnectionNumber) -> Result<(), Reason> {

@@ -12,8 +12,7 @@ use crate::engine::snapshot::{
 use crate::store::permission::{Access, Entry};
 use crate::stream::record::{
     ALIGNMENT, CONNECTION_DATA, DOMAIN_DATA, END, GLOBAL_DATA, GLOBAL_QUOTA_DATA, HAS_UNIQUE_ID, IDENT, NO_TARGET,
-    NODE_DATA, RECORD_HEADER_BYTES, RING, SOCKET, STALE, TRANSACTION_DATA, UNLIMITED_DEPTH, Version, WATCH_DATA,
-    WATCH_DATA_EXTENDED,
+    NODE_DATA, RECORD_HEADER_BYTES, RING, SOCKET, STALE, TRANSACTION_DATA, Version, WATCH_DATA, WATCH_DATA_EXTENDED,
 };
 
 /// Where the bytes go.
@@ -219,7 +218,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         self.put(&short(watch.token.len().saturating_add(1), "token")?.to_le_bytes());
         let depth = watch.depth.filter(|_| self.version >= Version::Two);
         if let Some(depth) = depth {
-            self.put(&depth.min(UNLIMITED_DEPTH).to_le_bytes());
+            self.put(&depth.to_le_bytes());
             self.put(&[0; 2]);
         }
         self.put(watch.path.as_bytes());
