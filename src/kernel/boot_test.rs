@@ -18,6 +18,7 @@ use crate::xen::event_channel::{self, two_level};
 use crate::xen::memory::Memory;
 use crate::xen::{entry, hypercall, sched, shared_info};
 use xenstore::update::image::Image;
+use xenstore::update::upload::Upload;
 
 /// The number by which a domain calls itself (`DOMID_SELF`).
 const DOMID_SELF: u16 = 0x7ff0;
@@ -71,13 +72,16 @@ fn bridge(boot: &BootInfo, memory: &Memory) {
     let Some(module) = boot.module.clone() else { return };
     // SAFETY: the module is mapped and nobody writes it.
     let bytes = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(module.start), module.len()) };
-    let image = Image::read(bytes).expect("an image");
+    let mut file = Upload::new();
+    file.push(bytes).expect("room");
+    let image = Image::check(&file).expect("an image");
     for test in ["back", "null", "panic", "hang", "opcode", "back", "back", "over"] {
         let mut stream = PageStream::default();
         stream.push(&[0x55; 10_000]).expect("room");
         let command_line = alloc::format!("--boot-test={test}");
         let parts = Try {
             image: &image,
+            file: &file,
             command_line: command_line.as_bytes(),
             stream,
             state_bytes: heap::usage().used,

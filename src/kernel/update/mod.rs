@@ -13,6 +13,7 @@ use alloc::format;
 use alloc::string::String;
 
 use xenstore::update::image::Image;
+use xenstore::update::upload::Upload;
 
 use super::boot_info::BootInfo;
 use super::main_loop::OwnPorts;
@@ -37,7 +38,9 @@ const SUCCESSOR_EXTRA_BYTES: usize = 512 * 1024;
 /// What a try needs.
 pub(crate) struct Try<'a> {
     /// The kernel.
-    pub(crate) image: &'a Image<'a>,
+    pub(crate) image: &'a Image,
+    /// The file that it is in.
+    pub(crate) file: &'a Upload,
     /// Its command line, without NUL.
     pub(crate) command_line: &'a [u8],
     /// The state.
@@ -87,10 +90,10 @@ pub(crate) fn try_successor(memory: &Memory, boot: &BootInfo, ports: OwnPorts, p
 
 /// Builds the successor's world, goes over, and puts everything in order on coming back.
 fn cross(memory: &Memory, boot: &BootInfo, ports: OwnPorts, bridge: &Bridge, parts: Try<'_>) -> String {
-    let Try { image, command_line, stream, state_bytes, mappings, stopped_ns } = parts;
+    let Try { image, file, command_line, stream, state_bytes, mappings, stopped_ns } = parts;
     let stream_bytes = stream.len();
     let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
-    let contents = Contents { image, command_line, stream, mappings, heap_pages };
+    let contents = Contents { image, file, command_line, stream, mappings, heap_pages };
     let world = match World::build(memory, boot, bridge, contents) {
         Ok(world) => world,
         Err(Unbuildable::NoPages(error)) => return no_memory(error.wanted),

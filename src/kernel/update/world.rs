@@ -12,6 +12,7 @@ use core::ptr;
 
 use xen_sys::start_info;
 use xenstore::update::image::Image;
+use xenstore::update::upload::Upload;
 
 use super::pages::{NoPages, PageStream, Pages};
 use crate::kernel::boot_info::BootInfo;
@@ -114,7 +115,9 @@ impl Layout {
 /// What the successor is to get.
 pub(crate) struct Contents<'a> {
     /// The kernel.
-    pub(crate) image: &'a Image<'a>,
+    pub(crate) image: &'a Image,
+    /// The file that it is in.
+    pub(crate) file: &'a Upload,
     /// Its command line, without NUL.
     pub(crate) command_line: &'a [u8],
     /// The state.
@@ -152,11 +155,11 @@ impl World {
         bridge: &Bridge,
         contents: Contents<'_>,
     ) -> Result<Self, Unbuildable> {
-        let Contents { image, command_line, stream, mappings, heap_pages } = contents;
-        let image_pages = pages_for(image.memory_end().saturating_sub(image.virt_base()));
+        let Contents { image, file, command_line, stream, mappings, heap_pages } = contents;
+        let image_pages = pages_for(image.memory_bytes() as usize);
+        let base = image.base() as usize;
         let stream_pages = pages_for(stream.len());
-        let layout =
-            Layout::new(image.virt_base(), image_pages, memory.pages(), mappings.len(), heap_pages, stream_pages);
+        let layout = Layout::new(base, image_pages, memory.pages(), mappings.len(), heap_pages, stream_pages);
         let top = Level::Four.index(layout.base);
         if top == ROOT_INDEX || Level::Four.index(layout.address(layout.end) - 1) != top {
             return Err(Unbuildable::TooLarge);
@@ -168,7 +171,7 @@ impl World {
         let mut pages = Pages::default();
         pages.grow(layout.module)?;
         let mut world = Self { layout, pages, stream, console, is_pinned: false };
-        world.fill(memory, boot, image, command_line, mappings);
+        world.fill(memory, boot, (image, file), command_line, mappings);
         world.make_tables(memory, bridge);
         match world.hand_out(memory) {
             Ok(()) => Ok(world),
@@ -211,18 +214,25 @@ impl World {
     }
 
     /// Fills all pages but the tables.
-    fn fill(&self, memory: &Memory, boot: &BootInfo, image: &Image<'_>, command_line: &[u8], mappings: &[RingMapping]) {
+    fn fill(
+        &self,
+        memory: &Memory,
+        boot: &BootInfo,
+        (image, file): (&Image, &Upload),
+        command_line: &[u8],
+        mappings: &[RingMapping],
+    ) {
         let layout = &self.layout;
         for page in (0..layout.stack).filter(|page| *page != layout.console) {
             // SAFETY: a page that was taken for the world and is still mapped here.
             unsafe { ptr::with_exposed_provenance_mut::<u8>(self.source(page)).write_bytes(0, PAGE_BYTES) };
         }
-        image.for_each_part(|address, bytes| self.put(address, bytes));
+        image.for_each_part(file, |offset, bytes| self.put(layout.base + offset as usize, bytes));
         // Xen's stubs are the same for every page that it fills.
         // SAFETY: the page of stubs is code of this kernel, which nobody writes.
         let stubs =
             unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(entry::hypercall_stubs()), PAGE_BYTES) };
-        self.put(image.hypercall_page(), stubs);
+        self.put(image.hypercall_page() as usize, stubs);
         self.put_frame_list(memory);
         let info = self.start_info(boot, memory, command_line);
         // SAFETY: the structure is plain data.
@@ -329,10 +339,10 @@ impl World {
     }
 
     /// How it is entered.
-    pub(crate) fn way(&self, memory: &Memory, image: &Image<'_>) -> Way {
+    pub(crate) fn way(&self, memory: &Memory, image: &Image) -> Way {
         Way {
             root_frame: self.root_frame(memory),
-            entry: image.entry(),
+            entry: image.entry() as usize,
             stack_end: self.layout.address(self.layout.stack + 1),
             start_info: self.layout.address(self.layout.start_info),
         }
