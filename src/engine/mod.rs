@@ -193,6 +193,12 @@ impl Engine {
         }
     }
 
+    /// Puts all connections into that queue.
+    pub fn wake_all(&mut self) {
+        let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        all.into_iter().for_each(|id| self.wake(id));
+    }
+
     /// The next connection that may have something to do.
     pub fn poll_ready(&mut self) -> Option<ConnectionId> {
         while let Some(id) = self.ready.pop_front() {
@@ -574,6 +580,14 @@ impl Engine {
             session.deferred.swap_remove(at);
             self.queue_reply(connection, header, outcome, origin);
         }
+    }
+
+    /// The whole message that [`Engine::answer`] would queue for a request that was done, for a successor to send.
+    #[must_use]
+    pub fn reply_message(asked: &Deferred, payload: &[u8]) -> Vec<u8> {
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
+        let header = Header { payload_bytes, ..asked.header };
+        [&header.emit()[..], payload].concat()
     }
 
     /// Whether a request still waits for its answer.

@@ -59,6 +59,9 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     #[cfg(feature = "boot-test")]
     let memory = boot_test::run(&boot, memory);
     let options = read_options(&boot);
+    if has_predecessor {
+        serve_on(&boot, &options, memory)
+    }
     let ports = open_events();
     serve(&boot, &options, memory, ports)
 }
@@ -138,7 +141,55 @@ fn open_events() -> OwnPorts {
 
 /// Starts the server, or says what is missing for it.
 fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
-    let domains = match domctl::Interface::probe() {
+    let domains = find_domains(boot, options);
+    debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
+    let mut platform = XenPlatform::new(memory, domains);
+    let mut server = Server::new(options.config());
+    connect_first(options, &mut server, &mut platform);
+    main_loop::run(server, platform, ports, boot)
+}
+
+/// Restores what the predecessor handed over, and takes its place.
+fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
+    let started_ns = time::now_ns();
+    let domains = find_domains(boot, options);
+    let stream = module(boot).unwrap_or_else(|| stop(format_args!("there is no state to restore")));
+    let mut server = match Server::restore(stream, &options.config(), time::now_ms()) {
+        Ok(server) => server,
+        Err(error) => stop(format_args!("the state can't be restored: {error}")),
+    };
+    let Some(handover) = successor::handover() else { stop(format_args!("there is no predecessor")) };
+    let restored_ns = time::now_ns();
+    successor::commit(&mut memory);
+    let (domain_exception, timer) = (handover.exception_port, handover.timer_port);
+    let ports = OwnPorts { domain_exception, timer, console: log::console_port() };
+    let mut platform = XenPlatform::new(memory, domains);
+    server.take_over(&mut platform, time::now_ms());
+    log::console_event();
+    let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
+    let now = time::now_ns();
+    let heap::Usage { used, free, .. } = heap::usage();
+    info!(
+        "live update: {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
+        stream.len(),
+        handover.save_ns / 1000,
+        us(handover.stopped_ns + handover.save_ns, started_ns),
+        us(started_ns, restored_ns),
+        us(restored_ns, now),
+    );
+    main_loop::run(server, platform, ports, boot)
+}
+
+/// The boot module.
+fn module(boot: &BootInfo) -> Option<&'static [u8]> {
+    let module = boot.module.clone()?;
+    // SAFETY: the builder put it there; nobody writes it before it has been read.
+    Some(unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(module.start), module.len()) })
+}
+
+/// Finds out how this Xen is asked about domains, or says what is missing for that.
+fn find_domains(boot: &BootInfo, options: &Options) -> domctl::Interface {
+    match domctl::Interface::probe() {
         Ok(domains) => domains,
         Err(Unusable::NotPrivileged) => {
             let event = if options.event.is_none() { "no --event on its command line and " } else { "" };
@@ -148,12 +199,7 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
             ));
         }
         Err(error) => stop(format_args!("this Xen can't be asked about domains: {error:?}")),
-    };
-    debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
-    let mut platform = XenPlatform::new(memory, domains);
-    let mut server = Server::new(options.config());
-    connect_first(options, &mut server, &mut platform);
-    main_loop::run(server, platform, ports)
+    }
 }
 
 /// Connects the control domain by the port that the command line names, or else all domains whose ring pages name one.

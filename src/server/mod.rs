@@ -7,6 +7,7 @@
 //! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
 
 mod existing;
+pub mod stream;
 pub mod update;
 
 use alloc::collections::VecDeque;
@@ -16,7 +17,7 @@ use crate::engine::connection::{Connection, Fault, Peer, RingStart};
 use crate::engine::hypervisor::{Hypervisor, Port};
 use crate::engine::{self, config::Config};
 use crate::limits;
-use crate::server::update::Updates;
+use crate::server::update::{DONE, Updates};
 use crate::store::domain::DomId;
 pub use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
@@ -78,8 +79,13 @@ impl Server {
     /// A server with a new store.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        Self::of(Engine::new(config))
+    }
+
+    /// A server with this engine.
+    fn of(engine: Engine) -> Self {
         Self {
-            engine: Engine::new(config),
+            engine,
             updates: Updates::default(),
             actions: VecDeque::new(),
             has_exception: false,
@@ -175,6 +181,12 @@ impl Server {
     /// What the host is to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// Looks at every connection and every domain, as if all had signalled: after a time in which signals were lost.
+    pub fn wake_all(&mut self) {
+        self.engine.wake_all();
+        self.has_exception = true;
     }
 
     /// Whether there is something to do at once.

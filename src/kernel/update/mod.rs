@@ -11,13 +11,16 @@ pub(crate) mod world;
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
+use xenstore::server::Server;
+use xenstore::stream::writer::WriteError;
 use xenstore::update::image::Image;
 use xenstore::update::upload::Upload;
 
 use super::boot_info::BootInfo;
 use super::main_loop::OwnPorts;
-use super::platform::RingMapping;
+use super::platform::{RingMapping, XenPlatform};
 use super::{heap, log as console};
 use crate::xen::bridge::{self, Bridge, Handover, Outcome};
 use crate::xen::event_channel::two_level;
@@ -64,6 +67,51 @@ pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings:
     let pages = world::pages_beside_stream(memory, image_bytes, mappings, heap_pages);
     (pages + bridge::PAGES) * PAGE_BYTES + RESERVE_BYTES
 }
+
+/// Does what [`xenstore::server::Action::StartUpdate`] asks for. Returns when there is no successor; who asked knows why
+/// then.
+pub(crate) fn start(server: &mut Server, platform: &XenPlatform, boot: &BootInfo, ports: OwnPorts) {
+    let why = save_and_try(server, platform, boot, ports);
+    server.update_failed(&why);
+    // What fired meanwhile was forgotten.
+    server.wake_all();
+}
+
+/// Saves the state and starts the successor with it. Returns why there is none.
+fn save_and_try(server: &Server, platform: &XenPlatform, boot: &BootInfo, ports: OwnPorts) -> String {
+    let Some(successor) = server.successor() else { return String::from("nothing was prepared") };
+    let stopped_ns = time::now_ns();
+    let state_bytes = heap::usage().used.saturating_sub(successor.file.len());
+    let mut stream = PageStream::default();
+    match server.save(&mut stream, time::now_ms()) {
+        Ok(()) => stream.trim(),
+        Err(WriteError::Full) => return no_memory(stream.len()),
+        Err(error) => return format!("the state can't be saved: {error:?}"),
+    }
+    let parts = Try {
+        image: successor.image,
+        file: successor.file,
+        command_line: &command_line(successor.command_line, boot.command_line),
+        stream,
+        state_bytes,
+        mappings: &platform.ring_mappings(),
+        stopped_ns,
+    };
+    try_successor(platform.memory(), boot, ports, parts)
+}
+
+/// The new command line, or else the present one, with the mark of a live update.
+fn command_line(new: Option<&str>, present: &[u8]) -> Vec<u8> {
+    let mut line = Vec::from(new.map_or(present, str::as_bytes));
+    if !line.split(u8::is_ascii_whitespace).any(|word| MARKS.contains(&word)) {
+        line.push(b' ');
+        line.extend_from_slice(MARKS[0]);
+    }
+    line
+}
+
+/// How the command line says that this is a live update: for whoever reads it; the kernel looks for its predecessor's bridge.
+const MARKS: [&[u8]; 2] = [b"--live-update", b"-U"];
 
 /// Starts a successor. Returns when it failed, with the reason; everything is as it was before then, but for what happened
 /// outside meanwhile: whoever waits for something has to look.

@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::ptr;
 
+use xenstore::stream::writer::{Sink, SinkFull};
+
 use crate::kernel::heap;
 use crate::xen::shared_page::PAGE_BYTES;
 
@@ -58,6 +60,14 @@ impl Pages {
         Ok(())
     }
 
+    /// Gives back whole blocks until just `count` pages, or a few more, are left.
+    fn shrink(&mut self, count: usize) {
+        while let Some((block, pages)) = self.blocks.pop_if(|(_, pages)| self.addresses.len() >= count + *pages) {
+            self.addresses.truncate(self.addresses.len() - pages);
+            give_back(block, pages);
+        }
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.addresses.len()
@@ -73,8 +83,7 @@ impl Drop for Pages {
     /// The pages must be mapped for reading and writing again.
     fn drop(&mut self) {
         for (block, pages) in self.blocks.drain(..) {
-            // SAFETY: the block came from `take` with this size, and its pages are as they were.
-            unsafe { dealloc(ptr::with_exposed_provenance_mut(block), layout(pages)) };
+            give_back(block, pages);
         }
     }
 }
@@ -83,11 +92,23 @@ fn layout(pages: usize) -> Layout {
     Layout::from_size_align(pages * PAGE_BYTES, PAGE_BYTES).expect("a size that the heap can have")
 }
 
+/// Gives a block back to the heap.
+fn give_back(block: usize, pages: usize) {
+    // SAFETY: the block came from `take` with this size, and its pages are mapped as they were.
+    unsafe { dealloc(ptr::with_exposed_provenance_mut(block), layout(pages)) };
+}
+
 /// Takes a block out of the heap.
 fn take(pages: usize) -> Option<usize> {
     // SAFETY: the size is not zero.
     let block = unsafe { alloc(layout(pages)) };
     (!block.is_null()).then(|| block.expose_provenance())
+}
+
+impl Sink for PageStream {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
+        self.push(bytes).map_err(|_| SinkFull)
+    }
 }
 
 /// A stream of bytes in pages.
@@ -99,10 +120,7 @@ pub(crate) struct PageStream {
 
 impl PageStream {
     /// Adds bytes at the end.
-    ///
-    /// # Errors
-    /// [`NoPages`]; what fitted was added.
-    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Result<(), NoPages> {
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), NoPages> {
         while !bytes.is_empty() {
             let (page, at) = (self.bytes / PAGE_BYTES, self.bytes % PAGE_BYTES);
             if page == self.pages.len() {
@@ -118,6 +136,11 @@ impl PageStream {
             bytes = rest;
         }
         Ok(())
+    }
+
+    /// Gives back the pages behind the end.
+    pub(crate) fn trim(&mut self) {
+        self.pages.shrink(self.bytes.div_ceil(PAGE_BYTES));
     }
 
     /// How long it is.
