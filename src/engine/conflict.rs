@@ -7,9 +7,10 @@
 //!
 //! [`History`] tells whose write it was. It is bounded, and kept only while a transaction is open.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use crate::engine::snapshot::{Reader, Writer};
 use crate::limits;
 use crate::store::domain::DomId;
 
@@ -115,6 +116,49 @@ impl ConflictCredits {
         self.next_ms.map(|next_ms| next_ms.saturating_add(patience_ms))
     }
 
+    /// Says all, with times relative to now.
+    pub(super) fn save(&self, now_ms: u64, body: &mut Writer) {
+        body.size(self.points.len());
+        for (domid, points) in &self.points {
+            body.number(domid.0.into());
+            body.signed((*points).into());
+        }
+        for queue in [&self.paused, &self.reduced] {
+            body.size(queue.len());
+            queue.iter().for_each(|domid| body.number(domid.0.into()));
+        }
+        body.flag(self.next_ms.is_some());
+        body.signed(self.next_ms.unwrap_or(now_ms).cast_signed().saturating_sub_unsigned(now_ms));
+        body.flag(self.is_late);
+    }
+
+    /// Reads what [`ConflictCredits::save`] says, for those domains that `is_known`. What can't be is bent to what can.
+    pub(super) fn restore(body: &mut Reader<'_>, now_ms: u64, is_known: impl Fn(DomId) -> bool) -> Option<Self> {
+        let mut credits = Self::default();
+        for _ in 0..body.count()? {
+            let (domid, points) = (DomId(body.small()?), i8::try_from(body.signed()?).ok()?);
+            if is_known(domid) && points < limits::CONFLICT_POINTS {
+                credits.points.insert(domid, points.max(limits::CONFLICT_POINTS_LEAST));
+            }
+        }
+        let mut queued = BTreeSet::new();
+        for is_paused in [true, false] {
+            for _ in 0..body.count()? {
+                let domid = DomId(body.small()?);
+                if credits.points.get(&domid).is_some_and(|points| (*points <= 0) == is_paused) && queued.insert(domid)
+                {
+                    if is_paused { credits.paused.push_back(domid) } else { credits.reduced.push_back(domid) }
+                }
+            }
+        }
+        credits.points.retain(|domid, _| queued.contains(domid));
+        let (has_next, after_ms) = (body.flag()?, body.signed()?);
+        let is_needed = has_next || !credits.points.is_empty();
+        credits.next_ms = is_needed.then(|| now_ms.saturating_add_signed(after_ms));
+        credits.is_late = body.flag()?;
+        Some(credits)
+    }
+
     /// Forgets a domain.
     pub fn remove(&mut self, domid: DomId) {
         self.points.remove(&domid);
@@ -170,6 +214,35 @@ impl History {
         }
         let was_paid = core::mem::replace(&mut written.is_paid, true);
         Some(Blame { domid: written.domid, was_paid })
+    }
+
+    /// Says all.
+    pub(super) fn save(&self, body: &mut Writer) {
+        body.size(self.0.len());
+        let mut before = 0;
+        for written in &self.0 {
+            body.number(written.first.saturating_sub(before));
+            body.number(written.last.saturating_sub(written.first));
+            body.number(written.domid.0.into());
+            body.flag(written.is_paid);
+            before = written.first;
+        }
+    }
+
+    /// Reads what [`History::save`] says; nothing that is newer than `generation`.
+    pub(super) fn restore(body: &mut Reader<'_>, generation: u64) -> Option<Self> {
+        let mut history = Self::default();
+        let mut before = 0_u64;
+        for _ in 0..body.count()? {
+            let first = before.checked_add(body.number()?)?;
+            let last = first.checked_add(body.number()?).filter(|last| *last <= generation)?;
+            let (domid, is_paid) = (DomId(body.small()?), body.flag()?);
+            if history.0.len() < limits::CONFLICT_HISTORY {
+                history.0.push_back(Written { first, last, domid, is_paid });
+            }
+            before = first;
+        }
+        Some(history)
     }
 
     /// Forgets a domain's writes.

@@ -55,6 +55,8 @@ pub struct Connection {
     pub ring: Ring,
     /// What has to be done with the ring first.
     pub ring_start: Option<RingStart>,
+    /// Whether the ring is mapped; not for sockets, and not until a restored connection is taken over.
+    pub(super) is_mapped: bool,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,
     /// Whether it stands among those that wait for an event's time to be over.
@@ -82,7 +84,7 @@ pub struct Session {
     pub(super) transactions: BTreeMap<u32, Transaction>,
     /// Requests that are answered later.
     pub(super) deferred: Vec<u64>,
-    next_transaction: u32,
+    pub(super) next_transaction: u32,
 }
 
 impl Connection {
@@ -91,6 +93,7 @@ impl Connection {
             peer,
             ring: Ring::default(),
             ring_start,
+            is_mapped: peer != Peer::Socket,
             is_queued: false,
             has_deadline: false,
             tickets: VecDeque::new(),
@@ -152,6 +155,16 @@ impl Connection {
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.tickets.len()
+    }
+
+    /// Whether a request is outstanding.
+    pub(super) fn has_ticket(&self, ticket: u64) -> bool {
+        self.tickets.iter().any(|(have, _)| *have == ticket)
+    }
+
+    /// Says which requests are outstanding, by their tickets and with the messages that they wait for.
+    pub(super) fn restore_tickets(&mut self, tickets: VecDeque<(u64, usize)>) {
+        self.tickets = tickets;
     }
 
     /// Forgets all outstanding requests: the control domain starts the connection anew.

@@ -177,7 +177,10 @@ impl Engine {
             self.ports.remove(&old);
             hypervisor.close_port(old);
         }
-        match hypervisor.bind_port(domid, remote_port) {
+        // A ring that could not be mapped when the connection was taken over may be there now.
+        connection.is_mapped = connection.is_mapped || hypervisor.map_ring(domid).is_ok();
+        let bound = if connection.is_mapped { hypervisor.bind_port(domid, remote_port) } else { Err(Errno::Inval) };
+        match bound {
             Ok(new) => {
                 *port = Some(new);
                 self.ports.insert(new, id);
@@ -210,12 +213,14 @@ impl Engine {
         let connection = self.state.domains.connection(domid);
         if let Some(id) = connection {
             self.drop_session(id, RestartPhase::Fresh);
-            if let Some(Connection { peer: Peer::Domain { port, .. }, .. }) = self.connections.remove(&id) {
+            if let Some(Connection { peer: Peer::Domain { port, .. }, is_mapped, .. }) = self.connections.remove(&id) {
                 if let Some(port) = port {
                     self.ports.remove(&port);
                     hypervisor.close_port(port);
                 }
-                hypervisor.unmap_ring(domid);
+                if is_mapped {
+                    hypervisor.unmap_ring(domid);
+                }
             }
         }
         self.remove_nodes_and_rights(domid, now_ms);

@@ -14,10 +14,10 @@ use crate::store::watch::ConnectionId;
 
 /// What is known of who writes how much, and of who stands in whose way.
 #[derive(Debug, Default)]
-pub(super) struct Fairness {
+pub(in crate::engine) struct Fairness {
     pub(super) writes: WriteCredits,
     pub(super) conflicts: ConflictCredits,
-    history: History,
+    pub(super) history: History,
     /// Transactions that are open, of all connections.
     open_transactions: usize,
     /// Those of the control domain and of sockets among them.

@@ -12,6 +12,10 @@ pub struct Input {
     payload: Vec<u8>,
     /// Bytes received, of header and payload together.
     received: usize,
+    /// Bytes that a predecessor received and that come before all others.
+    backlog: Vec<u8>,
+    /// How many of them have been taken.
+    taken: usize,
 }
 
 /// The header announces more payload than a message can have.
@@ -42,6 +46,38 @@ impl Input {
             self.payload.resize(bytes, 0);
         }
         Ok(())
+    }
+
+    /// Bytes that a predecessor received; they come before all others.
+    pub fn restore(&mut self, bytes: &[u8]) {
+        self.backlog = bytes.into();
+        self.taken = 0;
+    }
+
+    /// Puts bytes that a predecessor received into [`Input::space`], and returns how many; to be followed by
+    /// [`Input::advance`].
+    pub fn take_backlog(&mut self) -> usize {
+        let mut backlog = core::mem::take(&mut self.backlog);
+        let waiting = backlog.get(self.taken..).unwrap_or_default();
+        let space = self.space();
+        let count = waiting.len().min(space.len());
+        if let (Some(to), Some(from)) = (space.get_mut(..count), waiting.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        self.taken = self.taken.saturating_add(count);
+        if self.taken >= backlog.len() {
+            (backlog, self.taken) = (Vec::new(), 0);
+        }
+        self.backlog = backlog;
+        count
+    }
+
+    /// All that has been received and is not handled.
+    #[must_use]
+    pub fn received(&self) -> Vec<u8> {
+        let header = self.header.get(..self.received.min(HEADER_BYTES)).unwrap_or_default();
+        let payload = self.payload.get(..self.received.saturating_sub(HEADER_BYTES)).unwrap_or_default();
+        [header, payload, self.backlog.get(self.taken..).unwrap_or_default()].concat()
     }
 
     /// Whether the request is complete.
@@ -112,6 +148,27 @@ mod tests {
         for wrong in [4097, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
             assert_eq!(feed(&mut Input::default(), &header(wrong), 16), Err(TooLong));
         }
+    }
+
+    #[test]
+    fn what_a_predecessor_received_comes_first_and_is_told_as_received() {
+        let header = |payload_bytes| Header { kind: 1, request_id: 7, transaction_id: 0, payload_bytes }.emit();
+        let bytes = [&header(3)[..], b"abc", &header(5), b"de"].concat();
+        let mut input = Input::default();
+        input.restore(&bytes);
+        let mut requests = Vec::new();
+        for _ in 0..10 {
+            assert_eq!(input.received(), bytes[bytes.len() - input.received().len()..]);
+            let count = input.take_backlog();
+            input.advance(count).unwrap();
+            if input.is_complete() {
+                requests.push(input.take().1);
+            }
+        }
+        assert_eq!(requests, [b"abc"]);
+        assert_eq!(input.received(), bytes[19..]);
+        feed(&mut input, b"fgh", 2).unwrap();
+        assert_eq!(input.take().1, b"defgh");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
+use crate::limits;
 use crate::store::watch::ConnectionId;
 use crate::wire::header::{HEADER_BYTES, Header, MessageType};
 
@@ -22,7 +23,22 @@ struct Message {
     bytes: Box<[u8]>,
     origin: Option<Origin>,
     event: Option<EventInfo>,
+    /// Only the end of a message, of which a predecessor sent the beginning.
+    is_rest: bool,
 }
+
+/// What of a message its bytes don't say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageDetails {
+    /// The request that caused it.
+    pub origin: Option<Origin>,
+    /// When it is dropped if nothing of it was sent.
+    pub deadline_ms: Option<u64>,
+}
+
+/// Bytes to be sent can't be split into messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMessages;
 
 /// What a queue needs to know of an event.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +86,7 @@ impl Output {
 
     /// Queues a reply.
     pub fn push_reply(&mut self, header: Header, payload: &[u8], origin: Option<Origin>) {
-        self.push(Message { bytes: message(header, payload), origin, event: None });
+        self.push(Message { bytes: message(header, payload), origin, event: None, is_rest: false });
     }
 
     /// Queues an event, unless an identical one waits already and `collapse` says that one is enough. Returns whether it
@@ -90,7 +106,7 @@ impl Output {
         let kind = MessageType::WatchEvent.to_wire();
         let header = Header { kind, request_id: 0, transaction_id: 0, payload_bytes };
         let event = Some(EventInfo { hash, deadline_ms });
-        self.push(Message { bytes: message(header, payload), origin, event });
+        self.push(Message { bytes: message(header, payload), origin, event, is_rest: false });
         let count = self.event_hashes.entry(hash).or_default();
         *count = count.saturating_add(1);
         true
@@ -154,6 +170,102 @@ impl Output {
         self.messages.is_empty()
     }
 
+    /// All messages in order: their bytes, and what these don't say. One that is partly sent has no deadline any more.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (&[u8], MessageDetails)> + Clone {
+        self.messages.iter().enumerate().map(|(at, message)| {
+            let event = message.event.filter(|_| at > 0 || self.sent == 0);
+            let deadline_ms = event.and_then(|event| event.deadline_ms);
+            (&*message.bytes, MessageDetails { origin: message.origin, deadline_ms })
+        })
+    }
+
+    /// Bytes of the first message that were sent.
+    #[must_use]
+    pub fn sent(&self) -> &[u8] {
+        self.messages.front().and_then(|message| message.bytes.get(..self.sent)).unwrap_or_default()
+    }
+
+    /// Bytes of the first message that remain to be sent, if its beginning was sent.
+    #[must_use]
+    pub fn partial_bytes(&self) -> usize {
+        let is_partial = |message: &&Message| self.sent > 0 || message.is_rest;
+        let remaining = |message: &Message| message.bytes.len().saturating_sub(self.sent);
+        self.messages.front().filter(is_partial).map_or(0, remaining)
+    }
+
+    /// Changes the causes of the messages that wait.
+    pub(super) fn map_origins(&mut self, mut map: impl FnMut(Origin) -> Option<Origin>) {
+        for message in &mut self.messages {
+            message.origin = message.origin.and_then(&mut map);
+        }
+    }
+
+    /// Fills an empty queue with what a predecessor had to send. The first `partial_bytes` are the end of a message.
+    /// Events are dropped at `deadline_ms`.
+    ///
+    /// # Errors
+    /// [`NoMessages`] when that is no sequence of messages.
+    pub(super) fn restore(
+        &mut self,
+        bytes: &[u8],
+        partial_bytes: usize,
+        deadline_ms: Option<u64>,
+    ) -> Result<(), NoMessages> {
+        let (first, mut rest) = bytes.split_at_checked(partial_bytes).ok_or(NoMessages)?;
+        if !first.is_empty() {
+            self.push(Message { bytes: first.into(), origin: None, event: None, is_rest: true });
+        }
+        while !rest.is_empty() {
+            let (message, behind) = length(rest).and_then(|length| rest.split_at_checked(length)).ok_or(NoMessages)?;
+            self.restore_message(message, deadline_ms);
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn restore_message(&mut self, bytes: &[u8], deadline_ms: Option<u64>) {
+        let event = event_info(bytes, deadline_ms);
+        self.note_event(event);
+        self.push(Message { bytes: bytes.into(), origin: None, event, is_rest: false });
+    }
+
+    /// Puts the beginning of the first message, which was sent already, before its end. Does nothing if that does not make
+    /// a message.
+    pub(super) fn restore_sent(&mut self, sent: &[u8]) {
+        let Some(first) = self.messages.front_mut().filter(|first| first.is_rest) else { return };
+        let whole = [sent, &*first.bytes].concat();
+        if sent.is_empty() || length(&whole) != Some(whole.len()) {
+            return;
+        }
+        // An event of which a part was sent is not dropped any more.
+        let event = event_info(&whole, None);
+        *first = Message { bytes: whole.into(), origin: first.origin, event, is_rest: false };
+        self.queued_bytes = self.queued_bytes.saturating_add(sent.len());
+        self.sent = sent.len();
+        self.note_event(event);
+    }
+
+    fn note_event(&mut self, event: Option<EventInfo>) {
+        if let Some(event) = event {
+            let count = self.event_hashes.entry(event.hash).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Says of each message what its bytes don't say. Returns whether there are as many messages; does nothing otherwise.
+    pub(super) fn restore_details(&mut self, details: &[MessageDetails]) -> bool {
+        if self.messages.len() != details.len() {
+            return false;
+        }
+        for (message, details) in self.messages.iter_mut().zip(details) {
+            message.origin = details.origin;
+            if let Some(event) = &mut message.event {
+                event.deadline_ms = details.deadline_ms;
+            }
+        }
+        true
+    }
+
     fn has_event(&self, payload: &[u8]) -> bool {
         let same = |message: &Message| message.event.is_some() && message.bytes.get(HEADER_BYTES..) == Some(payload);
         self.messages.iter().any(same)
@@ -170,6 +282,18 @@ impl Output {
             }
         }
     }
+}
+
+/// What a queue needs to know of a message, if it is an event.
+fn event_info(bytes: &[u8], deadline_ms: Option<u64>) -> Option<EventInfo> {
+    let is_event = bytes.first_chunk().map(Header::parse).is_some_and(|header| header.is_event());
+    is_event.then(|| EventInfo { hash: hash(bytes.get(HEADER_BYTES..).unwrap_or_default()), deadline_ms })
+}
+
+/// Bytes of the message that `bytes` begins with, if they begin with a whole header of one.
+fn length(bytes: &[u8]) -> Option<usize> {
+    let payload_bytes = usize::try_from(Header::parse(bytes.first_chunk()?).payload_bytes).ok()?;
+    (payload_bytes <= limits::PAYLOAD_BYTES).then(|| HEADER_BYTES.saturating_add(payload_bytes))
 }
 
 /// Header and payload in one piece.
@@ -224,6 +348,30 @@ mod tests {
         }
         assert!(output.is_empty());
         assert!(output.push_event(b"a", true, None, None));
+    }
+
+    #[test]
+    fn what_a_predecessor_had_to_send_is_sent_from_where_it_stopped() {
+        let mut before = Output::default();
+        before.push_event(b"a\0t\0", true, None, Some(10));
+        before.push_reply(header(b"reply"), b"reply", None);
+        before.advance(18);
+        let bytes: Vec<u8> = before.messages().flat_map(|(bytes, _)| bytes.to_vec()).skip(18).collect();
+        for knows_beginning in [true, false] {
+            let mut output = Output::default();
+            output.restore(&bytes, before.partial_bytes(), Some(99)).unwrap();
+            output.restore_sent(if knows_beginning { before.sent() } else { &[] });
+            assert_eq!((output.bytes(), output.partial_bytes()), (&b"\0t\0"[1..], 2));
+            assert_eq!(output.push_event(b"a\0t\0", true, None, None), !knows_beginning, "it waits already, if known");
+            assert_eq!(output.expire(100), []);
+            output.advance(2);
+            assert_eq!(output.bytes()[16..], *b"reply");
+            assert_eq!((output.partial_bytes(), output.queued_bytes()), (0, output.count_bytes()));
+        }
+        for wrong in [1, 16, 22] {
+            assert_eq!(Output::default().restore(&bytes[..wrong], 2, None), Err(NoMessages), "{wrong}");
+        }
+        assert_eq!(Output::default().restore(&bytes, bytes.len() + 1, None), Err(NoMessages));
     }
 
     #[test]

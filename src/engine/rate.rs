@@ -10,6 +10,7 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use crate::engine::snapshot::{Reader, Writer};
 use crate::limits;
 use crate::store::domain::DomId;
 
@@ -135,6 +136,46 @@ impl WriteCredits {
     /// Takes out who came out of debt by time or by others' ends.
     pub fn take_recovered(&mut self) -> Vec<DomId> {
         core::mem::take(&mut self.recovered)
+    }
+
+    /// Says all, with times relative to now.
+    pub(super) fn save(&self, now_ms: u64, body: &mut Writer) {
+        body.size(self.accounts.len());
+        for (domid, credit) in &self.accounts {
+            body.number(domid.0.into());
+            body.signed(*credit);
+        }
+        body.size(self.in_debt.len());
+        self.in_debt.iter().for_each(|domid| body.number(domid.0.into()));
+        body.signed(self.reserve);
+        body.optional(self.updated_ms.map(|updated_ms| now_ms.saturating_sub(updated_ms)));
+        body.number(self.remainder);
+    }
+
+    /// Reads what [`WriteCredits::save`] says, for those domains that `has_account`. What can't be is bent to what can.
+    pub(super) fn restore(body: &mut Reader<'_>, now_ms: u64, has_account: impl Fn(DomId) -> bool) -> Option<Self> {
+        let mut credits = Self::default();
+        for _ in 0..body.count()? {
+            let (domid, credit) = (DomId(body.small()?), body.signed()?);
+            if has_account(domid) {
+                credits.accounts.insert(domid, credit.min(BURST));
+            }
+        }
+        for _ in 0..body.count()? {
+            let domid = DomId(body.small()?);
+            if credits.accounts.get(&domid).is_some_and(|credit| *credit < 0) && !credits.in_debt.contains(&domid) {
+                credits.in_debt.push_back(domid);
+            }
+        }
+        credits.reserve = body.signed()?.clamp(RESERVE_LEAST, RESERVE_MOST);
+        credits.updated_ms = body.optional()?.map(|elapsed_ms| now_ms.saturating_sub(elapsed_ms));
+        credits.remainder = body.number()?.min(limits::RESTORED_GENERATION);
+        let Self { accounts, below_burst, in_debt, .. } = &mut credits;
+        below_burst.extend(accounts.iter().filter(|(_, credit)| **credit < BURST).map(|(domid, _)| *domid));
+        let forgotten = accounts.iter().filter(|(domid, credit)| **credit < 0 && !in_debt.contains(domid));
+        let forgotten: Vec<DomId> = forgotten.map(|(domid, _)| *domid).collect();
+        in_debt.extend(forgotten);
+        Some(credits)
     }
 
     /// A domain's credit in thousandths.

@@ -10,6 +10,7 @@ use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::permission::{Identity, Permissions};
 use crate::store::quota::{Peaks, Quota, Quotas};
+use crate::store::unknown_quotas::UnknownQuotas;
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
@@ -43,6 +44,8 @@ pub struct Domain {
     quotas: Quotas,
     /// The quotas that were set for it alone, as bits.
     own_quotas: u16,
+    /// Quotas of other servers that were set for it.
+    pub unknown_quotas: UnknownQuotas,
     /// The most that it has had.
     pub peaks: Peaks,
 }
@@ -82,13 +85,22 @@ pub struct Domains {
     records: BTreeMap<DomId, Domain>,
     /// The quotas of domains that become known from now on.
     defaults: Quotas,
+    /// Quotas of other servers that were set for all domains. A new domain gets no copy: it has nothing to limit.
+    pub unknown_quotas: UnknownQuotas,
+    /// Those that were set for the server as a whole.
+    pub unknown_global_quotas: UnknownQuotas,
 }
 
 impl Domains {
     /// No domain, and the quotas of those to come.
     #[must_use]
     pub const fn new(defaults: Quotas) -> Self {
-        Self { records: BTreeMap::new(), defaults }
+        Self {
+            records: BTreeMap::new(),
+            defaults,
+            unknown_quotas: UnknownQuotas::new(),
+            unknown_global_quotas: UnknownQuotas::new(),
+        }
     }
 
     /// The record of `domid`.
@@ -118,6 +130,7 @@ impl Domains {
             memory_logged_ms: None,
             quotas: self.defaults.clone(),
             own_quotas: 0,
+            unknown_quotas: UnknownQuotas::default(),
             peaks: Peaks::default(),
         })
     }
@@ -181,6 +194,11 @@ impl Domains {
         self.records.iter().map(|(domid, domain)| (*domid, domain))
     }
 
+    /// All records, by domid, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (DomId, &mut Domain)> {
+        self.records.iter_mut().map(|(domid, domain)| (*domid, domain))
+    }
+
     /// The quotas of domains that become known from now on.
     #[must_use]
     pub const fn default_quotas(&self) -> &Quotas {
@@ -203,6 +221,19 @@ impl Domains {
         if let Some(domain) = self.get_mut(domid) {
             domain.quotas.set(quota, value);
             domain.own_quotas |= 1 << quota as u16;
+        }
+    }
+
+    /// Which quotas were set for `domid` alone, as bits of [`Quota`]'s numbers.
+    #[must_use]
+    pub fn own_quotas(&self, domid: DomId) -> u16 {
+        self.get(domid).map_or(0, |domain| domain.own_quotas)
+    }
+
+    /// Says which quotas were set for `domid` alone, when it is restored.
+    pub fn restore_own_quotas(&mut self, domid: DomId, bits: u16) {
+        if let Some(domain) = self.get_mut(domid) {
+            domain.own_quotas = bits;
         }
     }
 

@@ -13,4 +13,5 @@ pub mod special;
 pub mod state;
 pub mod transaction;
 pub mod tree;
+pub mod unknown_quotas;
 pub mod watch;

@@ -95,6 +95,24 @@ impl Node {
         self.mentioned.0 |= Mentioned::by(permissions).0;
     }
 
+    /// Notes that all that `other` or a node below it names is named below.
+    pub(super) const fn mention_all(&mut self, other: &Self) {
+        self.mentioned.0 |= other.mentioned.0;
+    }
+
+    /// A node with children of these names, in this order, which stand for nodes that a transaction does not look at here.
+    /// A name that comes twice is taken once.
+    #[must_use]
+    pub(crate) fn with_names<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        for name in names {
+            if self.children.get(name).is_none() {
+                let placeholder = Self::new(Box::default(), self.permissions.clone(), self.generation);
+                self.children.insert(name, Rc::new(placeholder));
+            }
+        }
+        self
+    }
+
     /// Whether this node or one below may name `domid`.
     #[must_use]
     pub const fn may_mention(&self, domid: DomId) -> bool {

@@ -114,6 +114,12 @@ impl<'a> Path<'a> {
         core::iter::successors(Some(self), |path| path.parent())
     }
 
+    /// Whether `name` can be the last name of a path.
+    #[must_use]
+    pub fn is_name(name: &str) -> bool {
+        !name.is_empty() && !name.contains('/') && valid_characters(name.as_bytes()).is_ok()
+    }
+
     /// An owned copy.
     #[must_use]
     pub fn to_owned(self) -> PathBuf {

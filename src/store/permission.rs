@@ -76,6 +76,12 @@ impl Permissions {
         if entries.is_empty() { Err(InvalidPermissions) } else { Ok(Self(entries.into())) }
     }
 
+    /// Permissions of these entries, as restored; `None` for no entry.
+    #[must_use]
+    pub fn from_entries(entries: &[Entry]) -> Option<Self> {
+        (!entries.is_empty()).then(|| Self(entries.into()))
+    }
+
     /// The entries, the owner's first.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {

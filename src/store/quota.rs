@@ -104,6 +104,15 @@ impl Quota {
         }
     }
 
+    /// The name as GET_QUOTA and SET_QUOTA spell it: [`Quota::name`], with the prefix of soft ones.
+    #[must_use]
+    pub const fn protocol_name(self) -> &'static str {
+        match self {
+            Self::MemorySoft => "soft-memory",
+            _ => self.name(),
+        }
+    }
+
     /// The value without any option: those of the C server, 4.14 to 4.22.
     #[must_use]
     pub const fn default_value(self) -> u32 {

@@ -69,7 +69,7 @@ impl Record {
         let bytes = size_of::<Recorded>().saturating_add(payload.len()).saturating_add(answer.len());
         let sum = self.bytes.saturating_add(bytes);
         if self.requests.len() >= limits.requests || sum > limits.bytes {
-            *self = Self { is_dropped: true, ..Self::default() };
+            *self = Self::dropped();
             return;
         }
         self.bytes = sum;
@@ -79,6 +79,12 @@ impl Record {
             payload_bytes: payload.len(),
             refused,
         });
+    }
+
+    /// A record that was dropped.
+    #[must_use]
+    pub fn dropped() -> Self {
+        Self { is_dropped: true, ..Self::default() }
     }
 
     /// The requests, unless the record was dropped.

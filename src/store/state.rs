@@ -73,6 +73,31 @@ impl State {
         state
     }
 
+    /// A store with nothing but a root, to restore another one into. Nothing is counted yet; see [`State::recount_nodes`].
+    #[must_use]
+    pub fn bare(privileged: DomId, quotas: Quotas) -> Self {
+        let mut state = Self {
+            tree: Tree::new(Node::new(Box::default(), Permissions::private(privileged), 1)),
+            specials: Specials::new(privileged, 1),
+            domains: Domains::new(quotas),
+            watches: Watches::default(),
+            generation: 1,
+            privileged,
+        };
+        state.domains.learn(privileged, 0);
+        state
+    }
+
+    /// Counts the nodes of all domains anew.
+    pub fn recount_nodes(&mut self) {
+        let mut found = self.count_nodes();
+        for (domid, domain) in self.domains.iter_mut() {
+            let count = found.remove(&domid).unwrap_or_default();
+            domain.nodes = count.nodes.unsigned_abs();
+            domain.node_bytes = count.bytes.unsigned_abs();
+        }
+    }
+
     /// The control domain.
     #[must_use]
     pub const fn privileged(&self) -> DomId {

@@ -83,6 +83,34 @@ impl Tree {
         }
     }
 
+    /// Puts a node that is restored at `path`, in the place of the root or below a node that is there, at the end of its
+    /// children; nothing else is changed. Returns whether it did: not when there is no parent, or there is such a node
+    /// already.
+    pub fn restore(&mut self, path: Path<'_>, node: Node) -> bool {
+        let Some(parent) = path.parent() else {
+            let children = core::mem::take(Rc::make_mut(&mut self.root).children_mut());
+            let mentioned = self.root.clone();
+            self.root = Rc::new(node);
+            let root = Rc::make_mut(&mut self.root);
+            *root.children_mut() = children;
+            root.mention_all(&mentioned);
+            return true;
+        };
+        if self.get(parent).is_none_or(|parent| parent.children().get(path.name()).is_some()) {
+            return false;
+        }
+        let Some(above) = self.get_mut(parent, Some(node.permissions())) else { return false };
+        above.mention(node.permissions());
+        above.children_mut().insert(path.name(), Rc::new(node));
+        true
+    }
+
+    /// All nodes, parents before their children and these in the order of making.
+    #[must_use]
+    pub fn walk(&self) -> Walk<'_> {
+        Walk { root: Some(&self.root), at: PathCursor::at(Path::ROOT), levels: Vec::new() }
+    }
+
     /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.
     pub fn remove(&mut self, path: Path<'_>, generation: u64) -> Option<Rc<Node>> {
         let parent = self.get_mut(path.parent()?, None)?;
@@ -160,6 +188,36 @@ impl Tree {
             }
         }
         found
+    }
+}
+
+/// A walk over all nodes.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    root: Option<&'a Rc<Node>>,
+    at: PathCursor,
+    levels: Vec<(&'a Rc<Node>, Cursor)>,
+}
+
+impl<'a> Walk<'a> {
+    /// The next node.
+    #[expect(clippy::should_implement_trait, reason = "the path is lent until the next call")]
+    pub fn next(&mut self) -> Option<(Path<'_>, &'a Rc<Node>)> {
+        if let Some(root) = self.root.take() {
+            self.levels.push((root, Cursor::default()));
+            return Some((self.at.as_path(), root));
+        }
+        loop {
+            let (node, cursor) = self.levels.last_mut()?;
+            let node: &'a Rc<Node> = node;
+            if let Some((name, child)) = node.children().next(cursor) {
+                self.at.push(name);
+                self.levels.push((child, Cursor::default()));
+                return Some((self.at.as_path(), child));
+            }
+            self.levels.pop();
+            self.at.pop();
+        }
     }
 }
 

@@ -132,10 +132,13 @@ impl Watches {
         }
     }
 
-    /// The watches on the special name `name` that are not told of which domain.
+    /// The watches on the special name `name` that are not told of which domain; by connection and then in the order of
+    /// setting.
     pub fn concerned_special(&self, name: &str) -> Vec<Rc<Watch>> {
         let all = self.by_path.get(name).into_iter().flatten();
-        all.filter(|watch| watch.depth.is_none()).cloned().collect()
+        let mut found: Vec<_> = all.filter(|watch| watch.depth.is_none()).cloned().collect();
+        found.sort_unstable_by_key(|watch| (watch.connection, watch.sequence));
+        found
     }
 
     /// The watches that are told of a domain: on the special name `name` with a depth, and on `of_domain`, which is the

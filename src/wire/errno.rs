@@ -38,6 +38,32 @@ pub enum Errno {
 }
 
 impl Errno {
+    /// Every error.
+    pub const ALL: [Self; 16] = [
+        Self::Inval,
+        Self::Acces,
+        Self::Exist,
+        Self::IsDir,
+        Self::NoEnt,
+        Self::NoMem,
+        Self::NoSpc,
+        Self::Io,
+        Self::NotEmpty,
+        Self::NoSys,
+        Self::RoFs,
+        Self::Busy,
+        Self::Again,
+        Self::IsConn,
+        Self::TooBig,
+        Self::Perm,
+    ];
+
+    /// The error of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|errno| errno.name() == name)
+    }
+
     /// The name on the wire, without the terminating NUL.
     #[must_use]
     pub const fn name(self) -> &'static str {

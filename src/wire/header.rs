@@ -26,6 +26,12 @@ impl Header {
         Self { kind: next(), request_id: next(), transaction_id: next(), payload_bytes: next() }
     }
 
+    /// Whether it is an event's.
+    #[must_use]
+    pub const fn is_event(&self) -> bool {
+        self.kind == MessageType::WatchEvent.to_wire()
+    }
+
     /// Writes a header.
     #[must_use]
     pub fn emit(&self) -> [u8; HEADER_BYTES] {

@@ -80,6 +80,19 @@ impl Ring {
         Self { request_consumer: page.load(Field::RequestConsumer), reply_producer: page.load(Field::ReplyProducer) }
     }
 
+    /// Our side of a ring that a predecessor served, where it stopped: the bytes of requests that it consumed, and those of
+    /// replies that it produced.
+    #[must_use]
+    pub const fn resume(request_consumer: u32, reply_producer: u32) -> Self {
+        Self { request_consumer, reply_producer }
+    }
+
+    /// Bytes of requests that were consumed, and bytes of replies that were produced.
+    #[must_use]
+    pub const fn indices(&self) -> (u32, u32) {
+        (self.request_consumer, self.reply_producer)
+    }
+
     /// Empties both queues, as at a repeated introduction.
     pub fn reset(page: &impl RingPage) -> Self {
         for field in [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer] {

@@ -14,22 +14,22 @@ use crate::world::{Message, World};
 const GUESTS: [u16; 4] = [1, 2, 3, 4];
 const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
 
-struct Storm {
-    world: World,
-    random: Random,
+pub struct Storm {
+    pub world: World,
+    pub random: Random,
     /// Requests whose reply has not been seen, oldest first: number, transaction and type.
     pending: BTreeMap<u16, VecDeque<(u32, u32, u32)>>,
     /// Guests that are introduced and have not been cut off.
     served: BTreeSet<u16>,
     /// The number of each domain's newest transaction.
     newest_transaction: BTreeMap<u16, u32>,
-    requests: usize,
+    pub requests: usize,
     reconnections: usize,
     refusals: BTreeMap<String, usize>,
 }
 
 impl Storm {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let mut world = World::with_homes(GUESTS);
         world.write(0, "/shared", "").unwrap();
         world.set_perms(0, "/shared", "b0").unwrap();
@@ -106,7 +106,7 @@ impl Storm {
     }
 
     /// One request by anybody; its reply may be read now or much later.
-    fn request(&mut self) {
+    pub fn request(&mut self) {
         let domid = *self.random.one_of(&[0, 0, 1, 1, 2, 2, 3, 4]);
         if domid != 0 && !self.served.contains(&domid) || self.pending.get(&domid).is_some_and(|list| list.len() >= 6) {
             return;
@@ -200,7 +200,7 @@ impl Storm {
     }
 
     /// A domain dies, is born, shuts down, is released, is introduced again or cheats; time passes.
-    fn upheaval(&mut self) {
+    pub fn upheaval(&mut self) {
         let domid = *self.random.one_of(&GUESTS);
         let what = self.random.below(10);
         self.drain(0);
@@ -296,7 +296,7 @@ impl Storm {
         }
     }
 
-    fn check(&mut self) {
+    pub fn check(&mut self) {
         self.settle();
         self.world.check();
         let state = self.world.server.engine().state();
@@ -331,7 +331,7 @@ impl Storm {
         found
     }
 
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         for domid in GUESTS {
             if self.world.machine.domains.contains_key(&DomId(domid)) {
                 self.world.kill(domid);

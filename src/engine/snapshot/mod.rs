@@ -1,7 +1,20 @@
 //! The engine's state as a sequence of items, and an engine from such a sequence.
 //!
-//! The neutral form between the engine and the encodings of `stream`.
+//! The neutral form between the engine and the encodings of `stream`. [`Engine::save`] tells the items, [`Restorer`] takes
+//! them. What the engine restores is what was saved, to the byte of every later reply, as long as this server's own
+//! extensions are among the items; without them it is what the other records say.
 
+mod codec;
+mod extension;
 mod item;
+mod pending;
+mod restore;
+mod save;
 
+pub(in crate::engine) use codec::{Reader, Writer};
 pub use item::*;
+pub use restore::{RestoreError, Restorer};
+pub use save::SaveOptions;
+
+#[cfg(doc)]
+use crate::engine::Engine;

@@ -1,0 +1,186 @@
+//! Numbers and byte strings of extensions: small numbers take one byte (LEB128), so that a list of many stays short.
+//! Nothing here trusts what it reads.
+
+use alloc::vec::Vec;
+
+/// Bits of a number in each byte.
+const BITS: u32 = 7;
+/// Says that more bytes follow.
+const MORE: u8 = 1 << BITS;
+
+/// Writes a body.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Writer(Vec<u8>);
+
+impl Writer {
+    /// A body that begins with its version.
+    pub(in crate::engine) fn new(version: u8) -> Self {
+        Self(alloc::vec![version])
+    }
+
+    /// Adds a number.
+    pub(in crate::engine) fn number(&mut self, mut value: u64) {
+        while value >= u64::from(MORE) {
+            self.0.push(MORE | value.to_le_bytes().first().copied().unwrap_or(0));
+            value >>= BITS;
+        }
+        self.0.push(value.to_le_bytes().first().copied().unwrap_or(0));
+    }
+
+    /// Adds a length or a count.
+    pub(in crate::engine) fn size(&mut self, value: usize) {
+        self.number(value as u64);
+    }
+
+    /// Adds a number that may be negative; those near zero are short.
+    pub(in crate::engine) fn signed(&mut self, value: i64) {
+        self.number(((value << 1) ^ (value >> 63)).cast_unsigned());
+    }
+
+    /// Adds a yes or no.
+    pub(in crate::engine) fn flag(&mut self, value: bool) {
+        self.0.push(u8::from(value));
+    }
+
+    /// Adds a number that may be missing.
+    pub(in crate::engine) fn optional(&mut self, value: Option<u64>) {
+        self.flag(value.is_some());
+        if let Some(value) = value {
+            self.number(value);
+        }
+    }
+
+    /// Adds bytes with their length.
+    pub(in crate::engine) fn bytes(&mut self, bytes: &[u8]) {
+        self.size(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The body.
+    pub(in crate::engine) fn into_body(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Reads a body. Every method gives `None` when the body ends too early or says what can't be.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// What follows the version, if it is the one that is wanted.
+    pub(in crate::engine) fn of_version(body: &'a [u8], version: u8) -> Option<Self> {
+        let (have, rest) = body.split_first()?;
+        (*have == version).then_some(Self(rest))
+    }
+
+    /// What has no version, or is the rest of something.
+    pub(in crate::engine) const fn of_rest(rest: &'a [u8]) -> Self {
+        Self(rest)
+    }
+
+    /// What is left.
+    pub(in crate::engine) const fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// A number.
+    pub(in crate::engine) fn number(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for shift in (0..u64::BITS).step_by(BITS as usize) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & !MORE);
+            let shifted = bits.checked_shl(shift)?;
+            if shifted.checked_shr(shift) != Some(bits) {
+                return None;
+            }
+            value |= shifted;
+            if byte & MORE == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// A number of a smaller type.
+    pub(in crate::engine) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
+        T::try_from(self.number()?).ok()
+    }
+
+    /// A count of things that take a byte each at least.
+    pub(in crate::engine) fn count(&mut self) -> Option<usize> {
+        self.small().filter(|count| *count <= self.0.len())
+    }
+
+    /// A number that may be negative.
+    pub(in crate::engine) fn signed(&mut self) -> Option<i64> {
+        let value = self.number()?;
+        Some((value >> 1).cast_signed() ^ (value & 1).cast_signed().wrapping_neg())
+    }
+
+    /// A yes or no.
+    pub(in crate::engine) fn flag(&mut self) -> Option<bool> {
+        match self.byte()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// A number that may be missing.
+    pub(in crate::engine) fn optional(&mut self) -> Option<Option<u64>> {
+        if self.flag()? { self.number().map(Some) } else { Some(None) }
+    }
+
+    /// Bytes with their length.
+    pub(in crate::engine) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.count()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    /// Text with its length.
+    pub(in crate::engine) fn text(&mut self) -> Option<&'a str> {
+        core::str::from_utf8(self.bytes()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read() {
+        let numbers = [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX];
+        let signed = [0, 1, -1, 63, -64, i64::MAX, i64::MIN];
+        let mut writer = Writer::new(3);
+        numbers.iter().for_each(|value| writer.number(*value));
+        signed.iter().for_each(|value| writer.signed(*value));
+        writer.optional(None);
+        writer.optional(Some(9));
+        writer.bytes(b"bytes");
+        let body = writer.into_body();
+        let mut reader = Reader::of_version(&body, 3).unwrap();
+        assert!(numbers.iter().all(|value| reader.number() == Some(*value)));
+        assert!(signed.iter().all(|value| reader.signed() == Some(*value)));
+        assert_eq!((reader.optional(), reader.optional()), (Some(None), Some(Some(9))));
+        assert_eq!((reader.text(), reader.number()), (Some("bytes"), None));
+        assert!(Reader::of_version(&body, 2).is_none() && Reader::of_version(b"", 3).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_read() {
+        assert_eq!(Reader(&[0xff; 11]).number(), None, "too long");
+        assert_eq!(Reader(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).number(), None, "too large");
+        assert_eq!(Reader(&[0x80]).number(), None, "cut off");
+        assert_eq!(Reader(&[5, 1, 2]).bytes(), None);
+        assert_eq!(Reader(&[2]).flag(), None);
+        assert_eq!(Reader(&[0x80, 0x80, 4]).small::<u16>(), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! What this server's own extensions carry. Each body begins with a version; a later server may add to the end of a body,
+//! which earlier ones pass over, and takes another version for anything else. A body that can't be read is passed over:
+//! everything here can be done without.
+//!
+//! Times are relative, because the successor's clock is another. Connections are named by their numbers in the sequence.
+
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::engine::connection::{Fault, RingStart};
+use crate::engine::output::{MessageDetails, Origin};
+use crate::engine::snapshot::codec::{Reader, Writer};
+use crate::engine::snapshot::{ConnectionNumber, EXTENSION_FIRST, Extension, Item};
+use crate::engine::trace::{Switches, Trace};
+use crate::store::domain::DomId;
+use crate::store::permission::{Access, Entry};
+use crate::store::quota::{Peaks, Quota};
+use crate::store::watch::ConnectionId;
+use crate::wire::ring::Ring;
+
+/// Counters of the server as a whole.
+pub(super) const SERVER: u32 = EXTENSION_FIRST + 1;
+/// A connection, behind its record.
+pub(super) const CONNECTION: u32 = EXTENSION_FIRST + 2;
+/// A domain, behind its record.
+pub(super) const DOMAIN: u32 = EXTENSION_FIRST + 3;
+/// When each of the nodes that follow was last written.
+pub(super) const GENERATIONS: u32 = EXTENSION_FIRST + 4;
+/// A transaction, behind its nodes.
+pub(super) const TRANSACTION: u32 = EXTENSION_FIRST + 5;
+/// Write credits and conflict points.
+pub(super) const FAIRNESS: u32 = EXTENSION_FIRST + 6;
+
+/// The version of every body.
+const VERSION: u8 = 1;
+
+/// A body to be filled.
+pub(super) fn body() -> Writer {
+    Writer::new(VERSION)
+}
+
+/// A body to be read, if its version is known.
+pub(super) fn read(body: &[u8]) -> Option<Reader<'_>> {
+    Reader::of_version(body, VERSION)
+}
+
+/// An item of a filled body.
+pub(super) fn item(kind: u32, body: Writer) -> Item<'static> {
+    Item::Extension(Extension { kind, body: Cow::Owned(body.into_body()) })
+}
+
+/// Counters of the server as a whole.
+#[derive(Clone, Debug)]
+pub(super) struct ServerState {
+    /// The number of the newest change.
+    pub(super) generation: u64,
+    /// The number of the newest request that counts as outstanding.
+    pub(super) next_ticket: u64,
+    /// What is told in the log.
+    pub(super) trace: Trace,
+    /// The most that any guest has had.
+    pub(super) peaks: Peaks,
+}
+
+impl ServerState {
+    pub(super) fn write(&self) -> Item<'static> {
+        let mut body = body();
+        body.number(self.generation);
+        body.number(self.next_ticket);
+        body.number(self.trace.switches.bits().into());
+        body.flag(self.trace.is_on);
+        write_peaks(&mut body, &self.peaks);
+        item(SERVER, body)
+    }
+
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let mut body = read(body)?;
+        Some(Self {
+            generation: body.number()?,
+            next_ticket: body.number()?,
+            trace: Trace { switches: Switches::from_bits_truncate(body.small()?), is_on: body.flag()? },
+            peaks: read_peaks(&mut body)?,
+        })
+    }
+}
+
+/// A connection, beside what its record says.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionState<'a> {
+    /// Which one.
+    pub(super) number: ConnectionNumber,
+    /// Our side of the ring.
+    pub(super) ring: Ring,
+    /// What has to be done with the ring first.
+    pub(super) ring_start: Option<RingStart>,
+    /// Why it was shut.
+    pub(super) fault: Option<Fault>,
+    /// The number of its newest transaction.
+    pub(super) next_transaction: u32,
+    /// The beginning of the message that is partly sent.
+    pub(super) sent: &'a [u8],
+    /// What of its messages their bytes don't say. Origins name connections by their numbers in the sequence, and
+    /// deadlines are milliseconds from now.
+    pub(super) messages: Vec<MessageDetails>,
+}
+
+impl<'a> ConnectionState<'a> {
+    pub(super) fn write(&self) -> Item<'static> {
+        let mut body = body();
+        body.number(self.number.0.into());
+        let (request_consumer, reply_producer) = self.ring.indices();
+        body.number(request_consumer.into());
+        body.number(reply_producer.into());
+        body.number(match self.ring_start {
+            None => 0,
+            Some(RingStart::Adopt) => 1,
+            Some(RingStart::Reset) => 2,
+        });
+        body.number(self.fault.map_or(0, |fault| fault as u64));
+        body.number(self.next_transaction.into());
+        body.bytes(self.sent);
+        body.size(self.messages.len());
+        for message in &self.messages {
+            body.flag(message.origin.is_some());
+            if let Some(origin) = message.origin {
+                body.number(origin.connection.0);
+                body.number(origin.ticket);
+            }
+            body.optional(message.deadline_ms);
+        }
+        item(CONNECTION, body)
+    }
+
+    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
+        let mut body = read(body)?;
+        let mut state = Self {
+            number: ConnectionNumber(body.small()?),
+            ring: Ring::resume(body.small()?, body.small()?),
+            ring_start: match body.number()? {
+                0 => None,
+                1 => Some(RingStart::Adopt),
+                2 => Some(RingStart::Reset),
+                _ => return None,
+            },
+            fault: match body.number()? {
+                0 => None,
+                1 => Some(Fault::Communication),
+                2 => Some(Fault::RingIndex),
+                3 => Some(Fault::Protocol),
+                _ => return None,
+            },
+            next_transaction: body.small()?,
+            sent: body.bytes()?,
+            messages: Vec::new(),
+        };
+        for _ in 0..body.count()? {
+            let origin = if body.flag()? {
+                Some(Origin { connection: ConnectionId(body.number()?), ticket: body.number()? })
+            } else {
+                None
+            };
+            state.messages.push(MessageDetails { origin, deadline_ms: body.optional()? });
+        }
+        Some(state)
+    }
+}
+
+/// A domain, beside what its records say.
+#[derive(Clone, Debug)]
+pub(super) struct DomainState {
+    /// Which one.
+    pub(super) domid: DomId,
+    /// The generation at which it became known.
+    pub(super) born: u64,
+    /// Whether its shutdown has been reported.
+    pub(super) shutdown: bool,
+    /// The hypervisor's number of it.
+    pub(super) unique_id: Option<u64>,
+    /// The quotas that were set for it alone, as bits.
+    pub(super) own_quotas: u16,
+    /// The domain whose rights it has too.
+    pub(super) target: Option<DomId>,
+    /// The most that it has had.
+    pub(super) peaks: Peaks,
+}
+
+impl DomainState {
+    pub(super) fn write(&self) -> Item<'static> {
+        let mut body = body();
+        body.number(self.domid.0.into());
+        body.number(self.born);
+        body.flag(self.shutdown);
+        body.optional(self.unique_id);
+        body.number(self.own_quotas.into());
+        body.optional(self.target.map(|target| target.0.into()));
+        write_peaks(&mut body, &self.peaks);
+        item(DOMAIN, body)
+    }
+
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let mut body = read(body)?;
+        Some(Self {
+            domid: DomId(body.small()?),
+            born: body.number()?,
+            shutdown: body.flag()?,
+            unique_id: body.optional()?,
+            own_quotas: body.small()?,
+            target: match body.optional()? {
+                Some(target) => Some(DomId(u16::try_from(target).ok()?)),
+                None => None,
+            },
+            peaks: read_peaks(&mut body)?,
+        })
+    }
+}
+
+/// Writes when nodes were last written, as differences.
+#[derive(Debug)]
+pub(super) struct GenerationWriter {
+    body: Writer,
+    before: u64,
+}
+
+impl GenerationWriter {
+    pub(super) fn new() -> Self {
+        Self { body: body(), before: 0 }
+    }
+
+    pub(super) fn push(&mut self, generation: u64) {
+        self.body.signed(generation.wrapping_sub(self.before).cast_signed());
+        self.before = generation;
+    }
+
+    pub(super) fn finish(self) -> Item<'static> {
+        item(GENERATIONS, self.body)
+    }
+}
+
+/// Reads them, one for each node.
+#[derive(Debug, Default)]
+pub(super) struct GenerationReader {
+    /// Without the version.
+    body: Box<[u8]>,
+    at: usize,
+    before: u64,
+}
+
+impl GenerationReader {
+    /// A reader, if the version is known.
+    pub(super) fn new(body: &[u8]) -> Option<Self> {
+        Some(Self { body: read(body)?.rest().into(), at: 0, before: 0 })
+    }
+
+    /// The generation of the next node, up to `newest`.
+    pub(super) fn next(&mut self, newest: u64) -> Option<u64> {
+        let mut rest = Reader::of_rest(self.body.get(self.at..)?);
+        let generation = self.before.wrapping_add_signed(rest.signed()?);
+        self.at = self.body.len().checked_sub(rest.rest().len())?;
+        self.before = generation;
+        (1..=newest).contains(&generation).then_some(generation)
+    }
+
+    /// Whether there is none left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.at >= self.body.len()
+    }
+}
+
+fn write_peaks(body: &mut Writer, peaks: &Peaks) {
+    body.size(Quota::ALL.len());
+    for quota in Quota::ALL {
+        body.number(peaks.get(quota).into());
+    }
+}
+
+fn read_peaks(body: &mut Reader<'_>) -> Option<Peaks> {
+    let mut peaks = Peaks::default();
+    let mut quotas = Quota::ALL.into_iter();
+    for _ in 0..body.count()? {
+        let peak: u32 = body.small()?;
+        if let (Some(quota), Ok(peak)) = (quotas.next(), usize::try_from(peak)) {
+            peaks.note(quota, peak);
+        }
+    }
+    Some(peaks)
+}
+
+/// Says permissions.
+pub(super) fn write_entries(body: &mut Writer, entries: &[Entry]) {
+    body.size(entries.len());
+    for entry in entries {
+        body.number(entry.domid.0.into());
+        body.number(entry.access.bits().into());
+        body.flag(entry.stale);
+    }
+}
+
+/// Reads permissions.
+pub(super) fn read_entries(body: &mut Reader<'_>) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for _ in 0..body.count()? {
+        let domid = DomId(body.small()?);
+        let access = Access::from_bits(body.small()?).filter(|access| !access.contains(Access::OWNER))?;
+        entries.push(Entry { domid, access, stale: body.flag()? });
+    }
+    Some(entries)
+}

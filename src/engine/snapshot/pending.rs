@@ -1,0 +1,331 @@
+//! A transaction as items: what its nodes' records say, what the extension behind them says, and a transaction from these.
+//!
+//! Without the extension a transaction is made again as if it had looked at its nodes just now: the records say what it
+//! did, but not which state it saw. Nodes that it has only read conflict if they are others by now.
+
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::engine::snapshot::codec::{Reader, Writer};
+use crate::engine::snapshot::extension::{self, read_entries, write_entries};
+use crate::engine::snapshot::{Item, NodeAccess, TransactionItem};
+use crate::store::domain_table::Domains;
+use crate::store::node::Node;
+use crate::store::path::{Path, PathBuf};
+use crate::store::permission::Permissions;
+use crate::store::record::{Record, RecordLimits};
+use crate::store::state::State;
+use crate::store::transaction::{Accessed, ChildChange, Local, NodeChange, Seen, Transaction, TransactionState};
+use crate::store::tree::Tree;
+use crate::store::watch::Scope;
+use crate::wire::errno::Errno;
+use crate::wire::header::MessageType;
+
+/// The generation of a node that the tree can't have: it conflicts.
+const NEVER: u64 = 0;
+
+/// What a node's record says of it in a transaction.
+#[derive(Clone, Debug)]
+pub(super) struct PendingNode<'a> {
+    /// What the transaction did with it.
+    pub(super) access: NodeAccess,
+    /// Its value.
+    pub(super) value: Cow<'a, [u8]>,
+    /// Its permissions; `None` when the transaction sees no node.
+    pub(super) permissions: Option<Permissions>,
+}
+
+impl<'a> PendingNode<'a> {
+    /// What to say of a node.
+    ///
+    /// The document knows no record for a node that was looked at and missing. It is one that was read and has no
+    /// permissions.
+    pub(super) fn of(accessed: &'a Accessed, domains: &Domains) -> Self {
+        let read = if accessed.base.is_some() { NodeAccess::READ } else { NodeAccess::empty() };
+        let access = match accessed.local {
+            Local::Untouched => NodeAccess::READ,
+            Local::Present(_) => read | NodeAccess::WRITTEN,
+            Local::Absent => NodeAccess::empty(),
+        };
+        let node = accessed.current();
+        let permissions = node.map(|node| domains.adjusted(node.permissions(), node.generation()));
+        Self { access, value: node.map_or(&[][..], |node| node.value()).into(), permissions }
+    }
+}
+
+/// The nodes of a transaction that is being restored, in the order of access.
+pub(super) type PendingNodes = Vec<(PathBuf, PendingNode<'static>)>;
+
+/// How the node that a transaction first saw is told.
+mod base {
+    /// There was none.
+    pub(super) const NONE: u64 = 0;
+    /// It is the tree's.
+    pub(super) const OF_TREE: u64 = 1;
+    /// Value and permissions are those of the record.
+    pub(super) const OF_RECORD: u64 = 2;
+    /// It is told in full.
+    pub(super) const OWN: u64 = 3;
+}
+
+/// What a transaction made of it, as [`Local`].
+mod local {
+    pub(super) const UNTOUCHED: u64 = 0;
+    /// Value and permissions are those of the record.
+    pub(super) const PRESENT: u64 = 1;
+    pub(super) const ABSENT: u64 = 2;
+}
+
+/// The extension of a transaction.
+pub(super) fn write(item: TransactionItem, transaction: &Transaction, state: &State) -> Item<'static> {
+    let mut body = extension::body();
+    body.number(item.connection.0.into());
+    body.number(item.id.into());
+    let TransactionState { created, failed, looks, bytes } = transaction.state();
+    body.flag(created);
+    body.flag(failed);
+    body.size(looks);
+    body.size(bytes);
+    let accesses = transaction.accesses();
+    body.size(accesses.len());
+    for (path, accessed) in accesses {
+        write_accessed(&mut body, accessed, state.tree.get(path), &state.domains);
+    }
+    write_record(&mut body, transaction.record());
+    extension::item(extension::TRANSACTION, body)
+}
+
+fn write_accessed(body: &mut Writer, accessed: &Accessed, of_tree: Option<&Rc<Node>>, domains: &Domains) {
+    match &accessed.base {
+        None => body.number(base::NONE),
+        Some(node) if of_tree.is_some_and(|of_tree| of_tree.generation() == node.generation()) => {
+            body.number(base::OF_TREE);
+        }
+        Some(node) if matches!(accessed.local, Local::Untouched) => {
+            body.number(base::OF_RECORD);
+            write_node(body, node);
+        }
+        Some(node) => {
+            body.number(base::OWN);
+            write_node(body, node);
+            write_entries(body, domains.adjusted(node.permissions(), node.generation()).entries());
+            body.bytes(node.value());
+        }
+    }
+    match &accessed.local {
+        Local::Untouched => body.number(local::UNTOUCHED),
+        Local::Present(node) => {
+            body.number(local::PRESENT);
+            write_node(body, node);
+        }
+        Local::Absent => body.number(local::ABSENT),
+    }
+    body.size(accessed.children.len());
+    for change in &accessed.children {
+        body.flag(matches!(change, ChildChange::Add(_)));
+        body.bytes(change.name().as_bytes());
+    }
+    body.number(match accessed.event {
+        None => 0,
+        Some(Scope::Exact) => 1,
+        Some(Scope::Subtree) => 2,
+    });
+}
+
+/// What is told of a node beside value and permissions.
+fn write_node(body: &mut Writer, node: &Node) {
+    body.number(node.generation());
+    body.size(node.children().len());
+    node.children().names().for_each(|name| body.bytes(name.as_bytes()));
+}
+
+fn write_record(body: &mut Writer, record: &Record) {
+    let Some(requests) = record.requests() else { return body.flag(true) };
+    body.flag(false);
+    body.size(requests.len());
+    for request in requests {
+        body.number(request.kind.to_wire().into());
+        body.bytes(request.payload());
+        match request.reply() {
+            Ok(reply) => {
+                body.flag(true);
+                body.bytes(reply);
+            }
+            Err(errno) => {
+                body.flag(false);
+                body.bytes(errno.name().as_bytes());
+            }
+        }
+    }
+}
+
+/// Which transaction an extension is about, and what follows.
+pub(super) fn read_name(body: &[u8]) -> Option<((u32, u32), Reader<'_>)> {
+    let mut body = extension::read(body)?;
+    Some(((body.small()?, body.small()?), body))
+}
+
+/// A transaction as an extension says it, if it fits the nodes' records and the tree.
+pub(super) fn read(mut body: Reader<'_>, nodes: &PendingNodes, tree: &Tree) -> Option<Transaction> {
+    let state =
+        TransactionState { created: body.flag()?, failed: body.flag()?, looks: body.small()?, bytes: body.small()? };
+    if body.count()? != nodes.len() {
+        return None;
+    }
+    let mut transaction = Transaction::default();
+    for (path, node) in nodes {
+        let seen = read_accessed(&mut body, node, tree.get(path.as_path()))?;
+        transaction.restore(path.clone(), seen);
+    }
+    let record = read_record(&mut body)?;
+    transaction.restore_state(state, record);
+    transaction.is_sound().then_some(transaction)
+}
+
+fn read_accessed(body: &mut Reader<'_>, record: &PendingNode<'_>, of_tree: Option<&Rc<Node>>) -> Option<Seen> {
+    let base = match body.number()? {
+        base::NONE => None,
+        base::OF_TREE => Some(of_tree?.clone()),
+        base::OF_RECORD => Some(read_node_of_record(body, record)?),
+        base::OWN => {
+            let (generation, names) = read_node(body)?;
+            let permissions = Permissions::from_entries(&read_entries(body)?)?;
+            Some(Rc::new(Node::new(body.bytes()?.into(), permissions, generation).with_names(names)))
+        }
+        _ => return None,
+    };
+    let local = match body.number()? {
+        local::UNTOUCHED => Local::Untouched,
+        local::PRESENT => Local::Present(read_node_of_record(body, record)?),
+        local::ABSENT => Local::Absent,
+        _ => return None,
+    };
+    let mut children = Vec::new();
+    for _ in 0..body.count()? {
+        let is_new = body.flag()?;
+        let name: Box<str> = read_name_of_child(body)?.into();
+        children.push(if is_new { ChildChange::Add(name) } else { ChildChange::Remove(name) });
+    }
+    let event = match body.number()? {
+        0 => None,
+        1 => Some(Scope::Exact),
+        2 => Some(Scope::Subtree),
+        _ => return None,
+    };
+    Some(Seen { base, local, children, event })
+}
+
+fn read_node<'a>(body: &mut Reader<'a>) -> Option<(u64, Vec<&'a str>)> {
+    let generation = body.number()?;
+    let mut names = Vec::new();
+    for _ in 0..body.count()? {
+        names.push(read_name_of_child(body)?);
+    }
+    Some((generation, names))
+}
+
+fn read_node_of_record(body: &mut Reader<'_>, record: &PendingNode<'_>) -> Option<Rc<Node>> {
+    let (generation, names) = read_node(body)?;
+    let permissions = record.permissions.clone()?;
+    Some(Rc::new(Node::new((*record.value).into(), permissions, generation).with_names(names)))
+}
+
+fn read_name_of_child<'a>(body: &mut Reader<'a>) -> Option<&'a str> {
+    body.text().filter(|name| Path::is_name(name))
+}
+
+fn read_record(body: &mut Reader<'_>) -> Option<Record> {
+    const UNLIMITED: RecordLimits = RecordLimits { requests: usize::MAX, bytes: usize::MAX };
+    if body.flag()? {
+        return Some(Record::dropped());
+    }
+    let mut record = Record::default();
+    for _ in 0..body.count()? {
+        let kind = MessageType::from_wire(body.small()?)?;
+        let payload = body.bytes()?;
+        let reply = if body.flag()? { Ok(body.bytes()?) } else { Err(Errno::from_name(body.text()?)?) };
+        record.push(kind, payload, reply, UNLIMITED);
+    }
+    Some(record)
+}
+
+/// A transaction as its nodes' records say it: it looks at them now, and does what it did. It can't be replayed, nor
+/// committed if that does not fit together.
+pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State) -> Transaction {
+    let mut transaction = Transaction::default();
+    for (path, record) in nodes {
+        let path = path.as_path();
+        if transaction.seen(path).is_none() {
+            transaction.note(path, seen_by(record, state.tree.get(path)));
+        }
+    }
+    for (path, record) in nodes.iter().filter(|(_, record)| !is_only_read(record)) {
+        // The list of children of the node above changes too.
+        if let Some(parent) = path.as_path().parent()
+            && transaction.seen(parent).is_none()
+            && transaction.seen(path.as_path()).flatten().is_none() == record.permissions.is_some()
+        {
+            transaction.note(parent, state.tree.get(parent).cloned());
+        }
+    }
+    let mut in_order: Vec<_> = nodes.iter().filter(|(_, record)| !is_only_read(record)).collect();
+    in_order.sort_by(|(one, _), (other, _)| one.cmp(other));
+    // What is removed goes first; with a node goes what is below it.
+    for (path, _) in in_order.iter().filter(|(_, record)| record.permissions.is_none()) {
+        if transaction.seen(path.as_path()).flatten().is_some() {
+            remove(&mut transaction, path.as_path(), state);
+        }
+    }
+    for (path, record) in in_order {
+        let Some(permissions) = record.permissions.clone() else { continue };
+        let (path, value) = (path.clone(), (*record.value).into());
+        if transaction.seen(path.as_path()).flatten().is_some() {
+            transaction.apply(NodeChange::Write { path: path.clone(), value }, state.next_generation());
+            transaction.apply(NodeChange::SetPermissions { path, permissions }, state.next_generation());
+        } else {
+            let change = NodeChange::Create { path, value, permissions, announced: true };
+            transaction.apply(change, state.next_generation());
+        }
+    }
+    *transaction.record_mut() = Record::dropped();
+    if !transaction.is_sound() {
+        transaction.fail();
+    }
+    transaction
+}
+
+fn is_only_read(record: &PendingNode<'_>) -> bool {
+    record.access == NodeAccess::READ
+}
+
+/// The node that a transaction saw at first, as far as its record tells.
+fn seen_by(record: &PendingNode<'_>, of_tree: Option<&Rc<Node>>) -> Option<Rc<Node>> {
+    if !is_only_read(record) {
+        return of_tree.cloned();
+    }
+    let permissions = record.permissions.as_ref()?;
+    let is_same = |node: &&Rc<Node>| node.value() == &*record.value && node.permissions() == permissions;
+    if let Some(node) = of_tree.filter(is_same) {
+        return Some(node.clone());
+    }
+    let names: Vec<&str> = of_tree.into_iter().flat_map(|node| node.children().names()).collect();
+    Some(Rc::new(Node::new((*record.value).into(), permissions.clone(), NEVER).with_names(names)))
+}
+
+/// Removes a node and what of the tree is below it in a transaction.
+fn remove(transaction: &mut Transaction, top: Path<'_>, state: &mut State) {
+    let mut all = Vec::new();
+    state.tree.visit_children_first(top, |visit| all.push((visit.path.to_owned(), visit.node.clone())));
+    for (path, node) in all {
+        match transaction.seen(path.as_path()) {
+            None => transaction.note(path.as_path(), Some(node)),
+            // Removed already, as one below.
+            Some(None) => continue,
+            Some(Some(_)) => {}
+        }
+        let scope = if path.as_path() == top { Scope::Subtree } else { Scope::Exact };
+        transaction.apply(NodeChange::Remove { path, scope }, state.next_generation());
+    }
+}

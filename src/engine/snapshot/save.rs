@@ -1,0 +1,274 @@
+//! Tells the engine's state as items. What can be is borrowed: there is no second copy of the tree.
+//!
+//! Clients of the hosted server are left out: they do not outlive its process.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use crate::engine::Engine;
+use crate::engine::connection::{Connection, Peer};
+use crate::engine::output::{MessageDetails, Origin};
+use crate::engine::snapshot::extension::{self, ConnectionState, DomainState, GenerationWriter, ServerState};
+use crate::engine::snapshot::pending::{self, PendingNode};
+use crate::engine::snapshot::{
+    ConnectionItem, ConnectionNumber, DomainItem, Global, GlobalQuotas, Item, NamedQuotas, NodeItem, StreamPeer,
+    TransactionItem, WatchItem,
+};
+use crate::store::domain::DomId;
+use crate::store::permission::Permissions;
+use crate::store::quota::Quota;
+use crate::store::special::Special;
+use crate::store::unknown_quotas::UnknownQuotas;
+use crate::store::watch::ConnectionId;
+
+/// The greatest depth of a watch that a record can say; the next number means all. No path is that deep.
+const DEPTH_MOST: u16 = u16::MAX - 1;
+
+/// How the state is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SaveOptions<'a> {
+    /// The time, on the clock that the engine was given its times of.
+    pub now_ms: u64,
+    /// A whole message that is to be sent to a connection, behind what waits for it: the reply to whoever asked for the
+    /// successor, which only the successor may give.
+    pub reply: Option<(ConnectionId, &'a [u8])>,
+}
+
+impl Engine {
+    /// Tells the whole state, item by item. The same state gives the same items.
+    ///
+    /// # Errors
+    /// The first error of `visit`, which is not called again then.
+    pub fn save<E>(
+        &self,
+        options: &SaveOptions<'_>,
+        visit: &mut dyn FnMut(&Item<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let is_domain = |connection: &Connection| connection.peer != Peer::Socket;
+        let connections = self.connections.iter().filter(|(_, connection)| is_domain(connection));
+        let saver = Saver { engine: self, options, numbers: connections.map(|(id, _)| *id).collect() };
+        visit(&Item::Global(Global::NONE))?;
+        visit(&saver.global_quotas())?;
+        visit(&saver.server().write())?;
+        for id in &saver.numbers {
+            saver.connection(*id, visit)?;
+        }
+        saver.domains(visit)?;
+        saver.watches(visit)?;
+        saver.nodes(visit)?;
+        for id in &saver.numbers {
+            saver.transactions(*id, visit)?;
+        }
+        visit(&saver.fairness())
+    }
+}
+
+/// One save.
+struct Saver<'a> {
+    engine: &'a Engine,
+    options: &'a SaveOptions<'a>,
+    /// The connections in the order of their numbers, the first of which is 1.
+    numbers: Vec<ConnectionId>,
+}
+
+/// Where items go.
+type Visit<'v, E> = &'v mut dyn FnMut(&Item<'_>) -> Result<(), E>;
+
+impl<'a> Saver<'a> {
+    fn number(&self, id: ConnectionId) -> Option<ConnectionNumber> {
+        let at = self.numbers.binary_search(&id).ok()?;
+        u32::try_from(at).ok()?.checked_add(1).map(ConnectionNumber)
+    }
+
+    fn global_quotas(&self) -> Item<'a> {
+        let domains = &self.engine.state.domains;
+        let known = Quota::ALL.map(|quota| (quota.protocol_name().into(), domains.default_quotas().get(quota)));
+        let mut defaults: NamedQuotas<'_> = known.into();
+        defaults.extend(unknown(&domains.unknown_quotas));
+        let global = unknown(&domains.unknown_global_quotas).collect();
+        Item::GlobalQuotas(GlobalQuotas { defaults, global })
+    }
+
+    fn server(&self) -> ServerState {
+        let engine = self.engine;
+        ServerState {
+            generation: engine.state.generation(),
+            next_ticket: engine.next_ticket,
+            trace: engine.trace,
+            peaks: engine.peaks.clone(),
+        }
+    }
+
+    /// A connection of a domain.
+    fn connection<E>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
+        let (Some(number), Some(connection)) = (self.number(id), self.engine.connection(id)) else { return Ok(()) };
+        let Peer::Domain { domid, port } = connection.peer else { return Ok(()) };
+        let domain = self.engine.state.domains.get(domid);
+        let session = connection.session();
+        let output = session.map(|session| &session.output);
+        let reply = self.options.reply.filter(|(whom, _)| *whom == id && output.is_some()).map(|(_, reply)| reply);
+        let messages = output.into_iter().flat_map(|output| output.messages());
+        let mut bytes = Vec::new();
+        for (message, _) in messages.clone() {
+            bytes.extend_from_slice(message);
+        }
+        bytes.extend_from_slice(reply.unwrap_or_default());
+        let sent = output.map_or(&[][..], |output| output.sent());
+        visit(&Item::Connection(ConnectionItem {
+            number,
+            peer: StreamPeer::Ring { domid, target: self.target(domid), port: port.map_or(0, |port| port.0) },
+            input: session.map(|session| session.input.received()).unwrap_or_default().into(),
+            output: bytes.get(sent.len()..).unwrap_or_default().into(),
+            partial_bytes: output.map_or(0, |output| output.partial_bytes()),
+            unique_id: domain.and_then(|domain| domain.unique_id),
+        }))?;
+        let details = messages.map(|(_, details)| self.relative(details));
+        let state = ConnectionState {
+            number,
+            ring: connection.ring,
+            ring_start: connection.ring_start,
+            fault: connection.fault(),
+            next_transaction: session.map_or(0, |session| session.next_transaction),
+            sent,
+            messages: details.chain(reply.map(|_| MessageDetails::default())).collect(),
+        };
+        visit(&state.write())
+    }
+
+    /// The domain that another acts for now.
+    fn target(&self, domid: DomId) -> Option<DomId> {
+        let domains = &self.engine.state.domains;
+        domains.get(domid)?.target.filter(|target| domains.is_current(*target)).map(|target| target.domid)
+    }
+
+    /// A message's details, as an extension names them. What is settled already is left out.
+    fn relative(&self, details: MessageDetails) -> MessageDetails {
+        let origin = details.origin.and_then(|origin| {
+            let connection = self.engine.connection(origin.connection).filter(|by| by.has_ticket(origin.ticket));
+            let number = connection.and_then(|_| self.number(origin.connection))?;
+            Some(Origin { connection: ConnectionId(number.0.into()), ticket: origin.ticket })
+        });
+        let deadline_ms = details.deadline_ms.map(|deadline_ms| deadline_ms.saturating_sub(self.options.now_ms));
+        MessageDetails { origin, deadline_ms }
+    }
+
+    fn domains<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
+        let domains = &self.engine.state.domains;
+        for (domid, domain) in domains.iter() {
+            let (quotas, own_quotas) = (domains.quotas(domid), domains.own_quotas(domid));
+            let is_told = |quota: &Quota| {
+                own_quotas & (1 << *quota as u16) != 0 || quotas.get(*quota) != domains.default_quotas().get(*quota)
+            };
+            let told = Quota::ALL.into_iter().filter(is_told);
+            let named = told.map(|quota| (quota.protocol_name().into(), quotas.get(quota)));
+            visit(&Item::Domain(DomainItem {
+                domid,
+                features: Some(domain.features.bits()),
+                quotas: named.chain(unknown(&domain.unknown_quotas)).collect(),
+            }))?;
+            let state = DomainState {
+                domid,
+                born: domain.born,
+                shutdown: domain.shutdown,
+                unique_id: domain.unique_id,
+                own_quotas,
+                target: self.target(domid),
+                peaks: domain.peaks.clone(),
+            };
+            visit(&state.write())?;
+        }
+        Ok(())
+    }
+
+    fn watches<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
+        for id in &self.numbers {
+            let Some(connection) = self.number(*id) else { continue };
+            for watch in self.engine.state.watches.of_connection(*id) {
+                let depth =
+                    watch.depth.map(|depth| u16::try_from(depth).map_or(DEPTH_MOST, |depth| depth.min(DEPTH_MOST)));
+                visit(&Item::Watch(WatchItem {
+                    connection,
+                    path: watch.reported(&watch.path).into(),
+                    token: (&*watch.token).into(),
+                    depth,
+                }))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The special nodes and the tree, with the generations of all before them.
+    fn nodes<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
+        let state = &self.engine.state;
+        let mut generations = GenerationWriter::new();
+        for special in Special::ALL {
+            generations.push(state.specials.get(special).generation);
+        }
+        let mut walk = state.tree.walk();
+        while let Some((_, node)) = walk.next() {
+            generations.push(node.generation());
+        }
+        visit(&generations.finish())?;
+        for special in Special::ALL {
+            let node = state.specials.get(special);
+            self.node(special.name(), &[], &node.permissions, node.generation, visit)?;
+        }
+        let mut walk = state.tree.walk();
+        while let Some((path, node)) = walk.next() {
+            self.node(path.as_str(), node.value(), node.permissions(), node.generation(), visit)?;
+        }
+        Ok(())
+    }
+
+    fn node<E>(
+        &self,
+        path: &str,
+        value: &[u8],
+        permissions: &Permissions,
+        generation: u64,
+        visit: Visit<'_, E>,
+    ) -> Result<(), E> {
+        let permissions = self.engine.state.domains.adjusted(permissions, generation);
+        visit(&Item::Node(NodeItem {
+            pending: None,
+            path: path.into(),
+            value: value.into(),
+            permissions: permissions.entries().into(),
+        }))
+    }
+
+    fn transactions<E>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
+        let session = self.engine.connection(id).and_then(Connection::session);
+        let (Some(connection), Some(session)) = (self.number(id), session) else { return Ok(()) };
+        let state = &self.engine.state;
+        for (number, transaction) in &session.transactions {
+            let item = TransactionItem { connection, id: *number };
+            visit(&Item::Transaction(item))?;
+            for (path, accessed) in transaction.accesses() {
+                let PendingNode { access, value, permissions } = PendingNode::of(accessed, &state.domains);
+                let entries = permissions.as_ref().map_or(&[][..], Permissions::entries);
+                visit(&Item::Node(NodeItem {
+                    pending: Some((item, access)),
+                    path: path.as_str().into(),
+                    value,
+                    permissions: entries.into(),
+                }))?;
+            }
+            visit(&pending::write(item, transaction, state))?;
+        }
+        Ok(())
+    }
+
+    fn fairness(&self) -> Item<'static> {
+        let (fairness, now_ms) = (&self.engine.fairness, self.options.now_ms);
+        let mut body = extension::body();
+        fairness.writes.save(now_ms, &mut body);
+        fairness.conflicts.save(now_ms, &mut body);
+        fairness.history.save(&mut body);
+        extension::item(extension::FAIRNESS, body)
+    }
+}
+
+fn unknown(quotas: &UnknownQuotas) -> impl Iterator<Item = (Cow<'_, str>, u32)> {
+    quotas.iter().map(|(name, value)| (name.into(), value))
+}

@@ -1,0 +1,68 @@
+//! The state of an engine as owned items, and back.
+
+use std::convert::Infallible;
+
+use xenstore::engine::Engine;
+use xenstore::engine::config::Config;
+use xenstore::engine::snapshot::{
+    ConnectionItem, DomainItem, Extension, GlobalQuotas, Item, NamedQuotas, NodeItem, RestoreError, Restorer,
+    SaveOptions, WatchItem,
+};
+
+/// The items of an engine at a time.
+pub fn save(engine: &Engine, options: &SaveOptions<'_>) -> Vec<Item<'static>> {
+    let mut items = Vec::new();
+    let Ok(()) = engine.save::<Infallible>(options, &mut |item| {
+        items.push(owned(item));
+        Ok(())
+    });
+    items
+}
+
+/// An engine from items.
+pub fn restore(items: &[Item<'_>], config: &Config, now_ms: u64) -> Result<Engine, RestoreError> {
+    let mut restorer = Restorer::new(config, now_ms);
+    for item in items {
+        restorer.push(item)?;
+    }
+    restorer.finish()
+}
+
+/// A copy that borrows nothing.
+pub fn owned(item: &Item<'_>) -> Item<'static> {
+    let quotas = |quotas: &NamedQuotas<'_>| {
+        quotas.iter().map(|(name, value)| (name.clone().into_owned().into(), *value)).collect::<NamedQuotas<'static>>()
+    };
+    let bytes = |bytes: &[u8]| bytes.to_vec().into();
+    match item {
+        Item::Global(global) => Item::Global(*global),
+        Item::GlobalQuotas(all) => {
+            Item::GlobalQuotas(GlobalQuotas { defaults: quotas(&all.defaults), global: quotas(&all.global) })
+        }
+        Item::Connection(item) => Item::Connection(ConnectionItem {
+            number: item.number,
+            peer: item.peer,
+            input: bytes(&item.input),
+            output: bytes(&item.output),
+            partial_bytes: item.partial_bytes,
+            unique_id: item.unique_id,
+        }),
+        Item::Domain(item) => {
+            Item::Domain(DomainItem { domid: item.domid, features: item.features, quotas: quotas(&item.quotas) })
+        }
+        Item::Watch(item) => Item::Watch(WatchItem {
+            connection: item.connection,
+            path: item.path.to_string().into(),
+            token: bytes(&item.token),
+            depth: item.depth,
+        }),
+        Item::Transaction(item) => Item::Transaction(*item),
+        Item::Node(item) => Item::Node(NodeItem {
+            pending: item.pending,
+            path: item.path.to_string().into(),
+            value: bytes(&item.value),
+            permissions: item.permissions.to_vec().into(),
+        }),
+        Item::Extension(item) => Item::Extension(Extension { kind: item.kind, body: bytes(&item.body) }),
+    }
+}
