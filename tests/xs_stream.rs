@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use xenstore::engine::snapshot::{
@@ -35,7 +35,7 @@ fn scratch(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-fn text(path: &PathBuf) -> &str {
+fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
