@@ -27,4 +27,6 @@ pub mod limits;
 pub mod options;
 pub mod server;
 pub mod store;
+pub mod stream;
+pub mod update;
 pub mod wire;

@@ -146,6 +146,27 @@ pub const RESTORED_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
 /// Generations above this are not taken from a stream: numbers that grow from here last for ever all the same.
 pub const RESTORED_GENERATION: u64 = 1 << 62;
 
+/// Segments of an uploaded kernel: this one has four.
+pub const IMAGE_SEGMENTS: usize = 16;
+
+/// Notes of an uploaded kernel that are looked at: this one has eight.
+pub const IMAGE_NOTES: usize = 64;
+
+/// Memory that an uploaded kernel may take, without its heap: this one takes less than 1 MiB, and a domain is small.
+pub const IMAGE_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bytes of an uploaded kernel's file: this one's has half a MiB.
+pub const IMAGE_FILE_BYTES: usize = 16 * 1024 * 1024;
+
+/// What stays free beside an uploaded kernel: whoever uploads it must not take what serving needs.
+pub const UPDATE_RESERVE_BYTES: usize = 1024 * 1024;
+
+/// How long an update that is prepared may rest before another may begin: its client has gone without a word.
+pub const UPDATE_IDLE_MS: u64 = 60_000;
+
+/// Bytes of a new kernel's command line: `start_info` has room for 1024 with a NUL, and the kernel adds its mark.
+pub const COMMAND_LINE_BYTES: usize = 1000;
+
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
 const _: () = assert!(CONFLICT_POINTS_LEAST < 0 && CONFLICT_POINTS > 0, "points are lost and given back");

@@ -10,8 +10,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("store", &["wire"]),
     ("engine", &["store", "wire"]),
+    ("stream", &["engine", "store"]),
     ("options.rs", &["engine", "store"]),
-    ("server", &["engine", "store", "wire"]),
+    ("update", &["store"]),
+    ("server", &["engine", "store", "stream", "update", "wire"]),
 ];
 
 fn sources(path: &Path) -> Vec<PathBuf> {

@@ -150,7 +150,7 @@ impl Engine {
                 }
             }
             Effect::Reset => self.reset_watches_and_transactions(id),
-            Effect::StartTransaction | Effect::Report(_) => {}
+            Effect::StartTransaction | Effect::Report(_) | Effect::Update(_) => {}
             Effect::Commit => {
                 if let Some(transaction) = transaction {
                     self.commit(id, transaction, now_ms);

@@ -33,6 +33,31 @@ pub struct ChangeSet {
     pub in_the_way: Vec<u64>,
 }
 
+/// What CONTROL's `live-update` says (`docs/misc/xenstore.txt`; the words are those of the C server).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpdateCommand {
+    /// `-a`: the update is off.
+    Abort,
+    /// `-b`: a kernel of so many bytes follows.
+    Begin {
+        /// Its size.
+        bytes: usize,
+    },
+    /// `-d`: a part of it.
+    Data(Vec<u8>),
+    /// `-c`: the new kernel's command line.
+    CommandLine(String),
+    /// `-s`: now.
+    Start {
+        /// `-F`: also if something is lost.
+        force: bool,
+        /// `-t`: how many seconds it may wait for transactions to end.
+        timeout_s: u32,
+        /// `-v`: the newest version of the stream that the new kernel reads.
+        version: Option<u32>,
+    },
+}
+
 /// What a request does beside changing nodes. At most one per request.
 #[derive(Debug)]
 pub enum Effect {
@@ -69,6 +94,8 @@ pub enum Effect {
     Commit,
     /// The request's transaction conflicts, and its requests made anew are committed instead.
     CommitReplayed(Box<Replayed>),
+    /// The host is asked for a live update, and answers.
+    Update(UpdateCommand),
     /// A domain is introduced; its ring is mapped and its port bound.
     Introduce {
         /// Which domain.

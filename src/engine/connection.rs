@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
 use crate::engine::input::Input;
@@ -81,6 +82,8 @@ pub struct Session {
     /// What waits to be sent.
     pub output: Output,
     pub(super) transactions: BTreeMap<u32, Transaction>,
+    /// Requests that are answered later.
+    pub(super) deferred: Vec<u64>,
     pub(super) next_transaction: u32,
 }
 
@@ -180,6 +183,11 @@ impl Session {
                 return id;
             }
         }
+    }
+
+    /// When each open transaction was started.
+    pub(super) fn transaction_starts_ms(&self) -> impl Iterator<Item = u64> {
+        self.transactions.values().map(Transaction::started_ms)
     }
 
     /// How many transactions are open.

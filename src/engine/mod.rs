@@ -23,6 +23,7 @@ mod fairness;
 pub mod hypervisor;
 pub mod input;
 pub mod memory;
+pub mod needs;
 pub mod output;
 pub mod rate;
 pub mod report;
@@ -35,7 +36,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::engine::change_set::{ChangeSet, Effect};
+use crate::engine::change_set::{ChangeSet, Effect, UpdateCommand};
 use crate::engine::config::Config;
 use crate::engine::connection::{Connection, Fault, Peer, Session};
 use crate::engine::fairness::Fairness;
@@ -55,10 +56,36 @@ use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 
 /// What the engine asks its host to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Log how much memory is in use, and how many rings and ports: a check was asked for.
     ReportMemory,
+    /// Do what CONTROL's `live-update` says, and answer by [`Engine::answer`].
+    Update {
+        /// Who asked.
+        asked: Deferred,
+        /// For what.
+        command: UpdateCommand,
+    },
+}
+
+/// A request that is answered later. Its connection goes on meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferred {
+    /// Whose request it is.
+    pub connection: ConnectionId,
+    header: Header,
+    origin: Option<Origin>,
+    number: u64,
+}
+
+impl Deferred {
+    /// The whole message that answers the request, for a successor to send.
+    #[must_use]
+    pub fn reply(&self, payload: &[u8]) -> Vec<u8> {
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
+        output::message(Header { payload_bytes, ..self.header }, payload).into()
+    }
 }
 
 /// What becomes of a connection whose session is dropped.
@@ -86,6 +113,8 @@ pub struct Engine {
     starting: Vec<ConnectionId>,
     /// The number of the newest request that counts as outstanding.
     next_ticket: u64,
+    /// The number of the newest request that is answered later.
+    next_deferred: u64,
     /// The request that is being handled, for what it causes.
     origin: Option<Origin>,
     /// Kept between requests for its room.
@@ -113,6 +142,7 @@ impl Engine {
             actions: VecDeque::new(),
             starting: Vec::new(),
             next_ticket: 0,
+            next_deferred: 0,
             origin: None,
             changes: ChangeSet::default(),
             peaks: Peaks::default(),
@@ -325,6 +355,9 @@ impl Engine {
             log::info!("acc: {} has {} nodes and {} watches", self.name(id), domain.nodes, domain.watches);
         }
         let origin = self.origin.take();
+        if let Ok(Some(Effect::Update(command))) = outcome {
+            return self.defer(id, header, origin, command);
+        }
         self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
         if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
             self.announce_watch(id, &path, &token, now_ms);
@@ -443,7 +476,7 @@ impl Engine {
         outcome?;
         match effect {
             Some(Effect::StartTransaction) => {
-                self.start_transaction(id, reply);
+                self.start_transaction(id, reply, now_ms);
                 Ok(None)
             }
             Some(Effect::Watch { path, token, relative, depth }) => {
@@ -454,6 +487,7 @@ impl Engine {
                 self.report(report, reply);
                 Ok(None)
             }
+            Some(Effect::Update(command)) => Ok(Some(Effect::Update(command))),
             Some(effect) => {
                 self.apply_effect(id, effect, ended, hypervisor, now_ms);
                 Ok(None)
@@ -482,10 +516,10 @@ impl Engine {
     }
 
     /// Opens a transaction and answers its number.
-    fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply) {
+    fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply, now_ms: u64) {
         let Some(session) = self.session_mut(id) else { return };
         let transaction = session.free_transaction_id();
-        session.transactions.insert(transaction, Transaction::default());
+        session.transactions.insert(transaction, Transaction::started(now_ms));
         if self.trace.wants(Switches::OBJ) {
             log::info!("obj: {} opens transaction {transaction}", self.name(id));
         }
@@ -529,6 +563,33 @@ impl Engine {
         } else if let Some(origin) = origin {
             self.settle(origin);
         }
+    }
+
+    /// Leaves a request to the host, which answers it later.
+    fn defer(&mut self, id: ConnectionId, header: Header, origin: Option<Origin>, command: UpdateCommand) {
+        self.next_deferred = self.next_deferred.saturating_add(1);
+        let number = self.next_deferred;
+        let Some(session) = self.session_mut(id) else { return };
+        session.deferred.push(number);
+        let asked = Deferred { connection: id, header, origin, number };
+        self.actions.push_back(Action::Update { asked, command });
+    }
+
+    /// Answers a request that was left to the host. Nothing happens if its connection is gone or has begun anew since.
+    pub fn answer(&mut self, asked: Deferred, outcome: Result<&[u8], Errno>) {
+        let Deferred { connection, header, origin, number } = asked;
+        let Some(session) = self.session_mut(connection) else { return };
+        if let Some(at) = session.deferred.iter().position(|waiting| *waiting == number) {
+            session.deferred.swap_remove(at);
+            self.queue_reply(connection, header, outcome, origin);
+        }
+    }
+
+    /// Whether a request still waits for its answer.
+    #[must_use]
+    pub fn waits_for_answer(&self, asked: &Deferred) -> bool {
+        let session = self.connections.get(&asked.connection).and_then(Connection::session);
+        session.is_some_and(|session| session.deferred.contains(&asked.number))
     }
 
     /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.

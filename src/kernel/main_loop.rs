@@ -42,9 +42,10 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts
         });
         let poll = server.poll(&mut platform, time::now_ms());
         while let Some(action) = server.poll_action() {
-            perform(action, &platform);
+            perform(action, &mut server, &platform);
         }
-        if !poll.busy {
+        // What was just done may have left something to send.
+        if !poll.busy && !server.is_busy() {
             if poll.deadline_ms != alarm_ms {
                 time::set_alarm(poll.deadline_ms);
                 alarm_ms = poll.deadline_ms;
@@ -55,12 +56,13 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts
 }
 
 /// Does what the server asks its host for.
-fn perform(action: Action, platform: &XenPlatform) {
+fn perform(action: Action, server: &mut Server, platform: &XenPlatform) {
     match action {
         Action::ReportMemory => {
             let heap::Usage { used, free, peak } = heap::usage();
             let (rings, ports) = (platform.ring_count(), platform.port_count());
             info!("memory: used={used} free={free} peak={peak} rings={rings} ports={ports}");
         }
+        Action::StartUpdate => server.update_failed("Live update is not supported yet."),
     }
 }

@@ -7,14 +7,16 @@
 //! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
 
 mod existing;
+pub mod update;
 
 use alloc::collections::VecDeque;
 
-use crate::engine::config::Config;
+pub use crate::engine::Engine;
 use crate::engine::connection::{Connection, Fault, Peer, RingStart};
 use crate::engine::hypervisor::{Hypervisor, Port};
-pub use crate::engine::{Action, Engine};
+use crate::engine::{self, config::Config};
 use crate::limits;
+use crate::server::update::Updates;
 use crate::store::domain::DomId;
 pub use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
@@ -42,10 +44,21 @@ pub struct Poll {
     pub deadline_ms: Option<u64>,
 }
 
+/// What the server asks its host to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Log how much memory is in use, and how many rings and ports: a check was asked for.
+    ReportMemory,
+    /// Start the successor that [`Server::successor`] tells of. If that fails, say so by [`Server::update_failed`].
+    StartUpdate,
+}
+
 /// The server.
 #[derive(Debug)]
 pub struct Server {
     engine: Engine,
+    updates: Updates,
+    actions: VecDeque<Action>,
     /// The hypervisor said that a domain shut down or died.
     has_exception: bool,
     /// Clients of the hosted server that may have something to do.
@@ -65,7 +78,13 @@ impl Server {
     /// A server with a new store.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { engine: Engine::new(config), has_exception: false, sockets: VecDeque::new() }
+        Self {
+            engine: Engine::new(config),
+            updates: Updates::default(),
+            actions: VecDeque::new(),
+            has_exception: false,
+            sockets: VecDeque::new(),
+        }
     }
 
     /// The engine, to look at.
@@ -155,7 +174,24 @@ impl Server {
 
     /// What the host is to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.engine.poll_action()
+        self.actions.pop_front()
+    }
+
+    /// Whether there is something to do at once.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.engine.has_ready()
+    }
+
+    /// Does what the engine asks its host for, as far as that is not for ours.
+    fn act<P: Platform>(&mut self, platform: &P, now_ms: u64) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                engine::Action::ReportMemory => self.actions.push_back(Action::ReportMemory),
+                engine::Action::Update { asked, command } => self.handle_update(asked, command, platform, now_ms),
+            }
+        }
+        self.go_on_with_update(now_ms);
     }
 
     /// Does a turn of work: each ring that has something to do is served once.
@@ -168,7 +204,9 @@ impl Server {
             let Some(id) = self.engine.poll_ready() else { break };
             self.serve(id, platform, now_ms);
         }
-        Poll { busy: self.engine.has_ready(), deadline_ms: self.engine.poll_timeout() }
+        self.act(platform, now_ms);
+        let deadlines = [self.engine.poll_timeout(), self.updates.deadline_ms()];
+        Poll { busy: self.engine.has_ready(), deadline_ms: deadlines.into_iter().flatten().min() }
     }
 
     /// A client of the hosted server for which there is something to send, or from which more may be received now.

@@ -25,6 +25,7 @@ fn help_has_a_line_for_each_command() {
          print           <string>\n\
          quota           [set <name> <val>|<domid>|max [-r]]\n\
          quota-soft      [set <name> <val>]\n\
+         live-update     [-c <cmdline>] [-F] [-t <seconds>] [-v <version>] <file>\n\
          help            \n"
     );
 }

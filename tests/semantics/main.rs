@@ -17,6 +17,7 @@ mod found_by_comparison;
 mod identity;
 mod introduce_release;
 mod items;
+mod live_update;
 mod machine;
 mod memory_quota;
 mod model;

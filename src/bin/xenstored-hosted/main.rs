@@ -129,9 +129,14 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
     let mut events = Vec::with_capacity(EVENTS);
     loop {
         let poll = server.poll(&mut platform, now_ms());
-        while let Some(Action::ReportMemory) = server.poll_action() {
-            let (rings, ports) = server.engine().rings_and_ports();
-            log::info!("memory: rings={rings} ports={ports}");
+        while let Some(action) = server.poll_action() {
+            match action {
+                Action::ReportMemory => {
+                    let (rings, ports) = server.engine().rings_and_ports();
+                    log::info!("memory: rings={rings} ports={ports}");
+                }
+                Action::StartUpdate => server.update_failed("This is no domain: a program is updated by a restart."),
+            }
         }
         let is_busy = clients.serve_waiting(&mut server, &mut platform, now_ms()) || poll.busy;
         let wait_ms = if is_busy { Some(0) } else { poll.deadline_ms.map(|at_ms| at_ms.saturating_sub(now_ms())) };

@@ -6,6 +6,7 @@ use alloc::string::String;
 use crate::engine::change_set::{Effect, QuotaScope};
 use crate::engine::report::Report;
 use crate::engine::requests::Call;
+use crate::engine::requests::live_update::live_update;
 use crate::engine::trace::Trace;
 use crate::store::domain::DomId;
 use crate::store::quota::Quota;
@@ -24,6 +25,7 @@ const COMMANDS: &[(&str, &str, Command)] = &[
     ("print", "<string>", print),
     ("quota", "[set <name> <val>|<domid>|max [-r]]", quota),
     ("quota-soft", "[set <name> <val>]", quota_soft),
+    ("live-update", "[-c <cmdline>] [-F] [-t <seconds>] [-v <version>] <file>", live_update),
     ("help", "", help),
 ];
 

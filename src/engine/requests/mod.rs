@@ -7,6 +7,7 @@ mod control;
 mod directory;
 mod domains;
 mod features;
+mod live_update;
 mod nodes;
 mod permissions;
 mod quotas;

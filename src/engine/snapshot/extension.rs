@@ -223,8 +223,11 @@ pub(super) struct GenerationWriter {
 }
 
 impl GenerationWriter {
-    pub(super) fn new() -> Self {
-        Self { body: body(), before: 0 }
+    /// For so many nodes.
+    pub(super) fn new(nodes: usize) -> Self {
+        let mut body = body();
+        body.size(nodes);
+        Self { body, before: 0 }
     }
 
     pub(super) fn push(&mut self, generation: u64) {
@@ -240,20 +243,25 @@ impl GenerationWriter {
 /// Reads them, one for each node.
 #[derive(Debug, Default)]
 pub(super) struct GenerationReader {
-    /// Without the version.
+    /// What follows the count of nodes.
     body: Box<[u8]>,
     at: usize,
     before: u64,
+    /// For how many nodes more there are some.
+    left: usize,
 }
 
 impl GenerationReader {
     /// A reader, if the version is known.
     pub(super) fn new(body: &[u8]) -> Option<Self> {
-        Some(Self { body: read(body)?.rest().into(), at: 0, before: 0 })
+        let mut body = read(body)?;
+        let left = body.count()?;
+        Some(Self { body: body.rest().into(), at: 0, before: 0, left })
     }
 
     /// The generation of the next node, up to `newest`.
     pub(super) fn next(&mut self, newest: u64) -> Option<u64> {
+        self.left = self.left.checked_sub(1)?;
         let mut rest = Reader::of_rest(self.body.get(self.at..)?);
         let generation = self.before.wrapping_add_signed(rest.signed()?);
         self.at = self.body.len().checked_sub(rest.rest().len())?;
@@ -262,8 +270,8 @@ impl GenerationReader {
     }
 
     /// Whether there is none left.
-    pub(super) fn is_empty(&self) -> bool {
-        self.at >= self.body.len()
+    pub(super) const fn is_empty(&self) -> bool {
+        self.left == 0
     }
 }
 

@@ -181,7 +181,7 @@ impl Restorer {
                 .iter()
                 .filter_map(|(_, node)| node.permissions.as_ref())
                 .for_each(|permissions| self.learn(permissions));
-            let transaction = pending::rebuild(&nodes, &mut self.engine.state);
+            let transaction = pending::rebuild(&nodes, &mut self.engine.state, self.now_ms);
             self.open(connection, id, transaction);
         }
         if !self.generations.is_empty() {
@@ -493,7 +493,7 @@ impl Restorer {
         let ((connection, id), body) = pending::read_name(body)?;
         let name = (ConnectionNumber(connection), id);
         let nodes = self.pending.get(&name)?;
-        let transaction = pending::read(body, nodes, &self.engine.state.tree)?;
+        let transaction = pending::read(body, nodes, &self.engine.state.tree, self.now_ms)?;
         self.pending.remove(&name);
         self.open(name.0, id, transaction);
         Some(())

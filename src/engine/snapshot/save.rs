@@ -200,7 +200,12 @@ impl<'a> Saver<'a> {
     /// The special nodes and the tree, with the generations of all before them.
     fn nodes<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
         let state = &self.engine.state;
-        let mut generations = GenerationWriter::new();
+        let mut nodes = Special::ALL.len();
+        let mut walk = state.tree.walk();
+        while walk.next().is_some() {
+            nodes = nodes.saturating_add(1);
+        }
+        let mut generations = GenerationWriter::new(nodes);
         for special in Special::ALL {
             generations.push(state.specials.get(special).generation);
         }
@@ -254,7 +259,7 @@ impl<'a> Saver<'a> {
                     permissions: entries.into(),
                 }))?;
             }
-            visit(&pending::write(item, transaction, state))?;
+            visit(&pending::write(item, transaction, state, self.options.now_ms))?;
         }
         Ok(())
     }

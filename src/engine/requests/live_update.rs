@@ -1,0 +1,112 @@
+//! CONTROL `live-update`: the words of the C server's 4.17 to 4.22, as `xenstore-control` sends them.
+//!
+//! Here they are only read. What they ask for is the host's work, which answers in text: "OK", "BUSY" or what is wrong.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::engine::change_set::{Effect, UpdateCommand};
+use crate::engine::requests::Call;
+use crate::wire::errno::Errno;
+use crate::wire::payload;
+
+/// `live-update <word>|…`.
+pub(super) fn live_update(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    let command = parse(parameters).ok_or(Errno::Inval)?;
+    call.changes.effect = Some(Effect::Update(command));
+    Ok(())
+}
+
+/// Reads a command; `None` for what is none.
+fn parse(parameters: &[u8]) -> Option<UpdateCommand> {
+    let (word, rest) = payload::split_string(parameters)?;
+    Some(match word {
+        b"-a" if rest.is_empty() => UpdateCommand::Abort,
+        b"-b" => {
+            let bytes = payload::decimal(payload::only_string(rest)?)?;
+            UpdateCommand::Begin { bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
+        }
+        b"-d" => {
+            // Any bytes, and perhaps a NUL behind them.
+            let (count, data) = payload::split_string(rest)?;
+            let count = usize::try_from(payload::decimal(count)?).ok()?;
+            UpdateCommand::Data(Vec::from(data.get(..count)?))
+        }
+        b"-c" => UpdateCommand::CommandLine(String::from_utf8(payload::only_string(rest)?.into()).ok()?),
+        b"-s" => parse_start(rest)?,
+        _ => return None,
+    })
+}
+
+/// `-s [-t <seconds>] [-F] [-v <version>]`, the options in any order.
+fn parse_start(mut rest: &[u8]) -> Option<UpdateCommand> {
+    let (mut force, mut timeout_s, mut version) = (false, 0, None);
+    while !rest.is_empty() {
+        let (word, behind) = payload::split_string(rest)?;
+        rest = behind;
+        match word {
+            b"-F" => force = true,
+            b"-t" | b"-v" => {
+                let (value, behind) = payload::split_string(rest)?;
+                rest = behind;
+                let value = u32::try_from(payload::decimal(value)?).unwrap_or(u32::MAX);
+                if word == b"-t" {
+                    timeout_s = value;
+                } else {
+                    version = Some(value);
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(UpdateCommand::Start { force, timeout_s, version })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_each_release_are_read() {
+        let start = |force, timeout_s, version| Some(UpdateCommand::Start { force, timeout_s, version });
+        let data = |bytes: &[u8]| Some(UpdateCommand::Data(bytes.to_vec()));
+        for (parameters, expected) in [
+            (&b"-a\0"[..], Some(UpdateCommand::Abort)),
+            (b"-b\x00486272\0", Some(UpdateCommand::Begin { bytes: 486_272 })),
+            (b"-d\x003\0\0\x01\0\0", data(b"\0\x01\0")),
+            (b"-d\x003\0\0\x01\0", data(b"\0\x01\0")),
+            (b"-d\x000\0", data(b"")),
+            (b"-c\0--event 3 -U\0", Some(UpdateCommand::CommandLine("--event 3 -U".into()))),
+            (b"-s\0-t\x0060\0", start(false, 60, None)),
+            (b"-s\0-t\x0060\0-F\0", start(true, 60, None)),
+            (b"-s\0-v\x001\0-F\0-t\x005\0", start(true, 5, Some(1))),
+            (b"-s\0", start(false, 0, None)),
+        ] {
+            assert_eq!(parse(parameters), expected, "{parameters:?}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for wrong in [
+            &b""[..],
+            b"-a",
+            b"-a\0x\0",
+            b"-b\0",
+            b"-b\0x\0",
+            b"-b\x001\x002\0",
+            b"-d\0",
+            b"-d\x004\0abc",
+            b"-d\0-1\0abc\0",
+            b"-c\0",
+            b"-c\0\xff\0",
+            b"-s\0-t\0",
+            b"-s\0-t\0x\0",
+            b"-s\0-x\0",
+            b"-s\0-F",
+            b"-f\0file\0",
+        ] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! CONTROL `live-update`: prepares an update, waits for transactions if it must, and tells the host when to start it.
+//!
+//! Each command is answered once. The start is answered when it is refused or has failed; when it succeeds, the
+//! successor answers, to whom the answer is handed with everything else that waits to be sent.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::engine::change_set::UpdateCommand;
+use crate::engine::needs::Need;
+use crate::engine::{Deferred, Engine};
+use crate::limits;
+use crate::server::{Action, Platform, Server};
+use crate::update::image::Image;
+use crate::update::session::{Refusal, Session};
+use crate::update::upload::Upload;
+
+/// The newest version of the stream that is known.
+pub const NEWEST_VERSION: u32 = 2;
+/// What a command that was done is answered.
+const DONE: &[u8] = b"OK\0";
+
+/// What is known of an update.
+#[derive(Debug, Default)]
+pub(super) struct Updates {
+    session: Option<Session>,
+    start: Option<Start>,
+    /// The newest version of the stream that may be written; `None` for what is needed.
+    version_limit: Option<u32>,
+}
+
+/// A start that is not answered yet.
+#[derive(Debug)]
+struct Start {
+    asked: Deferred,
+    image: Image,
+    force: bool,
+    limit: u32,
+    /// When transactions are no longer waited for.
+    deadline_ms: u64,
+    /// Which version is written, once the host was told.
+    version: Option<u32>,
+}
+
+/// What the host needs to start a successor.
+#[derive(Clone, Copy, Debug)]
+pub struct Successor<'a> {
+    /// The kernel.
+    pub image: &'a Image,
+    /// The file that it is in.
+    pub file: &'a Upload,
+    /// Its command line; `None` for the present one.
+    pub command_line: Option<&'a str>,
+    /// The version of the stream that it gets.
+    pub version: u32,
+    /// Who is to be answered by the successor.
+    pub asked: Deferred,
+}
+
+/// What is to be done with a start.
+enum Decision {
+    Wait,
+    Go(u32),
+    Refuse(Refusal),
+}
+
+impl Updates {
+    /// When something is to be looked at again.
+    pub(super) fn deadline_ms(&self) -> Option<u64> {
+        self.start.as_ref().filter(|start| start.version.is_none()).map(|start| start.deadline_ms)
+    }
+}
+
+impl Server {
+    /// Limits the version of the stream; `None` for what is needed.
+    pub const fn limit_stream_version(&mut self, limit: Option<u32>) {
+        self.updates.version_limit = limit;
+    }
+
+    /// Does what a command says, as far as it is done at once, and answers it.
+    pub(super) fn handle_update<P: Platform>(
+        &mut self,
+        asked: Deferred,
+        command: UpdateCommand,
+        platform: &P,
+        now_ms: u64,
+    ) {
+        let outcome = match command {
+            UpdateCommand::Abort => self.abort_update(),
+            UpdateCommand::Begin { bytes } => self.begin_update(asked, bytes, platform, now_ms),
+            UpdateCommand::Data(part) => self.session_of(asked).and_then(|session| session.add(&part, now_ms)),
+            UpdateCommand::CommandLine(text) => {
+                self.session_of(asked).and_then(|session| session.set_command_line(text, now_ms))
+            }
+            UpdateCommand::Start { force, timeout_s, version } => {
+                match self.start_update(asked, force, timeout_s, version, now_ms) {
+                    Ok(()) => return self.go_on_with_update(now_ms),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+        };
+        match outcome {
+            Ok(()) => self.engine.answer(asked, Ok(DONE)),
+            Err(refusal) => answer(&mut self.engine, asked, &refusal),
+        }
+    }
+
+    fn abort_update(&mut self) -> Result<(), Refusal> {
+        if let Some(start) = self.updates.start.take() {
+            answer(&mut self.engine, start.asked, "The update was called off.");
+        }
+        match self.updates.session.take() {
+            Some(_) => Ok(()),
+            None => Err("There is no update to call off.".into()),
+        }
+    }
+
+    fn begin_update<P: Platform>(
+        &mut self,
+        asked: Deferred,
+        bytes: usize,
+        platform: &P,
+        now_ms: u64,
+    ) -> Result<(), Refusal> {
+        let is_free = |session: &Session| {
+            self.updates.start.is_none()
+                && (session.is_abandoned(now_ms) || self.engine.connection(session.owner()).is_none())
+        };
+        if self.updates.session.as_ref().is_some_and(|session| !is_free(session)) {
+            return Err("Another update is being prepared.".into());
+        }
+        self.updates.session = None;
+        let free = platform.free_memory().saturating_sub(limits::UPDATE_RESERVE_BYTES);
+        self.updates.session = Some(Session::begin(asked.connection, bytes, free, now_ms)?);
+        Ok(())
+    }
+
+    fn session_of(&mut self, asked: Deferred) -> Result<&mut Session, Refusal> {
+        let is_starting = self.updates.start.is_some();
+        let session = self.updates.session.as_mut().filter(|session| session.owner() == asked.connection);
+        session.filter(|_| !is_starting).ok_or("There is no update that this client prepares.".into())
+    }
+
+    fn start_update(
+        &mut self,
+        asked: Deferred,
+        force: bool,
+        timeout_s: u32,
+        version: Option<u32>,
+        now_ms: u64,
+    ) -> Result<(), Refusal> {
+        if self.updates.start.is_some() {
+            return Err("BUSY".into());
+        }
+        let image = self.session_of(asked)?.check(now_ms)?;
+        if version.is_some_and(|version| version == 0 || version > NEWEST_VERSION) {
+            return Err(format!("The stream's version is 1 to {NEWEST_VERSION}.").into());
+        }
+        let limits = [version, self.updates.version_limit, Some(NEWEST_VERSION)];
+        let limit = limits.into_iter().flatten().min().unwrap_or(NEWEST_VERSION);
+        let deadline_ms = now_ms.saturating_add(u64::from(timeout_s).saturating_mul(1000));
+        self.updates.start = Some(Start { asked, image, force, limit, deadline_ms, version: None });
+        Ok(())
+    }
+
+    /// Looks whether an update that was asked for can start now, and refuses it if it never will.
+    pub(super) fn go_on_with_update(&mut self, now_ms: u64) {
+        let Some(start) = self.updates.start.as_ref().filter(|start| start.version.is_none()) else { return };
+        if !self.engine.waits_for_answer(&start.asked) {
+            // Who asked is gone.
+            self.updates.start = None;
+            return;
+        }
+        match decide(start, &self.engine.version_2_needs(now_ms), now_ms) {
+            Decision::Wait => {}
+            Decision::Go(version) => {
+                if let Some(start) = &mut self.updates.start {
+                    start.version = Some(version);
+                    self.actions.push_back(Action::StartUpdate);
+                }
+            }
+            Decision::Refuse(refusal) => self.update_failed(&refusal),
+        }
+    }
+
+    /// What the host needs to start the successor, after [`Action::StartUpdate`].
+    #[must_use]
+    pub fn successor(&self) -> Option<Successor<'_>> {
+        let Start { asked, image, version, .. } = self.updates.start.as_ref()?;
+        let session = self.updates.session.as_ref()?;
+        let (file, command_line) = (session.file(), session.command_line());
+        Some(Successor { image, file, command_line, version: (*version)?, asked: *asked })
+    }
+
+    /// The update did not take place, or is over without a successor: whoever asked is told why, and what was prepared is
+    /// dropped.
+    pub fn update_failed(&mut self, why: &str) {
+        self.updates.session = None;
+        if let Some(start) = self.updates.start.take() {
+            log::warn!("live update: {why}");
+            answer(&mut self.engine, start.asked, why);
+        }
+    }
+}
+
+/// Answers in text, cut to what a message holds.
+fn answer(engine: &mut Engine, asked: Deferred, text: &str) {
+    let room = limits::PAYLOAD_BYTES.saturating_sub(1);
+    let bytes = text.as_bytes();
+    let mut payload: Vec<u8> = Vec::from(bytes.get(..bytes.len().min(room)).unwrap_or_default());
+    payload.push(0);
+    engine.answer(asked, Ok(&payload));
+}
+
+/// Whether an update can start: at once if the version that is allowed holds everything, and else when the transactions
+/// that it can't hold are over.
+fn decide(start: &Start, needs: &[Need], now_ms: u64) -> Decision {
+    if needs.is_empty() {
+        return Decision::Go(1);
+    }
+    if start.limit >= NEWEST_VERSION {
+        return Decision::Go(NEWEST_VERSION);
+    }
+    let only_transactions = needs.iter().all(|need| need.features.is_none() && need.depth_watches == 0);
+    let has_transactions = needs.iter().any(|need| !need.transaction_ages_ms.is_empty());
+    let is_over = now_ms >= start.deadline_ms;
+    if start.force {
+        // What else is lost is lost anyway, but transactions may still end by themselves.
+        if has_transactions && !is_over {
+            return Decision::Wait;
+        }
+        log::warn!("live update with a version 1 stream, which loses:\n{}", list(needs));
+        return Decision::Go(1);
+    }
+    if only_transactions && !is_over {
+        return Decision::Wait;
+    }
+    Decision::Refuse(format!("A version 1 stream can't hold what is in use:\n{}", list(needs)).into())
+}
+
+/// One line for each need.
+fn list(needs: &[Need]) -> Cow<'static, str> {
+    let lines: Vec<String> = needs.iter().map(ToString::to_string).collect();
+    lines.join("\n").into()
+}

@@ -1,0 +1,79 @@
+//! Whether each item refers to what is in the stream before it.
+
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+
+use crate::engine::snapshot::{ConnectionNumber, Item, TransactionItem};
+use crate::store::domain::DomId;
+use crate::stream::reader::Reader;
+use crate::stream::record::{Reason, StreamError};
+
+/// What was in the stream so far, as far as later items may refer to it.
+#[derive(Debug, Default)]
+pub struct References {
+    connections: BTreeSet<ConnectionNumber>,
+    transactions: BTreeSet<(ConnectionNumber, u32)>,
+    domains: BTreeSet<DomId>,
+    nodes: BTreeSet<String>,
+}
+
+impl References {
+    /// Takes an item, or says what it refers to that is not there.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn take(&mut self, item: &Item<'_>) -> Result<(), Reason> {
+        match item {
+            Item::Global(_) | Item::GlobalQuotas(_) | Item::Extension(_) => Ok(()),
+            Item::Connection(connection) => {
+                self.connections.insert(connection.number).then_some(()).ok_or(Reason::Twice("connection"))
+            }
+            Item::Domain(domain) => self.domains.insert(domain.domid).then_some(()).ok_or(Reason::Twice("domain")),
+            Item::Watch(watch) => self.connection(watch.connection),
+            Item::Transaction(transaction) => {
+                self.connection(transaction.connection)?;
+                let is_new = self.transactions.insert((transaction.connection, transaction.id));
+                is_new.then_some(()).ok_or(Reason::Twice("transaction"))
+            }
+            Item::Node(node) => match node.pending {
+                Some((transaction, _)) => self.transaction(transaction),
+                None => self.node(&node.path),
+            },
+        }
+    }
+
+    fn connection(&self, number: ConnectionNumber) -> Result<(), Reason> {
+        self.connections.contains(&number).then_some(()).ok_or(Reason::Missing("connection"))
+    }
+
+    fn transaction(&self, of: TransactionItem) -> Result<(), Reason> {
+        self.connection(of.connection)?;
+        self.transactions.contains(&(of.connection, of.id)).then_some(()).ok_or(Reason::Missing("transaction"))
+    }
+
+    /// A node that everybody sees: its parent comes first. Special nodes have none.
+    fn node(&mut self, path: &str) -> Result<(), Reason> {
+        let parent = match path.rsplit_once('/') {
+            Some(("", "")) | None => None,
+            Some(("", _)) => Some("/"),
+            Some((parent, _)) => Some(parent),
+        };
+        if parent.is_some_and(|parent| !self.nodes.contains(parent)) {
+            return Err(Reason::Missing("parent"));
+        }
+        self.nodes.insert(path.into()).then_some(()).ok_or(Reason::Twice("path"))
+    }
+}
+
+/// Reads a whole stream and checks it.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(bytes: &[u8]) -> Result<(), StreamError> {
+    let mut reader = Reader::new(bytes)?;
+    let mut references = References::default();
+    while let Some(item) = reader.next_item()? {
+        references.take(&item).map_err(|reason| reader.error(reason))?;
+    }
+    Ok(())
+}

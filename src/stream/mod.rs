@@ -1,0 +1,10 @@
+//! Migration streams (`docs/designs/xenstore-migration.md` of the Xen tree): encodings of the items that a server's state
+//! consists of.
+//!
+//! [`reader`] takes versions 1 and 2 in either byte order; [`writer`] writes both, little-endian as the C server does.
+//! [`check`] finds references to what is not there.
+
+pub mod check;
+pub mod reader;
+pub mod record;
+pub mod writer;

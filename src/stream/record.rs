@@ -1,0 +1,145 @@
+//! The stream's header, the types of its records, and what can be wrong with one.
+
+use core::fmt;
+
+/// What a stream begins with.
+pub const IDENT: [u8; 8] = *b"xenstore";
+/// Bytes of the header: ident, version, flags; all big-endian.
+pub const HEADER_BYTES: usize = 16;
+/// The flag in the header that says that all else is big-endian.
+pub const BIG_ENDIAN: u32 = 1;
+/// Bytes of a record's header: type and length.
+pub const RECORD_HEADER_BYTES: usize = 8;
+/// Records begin at multiples of this.
+pub const ALIGNMENT: usize = 8;
+
+/// The end of the stream.
+pub const END: u32 = 0;
+/// Descriptors of a daemon.
+pub const GLOBAL_DATA: u32 = 1;
+/// A connection.
+pub const CONNECTION_DATA: u32 = 2;
+/// A watch.
+pub const WATCH_DATA: u32 = 3;
+/// An open transaction.
+pub const TRANSACTION_DATA: u32 = 4;
+/// A node.
+pub const NODE_DATA: u32 = 5;
+/// Quotas for all domains.
+pub const GLOBAL_QUOTA_DATA: u32 = 6;
+/// Features and quotas of a domain.
+pub const DOMAIN_DATA: u32 = 7;
+/// A watch with a depth; version 2.
+pub const WATCH_DATA_EXTENDED: u32 = 8;
+
+/// The connection is a ring.
+pub const RING: u16 = 0;
+/// The connection is a socket.
+pub const SOCKET: u16 = 1;
+/// A unique id follows the connection's data.
+pub const HAS_UNIQUE_ID: u16 = 1;
+/// There is no target (`DOMID_INVALID`, `xen/include/public/xen.h`).
+pub const NO_TARGET: u16 = 0x7ff4;
+/// A watch without a depth.
+pub const UNLIMITED_DEPTH: u16 = 0xffff;
+/// The permission counts for nobody.
+pub const STALE: u8 = 1;
+
+/// A version of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// Without features and depth of watches; readers skip open transactions.
+    One = 1,
+    /// Everything.
+    Two = 2,
+}
+
+impl Version {
+    /// A version by its number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::One),
+            2 => Some(Self::Two),
+            _ => None,
+        }
+    }
+}
+
+/// What is wrong with a stream, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamError {
+    /// Which record, counted from 1; 0 for the header.
+    pub record: u32,
+    /// Where it begins, in bytes from the start.
+    pub offset: usize,
+    /// What is wrong.
+    pub reason: Reason,
+}
+
+/// What is wrong with a record, or with the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It does not begin with `xenstore`.
+    NoStream,
+    /// A version that is not known.
+    Version(u32),
+    /// Flags that are not known.
+    Flags(u32),
+    /// The stream ends within the record, or without END.
+    Ends,
+    /// A field, or what a field counts, goes past the record's end.
+    TooShort,
+    /// There is more in the record than it says.
+    TooLong,
+    /// A record that this version does not have.
+    NotInVersion,
+    /// A connection of a kind that is not known.
+    ConnectionType(u16),
+    /// A text has no NUL at its end, or one before, or is no text.
+    Text(&'static str),
+    /// A permission's letter.
+    Permission(u8),
+    /// More of the output belongs to a partial message than there is output.
+    PartialMessage,
+    /// A number that must not be 0.
+    Zero(&'static str),
+    /// What it refers to is not there.
+    Missing(&'static str),
+    /// It was there already.
+    Twice(&'static str),
+    /// A node that everybody sees has no permissions.
+    NoPermissions,
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { record, offset, reason } = self;
+        match record {
+            0 => write!(f, "header: {reason}"),
+            _ => write!(f, "record {record} at offset {offset}: {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoStream => f.write_str("this is no migration stream of a Xenstore"),
+            Self::Version(version) => write!(f, "version {version} is not known here, only 1 and 2"),
+            Self::Flags(flags) => write!(f, "flags {flags:#x} are not known here"),
+            Self::Ends => f.write_str("the stream ends before its END record"),
+            Self::TooShort => f.write_str("it is too short for what it says"),
+            Self::TooLong => f.write_str("it is longer than what it says"),
+            Self::NotInVersion => f.write_str("this version has no such record"),
+            Self::ConnectionType(kind) => write!(f, "there is no connection of type {kind:#x}"),
+            Self::Text(what) => write!(f, "its {what} is no text that ends in NUL"),
+            Self::Permission(letter) => write!(f, "there is no permission {:?}", char::from(*letter)),
+            Self::PartialMessage => f.write_str("more bytes of a partial message than bytes to be sent"),
+            Self::Zero(what) => write!(f, "its {what} is 0"),
+            Self::Missing(what) => write!(f, "its {what} is not in the stream before it"),
+            Self::Twice(what) => write!(f, "its {what} was in the stream before"),
+            Self::NoPermissions => f.write_str("the node has no permissions"),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Writes items as a stream.
+//!
+//! Lengths of records include their padding, as the C server writes them: its reader takes the next record from where the
+//! length ends.
+
+use alloc::vec::Vec;
+
+use crate::engine::snapshot::{
+    ConnectionItem, DomainItem, GlobalQuotas, Item, NamedQuotas, NodeAccess, NodeItem, StreamPeer, TransactionItem,
+    WatchItem,
+};
+use crate::store::permission::{Access, Entry};
+use crate::stream::record::{
+    ALIGNMENT, CONNECTION_DATA, DOMAIN_DATA, END, GLOBAL_DATA, GLOBAL_QUOTA_DATA, HAS_UNIQUE_ID, IDENT, NO_TARGET,
+    NODE_DATA, RECORD_HEADER_BYTES, RING, SOCKET, STALE, TRANSACTION_DATA, Version, WATCH_DATA, WATCH_DATA_EXTENDED,
+};
+
+/// Where the bytes go.
+pub trait Sink {
+    /// Takes bytes.
+    ///
+    /// # Errors
+    /// [`SinkFull`]; what was written before is of no use then.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkFull>;
+}
+
+/// There is no room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkFull;
+
+impl Sink for Vec<u8> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
+        self.try_reserve(bytes.len()).map_err(|_| SinkFull)?;
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Counts bytes and keeps none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter(pub usize);
+
+impl Sink for Counter {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(())
+    }
+}
+
+/// Why an item can't be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// There is no room.
+    Full,
+    /// Something is too long for its field.
+    TooLong(&'static str),
+}
+
+impl From<SinkFull> for WriteError {
+    fn from(_: SinkFull) -> Self {
+        Self::Full
+    }
+}
+
+/// A stream that is being written.
+#[derive(Debug)]
+pub struct Writer<'a, S: Sink> {
+    sink: &'a mut S,
+    version: Version,
+    /// A record's body, kept for its room.
+    body: Vec<u8>,
+}
+
+/// A number for a field of 16 bits.
+fn short(number: usize, what: &'static str) -> Result<u16, WriteError> {
+    u16::try_from(number).map_err(|_| WriteError::TooLong(what))
+}
+
+impl<'a, S: Sink> Writer<'a, S> {
+    /// Begins a stream with its header.
+    ///
+    /// # Errors
+    /// [`WriteError`], as of all methods.
+    pub fn new(sink: &'a mut S, version: Version) -> Result<Self, WriteError> {
+        sink.write(&IDENT)?;
+        sink.write(&(version as u32).to_be_bytes())?;
+        sink.write(&0_u32.to_be_bytes())?;
+        Ok(Self { sink, version, body: Vec::new() })
+    }
+
+    /// Writes an item. What the version can't hold is left out or simplified: open transactions with their nodes, the depth
+    /// of watches, features.
+    ///
+    /// # Errors
+    /// When there is no room, or something in the item is too long for its field.
+    pub fn item(&mut self, item: &Item<'_>) -> Result<(), WriteError> {
+        self.body.clear();
+        let is_old = self.version == Version::One;
+        let kind = match item {
+            Item::Global(global) => {
+                self.put(&global.socket.to_le_bytes());
+                self.put(&global.event_channel.to_le_bytes());
+                GLOBAL_DATA
+            }
+            Item::GlobalQuotas(quotas) => self.global_quotas(quotas)?,
+            Item::Connection(connection) => self.connection(connection)?,
+            Item::Domain(domain) => self.domain(domain)?,
+            Item::Watch(watch) => self.watch(watch)?,
+            Item::Transaction(_) if is_old => return Ok(()),
+            Item::Transaction(transaction) => {
+                self.transaction(*transaction);
+                TRANSACTION_DATA
+            }
+            Item::Node(NodeItem { pending: Some(_), .. }) if is_old => return Ok(()),
+            Item::Node(node) => self.node(node)?,
+            Item::Extension(extension) => {
+                self.put(&extension.body);
+                extension.kind
+            }
+        };
+        self.record(kind)
+    }
+
+    /// Ends the stream.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn end(mut self) -> Result<(), WriteError> {
+        self.body.clear();
+        self.record(END)
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.body.extend_from_slice(bytes);
+    }
+
+    fn align(&mut self) {
+        self.body.resize(self.body.len().next_multiple_of(ALIGNMENT), 0);
+    }
+
+    fn record(&mut self, kind: u32) -> Result<(), WriteError> {
+        self.align();
+        let bytes = u32::try_from(self.body.len()).map_err(|_| WriteError::TooLong("record"))?;
+        let mut header = [0; RECORD_HEADER_BYTES];
+        for (to, from) in header.iter_mut().zip(kind.to_le_bytes().into_iter().chain(bytes.to_le_bytes())) {
+            *to = from;
+        }
+        self.sink.write(&header)?;
+        Ok(self.sink.write(&self.body)?)
+    }
+
+    fn transaction(&mut self, transaction: TransactionItem) {
+        self.put(&transaction.connection.0.to_le_bytes());
+        self.put(&transaction.id.to_le_bytes());
+    }
+
+    /// Values and then names.
+    fn quotas(&mut self, lists: &[&NamedQuotas<'_>]) {
+        for (_, value) in lists.iter().flat_map(|list| list.iter()) {
+            self.body.extend_from_slice(&value.to_le_bytes());
+        }
+        for (name, _) in lists.iter().flat_map(|list| list.iter()) {
+            self.body.extend_from_slice(name.as_bytes());
+            self.body.push(0);
+        }
+    }
+
+    fn global_quotas(&mut self, quotas: &GlobalQuotas<'_>) -> Result<u32, WriteError> {
+        self.put(&short(quotas.defaults.len(), "list of quotas")?.to_le_bytes());
+        self.put(&short(quotas.global.len(), "list of quotas")?.to_le_bytes());
+        self.quotas(&[&quotas.defaults, &quotas.global]);
+        Ok(GLOBAL_QUOTA_DATA)
+    }
+
+    fn domain(&mut self, domain: &DomainItem<'_>) -> Result<u32, WriteError> {
+        self.put(&domain.domid.0.to_le_bytes());
+        self.put(&short(domain.quotas.len(), "list of quotas")?.to_le_bytes());
+        let features = if self.version == Version::One { None } else { domain.features };
+        self.put(&features.unwrap_or(0).to_le_bytes());
+        self.quotas(&[&domain.quotas]);
+        Ok(DOMAIN_DATA)
+    }
+
+    fn connection(&mut self, connection: &ConnectionItem<'_>) -> Result<u32, WriteError> {
+        self.put(&connection.number.0.to_le_bytes());
+        let fields = if connection.unique_id.is_some() { HAS_UNIQUE_ID } else { 0 };
+        match connection.peer {
+            StreamPeer::Ring { domid, target, port } => {
+                self.put(&RING.to_le_bytes());
+                self.put(&fields.to_le_bytes());
+                self.put(&domid.0.to_le_bytes());
+                self.put(&target.map_or(NO_TARGET, |target| target.0).to_le_bytes());
+                self.put(&port.to_le_bytes());
+            }
+            StreamPeer::Socket { descriptor } => {
+                self.put(&SOCKET.to_le_bytes());
+                self.put(&fields.to_le_bytes());
+                self.put(&descriptor.to_le_bytes());
+                self.put(&[0; 4]);
+            }
+        }
+        self.put(&short(connection.input.len(), "input")?.to_le_bytes());
+        self.put(&short(connection.partial_bytes, "partial message")?.to_le_bytes());
+        let output = u32::try_from(connection.output.len()).map_err(|_| WriteError::TooLong("output"))?;
+        self.put(&output.to_le_bytes());
+        self.put(&connection.input);
+        self.put(&connection.output);
+        if let Some(id) = connection.unique_id {
+            self.align();
+            self.put(&id.to_le_bytes());
+        }
+        Ok(CONNECTION_DATA)
+    }
+
+    fn watch(&mut self, watch: &WatchItem<'_>) -> Result<u32, WriteError> {
+        self.put(&watch.connection.0.to_le_bytes());
+        self.put(&short(watch.path.len().saturating_add(1), "path")?.to_le_bytes());
+        self.put(&short(watch.token.len().saturating_add(1), "token")?.to_le_bytes());
+        let depth = watch.depth.filter(|_| self.version >= Version::Two);
+        if let Some(depth) = depth {
+            self.put(&depth.to_le_bytes());
+            self.put(&[0; 2]);
+        }
+        self.put(watch.path.as_bytes());
+        self.put(&[0]);
+        self.put(&watch.token);
+        self.put(&[0]);
+        Ok(if depth.is_some() { WATCH_DATA_EXTENDED } else { WATCH_DATA })
+    }
+
+    fn node(&mut self, node: &NodeItem<'_>) -> Result<u32, WriteError> {
+        let (connection, id, access) = match node.pending {
+            Some((transaction, access)) => (transaction.connection.0, transaction.id, access),
+            None => (0, 0, NodeAccess::empty()),
+        };
+        self.put(&connection.to_le_bytes());
+        self.put(&id.to_le_bytes());
+        self.put(&short(node.path.len().saturating_add(1), "path")?.to_le_bytes());
+        self.put(&short(node.value.len(), "value")?.to_le_bytes());
+        self.put(&access.bits().to_le_bytes());
+        self.put(&short(node.permissions.len(), "list of permissions")?.to_le_bytes());
+        for entry in node.permissions.iter() {
+            self.put(&permission(*entry));
+        }
+        self.put(node.path.as_bytes());
+        self.put(&[0]);
+        self.put(&node.value);
+        Ok(NODE_DATA)
+    }
+}
+
+/// Letter, flags and domid.
+fn permission(entry: Entry) -> [u8; 4] {
+    let letter = match (entry.access.contains(Access::READ), entry.access.contains(Access::WRITE)) {
+        (false, false) => b'n',
+        (true, false) => b'r',
+        (false, true) => b'w',
+        (true, true) => b'b',
+    };
+    let [low, high] = entry.domid.0.to_le_bytes();
+    [letter, if entry.stale { STALE } else { 0 }, low, high]
+}

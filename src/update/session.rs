@@ -1,0 +1,160 @@
+//! An update that is being prepared: the new kernel arrives, and its command line.
+//!
+//! Refusals are texts: `xenstore-control` shows them as they are.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::String;
+
+use crate::limits;
+use crate::store::watch::ConnectionId;
+use crate::update::image::Image;
+use crate::update::upload::Upload;
+
+/// Why something is refused, for whoever asked.
+pub type Refusal = Cow<'static, str>;
+
+/// An update that is being prepared.
+#[derive(Debug)]
+pub struct Session {
+    owner: ConnectionId,
+    /// Bytes that were announced.
+    bytes: usize,
+    file: Upload,
+    command_line: Option<String>,
+    /// When the owner last said something.
+    touched_ms: u64,
+}
+
+impl Session {
+    /// Begins with the size of the kernel.
+    ///
+    /// # Errors
+    /// When that is no size of a kernel, or more than `free_bytes` allow.
+    pub fn begin(owner: ConnectionId, bytes: usize, free_bytes: usize, now_ms: u64) -> Result<Self, Refusal> {
+        if bytes == 0 || bytes > limits::IMAGE_FILE_BYTES {
+            let most = limits::IMAGE_FILE_BYTES / 1024;
+            return Err(format!("A kernel has 1 byte to {most} KiB, and not {bytes} bytes.").into());
+        }
+        if bytes > free_bytes {
+            let (bytes, free) = (bytes.div_ceil(1024), free_bytes / 1024);
+            return Err(format!("Not enough memory for a kernel of {bytes} KiB: {free} KiB are free for it.").into());
+        }
+        Ok(Self { owner, bytes, file: Upload::new(), command_line: None, touched_ms: now_ms })
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn owner(&self) -> ConnectionId {
+        self.owner
+    }
+
+    /// Whether its owner has said nothing for so long that another may begin.
+    #[must_use]
+    pub const fn is_abandoned(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.touched_ms) >= limits::UPDATE_IDLE_MS
+    }
+
+    /// Adds a part of the kernel.
+    ///
+    /// # Errors
+    /// When it is more than was announced, or there is no memory.
+    pub fn add(&mut self, part: &[u8], now_ms: u64) -> Result<(), Refusal> {
+        self.touched_ms = now_ms;
+        if part.len() > self.bytes.saturating_sub(self.file.len()) {
+            return Err("More of the kernel was sent than was announced.".into());
+        }
+        self.file.push(part).map_err(|_| "There is no memory for this part of the kernel.".into())
+    }
+
+    /// Sets the new kernel's command line; without this it gets the present one.
+    ///
+    /// # Errors
+    /// When it is too long or has characters that no command line can have.
+    pub fn set_command_line(&mut self, text: String, now_ms: u64) -> Result<(), Refusal> {
+        self.touched_ms = now_ms;
+        if text.len() > limits::COMMAND_LINE_BYTES {
+            return Err(format!("A command line has {} bytes at most.", limits::COMMAND_LINE_BYTES).into());
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ' || byte == b'\t') {
+            return Err("A command line is printable ASCII.".into());
+        }
+        self.command_line = Some(text);
+        Ok(())
+    }
+
+    /// The kernel as it arrived.
+    #[must_use]
+    pub const fn file(&self) -> &Upload {
+        &self.file
+    }
+
+    /// The new command line, if there is one.
+    #[must_use]
+    pub fn command_line(&self) -> Option<&str> {
+        self.command_line.as_deref()
+    }
+
+    /// Checks the kernel.
+    ///
+    /// # Errors
+    /// When it is not complete or is none that can be started.
+    pub fn check(&mut self, now_ms: u64) -> Result<Image, Refusal> {
+        self.touched_ms = now_ms;
+        let have = self.file.len();
+        if have < self.bytes {
+            return Err(format!("The kernel is not complete: {have} of {} bytes were sent.", self.bytes).into());
+        }
+        Image::check(&self.file).map_err(|why| format!("This kernel can't be started: {why}.").into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: ConnectionId = ConnectionId(1);
+
+    fn begin(bytes: usize) -> Result<Session, Refusal> {
+        Session::begin(OWNER, bytes, 1 << 20, 0)
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused_with_the_reason() {
+        for (bytes, why) in [(0, "and not 0 bytes"), (usize::MAX, "1 byte to"), ((1 << 20) + 1, "1024 KiB are free")] {
+            let refusal = begin(bytes).unwrap_err();
+            assert!(refusal.contains(why), "{refusal}");
+        }
+        assert!(begin(1 << 20).is_ok());
+    }
+
+    #[test]
+    fn exactly_what_was_announced_may_be_sent() {
+        let mut session = begin(3000).unwrap();
+        assert_eq!(session.add(&[1; 2048], 0), Ok(()));
+        assert!(session.check(0).unwrap_err().contains("2048 of 3000"));
+        assert!(session.add(&[1; 953], 0).is_err(), "one too many");
+        assert_eq!(session.add(&[1; 952], 0), Ok(()));
+        assert!(session.add(&[1; 1], 0).is_err());
+        assert_eq!(session.check(0), Err("This kernel can't be started: it is no ELF file.".into()));
+    }
+
+    #[test]
+    fn a_command_line_fits_and_can_be_printed() {
+        let mut session = begin(1).unwrap();
+        assert!(session.set_command_line("x".repeat(limits::COMMAND_LINE_BYTES + 1), 0).is_err());
+        assert!(session.set_command_line("a\u{7f}b".into(), 0).is_err());
+        assert_eq!(session.command_line(), None);
+        assert_eq!(session.set_command_line("x".repeat(limits::COMMAND_LINE_BYTES), 0), Ok(()));
+        assert_eq!(session.set_command_line("--quota nodes=5 -E 7".into(), 0), Ok(()));
+        assert_eq!(session.command_line(), Some("--quota nodes=5 -E 7"));
+    }
+
+    #[test]
+    fn it_is_abandoned_when_its_owner_is_silent_for_long() {
+        let mut session = begin(10).unwrap();
+        session.add(b"x", 1000).unwrap();
+        assert!(!session.is_abandoned(1000 + limits::UPDATE_IDLE_MS - 1));
+        assert!(session.is_abandoned(1000 + limits::UPDATE_IDLE_MS));
+    }
+}

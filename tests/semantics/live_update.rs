@@ -1,0 +1,278 @@
+//! CONTROL `live-update`, as Debian's `xenstore-control` of 4.14 to 4.20 sends it, and with the version limit of 4.22.
+
+use xenstore::server::Action;
+use xenstore::wire::header::MessageType;
+
+use crate::world::{Answer, World, error, ok, string};
+
+/// Bytes of a chunk of the tool's.
+const CHUNK_BYTES: usize = 2048;
+
+/// A file that is a kernel: a header, one segment for all, and notes.
+fn kernel() -> Vec<u8> {
+    const BASE: u64 = 0x4000_0000;
+    let mut file = vec![0_u8; 0x2000];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[2, 0, 62, 0, 1]);
+    put(32, &64_u64.to_le_bytes());
+    put(54, &[56, 0, 2, 0]);
+    let words = |kind: u32, at: u64, address: u64, bytes: u64| {
+        let start = [kind.to_le_bytes(), 5_u32.to_le_bytes()].concat();
+        let rest = [at, address, address, bytes, bytes, 0x1000].map(u64::to_le_bytes).concat();
+        [start, rest].concat()
+    };
+    put(64, &words(1, 0, BASE, 0x2000));
+    put(120, &words(4, 0x100, 0, 96));
+    for (number, (kind, value)) in [(1_u32, BASE + 0x1800), (2, BASE + 0x1000), (3, BASE), (4, BASE)].iter().enumerate()
+    {
+        put(0x100 + number * 24, &[4, 0, 0, 0, 8, 0, 0, 0]);
+        put(0x108 + number * 24, &kind.to_le_bytes());
+        put(0x10c + number * 24, b"Xen\0");
+        put(0x110 + number * 24, &value.to_le_bytes());
+    }
+    file
+}
+
+fn payload(words: &[&str]) -> Vec<u8> {
+    let strings = ["live-update"].iter().chain(words).map(|word| format!("{word}\0"));
+    strings.collect::<String>().into_bytes()
+}
+
+fn control(world: &mut World, words: &[&str]) -> Answer {
+    world.request(0, MessageType::Control, payload(words))
+}
+
+/// The answer in text.
+fn text(world: &mut World, words: &[&str]) -> String {
+    string(&control(world, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
+}
+
+fn send_part(world: &mut World, part: &[u8]) -> String {
+    let mut bytes = payload(&["-d", &part.len().to_string()]);
+    bytes.extend_from_slice(part);
+    bytes.push(0);
+    string(&world.request(0, MessageType::Control, bytes).unwrap())
+}
+
+/// Sends a kernel as the tool does.
+fn upload(world: &mut World, file: &[u8]) {
+    assert_eq!(text(world, &["-b", &file.len().to_string()]), "OK");
+    for part in file.chunks(CHUNK_BYTES) {
+        assert_eq!(send_part(world, part), "OK");
+    }
+}
+
+/// Asks for the start; the answer comes later.
+fn start(world: &mut World, words: &[&str]) {
+    let words: Vec<&str> = ["-s"].iter().chain(words).copied().collect();
+    world.send(0, 0, MessageType::Control.to_wire(), &payload(&words));
+    world.run();
+}
+
+fn answer(world: &mut World) -> Option<String> {
+    let reply = world.reply(0)?;
+    assert_eq!(reply.kind, MessageType::Control.to_wire());
+    Some(string(&reply.payload))
+}
+
+/// What the host is asked to do.
+fn action(world: &mut World) -> Option<Action> {
+    world.server.poll_action()
+}
+
+/// The host says that it failed.
+fn fail(world: &mut World, why: &str) -> Option<String> {
+    world.server.update_failed(why);
+    world.run();
+    answer(world)
+}
+
+#[test]
+fn the_tools_commands_lead_to_a_start_and_a_failure_is_answered_with_its_reason() {
+    let mut world = World::new();
+    let file = kernel();
+    upload(&mut world, &file);
+    assert_eq!(text(&mut world, &["-c", "--quota nodes=5"]), "OK");
+    start(&mut world, &["-t", "60"]);
+    assert_eq!(answer(&mut world), None, "the answer comes when it is known how it went");
+    assert_eq!(action(&mut world), Some(Action::StartUpdate));
+    let successor = world.server.successor().unwrap();
+    assert_eq!((successor.command_line, successor.version), (Some("--quota nodes=5"), 1));
+    assert_eq!(successor.file.parts(0, usize::MAX).collect::<Vec<_>>().concat(), file);
+    assert_eq!(fail(&mut world, "it does not want to").as_deref(), Some("it does not want to"));
+    assert!(world.server.successor().is_none());
+    upload(&mut world, &file);
+    assert_eq!(text(&mut world, &["-a"]), "OK");
+}
+
+#[test]
+fn other_requests_of_the_same_client_go_on_while_a_start_is_pending() {
+    let mut world = World::new();
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60"]);
+    assert_eq!(world.write(0, "/a", "1"), ok());
+    assert_eq!(world.read(0, "/a"), Ok(b"1".to_vec()));
+    assert_eq!(fail(&mut world, "no").as_deref(), Some("no"));
+}
+
+#[test]
+fn a_second_start_is_busy_and_nothing_else_is_changed_meanwhile() {
+    let mut world = World::new();
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60"]);
+    assert_eq!(text(&mut world, &["-s", "-t", "60"]), "BUSY");
+    for words in [&["-b", "10"][..], &["-c", "x"]] {
+        assert_ne!(text(&mut world, words), "OK", "{words:?}");
+    }
+    assert_ne!(send_part(&mut world, b"x"), "OK");
+    assert_eq!(fail(&mut world, "no").as_deref(), Some("no"));
+    assert_eq!(answer(&mut world), None, "one answer");
+}
+
+#[test]
+fn what_cannot_be_started_is_refused_with_the_reason() {
+    let mut world = World::new();
+    let refused = |world: &mut World, words: &[&str], part: &str| {
+        let answer = text(world, words);
+        assert!(answer.contains(part), "{words:?}: {answer}");
+    };
+    for words in [&["-s"][..], &["-c", "x"], &["-a"]] {
+        refused(&mut world, words, "There is no update");
+    }
+    assert!(send_part(&mut world, b"x").contains("There is no update"));
+    refused(&mut world, &["-b", "0"], "not 0 bytes");
+    refused(&mut world, &["-b", "9999999999999"], "A kernel has 1 byte");
+    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
+    assert_eq!(send_part(&mut world, &[7; 2048]), "OK");
+    refused(&mut world, &["-s", "-t", "60"], "2048 of 5000 bytes");
+    assert_eq!(send_part(&mut world, &[7; 2048]), "OK");
+    assert!(send_part(&mut world, &[7; 905]).contains("More of the kernel"));
+    assert_eq!(send_part(&mut world, &[7; 904]), "OK");
+    refused(&mut world, &["-s", "-t", "60"], "it is no ELF file");
+    refused(&mut world, &["-c", &"x".repeat(1001)], "1000 bytes at most");
+    refused(&mut world, &["-b", "10"], "Another update");
+    for words in [&["-x"][..], &["-s", "-z"], &["-b"], &[]] {
+        assert_eq!(control(&mut world, words), error("EINVAL"), "{words:?}");
+    }
+    assert_eq!(action(&mut world), None);
+}
+
+#[test]
+fn only_the_control_domain_may_update() {
+    let mut world = World::with_guests([3]);
+    assert_eq!(world.request(3, MessageType::Control, payload(&["-b", "10"])), error("EACCES"));
+    upload(&mut world, &kernel());
+}
+
+#[test]
+fn a_session_that_is_left_alone_gives_way_after_a_minute() {
+    let mut world = World::new();
+    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
+    world.pass(59_999);
+    assert!(text(&mut world, &["-b", "5000"]).contains("Another update"));
+    world.pass(1);
+    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
+}
+
+#[test]
+fn open_transactions_need_version_2_and_are_carried_at_once() {
+    let mut world = World::with_homes([3]);
+    world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60"]);
+    assert_eq!(action(&mut world), Some(Action::StartUpdate));
+    assert_eq!(world.server.successor().unwrap().version, 2);
+}
+
+#[test]
+fn a_limit_of_version_1_waits_for_transactions_and_goes_when_they_end() {
+    let mut world = World::with_homes([3]);
+    let transaction = world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60", "-v", "1"]);
+    world.pass(59_000);
+    assert_eq!((action(&mut world), answer(&mut world)), (None, None));
+    assert_eq!(world.end(3, transaction, true), ok());
+    assert_eq!(action(&mut world), Some(Action::StartUpdate));
+    assert_eq!(world.server.successor().unwrap().version, 1);
+}
+
+#[test]
+fn transactions_that_last_too_long_are_named_with_their_age_or_dropped_by_force() {
+    for force in [false, true] {
+        let mut world = World::with_homes([3]);
+        world.begin(3);
+        world.pass(5000);
+        upload(&mut world, &kernel());
+        let words: &[&str] = if force { &["-t", "60", "-v", "1", "-F"] } else { &["-t", "60", "-v", "1"] };
+        start(&mut world, words);
+        world.pass(59_999);
+        assert_eq!((action(&mut world), answer(&mut world)), (None, None));
+        world.pass(1);
+        if force {
+            assert_eq!(action(&mut world), Some(Action::StartUpdate));
+        } else {
+            let why = answer(&mut world).expect("an answer at the time that was given");
+            assert!(why.contains("domain 3: 1 open transactions, the oldest for 65 s"), "{why}");
+            assert_eq!(action(&mut world), None);
+        }
+    }
+}
+
+#[test]
+fn depth_watches_and_reduced_features_are_refused_at_once_with_a_limit_of_version_1() {
+    let mut world = World::with_homes([3]);
+    world.build(xenstore::store::domain::DomId(4));
+    assert_eq!(world.request(0, MessageType::SetFeature, "4\x002\0"), ok());
+    world.start_built(4);
+    assert_eq!(world.request(3, MessageType::Watch, "a\0t\x001\0"), ok());
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60", "-v", "1"]);
+    let why = answer(&mut world).expect("an answer at once");
+    assert!(why.contains("domain 3: 1 watches with a depth\ndomain 4: features 0x2"), "{why}");
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60", "-v", "1", "-F"]);
+    assert_eq!(action(&mut world), Some(Action::StartUpdate));
+    assert_eq!(world.server.successor().unwrap().version, 1);
+}
+
+#[test]
+fn versions_that_do_not_exist_are_refused() {
+    let mut world = World::new();
+    upload(&mut world, &kernel());
+    for version in ["0", "3", "99999999999"] {
+        let answer = text(&mut world, &["-s", "-v", version]);
+        assert!(answer.contains("version is 1 to 2"), "{answer}");
+    }
+    start(&mut world, &["-v", "2"]);
+    assert_eq!(world.server.successor().unwrap().version, 1, "nothing needs version 2");
+}
+
+#[test]
+fn an_abort_answers_the_start_and_drops_the_kernel() {
+    let mut world = World::with_homes([3]);
+    world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60", "-v", "1"]);
+    world.send(0, 0, MessageType::Control.to_wire(), &payload(&["-a"]));
+    world.run();
+    assert_eq!(answer(&mut world).as_deref(), Some("The update was called off."));
+    assert_eq!(answer(&mut world).as_deref(), Some("OK"));
+    assert_eq!(action(&mut world), None);
+    assert!(text(&mut world, &["-s"]).contains("There is no update"));
+}
+
+#[test]
+fn a_client_that_begins_anew_gets_no_late_answer() {
+    let mut world = World::with_homes([3]);
+    world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60", "-v", "1"]);
+    world.set_word(0, xenstore::wire::ring::Field::Connection, 1);
+    world.signal(0);
+    world.forget_incoming(0);
+    world.pass(60_000);
+    assert_eq!((action(&mut world), answer(&mut world)), (None, None));
+    assert_eq!(world.write(0, "/a", "1"), ok());
+}

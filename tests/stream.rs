@@ -1,0 +1,316 @@
+//! Migration streams: those of real servers, every record there and back, and streams with something wrong.
+#![allow(missing_docs, reason = "a test")]
+
+use std::borrow::Cow;
+
+use xenstore::engine::snapshot::{
+    ConnectionItem, ConnectionNumber, DomainItem, EXTENSION_FIRST, Extension, Global, GlobalQuotas, Item, NodeAccess,
+    NodeItem, StreamPeer, TransactionItem, WatchItem,
+};
+use xenstore::store::domain::DomId;
+use xenstore::store::permission::{Access, Entry};
+use xenstore::stream::check::check;
+use xenstore::stream::reader::Reader;
+use xenstore::stream::record::{Reason, StreamError, Version};
+use xenstore::stream::writer::{Counter, Writer};
+
+/// Written by Debian's C xenstored 4.17.
+const OF_C: &[u8] = include_bytes!("streams/c-xenstored-4.17.xs");
+
+fn read(bytes: &[u8]) -> Result<Vec<Item<'_>>, StreamError> {
+    let mut reader = Reader::new(bytes)?;
+    let mut items = Vec::new();
+    while let Some(item) = reader.next_item()? {
+        items.push(item);
+    }
+    Ok(items)
+}
+
+fn write(items: &[Item<'_>], version: Version) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, version).unwrap();
+    for item in items {
+        writer.item(item).unwrap();
+    }
+    writer.end().unwrap();
+    bytes
+}
+
+fn entry(domid: u16, access: Access, stale: bool) -> Entry {
+    Entry { domid: DomId(domid), access, stale }
+}
+
+fn node(path: &'static str, value: &'static [u8], permissions: Vec<Entry>) -> Item<'static> {
+    Item::Node(NodeItem { pending: None, path: path.into(), value: value.into(), permissions: permissions.into() })
+}
+
+/// Each kind of item, with lengths that need all kinds of padding.
+fn all_kinds() -> Vec<Item<'static>> {
+    let transaction = TransactionItem { connection: ConnectionNumber(2), id: 7 };
+    let own = vec![entry(3, Access::empty(), false)];
+    let mut items = vec![
+        Item::Global(Global::NONE),
+        Item::GlobalQuotas(GlobalQuotas {
+            defaults: vec![("nodes".into(), 1000), ("colours".into(), 0)],
+            global: vec![("all-nodes".into(), u32::MAX)],
+        }),
+        Item::Transaction(transaction),
+    ];
+    let pending = |path: &'static str, access, permissions: Vec<Entry>| {
+        let pending = Some((transaction, access));
+        Item::Node(NodeItem { pending, path: path.into(), value: b"new"[..].into(), permissions: permissions.into() })
+    };
+    for extra in 0..9_usize {
+        let number = ConnectionNumber(extra as u32 + 1);
+        let bytes: Vec<u8> = (0..extra as u8 * 3).collect();
+        items.push(Item::Connection(ConnectionItem {
+            number,
+            peer: if extra == 4 {
+                StreamPeer::Socket { descriptor: 17 }
+            } else {
+                let target = (extra % 2 == 1).then_some(DomId(9));
+                StreamPeer::Ring { domid: DomId(extra as u16), target, port: 40 + extra as u32 }
+            },
+            input: bytes[..extra].to_vec().into(),
+            output: bytes.clone().into(),
+            partial_bytes: extra,
+            unique_id: (extra % 3 == 1).then_some(u64::MAX - 5),
+        }));
+        let quotas = vec![(Cow::from("x".repeat(extra)), extra as u32); extra];
+        items.push(Item::Domain(DomainItem { domid: DomId(extra as u16), features: Some(15 - extra as u32), quotas }));
+        for depth in [None, Some(0), Some(3)] {
+            let (path, token) = ("@releaseDomain"[..14 - extra].into(), vec![0xff; extra].into());
+            items.push(Item::Watch(WatchItem { connection: number, path, token, depth }));
+        }
+        items.push(Item::Extension(Extension { kind: EXTENSION_FIRST + 1, body: vec![1; extra * 8].into() }));
+    }
+    items.rotate_left(3);
+    items.rotate_right(2);
+    items.extend([
+        node("/", b"", vec![entry(0, Access::empty(), false)]),
+        node("/a", b"\0\xff\0", vec![entry(3, Access::READ, false), entry(4, Access::WRITE, true)]),
+        node("/a/b", b"1234567", vec![entry(3, Access::READ.union(Access::WRITE), false); 5]),
+        pending("/a/new", NodeAccess::WRITTEN, own.clone()),
+        pending("/a", NodeAccess::READ.union(NodeAccess::WRITTEN), own),
+        pending("/a/b", NodeAccess::empty(), vec![]),
+    ]);
+    items
+}
+
+#[test]
+fn a_stream_of_the_c_server_is_read_whole_and_written_again_to_the_byte() {
+    let items = read(OF_C).unwrap();
+    let count = |is: fn(&Item<'_>) -> bool| items.iter().filter(|item| is(item)).count();
+    let nodes = count(|item| matches!(item, Item::Node(_)));
+    let watches = count(|item| matches!(item, Item::Watch(_)));
+    let connections = count(|item| matches!(item, Item::Connection(_)));
+    println!("{} items: {connections} connections, {watches} watches, {nodes} nodes", items.len());
+    assert!(connections >= 3 && watches >= 9 && nodes >= 80, "the stream has more in it");
+    assert_eq!(check(OF_C), Ok(()));
+    assert!(write(&items, Version::One) == OF_C, "the same bytes");
+}
+
+#[test]
+fn every_kind_of_item_goes_there_and_back_with_every_padding() {
+    let items = all_kinds();
+    let bytes = write(&items, Version::Two);
+    assert_eq!(read(&bytes).unwrap(), items);
+    let mut counter = Counter::default();
+    let mut writer = Writer::new(&mut counter, Version::Two).unwrap();
+    items.iter().for_each(|item| writer.item(item).unwrap());
+    writer.end().unwrap();
+    assert_eq!(counter.0, bytes.len());
+    println!("{} items, {} bytes", items.len(), bytes.len());
+}
+
+#[test]
+fn version_1_has_neither_features_nor_depths_nor_transactions_and_everything_else() {
+    let items = all_kinds();
+    let bytes = write(&items, Version::One);
+    let expected: Vec<Item<'_>> = items
+        .into_iter()
+        .filter_map(|item| match item {
+            Item::Transaction(_) | Item::Node(NodeItem { pending: Some(_), .. }) => None,
+            Item::Watch(watch) => Some(Item::Watch(WatchItem { depth: None, ..watch })),
+            Item::Domain(domain) => Some(Item::Domain(DomainItem { features: None, ..domain })),
+            other => Some(other),
+        })
+        .collect();
+    assert_eq!(read(&bytes).unwrap(), expected);
+}
+
+/// Turns the order of bytes in every field: what a big-endian host would write.
+fn big_endian(bytes: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    out[15] = 1;
+    let mut at = 16;
+    while at < bytes.len() {
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let short = |at: usize| usize::from(u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()));
+        let (kind, length, body) = (word(at), word(at + 4) as usize, at + 8);
+        // Sizes of the fields, in order; minus for bytes that stay.
+        let mut fields: Vec<isize> = vec![4, 4];
+        match kind {
+            1 => fields.extend([4, 4]),
+            2 => {
+                fields.extend([4, 2, 2]);
+                fields.extend(if short(body + 4) == 0 { &[2_isize, 2, 4][..] } else { &[4, -4] });
+                fields.extend([2, 2, 4]);
+                let data = short(body + 16) + word(body + 20) as usize;
+                if short(body + 6) != 0 {
+                    fields.extend([-((data + 24).next_multiple_of(8) as isize - 24), 8]);
+                }
+            }
+            3 => fields.extend([4, 2, 2]),
+            8 => fields.extend([4, 2, 2, 2, 2]),
+            4 => fields.extend([4, 4]),
+            5 => {
+                fields.extend([4, 4, 2, 2, 2, 2]);
+                (0..short(body + 14)).for_each(|_| fields.extend([-2, 2]));
+            }
+            6 => {
+                fields.extend([2, 2]);
+                fields.extend(vec![4; short(body) + short(body + 2)]);
+            }
+            7 => {
+                fields.extend([2, 2, 4]);
+                fields.extend(vec![4; short(body + 2)]);
+            }
+            _ => {}
+        }
+        let mut field_at = at;
+        for field in fields {
+            let end = field_at + field.unsigned_abs();
+            if field > 0 {
+                out[field_at..end].reverse();
+            }
+            field_at = end;
+        }
+        at = body + length;
+    }
+    out
+}
+
+#[test]
+fn either_byte_order_is_read() {
+    let items = all_kinds();
+    let bytes = big_endian(&write(&items, Version::Two));
+    assert_eq!(read(&bytes).unwrap(), items);
+    assert_eq!(read(&big_endian(OF_C)).unwrap(), read(OF_C).unwrap());
+}
+
+#[test]
+fn a_stream_that_was_cut_anywhere_is_refused_and_what_follows_the_end_is_ignored() {
+    for bytes in [OF_C.to_vec(), write(&all_kinds(), Version::Two)] {
+        for cut in 0..bytes.len() {
+            let error = read(&bytes[..cut]).expect_err("cut");
+            assert!(matches!(error.reason, Reason::Ends | Reason::NoStream), "cut at {cut}: {error}");
+        }
+        let longer = [&bytes[..], &[0; 4096]].concat();
+        assert_eq!(read(&longer).unwrap(), read(&bytes).unwrap());
+    }
+}
+
+#[test]
+fn an_error_says_which_record_and_where_and_why() {
+    let with = |at: usize, byte: u8| {
+        let mut bytes = OF_C.to_vec();
+        bytes[at] = byte;
+        read(&bytes).expect_err("wrong").to_string()
+    };
+    assert_eq!(with(0, b'X'), "header: this is no migration stream of a Xenstore");
+    assert_eq!(with(11, 3), "header: version 3 is not known here, only 1 and 2");
+    assert_eq!(with(15, 2), "header: flags 0x2 are not known here");
+    assert_eq!(with(0x20 + 12, 2), "record 2 at offset 32: there is no connection of type 0x2");
+    assert_eq!(with(0x20 + 8, 0), "record 2 at offset 32: its connection is 0");
+    assert_eq!(with(0x20 + 26, 1), "record 2 at offset 32: more bytes of a partial message than bytes to be sent");
+    assert_eq!(with(0x20 + 28, 1), "record 2 at offset 32: it is too short for what it says");
+    assert_eq!(with(0x40 + 12, 2), "record 3 at offset 64: its path is no text that ends in NUL");
+    assert_eq!(with(0x40 + 20, 0xff), "record 3 at offset 64: its path is no text that ends in NUL");
+    assert_eq!(with(0x40, 8), "record 3 at offset 64: this version has no such record");
+}
+
+#[test]
+fn records_that_are_not_known_are_skipped_and_counted() {
+    let mut bytes = write(&[], Version::Two);
+    let end = bytes.split_off(16);
+    for kind in [9_u32, 0x5852_ffff, 0x5854_0000, u32::MAX] {
+        bytes.extend([kind.to_le_bytes(), 12_u32.to_le_bytes()].concat());
+        bytes.extend([7; 16]);
+    }
+    bytes.extend(end);
+    let mut reader = Reader::new(&bytes).unwrap();
+    assert_eq!(reader.next_item(), Ok(None));
+    assert_eq!(reader.skipped(), 4);
+}
+
+#[test]
+fn whatever_is_changed_in_a_stream_there_is_an_answer() {
+    let mut seed = 1_u64;
+    let mut random = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize
+    };
+    let streams = [OF_C.to_vec(), write(&all_kinds(), Version::Two), big_endian(&write(&all_kinds(), Version::Two))];
+    let (mut accepted, mut refused) = (0, 0);
+    for round in 0..60_000 {
+        let mut bytes = streams[round % streams.len()].clone();
+        for _ in 0..1 + random() % 3 {
+            let at = random() % bytes.len();
+            bytes[at] = [0, 1, 0x7f, 0x80, 0xff, random() as u8][random() % 6];
+        }
+        match read(&bytes) {
+            Ok(_) => accepted += 1,
+            Err(_) => refused += 1,
+        }
+        let _ = check(&bytes);
+    }
+    println!("{accepted} accepted, {refused} refused");
+    assert!(accepted > 1000 && refused > 1000);
+}
+
+#[test]
+fn references_to_what_is_not_there_are_found() {
+    let connection = |number| {
+        let peer = StreamPeer::Ring { domid: DomId(1), target: None, port: 3 };
+        let number = ConnectionNumber(number);
+        Item::Connection(ConnectionItem {
+            number,
+            peer,
+            input: b""[..].into(),
+            output: b""[..].into(),
+            partial_bytes: 0,
+            unique_id: None,
+        })
+    };
+    let watch = Item::Watch(WatchItem {
+        connection: ConnectionNumber(1),
+        path: "/a".into(),
+        token: b"t"[..].into(),
+        depth: None,
+    });
+    let transaction = Item::Transaction(TransactionItem { connection: ConnectionNumber(1), id: 1 });
+    let pending = Item::Node(NodeItem {
+        pending: Some((TransactionItem { connection: ConnectionNumber(1), id: 1 }, NodeAccess::READ)),
+        path: "/a".into(),
+        value: b""[..].into(),
+        permissions: vec![].into(),
+    });
+    let plain = |path| node(path, b"", vec![entry(0, Access::empty(), false)]);
+    let domain = Item::Domain(DomainItem { domid: DomId(1), features: Some(0), quotas: vec![] });
+    let cases = [
+        (vec![watch.clone()], Err(Reason::Missing("connection"))),
+        (vec![transaction.clone()], Err(Reason::Missing("connection"))),
+        (vec![connection(1), pending.clone()], Err(Reason::Missing("transaction"))),
+        (vec![connection(1), connection(1)], Err(Reason::Twice("connection"))),
+        (vec![domain.clone(), domain], Err(Reason::Twice("domain"))),
+        (vec![connection(1), transaction.clone(), transaction.clone()], Err(Reason::Twice("transaction"))),
+        (vec![plain("/a")], Err(Reason::Missing("parent"))),
+        (vec![plain("/"), plain("/a/b")], Err(Reason::Missing("parent"))),
+        (vec![plain("/"), plain("/a"), plain("/a")], Err(Reason::Twice("path"))),
+        (vec![connection(1), watch, transaction, pending, plain("/"), plain("/a"), plain("@releaseDomain")], Ok(())),
+    ];
+    for (items, expected) in cases {
+        assert_eq!(check(&write(&items, Version::Two)).map_err(|error| error.reason), expected);
+    }
+}
