@@ -129,23 +129,6 @@ pub const REMOTE_PORT_MAX: u32 = (1 << 17) - 1;
 /// takes a question to the hypervisor, so that a long list, which is refused, must not take a thousand; tools set a few.
 pub const PERMISSIONS_LOOKED_AT: usize = 16;
 
-/// Quotas with names that this server does not know, kept for all domains together and for each one: more than three times
-/// as many as it knows.
-pub const UNKNOWN_QUOTAS: usize = 32;
-
-/// Bytes of such a name; the longest known one has 17.
-pub const QUOTA_NAME_BYTES: usize = 64;
-
-/// Bytes of requests that a connection may bring along from another server: some of the longest messages. This server
-/// itself leaves one at most; one that delays requests leaves a few.
-pub const BACKLOG_BYTES: usize = 64 * 1024;
-
-/// Bytes that wait to be sent, of a connection that comes from another server. Twice what this one queues for anybody.
-pub const RESTORED_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
-
-/// Generations above this are not taken from a stream: numbers that grow from here last for ever all the same.
-pub const RESTORED_GENERATION: u64 = 1 << 62;
-
 /// Segments of an uploaded kernel: this one has four.
 pub const IMAGE_SEGMENTS: usize = 16;
 
@@ -166,6 +149,23 @@ pub const UPDATE_IDLE_MS: u64 = 60_000;
 
 /// Bytes of a new kernel's command line: `start_info` has room for 1024 with a NUL, and the kernel adds its mark.
 pub const COMMAND_LINE_BYTES: usize = 1000;
+
+/// Quotas with names that this server does not know, kept for all domains together and for each one: more than three times
+/// as many as it knows.
+pub const UNKNOWN_QUOTAS: usize = 32;
+
+/// Bytes of such a name; the longest known one has 17.
+pub const QUOTA_NAME_BYTES: usize = 64;
+
+/// Bytes of requests that a connection may bring along from another server: some of the longest messages. This server
+/// itself leaves one at most; one that delays requests leaves a few.
+pub const BACKLOG_BYTES: usize = 64 * 1024;
+
+/// Bytes that wait to be sent, of a connection that comes from another server. Twice what this one queues for anybody.
+pub const RESTORED_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Generations above this are not taken from a stream: numbers that grow from here last for ever all the same.
+pub const RESTORED_GENERATION: u64 = 1 << 62;
 
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
