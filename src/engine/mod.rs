@@ -29,6 +29,7 @@ pub mod rate;
 pub mod report;
 pub mod requests;
 pub mod snapshot;
+pub mod take_over;
 pub mod trace;
 pub mod view;
 
@@ -252,16 +253,20 @@ impl Engine {
             }
             self.deadlines.pop_first();
             if let Some(connection) = self.connections.get_mut(&id) {
-                connection.has_deadline = false;
+                connection.deadline_ms = None;
             }
             let Some(session) = self.session_mut(id) else { continue };
+            let before = session.output.queued_bytes();
             let causes = session.output.expire(now_ms);
+            let was_dropped = session.output.queued_bytes() != before;
             let next = session.output.next_deadline_ms();
             for cause in causes {
                 self.settle(cause);
             }
-            // There may be room again for requests of its own.
-            self.wake(id);
+            if was_dropped {
+                // There may be room again for requests of its own.
+                self.wake(id);
+            }
             if let Some(next_ms) = next {
                 self.note_deadline(id, next_ms);
             }
@@ -604,9 +609,9 @@ impl Engine {
     /// events have later times.
     fn note_deadline(&mut self, id: ConnectionId, deadline_ms: u64) {
         if let Some(connection) = self.connections.get_mut(&id)
-            && !connection.has_deadline
+            && connection.deadline_ms.is_none()
         {
-            connection.has_deadline = true;
+            connection.deadline_ms = Some(deadline_ms);
             self.deadlines.insert((deadline_ms, id));
         }
     }

@@ -96,6 +96,8 @@ pub(super) struct ConnectionState<'a> {
     pub(super) ring_start: Option<RingStart>,
     /// Why it was shut.
     pub(super) fault: Option<Fault>,
+    /// In how many milliseconds it is looked whether an event's time is over.
+    pub(super) deadline_ms: Option<u64>,
     /// The number of its newest transaction.
     pub(super) next_transaction: u32,
     /// The beginning of the message that is partly sent.
@@ -118,6 +120,7 @@ impl<'a> ConnectionState<'a> {
             Some(RingStart::Reset) => 2,
         });
         body.number(self.fault.map_or(0, |fault| fault as u64));
+        body.optional(self.deadline_ms);
         body.number(self.next_transaction.into());
         body.bytes(self.sent);
         body.size(self.messages.len());
@@ -150,6 +153,7 @@ impl<'a> ConnectionState<'a> {
                 3 => Some(Fault::Protocol),
                 _ => return None,
             },
+            deadline_ms: body.optional()?,
             next_transaction: body.small()?,
             sent: body.bytes()?,
             messages: Vec::new(),

@@ -465,11 +465,16 @@ impl Restorer {
             return None;
         }
         session.output.restore_sent(state.sent);
+        let first_ms = session.output.next_deadline_ms();
         session.next_transaction = state.next_transaction;
         *ring = state.ring;
         connection.ring_start = state.ring_start;
+        let deadlines_ms = [state.deadline_ms.map(absolute), first_ms];
         self.faults.extend(state.fault.map(|fault| (id, fault)));
         self.extended.insert(state.number);
+        if let Some(deadline_ms) = deadlines_ms.into_iter().flatten().min() {
+            self.engine.note_deadline(id, deadline_ms);
+        }
         Some(())
     }
 
@@ -523,6 +528,7 @@ impl Restorer {
         }
     }
 
+    /// Sees to it that events are dropped in time, for connections whose extension does not say when to look.
     fn restore_deadlines(&mut self) {
         let ids: Vec<ConnectionId> = self.engine.connections.keys().copied().collect();
         for id in ids {

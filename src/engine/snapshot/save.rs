@@ -128,6 +128,7 @@ impl<'a> Saver<'a> {
             ring: connection.ring,
             ring_start: connection.ring_start,
             fault: connection.fault(),
+            deadline_ms: connection.deadline_ms.map(|at_ms| at_ms.saturating_sub(self.options.now_ms)),
             next_transaction: session.map_or(0, |session| session.next_transaction),
             sent,
             messages: details.chain(reply.map(|_| MessageDetails::default())).collect(),
