@@ -7,6 +7,8 @@
 //! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
 
 mod existing;
+pub mod stream;
+pub mod take_over;
 pub mod update;
 
 use alloc::collections::VecDeque;
@@ -78,8 +80,12 @@ impl Server {
     /// A server with a new store.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        Self::with_engine(Engine::new(config))
+    }
+
+    fn with_engine(engine: Engine) -> Self {
         Self {
-            engine: Engine::new(config),
+            engine,
             updates: Updates::default(),
             actions: VecDeque::new(),
             has_exception: false,
@@ -378,7 +384,11 @@ impl Server {
         let Some(page) = platform.page(domid) else { return Ok(0) };
         let connection = self.engine.connection_mut(id);
         let Some((session, ring)) = connection.and_then(Connection::session_mut) else { return Ok(0) };
-        ring.read(page, session.input.space())
+        // What a predecessor received comes first.
+        match session.input.take_backlog() {
+            0 => ring.read(page, session.input.space()),
+            count => Ok(count),
+        }
     }
 }
 
