@@ -59,8 +59,8 @@ pub struct Connection {
     pub(super) is_mapped: bool,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,
-    /// Whether it stands among those that wait for an event's time to be over.
-    pub(super) has_deadline: bool,
+    /// When it is looked whether an event's time is over: not after that of the first one.
+    pub(super) deadline_ms: Option<u64>,
     /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
     /// whoever asks for a fresh connection is not rid of the events that he caused.
     tickets: VecDeque<(u64, usize)>,
@@ -95,7 +95,7 @@ impl Connection {
             ring_start,
             is_mapped: peer != Peer::Socket,
             is_queued: false,
-            has_deadline: false,
+            deadline_ms: None,
             tickets: VecDeque::new(),
             phase: Phase::Open(Box::default()),
         }

@@ -83,7 +83,7 @@ impl Engine {
     }
 
     /// What has become of a known domain. That there is another one with its number means that it is gone.
-    fn state_of_known(&mut self, domid: DomId, info: DomainInfo) -> DomainState {
+    pub(super) fn state_of_known(&mut self, domid: DomId, info: DomainInfo) -> DomainState {
         let Some(domain) = self.state.domains.get_mut(domid) else { return info.state };
         match (domain.unique_id, info.unique_id) {
             (Some(known), Some(found)) if known != found => return DomainState::Absent,
@@ -168,8 +168,8 @@ impl Engine {
     pub(super) fn rebind(&mut self, domid: DomId, remote_port: u32, hypervisor: &mut dyn Hypervisor) {
         let Some(id) = self.state.domains.connection(domid) else { return };
         self.drop_session(id, RestartPhase::Fresh);
+        self.forget_outstanding(id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.forget_tickets();
         connection.ring_start = Some(RingStart::Reset);
         let Peer::Domain { port, .. } = &mut connection.peer else { return };
         self.starting.push(id);
@@ -191,6 +191,18 @@ impl Engine {
             }
         }
         self.wake(id);
+    }
+
+    /// Forgets which requests of a connection are outstanding, also where what they caused waits.
+    fn forget_outstanding(&mut self, id: ConnectionId) {
+        for connection in self.connections.values_mut() {
+            if let Some((session, _)) = connection.session_mut() {
+                session.output.map_origins(|origin| Some(origin).filter(|origin| origin.connection != id));
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.forget_tickets();
+        }
     }
 
     /// A domain asked for a fresh connection: all that the old one had going on is dropped, and its ring is emptied.

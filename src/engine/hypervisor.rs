@@ -55,7 +55,13 @@ pub trait Hypervisor {
     /// The code for the one who asked, when the port can't be bound.
     fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno>;
 
-    /// Closes a port that [`Hypervisor::bind_port`] returned.
+    /// Takes over a port that a predecessor in the same domain bound to one of `domid`. Also one whose other end is gone.
+    ///
+    /// # Errors
+    /// When that is no such port; it is not closed then.
+    fn adopt_port(&mut self, domid: DomId, port: u32) -> Result<Port, Errno>;
+
+    /// Closes a port that [`Hypervisor::bind_port`] or [`Hypervisor::adopt_port`] returned.
     fn close_port(&mut self, port: Port);
 
     /// Bytes of memory that the server can still allocate. Asked before a request may make anything grow.

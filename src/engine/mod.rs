@@ -29,6 +29,7 @@ pub mod rate;
 pub mod report;
 pub mod requests;
 pub mod snapshot;
+pub mod take_over;
 pub mod trace;
 pub mod view;
 
@@ -77,6 +78,15 @@ pub struct Deferred {
     header: Header,
     origin: Option<Origin>,
     number: u64,
+}
+
+impl Deferred {
+    /// The whole message that answers the request, for a successor to send.
+    #[must_use]
+    pub fn reply(&self, payload: &[u8]) -> Vec<u8> {
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
+        output::message(Header { payload_bytes, ..self.header }, payload).into()
+    }
 }
 
 /// What becomes of a connection whose session is dropped.
@@ -193,12 +203,6 @@ impl Engine {
         }
     }
 
-    /// Puts all connections into that queue.
-    pub fn wake_all(&mut self) {
-        let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        all.into_iter().for_each(|id| self.wake(id));
-    }
-
     /// The next connection that may have something to do.
     pub fn poll_ready(&mut self) -> Option<ConnectionId> {
         while let Some(id) = self.ready.pop_front() {
@@ -249,16 +253,20 @@ impl Engine {
             }
             self.deadlines.pop_first();
             if let Some(connection) = self.connections.get_mut(&id) {
-                connection.has_deadline = false;
+                connection.deadline_ms = None;
             }
             let Some(session) = self.session_mut(id) else { continue };
+            let before = session.output.queued_bytes();
             let causes = session.output.expire(now_ms);
+            let was_dropped = session.output.queued_bytes() != before;
             let next = session.output.next_deadline_ms();
             for cause in causes {
                 self.settle(cause);
             }
-            // There may be room again for requests of its own.
-            self.wake(id);
+            if was_dropped {
+                // There may be room again for requests of its own.
+                self.wake(id);
+            }
             if let Some(next_ms) = next {
                 self.note_deadline(id, next_ms);
             }
@@ -582,14 +590,6 @@ impl Engine {
         }
     }
 
-    /// The whole message that [`Engine::answer`] would queue for a request that was done, for a successor to send.
-    #[must_use]
-    pub fn reply_message(asked: &Deferred, payload: &[u8]) -> Vec<u8> {
-        let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
-        let header = Header { payload_bytes, ..asked.header };
-        [&header.emit()[..], payload].concat()
-    }
-
     /// Whether a request still waits for its answer.
     #[must_use]
     pub fn waits_for_answer(&self, asked: &Deferred) -> bool {
@@ -609,9 +609,9 @@ impl Engine {
     /// events have later times.
     fn note_deadline(&mut self, id: ConnectionId, deadline_ms: u64) {
         if let Some(connection) = self.connections.get_mut(&id)
-            && !connection.has_deadline
+            && connection.deadline_ms.is_none()
         {
-            connection.has_deadline = true;
+            connection.deadline_ms = Some(deadline_ms);
             self.deadlines.insert((deadline_ms, id));
         }
     }

@@ -297,7 +297,7 @@ fn length(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Header and payload in one piece.
-fn message(header: Header, payload: &[u8]) -> Box<[u8]> {
+pub(super) fn message(header: Header, payload: &[u8]) -> Box<[u8]> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES.saturating_add(payload.len()));
     bytes.extend_from_slice(&header.emit());
     bytes.extend_from_slice(payload);

@@ -177,6 +177,16 @@ impl Hypervisor for XenPlatform {
         Ok(Port(port))
     }
 
+    fn adopt_port(&mut self, domid: DomId, port: u32) -> Result<Port, Errno> {
+        let other = event_channel::other_end(port).map_err(errno)?;
+        if other != Some(domid.0) {
+            log::warn!("port {port} is not one of domain {domid}");
+            return Err(Errno::Inval);
+        }
+        self.ports += 1;
+        Ok(Port(port))
+    }
+
     fn close_port(&mut self, port: Port) {
         match event_channel::close(port.0) {
             Ok(()) => self.ports = self.ports.saturating_sub(1),

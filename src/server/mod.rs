@@ -8,6 +8,7 @@
 
 mod existing;
 pub mod stream;
+pub mod take_over;
 pub mod update;
 
 use alloc::collections::VecDeque;
@@ -17,7 +18,7 @@ use crate::engine::connection::{Connection, Fault, Peer, RingStart};
 use crate::engine::hypervisor::{Hypervisor, Port};
 use crate::engine::{self, config::Config};
 use crate::limits;
-use crate::server::update::{DONE, Updates};
+use crate::server::update::Updates;
 use crate::store::domain::DomId;
 pub use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
@@ -79,11 +80,10 @@ impl Server {
     /// A server with a new store.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self::of(Engine::new(config))
+        Self::with_engine(Engine::new(config))
     }
 
-    /// A server with this engine.
-    fn of(engine: Engine) -> Self {
+    fn with_engine(engine: Engine) -> Self {
         Self {
             engine,
             updates: Updates::default(),
@@ -181,12 +181,6 @@ impl Server {
     /// What the host is to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
-    }
-
-    /// Looks at every connection and every domain, as if all had signalled: after a time in which signals were lost.
-    pub fn wake_all(&mut self) {
-        self.engine.wake_all();
-        self.has_exception = true;
     }
 
     /// Whether there is something to do at once.
@@ -390,7 +384,11 @@ impl Server {
         let Some(page) = platform.page(domid) else { return Ok(0) };
         let connection = self.engine.connection_mut(id);
         let Some((session, ring)) = connection.and_then(Connection::session_mut) else { return Ok(0) };
-        ring.read(page, session.input.space())
+        // What a predecessor received comes first.
+        match session.input.take_backlog() {
+            0 => ring.read(page, session.input.space()),
+            count => Ok(count),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::update::upload::Upload;
 /// The newest version of the stream that is known.
 pub const NEWEST_VERSION: u32 = 2;
 /// What a command that was done is answered.
-pub(super) const DONE: &[u8] = b"OK\0";
+const DONE: &[u8] = b"OK\0";
 
 /// What is known of an update.
 #[derive(Debug, Default)]

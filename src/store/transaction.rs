@@ -107,6 +107,7 @@ pub(crate) struct TransactionState {
     pub(crate) looks: usize,
     /// As [`Transaction::bytes`], without what is kept for a replay.
     pub(crate) bytes: usize,
+    pub(crate) started_ms: u64,
 }
 
 /// An event that a commit sends: the path, which watches, and the node as it was first seen.
@@ -398,8 +399,9 @@ impl Transaction {
 
     /// Says what a restored transaction was like beside what it has seen.
     pub(crate) fn restore_state(&mut self, state: TransactionState, record: Record) {
-        let TransactionState { created, failed, looks, bytes } = state;
+        let TransactionState { created, failed, looks, bytes, started_ms } = state;
         (self.created, self.failed, self.looks, self.bytes) = (created, failed, looks, bytes);
+        self.started_ms = started_ms;
         self.record = record;
     }
 
@@ -456,7 +458,8 @@ impl Transaction {
 
     /// What it is like beside what it has seen.
     pub(crate) const fn state(&self) -> TransactionState {
-        TransactionState { created: self.created, failed: self.failed, looks: self.looks, bytes: self.bytes }
+        let Self { created, failed, looks, bytes, started_ms, .. } = *self;
+        TransactionState { created, failed, looks, bytes, started_ms }
     }
 
     /// The owner of the node at `path` as the transaction sees it.

@@ -70,12 +70,6 @@ impl<'a> Reader<'a> {
         self.offset
     }
 
-    /// The number of the record that was read last, and where it begins.
-    #[must_use]
-    pub const fn place(&self) -> (u32, usize) {
-        self.last
-    }
-
     /// An error about the record that was read last.
     #[must_use]
     pub const fn error(&self, reason: Reason) -> StreamError {

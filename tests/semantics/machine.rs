@@ -118,6 +118,11 @@ impl Hypervisor for Machine {
         Ok(Port(self.next_port))
     }
 
+    fn adopt_port(&mut self, domid: DomId, port: u32) -> Result<Port, Errno> {
+        let is_bound = self.bound.get(&Port(port)) == Some(&domid);
+        if is_bound { Ok(Port(port)) } else { Err(Errno::Inval) }
+    }
+
     fn close_port(&mut self, port: Port) {
         assert!(self.bound.remove(&port).is_some(), "{port:?} was not bound");
         self.remote.remove(&port);

@@ -96,6 +96,8 @@ pub(super) struct ConnectionState<'a> {
     pub(super) ring_start: Option<RingStart>,
     /// Why it was shut.
     pub(super) fault: Option<Fault>,
+    /// In how many milliseconds it is looked whether an event's time is over.
+    pub(super) deadline_ms: Option<u64>,
     /// The number of its newest transaction.
     pub(super) next_transaction: u32,
     /// The beginning of the message that is partly sent.
@@ -118,6 +120,7 @@ impl<'a> ConnectionState<'a> {
             Some(RingStart::Reset) => 2,
         });
         body.number(self.fault.map_or(0, |fault| fault as u64));
+        body.optional(self.deadline_ms);
         body.number(self.next_transaction.into());
         body.bytes(self.sent);
         body.size(self.messages.len());
@@ -150,6 +153,7 @@ impl<'a> ConnectionState<'a> {
                 3 => Some(Fault::Protocol),
                 _ => return None,
             },
+            deadline_ms: body.optional()?,
             next_transaction: body.small()?,
             sent: body.bytes()?,
             messages: Vec::new(),
@@ -223,8 +227,11 @@ pub(super) struct GenerationWriter {
 }
 
 impl GenerationWriter {
-    pub(super) fn new() -> Self {
-        Self { body: body(), before: 0 }
+    /// For so many nodes.
+    pub(super) fn new(nodes: usize) -> Self {
+        let mut body = body();
+        body.size(nodes);
+        Self { body, before: 0 }
     }
 
     pub(super) fn push(&mut self, generation: u64) {
@@ -240,20 +247,25 @@ impl GenerationWriter {
 /// Reads them, one for each node.
 #[derive(Debug, Default)]
 pub(super) struct GenerationReader {
-    /// Without the version.
+    /// What follows the count of nodes.
     body: Box<[u8]>,
     at: usize,
     before: u64,
+    /// For how many nodes more there are some.
+    left: usize,
 }
 
 impl GenerationReader {
     /// A reader, if the version is known.
     pub(super) fn new(body: &[u8]) -> Option<Self> {
-        Some(Self { body: read(body)?.rest().into(), at: 0, before: 0 })
+        let mut body = read(body)?;
+        let left = body.count()?;
+        Some(Self { body: body.rest().into(), at: 0, before: 0, left })
     }
 
     /// The generation of the next node, up to `newest`.
     pub(super) fn next(&mut self, newest: u64) -> Option<u64> {
+        self.left = self.left.checked_sub(1)?;
         let mut rest = Reader::of_rest(self.body.get(self.at..)?);
         let generation = self.before.wrapping_add_signed(rest.signed()?);
         self.at = self.body.len().checked_sub(rest.rest().len())?;
@@ -262,8 +274,8 @@ impl GenerationReader {
     }
 
     /// Whether there is none left.
-    pub(super) fn is_empty(&self) -> bool {
-        self.at >= self.body.len()
+    pub(super) const fn is_empty(&self) -> bool {
+        self.left == 0
     }
 }
 

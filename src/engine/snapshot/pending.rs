@@ -79,15 +79,16 @@ mod local {
 }
 
 /// The extension of a transaction.
-pub(super) fn write(item: TransactionItem, transaction: &Transaction, state: &State) -> Item<'static> {
+pub(super) fn write(item: TransactionItem, transaction: &Transaction, state: &State, now_ms: u64) -> Item<'static> {
     let mut body = extension::body();
     body.number(item.connection.0.into());
     body.number(item.id.into());
-    let TransactionState { created, failed, looks, bytes } = transaction.state();
+    let TransactionState { created, failed, looks, bytes, started_ms } = transaction.state();
     body.flag(created);
     body.flag(failed);
     body.size(looks);
     body.size(bytes);
+    body.number(now_ms.saturating_sub(started_ms));
     let accesses = transaction.accesses();
     body.size(accesses.len());
     for (path, accessed) in accesses {
@@ -168,9 +169,14 @@ pub(super) fn read_name(body: &[u8]) -> Option<((u32, u32), Reader<'_>)> {
 }
 
 /// A transaction as an extension says it, if it fits the nodes' records and the tree.
-pub(super) fn read(mut body: Reader<'_>, nodes: &PendingNodes, tree: &Tree) -> Option<Transaction> {
-    let state =
-        TransactionState { created: body.flag()?, failed: body.flag()?, looks: body.small()?, bytes: body.small()? };
+pub(super) fn read(mut body: Reader<'_>, nodes: &PendingNodes, tree: &Tree, now_ms: u64) -> Option<Transaction> {
+    let state = TransactionState {
+        created: body.flag()?,
+        failed: body.flag()?,
+        looks: body.small()?,
+        bytes: body.small()?,
+        started_ms: now_ms.saturating_sub(body.number()?),
+    };
     if body.count()? != nodes.len() {
         return None;
     }
@@ -253,8 +259,8 @@ fn read_record(body: &mut Reader<'_>) -> Option<Record> {
 
 /// A transaction as its nodes' records say it: it looks at them now, and does what it did. It can't be replayed, nor
 /// committed if that does not fit together.
-pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State) -> Transaction {
-    let mut transaction = Transaction::default();
+pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> Transaction {
+    let mut transaction = Transaction::started(now_ms);
     for (path, record) in nodes {
         let path = path.as_path();
         if transaction.seen(path).is_none() {

@@ -181,7 +181,7 @@ impl Restorer {
                 .iter()
                 .filter_map(|(_, node)| node.permissions.as_ref())
                 .for_each(|permissions| self.learn(permissions));
-            let transaction = pending::rebuild(&nodes, &mut self.engine.state);
+            let transaction = pending::rebuild(&nodes, &mut self.engine.state, self.now_ms);
             self.open(connection, id, transaction);
         }
         if !self.generations.is_empty() {
@@ -465,11 +465,16 @@ impl Restorer {
             return None;
         }
         session.output.restore_sent(state.sent);
+        let first_ms = session.output.next_deadline_ms();
         session.next_transaction = state.next_transaction;
         *ring = state.ring;
         connection.ring_start = state.ring_start;
+        let deadlines_ms = [state.deadline_ms.map(absolute), first_ms];
         self.faults.extend(state.fault.map(|fault| (id, fault)));
         self.extended.insert(state.number);
+        if let Some(deadline_ms) = deadlines_ms.into_iter().flatten().min() {
+            self.engine.note_deadline(id, deadline_ms);
+        }
         Some(())
     }
 
@@ -493,7 +498,7 @@ impl Restorer {
         let ((connection, id), body) = pending::read_name(body)?;
         let name = (ConnectionNumber(connection), id);
         let nodes = self.pending.get(&name)?;
-        let transaction = pending::read(body, nodes, &self.engine.state.tree)?;
+        let transaction = pending::read(body, nodes, &self.engine.state.tree, self.now_ms)?;
         self.pending.remove(&name);
         self.open(name.0, id, transaction);
         Some(())
@@ -523,6 +528,7 @@ impl Restorer {
         }
     }
 
+    /// Sees to it that events are dropped in time, for connections whose extension does not say when to look.
     fn restore_deadlines(&mut self) {
         let ids: Vec<ConnectionId> = self.engine.connections.keys().copied().collect();
         for id in ids {

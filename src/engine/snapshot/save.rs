@@ -128,6 +128,7 @@ impl<'a> Saver<'a> {
             ring: connection.ring,
             ring_start: connection.ring_start,
             fault: connection.fault(),
+            deadline_ms: connection.deadline_ms.map(|at_ms| at_ms.saturating_sub(self.options.now_ms)),
             next_transaction: session.map_or(0, |session| session.next_transaction),
             sent,
             messages: details.chain(reply.map(|_| MessageDetails::default())).collect(),
@@ -200,7 +201,12 @@ impl<'a> Saver<'a> {
     /// The special nodes and the tree, with the generations of all before them.
     fn nodes<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
         let state = &self.engine.state;
-        let mut generations = GenerationWriter::new();
+        let mut nodes = Special::ALL.len();
+        let mut walk = state.tree.walk();
+        while walk.next().is_some() {
+            nodes = nodes.saturating_add(1);
+        }
+        let mut generations = GenerationWriter::new(nodes);
         for special in Special::ALL {
             generations.push(state.specials.get(special).generation);
         }
@@ -254,7 +260,7 @@ impl<'a> Saver<'a> {
                     permissions: entries.into(),
                 }))?;
             }
-            visit(&pending::write(item, transaction, state))?;
+            visit(&pending::write(item, transaction, state, self.options.now_ms))?;
         }
         Ok(())
     }

@@ -1,0 +1,89 @@
+//! A restored engine gets what it was restored without: rings and ports.
+
+use alloc::vec::Vec;
+
+use crate::engine::connection::{Connection, Fault, Peer};
+use crate::engine::hypervisor::{DomainState, Hypervisor, Port};
+use crate::engine::{Engine, RestartPhase};
+use crate::store::domain::DomId;
+use crate::store::watch::ConnectionId;
+
+/// A connection that waits to be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Which one.
+    pub id: ConnectionId,
+    /// Whose.
+    pub domid: DomId,
+    /// The predecessor's port of it.
+    pub port: Option<Port>,
+}
+
+impl Engine {
+    /// The connections that have no ring, in the order in which they were made.
+    #[must_use]
+    pub fn restored_connections(&self) -> Vec<Restored> {
+        let waiting = self.connections.iter().filter(|(_, connection)| !connection.is_mapped);
+        let restored = waiting.filter_map(|(id, connection)| match connection.peer {
+            Peer::Domain { domid, port } => Some(Restored { id: *id, domid, port }),
+            Peer::Socket => None,
+        });
+        restored.collect()
+    }
+
+    /// Whether the domain that is known by this number is still there; always, for the control domain.
+    pub fn is_still_there(&mut self, domid: DomId, hypervisor: &mut dyn Hypervisor) -> bool {
+        let info = hypervisor.domain_info(domid);
+        let state = self.state_of_known(domid, info);
+        domid == self.config.privileged || matches!(state, DomainState::Running | DomainState::Shutdown)
+    }
+
+    /// Says what our port of a restored connection is now; `None` for none.
+    pub fn handle_port_adopted(&mut self, id: ConnectionId, new: Option<Port>) {
+        let Some(Connection { peer: Peer::Domain { port, .. }, .. }) = self.connections.get_mut(&id) else { return };
+        let old = core::mem::replace(port, new);
+        if let Some(old) = old.filter(|old| self.ports.get(old) == Some(&id)) {
+            self.ports.remove(&old);
+        }
+        if let Some(new) = new {
+            self.ports.insert(new, id);
+        }
+    }
+
+    /// Notes whether the ring of a restored connection is mapped.
+    pub fn handle_ring_mapped(&mut self, id: ConnectionId, is_mapped: bool) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.is_mapped = is_mapped && connection.peer != Peer::Socket;
+        }
+    }
+
+    /// A restored connection can't be taken over. It is shut, and its domain stays introduced.
+    pub fn handle_not_taken_over(&mut self, id: ConnectionId) {
+        if self.connections.get(&id).is_some_and(|connection| connection.fault().is_none()) {
+            self.handle_fault(id, Fault::Communication);
+        }
+    }
+
+    /// A restored connection can't be taken over. Its domain waits to be introduced anew, and keeps its nodes, rights,
+    /// features and quotas until then; its watches and transactions are gone.
+    pub fn handle_left_waiting(&mut self, id: ConnectionId, now_ms: u64) {
+        let Some(domid) = self.domain_of(id) else { return };
+        self.handle_port_adopted(id, None);
+        self.drop_session(id, RestartPhase::Fresh);
+        self.connections.remove(&id);
+        if let Some(domain) = self.state.domains.get_mut(domid) {
+            domain.connection = None;
+            domain.target = None;
+        }
+        self.close_account(domid, now_ms);
+    }
+
+    /// Lets every connection be looked at that has a port.
+    pub fn wake_all(&mut self) {
+        let mut all: Vec<ConnectionId> = self.ports.values().copied().collect();
+        all.sort_unstable();
+        for id in all {
+            self.wake(id);
+        }
+    }
+}

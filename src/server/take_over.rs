@@ -1,0 +1,125 @@
+//! A server goes on where another stopped: with its state, on the rings and ports of its clients.
+//!
+//! In a live update the ports are still ours: they belong to the domain and not to the kernel in it. After a cold start
+//! they are gone, and those of the ring pages are bound anew. One connection that can't be taken over is lost alone.
+
+use alloc::vec::Vec;
+
+use crate::engine::Engine;
+use crate::engine::take_over::Restored;
+use crate::limits;
+use crate::server::{Platform, Server};
+use crate::wire::errno::Errno;
+use crate::wire::ring::{Field, RingPage};
+
+/// Where the state comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeOver {
+    /// From a predecessor in this domain, whose ports are still bound.
+    Live,
+    /// From a stream that was saved some time ago, in another domain.
+    Cold {
+        /// The control domain's port, if it was told; else it is in its ring page.
+        control_port: Option<u32>,
+    },
+}
+
+/// What became of the connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// Those that go on.
+    pub connections: usize,
+    /// Those that can't.
+    pub lost: usize,
+    /// Whether the control domain's goes on.
+    pub has_control: bool,
+}
+
+impl Server {
+    /// A server with a restored engine, to be followed by [`Server::take_over`].
+    #[must_use]
+    pub fn restored(engine: Engine) -> Self {
+        Self::with_engine(engine)
+    }
+
+    /// Maps the rings and gets the ports of all restored connections. Domains that are gone are released, in a live update
+    /// at the next [`Server::poll`], and everybody is served.
+    pub fn take_over<P: Platform>(&mut self, platform: &mut P, now_ms: u64, mode: TakeOver) -> TakenOver {
+        let all = self.engine.restored_connections();
+        let privileged = self.engine.privileged();
+        let mut outcome = TakenOver::default();
+        let mut waiting = Vec::new();
+        if mode != TakeOver::Live {
+            all.iter().for_each(|restored| self.engine.handle_port_adopted(restored.id, None));
+        }
+        for restored in all {
+            let taken = match mode {
+                TakeOver::Live => self.take_live(restored, platform),
+                TakeOver::Cold { control_port } => {
+                    let told = control_port.filter(|_| restored.domid == privileged);
+                    self.take_cold(restored, told, platform)
+                }
+            };
+            match taken {
+                Ok(()) => {
+                    outcome.connections = outcome.connections.saturating_add(1);
+                    outcome.has_control |= restored.domid == privileged;
+                }
+                Err(errno) => {
+                    log::warn!("domain {}: its connection can't be taken over: {}", restored.domid, errno.name());
+                    outcome.lost = outcome.lost.saturating_add(1);
+                    waiting.push(restored.id);
+                }
+            }
+        }
+        if mode == TakeOver::Live {
+            waiting.into_iter().for_each(|id| self.engine.handle_not_taken_over(id));
+            self.handle_domain_exception();
+        } else {
+            // Those that are gone are released, with all that belongs to that; the others may be introduced again.
+            self.engine.handle_domain_exception(platform, now_ms);
+            waiting.into_iter().for_each(|id| self.engine.handle_left_waiting(id, now_ms));
+        }
+        self.engine.wake_all();
+        outcome
+    }
+
+    fn take_live<P: Platform>(&mut self, restored: Restored, platform: &mut P) -> Result<(), Errno> {
+        let Restored { id, domid, port } = restored;
+        // Also for a domain that is gone: whoever releases it closes the port.
+        let port = port.map(|port| platform.adopt_port(domid, port.0)).transpose();
+        self.engine.handle_port_adopted(id, port.ok().flatten());
+        self.map_ring(restored, platform)?;
+        port.map(|_| ())
+    }
+
+    fn take_cold<P: Platform>(&mut self, restored: Restored, told: Option<u32>, platform: &mut P) -> Result<(), Errno> {
+        let Restored { id, domid, .. } = restored;
+        self.map_ring(restored, platform)?;
+        let in_ring = || platform.page(domid).map_or(0, |page| page.load(Field::EventPort));
+        let remote_port =
+            Some(told.unwrap_or_else(in_ring)).filter(|port| (1..=limits::REMOTE_PORT_MAX).contains(port));
+        let port = remote_port.ok_or(Errno::NoEnt).and_then(|remote_port| platform.bind_port(domid, remote_port));
+        match port {
+            Ok(port) => {
+                self.engine.handle_port_adopted(id, Some(port));
+                Ok(())
+            }
+            Err(errno) => {
+                self.engine.handle_ring_mapped(id, false);
+                platform.unmap_ring(domid);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Maps a domain's ring, unless the domain is gone: another may have its number.
+    fn map_ring<P: Platform>(&mut self, restored: Restored, platform: &mut P) -> Result<(), Errno> {
+        if !self.engine.is_still_there(restored.domid, platform) {
+            return Err(Errno::NoEnt);
+        }
+        platform.map_ring(restored.domid)?;
+        self.engine.handle_ring_mapped(restored.id, true);
+        Ok(())
+    }
+}

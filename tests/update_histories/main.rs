@@ -1,0 +1,65 @@
+//! Random histories with live updates at random points: nobody can tell them from the same histories without.
+//!
+//! Each history is made twice, once without updates. Every byte that a domain receives has to be the same, at the same
+//! step, the states have to be the same after each update, and in the end everybody sees the same tree. `UPDATE_SEED=<n>` makes one history, `UPDATE_HISTORIES=<n>` as many.
+#![allow(missing_docs, reason = "a test")]
+
+#[path = "../semantics/items.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod items;
+#[path = "../semantics/machine.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod machine;
+#[path = "../semantics/random.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod random;
+#[path = "../semantics/world.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod world;
+
+mod runner;
+mod script;
+
+use random::Seed;
+use runner::{Counts, Runner};
+use script::{Step, script};
+
+/// Histories without `UPDATE_HISTORIES`.
+const HISTORIES: u64 = 2000;
+/// Steps of each.
+const STEPS: usize = 250;
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[test]
+fn nobody_can_tell_a_history_with_updates_from_one_without() {
+    let seeds = match from_environment("UPDATE_SEED") {
+        Some(seed) => seed..=seed,
+        None => 1..=from_environment("UPDATE_HISTORIES").unwrap_or(HISTORIES),
+    };
+    let mut counts = Counts::default();
+    for seed in seeds.clone() {
+        let _seed = Seed(seed);
+        let steps = script(seed, STEPS);
+        let mut without = Runner::new(false, seed);
+        let mut with = Runner::new(true, seed);
+        for (at, step) in steps.iter().enumerate() {
+            without.step(step);
+            with.step(step);
+            without.compare(&with, at, step);
+            if matches!(step, Step::Update) {
+                without.compare_states(&with, at);
+            }
+        }
+        without.end();
+        with.end();
+        without.compare(&with, steps.len(), "the end");
+        with.add_to(&mut counts);
+    }
+    println!("{counts:#?}");
+    if seeds.clone().count() > 100 {
+        counts.assert_all_happened();
+    }
+}

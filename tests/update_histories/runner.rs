@@ -1,0 +1,363 @@
+//! Makes a history, with or without updates, and keeps what everybody received.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use xenstore::engine::config::Config;
+use xenstore::engine::hypervisor::DomainState;
+use xenstore::engine::snapshot::SaveOptions;
+use xenstore::server::Server;
+use xenstore::server::stream::load;
+use xenstore::server::take_over::TakeOver;
+use xenstore::store::domain::DomId;
+use xenstore::stream::record::Version;
+use xenstore::wire::header::{Header, MessageType as T};
+use xenstore::wire::ring::Field;
+
+use crate::items::save;
+use crate::random::Random;
+use crate::script::{GUESTS, Step};
+use crate::world::{Page, World};
+
+/// What happened in histories with updates.
+#[derive(Debug, Default)]
+pub struct Counts {
+    histories: usize,
+    requests: usize,
+    replies: usize,
+    refusals: usize,
+    events: usize,
+    bytes_compared: usize,
+    nodes_compared: usize,
+    updates_by_version_1: usize,
+    updates_by_version_2: usize,
+    updates_with_half_requests: usize,
+    updates_with_half_replies: usize,
+    updates_with_unread_replies: usize,
+    updates_with_open_transactions: usize,
+    updates_with_shut_connections: usize,
+    updates_with_guests_held_back: usize,
+}
+
+impl Counts {
+    /// Each of these must have been there for the comparison to say something about it.
+    pub fn assert_all_happened(&self) {
+        for count in [
+            self.refusals,
+            self.events,
+            self.updates_by_version_1,
+            self.updates_by_version_2,
+            self.updates_with_half_requests,
+            self.updates_with_half_replies,
+            self.updates_with_unread_replies,
+            self.updates_with_open_transactions,
+            self.updates_with_shut_connections,
+            self.updates_with_guests_held_back,
+        ] {
+            assert!(count >= self.histories / 100, "{self:#?}");
+        }
+    }
+}
+
+/// One run of a history.
+pub struct Runner {
+    world: World,
+    updates: bool,
+    random: Random,
+    next_request: u32,
+    /// Bytes that a domain has begun to send.
+    outgoing: BTreeMap<u16, Vec<u8>>,
+    /// All that a domain has received, over all its lives.
+    received: BTreeMap<u16, Vec<u8>>,
+    /// How much of that was the same so far.
+    compared: BTreeMap<u16, usize>,
+    /// What was found in the tree in the end.
+    tree: Vec<String>,
+    counts: Counts,
+}
+
+impl Runner {
+    pub fn new(updates: bool, seed: u64) -> Self {
+        Self {
+            world: World::new(),
+            updates,
+            random: Random::new(seed ^ 0x5eed),
+            next_request: 0,
+            outgoing: BTreeMap::new(),
+            received: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            tree: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    pub fn step(&mut self, step: &Step) {
+        match step {
+            Step::Send { domid, transaction, kind, payload, now } => {
+                self.send(*domid, *transaction, *kind, payload, *now);
+            }
+            Step::SendRest { domid } => self.send_rest(*domid, usize::MAX),
+            Step::Take { domid, most } => self.take(*domid, *most),
+            Step::Pass { ms } => self.world.pass(*ms),
+            Step::Build { domid, unique_id } => self.build(*domid, *unique_id),
+            Step::Kill { domid } => {
+                self.world.machine.unique_ids.remove(&DomId(*domid));
+                self.forget(*domid);
+                self.world.kill(*domid);
+            }
+            Step::Shutdown { domid, tells } if self.is_there(*domid) => {
+                self.world.machine.domains.insert(DomId(*domid), DomainState::Shutdown);
+                if *tells {
+                    self.world.server.handle_domain_exception();
+                    self.world.run();
+                }
+            }
+            Step::Cheat { domid } if self.is_there(*domid) => {
+                let producer = self.world.word(*domid, Field::RequestConsumer).wrapping_add(1025);
+                self.world.set_word(*domid, Field::RequestProducer, producer);
+                self.world.signal(*domid);
+            }
+            Step::Reconnect { domid } if self.is_there(*domid) => {
+                self.world.set_word(*domid, Field::Connection, 1);
+                self.world.signal(*domid);
+                if self.world.word(*domid, Field::Connection) == 0 {
+                    self.forget(*domid);
+                }
+            }
+            Step::Shutdown { .. } | Step::Cheat { .. } | Step::Reconnect { .. } => {}
+            Step::Update => self.update(),
+        }
+    }
+
+    fn is_there(&self, domid: u16) -> bool {
+        self.world.machine.pages.contains_key(&DomId(domid))
+    }
+
+    /// A domain starts from nothing.
+    fn forget(&mut self, domid: u16) {
+        self.outgoing.remove(&domid);
+        self.received.entry(domid).or_default().extend(b"<new>");
+    }
+
+    fn build(&mut self, domid: u16, unique_id: Option<u64>) {
+        self.forget(domid);
+        self.world.build(DomId(domid));
+        if let Some(unique_id) = unique_id {
+            self.world.machine.unique_ids.insert(DomId(domid), unique_id);
+        }
+    }
+
+    fn send(&mut self, domid: u16, transaction: u32, kind: u32, payload: &[u8], now: usize) {
+        if !self.is_there(domid) {
+            return;
+        }
+        self.next_request += 1;
+        self.counts.requests += 1;
+        self.send_rest(domid, usize::MAX);
+        let request_id = self.next_request;
+        let header = Header { kind, request_id, transaction_id: transaction, payload_bytes: payload.len() as u32 };
+        let outgoing = self.outgoing.entry(domid).or_default();
+        let before = outgoing.len();
+        // A domain that is not read for long gives up.
+        if before < 20_000 {
+            outgoing.extend(header.emit());
+            outgoing.extend(payload);
+            self.send_rest(domid, now.saturating_add(before));
+        }
+    }
+
+    fn send_rest(&mut self, domid: u16, most: usize) {
+        if !self.is_there(domid) || self.world.machine.pages[&DomId(domid)].has_impossible_requests() {
+            return;
+        }
+        let mut bytes = self.outgoing.remove(&domid).unwrap_or_default();
+        let sent = self.world.send_bytes(domid, &bytes[..bytes.len().min(most)]);
+        bytes.drain(..sent);
+        self.outgoing.insert(domid, bytes);
+    }
+
+    fn take(&mut self, domid: u16, most: usize) {
+        if !self.is_there(domid) {
+            return;
+        }
+        let mut left = most;
+        while left > 0 {
+            let taken = self.world.take_bytes(domid, left.min(u32::MAX as usize));
+            if taken.is_empty() {
+                break;
+            }
+            left -= taken.len();
+            self.received.entry(domid).or_default().extend(taken);
+        }
+    }
+
+    /// An update, or the same wake-up of everybody without one.
+    fn update(&mut self) {
+        if self.updates {
+            self.count_update();
+            self.replace();
+        } else {
+            let ports: Vec<_> = self.world.machine.bound.keys().copied().collect();
+            ports.into_iter().for_each(|port| self.world.server.handle_event(port));
+            self.world.server.handle_domain_exception();
+        }
+        self.world.run();
+    }
+
+    /// The server is saved, and another one goes on.
+    fn replace(&mut self) {
+        let needs_2 = !self.world.server.engine().version_2_needs(self.world.now_ms).is_empty();
+        let version = if needs_2 || self.random.once_in(4) { Version::Two } else { Version::One };
+        match version {
+            Version::One => self.counts.updates_by_version_1 += 1,
+            Version::Two => self.counts.updates_by_version_2 += 1,
+        }
+        let mut stream = Vec::new();
+        let options = SaveOptions { now_ms: self.world.now_ms, reply: None };
+        self.world.server.save_to(&mut stream, version, &options).unwrap();
+        // The successor has another clock.
+        self.world.now_ms += self.random.below(100_000) as u64;
+        let engine = load(&stream, &Config::default(), self.world.now_ms).unwrap();
+        // The predecessor's mappings go with it; its ports stay.
+        let before: BTreeSet<DomId> = std::mem::take(&mut self.world.machine.mapped).into_keys().collect();
+        let mut server = Server::restored(engine);
+        let taken = server.take_over(&mut self.world.machine, self.world.now_ms, TakeOver::Live);
+        assert!(taken.has_control, "{taken:?}");
+        assert_eq!((taken.connections, taken.lost), (before.len(), 0));
+        assert_eq!(before, self.world.machine.mapped.keys().copied().collect());
+        self.world.server = server;
+        self.world.check();
+    }
+
+    fn count_update(&mut self) {
+        let engine = self.world.server.engine();
+        let connections = || (0..5).filter_map(|domid| self.world.connection(domid));
+        let any = |is: &dyn Fn(&xenstore::engine::connection::Connection) -> bool| {
+            usize::from(connections().filter_map(|id| engine.connection(id)).any(is))
+        };
+        let counts = &mut self.counts;
+        counts.updates_with_half_requests +=
+            any(&|of| of.session().is_some_and(|session| !session.input.received().is_empty()));
+        counts.updates_with_half_replies +=
+            any(&|of| of.session().is_some_and(|session| session.output.partial_bytes() > 0));
+        counts.updates_with_unread_replies += any(&|of| of.session().is_some_and(|session| !session.output.is_empty()));
+        counts.updates_with_open_transactions += usize::from(engine.open_transactions().1 > 0);
+        counts.updates_with_shut_connections += any(&|of| of.fault().is_some());
+        let held_back = connections().any(|id| engine.is_held_back(id));
+        counts.updates_with_guests_held_back += usize::from(held_back);
+    }
+
+    /// What was received since the last comparison is the same.
+    pub fn compare(&mut self, other: &Self, at: usize, step: impl fmt::Debug) {
+        for (domid, bytes) in &self.received {
+            let compared = self.compared.entry(*domid).or_default();
+            let others = other.received.get(domid).map_or(&[][..], Vec::as_slice);
+            let (new, others) = (&bytes[*compared..], &others[*compared..]);
+            assert!(
+                new == others,
+                "step {at}, {step:?}: domain {domid} receives\n{}\nwithout updates, and with them\n{}",
+                new.escape_ascii(),
+                others.escape_ascii()
+            );
+            *compared = bytes.len();
+        }
+        assert_eq!(self.received.len(), other.received.len());
+        for (one, other) in self.tree.iter().zip(&other.tree) {
+            assert_eq!(one, other);
+        }
+        assert_eq!(self.tree.len(), other.tree.len());
+    }
+
+    /// Both have the same state, with all times and counters.
+    pub fn compare_states(&self, other: &Self, at: usize) {
+        let items = |of: &Self| save(of.world.server.engine(), &SaveOptions { now_ms: of.world.now_ms, reply: None });
+        let (ours, others) = (items(self), items(other));
+        for (one, other) in ours.iter().zip(&others) {
+            assert_eq!(one, other, "step {at}");
+        }
+        assert_eq!(ours.len(), others.len());
+    }
+
+    /// Everybody reads everything, and dom0 looks at everything.
+    pub fn end(&mut self) {
+        for _ in 0..40 {
+            for domid in [0].into_iter().chain(GUESTS) {
+                self.send_rest(domid, usize::MAX);
+                self.take(domid, usize::MAX);
+            }
+            self.world.pass(1000);
+        }
+        self.world.forget_incoming(0);
+        let mut open = vec![String::new()];
+        while let Some(path) = open.pop() {
+            let full = if path.is_empty() { "/" } else { &path };
+            let names = self.world.directory(0, full);
+            self.tree.push(format!(
+                "{full} {:?} {:?} {names:?}",
+                self.world.read(0, full),
+                self.world.get_perms(0, full)
+            ));
+            open.extend(names.unwrap_or_default().iter().map(|name| format!("{path}/{name}")));
+        }
+        self.tree.push(format!("{:?}", self.world.request(0, T::Control, "check\0")));
+        self.tree.push(format!("{:?}", self.world.request(0, T::Control, "memreport\0")));
+        self.world.check();
+    }
+
+    pub fn add_to(&self, sum: &mut Counts) {
+        let Counts { requests, .. } = self.counts;
+        sum.histories += 1;
+        sum.requests += requests;
+        for bytes in self.received.values() {
+            sum.bytes_compared += bytes.len();
+            let (replies, refusals, events) = count_messages(bytes);
+            sum.replies += replies;
+            sum.refusals += refusals;
+            sum.events += events;
+        }
+        sum.nodes_compared += self.tree.len() - 2;
+        for (sum, own) in [
+            (&mut sum.updates_by_version_1, self.counts.updates_by_version_1),
+            (&mut sum.updates_by_version_2, self.counts.updates_by_version_2),
+            (&mut sum.updates_with_half_requests, self.counts.updates_with_half_requests),
+            (&mut sum.updates_with_half_replies, self.counts.updates_with_half_replies),
+            (&mut sum.updates_with_unread_replies, self.counts.updates_with_unread_replies),
+            (&mut sum.updates_with_open_transactions, self.counts.updates_with_open_transactions),
+            (&mut sum.updates_with_shut_connections, self.counts.updates_with_shut_connections),
+            (&mut sum.updates_with_guests_held_back, self.counts.updates_with_guests_held_back),
+        ] {
+            *sum += own;
+        }
+    }
+}
+
+/// Replies, refusals among them, and events of whole messages, from each start of a connection on.
+fn count_messages(mut bytes: &[u8]) -> (usize, usize, usize) {
+    let (mut replies, mut refusals, mut events) = (0, 0, 0);
+    while let Some(header) = bytes.first_chunk().map(Header::parse) {
+        if bytes.starts_with(b"<new>") {
+            bytes = &bytes[5..];
+            continue;
+        }
+        match T::from_wire(header.kind) {
+            Some(T::WatchEvent) => events += 1,
+            Some(T::Error) => (replies, refusals) = (replies + 1, refusals + 1),
+            Some(_) => replies += 1,
+            // The end of a message that was cut off by a new start.
+            None => {
+                bytes = &bytes[1..];
+                continue;
+            }
+        }
+        bytes = bytes.get(16 + header.payload_bytes as usize..).unwrap_or_default();
+    }
+    (replies, refusals, events)
+}
+
+impl Page {
+    /// Whether the domain has put an index there that can't be.
+    fn has_impossible_requests(&self) -> bool {
+        use xenstore::wire::ring::RingPage as _;
+        self.load(Field::RequestProducer).wrapping_sub(self.load(Field::RequestConsumer)) > 1024
+    }
+}

@@ -1,0 +1,288 @@
+//! What happens in a history: decided beforehand, so that two runs of it are the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xenstore::wire::header::MessageType as T;
+
+use crate::random::Random;
+
+pub const GUESTS: [u16; 4] = [1, 2, 3, 4];
+const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
+
+/// One step.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A request begins to be sent: so many of its bytes now, the others before the domain's next one.
+    Send { domid: u16, transaction: u32, kind: u32, payload: Vec<u8>, now: usize },
+    /// A domain sends the rest of what it began.
+    SendRest { domid: u16 },
+    /// A domain reads so many bytes.
+    Take { domid: u16, most: usize },
+    /// Time passes.
+    Pass { ms: u64 },
+    /// A domain comes into being, with a number of its own if the hypervisor gives such.
+    Build { domid: u16, unique_id: Option<u64> },
+    /// A domain is gone.
+    Kill { domid: u16 },
+    /// A domain has shut down; the server may learn of it later.
+    Shutdown { domid: u16, tells: bool },
+    /// A domain writes an impossible index.
+    Cheat { domid: u16 },
+    /// A domain asks for a fresh connection.
+    Reconnect { domid: u16 },
+    /// A live update, of which nobody shall notice anything.
+    Update,
+}
+
+struct Writer {
+    random: Random,
+    steps: Vec<Step>,
+    alive: BTreeSet<u16>,
+    /// About how many transactions each has begun.
+    transactions: BTreeMap<u16, u32>,
+    next_unique_id: u64,
+    has_unique_ids: bool,
+    /// How seldom anybody reads.
+    laziness: usize,
+}
+
+/// The history of a seed.
+pub fn script(seed: u64, steps: usize) -> Vec<Step> {
+    let mut random = Random::new(seed);
+    let has_unique_ids = random.once_in(2);
+    let laziness = *random.one_of(&[1, 1, 4, 30]);
+    let mut writer = Writer {
+        random,
+        steps: Vec::new(),
+        alive: BTreeSet::new(),
+        transactions: BTreeMap::new(),
+        next_unique_id: 100,
+        has_unique_ids,
+        laziness,
+    };
+    writer.begin();
+    for _ in 0..steps {
+        writer.next();
+    }
+    writer.steps
+}
+
+impl Writer {
+    fn begin(&mut self) {
+        self.whole(0, T::Write, "/shared\0");
+        self.whole(0, T::SetPerms, "/shared\0b0\0");
+        for domid in GUESTS {
+            self.bear(domid);
+        }
+    }
+
+    /// A request of dom0 that is read at once.
+    fn whole(&mut self, domid: u16, kind: T, payload: impl AsRef<[u8]>) {
+        self.send(domid, 0, kind, payload.as_ref().to_vec(), usize::MAX);
+        self.steps.push(Step::Take { domid, most: usize::MAX });
+    }
+
+    fn send(&mut self, domid: u16, transaction: u32, kind: T, payload: Vec<u8>, now: usize) {
+        self.steps.push(Step::Send { domid, transaction, kind: kind.to_wire(), payload, now });
+    }
+
+    /// A domain comes into being, perhaps with less than all features, and is introduced.
+    fn bear(&mut self, domid: u16) {
+        if self.alive.insert(domid) {
+            self.next_unique_id += 1;
+            let unique_id = self.has_unique_ids.then_some(self.next_unique_id);
+            self.steps.push(Step::Build { domid, unique_id });
+            if self.random.once_in(3) {
+                let features = self.random.below(16);
+                self.whole(0, T::SetFeature, format!("{domid}\0{features}\0"));
+            }
+        }
+        let port = if self.random.once_in(40) { 666 } else { 1 + self.random.below(3) };
+        self.whole(0, T::Introduce, format!("{domid}\x001\0{port}\0"));
+        self.whole(0, T::Mkdir, format!("/local/domain/{domid}\0"));
+        self.whole(0, T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0"));
+        self.transactions.remove(&domid);
+    }
+
+    fn next(&mut self) {
+        match self.random.below(100) {
+            0..=54 => self.request(),
+            55..=59 => {
+                let domid = self.anybody();
+                self.steps.push(Step::SendRest { domid });
+            }
+            60..=73 if self.laziness > 1 && !self.random.once_in(self.laziness) => self.burst(),
+            60..=77 => {
+                let domid = self.anybody();
+                let all = if self.laziness > 1 { 900 } else { usize::MAX };
+                let most = *self.random.one_of(&[1, 5, 16, 17, 40, 200, all, all]);
+                self.steps.push(Step::Take { domid, most });
+            }
+            78..=82 => {
+                let ms = *self.random.one_of(&[1, 5, 20, 49, 50, 300, 1000, 9_000, 20_000]);
+                self.steps.push(Step::Pass { ms });
+            }
+            83..=85 => self.upheaval(),
+            _ => self.steps.push(Step::Update),
+        }
+    }
+
+    /// A domain asks for much at once, or writes much that others have looked at or watch.
+    fn burst(&mut self) {
+        let domid = self.anybody();
+        let path = self.path();
+        for at in 0..self.random.below(25) {
+            match self.random.below(4) {
+                0 => self.send(domid, 0, T::Read, format!("{path}\0").into_bytes(), usize::MAX),
+                1 => self.send(domid, 0, T::Watch, format!("/shared\0burst{at}\0").into_bytes(), usize::MAX),
+                _ => self.send(domid, 0, T::Write, format!("/shared/a\0{at}").into_bytes(), usize::MAX),
+            }
+        }
+    }
+
+    fn anybody(&mut self) -> u16 {
+        *self.random.one_of(&[0, 0, 1, 1, 2, 2, 3, 4])
+    }
+
+    fn upheaval(&mut self) {
+        let domid = *self.random.one_of(&GUESTS);
+        match self.random.below(8) {
+            0 | 1 if self.alive.remove(&domid) => self.steps.push(Step::Kill { domid }),
+            2 => self.whole(0, T::Release, format!("{domid}\0")),
+            3 => self.steps.push(Step::Cheat { domid }),
+            4 => {
+                let tells = self.random.once_in(2);
+                self.steps.push(Step::Shutdown { domid, tells });
+            }
+            5 => self.steps.push(Step::Reconnect { domid }),
+            _ => self.bear(domid),
+        }
+    }
+
+    fn path(&mut self) -> String {
+        let top = match self.random.below(12) {
+            0..4 => String::new(),
+            4..7 => "/shared/".into(),
+            7..10 => format!("/local/domain/{}/", self.random.below(6)),
+            10 => {
+                let odd = ["/", "/local/domain", "@releaseDomain", "@introduceDomain", "@releaseDomain/2", "/tool"];
+                return (*self.random.one_of(&odd)).into();
+            }
+            _ => "/".into(),
+        };
+        let names: Vec<&str> = (0..=self.random.below(3)).map(|_| *self.random.one_of(&NAMES)).collect();
+        top + &names.join("/")
+    }
+
+    fn entries(&mut self) -> String {
+        let count = 1 + self.random.below(4);
+        let entry = |at| {
+            let domid = match self.random.below(12) {
+                0 if at > 0 => 0x7ff5,
+                1 if at > 0 => 0x7ff4,
+                domid => domid % 6,
+            };
+            format!("{}{domid}\0", self.random.one_of(&["n", "r", "w", "b"]))
+        };
+        (0..count).map(entry).collect()
+    }
+
+    fn payload(&mut self, kind: T) -> Vec<u8> {
+        let path = self.path();
+        let quotas = ["nodes", "watches", "transactions", "outstanding", "memory", "soft-memory", "node-size"];
+        let text = match kind {
+            T::Write => {
+                let bytes = *self.random.one_of(&[0, 3, 20, 60, 300, 1500]);
+                format!("{path}\0{}", "v".repeat(bytes))
+            }
+            T::SetPerms => format!("{path}\0{}", self.entries()),
+            T::Watch if self.random.once_in(3) => {
+                format!("{path}\0t{}\0{}\0", self.random.below(3), self.random.below(3))
+            }
+            T::Watch | T::Unwatch => format!("{path}\0t{}\0", self.random.below(3)),
+            T::GetFeature => format!("{}\0", self.random.below(6)),
+            T::SetFeature => format!("{}\0{}\0", self.random.below(6), self.random.below(17)),
+            T::GetQuota => format!("{}\0{}\0", self.random.below(6), self.random.one_of(&quotas)),
+            T::SetQuota => {
+                let value = *self.random.one_of(&[0, 3, 5, 20, 128, 1000, 5000]);
+                let quota = self.random.one_of(&quotas);
+                match self.random.below(6) {
+                    5 => format!("{quota}\0{value}\0"),
+                    domid => format!("{domid}\0{quota}\0{value}\0"),
+                }
+            }
+            T::DirectoryPart => format!("{path}\0{}\0", self.random.below(20)),
+            T::TransactionStart | T::ResetWatches => "\0".into(),
+            T::TransactionEnd => (*self.random.one_of(&["T\0", "T\0", "T\0", "F\0", "T"])).into(),
+            T::Control => {
+                let commands =
+                    ["check\0", "memreport\0", "quota\0", "quota\x001\0", "quota\0max\0", "quota\0max\0-r\0", "log\0"];
+                (*self.random.one_of(&commands)).into()
+            }
+            T::GetDomainPath | T::IsDomainIntroduced | T::Resume => format!("{}\0", self.random.below(6)),
+            T::SetTarget => format!("{}\0{}\0", self.random.below(5), self.random.below(5)),
+            _ => format!("{path}\0"),
+        };
+        text.into_bytes()
+    }
+
+    fn request(&mut self) {
+        let domid = self.anybody();
+        let kinds = [
+            T::Read,
+            T::Read,
+            T::Write,
+            T::Write,
+            T::Write,
+            T::Write,
+            T::Mkdir,
+            T::Rm,
+            T::Directory,
+            T::DirectoryPart,
+            T::GetPerms,
+            T::SetPerms,
+            T::SetPerms,
+            T::Watch,
+            T::Watch,
+            T::Watch,
+            T::Unwatch,
+            T::TransactionStart,
+            T::TransactionStart,
+            T::TransactionEnd,
+            T::TransactionEnd,
+            T::GetDomainPath,
+            T::IsDomainIntroduced,
+            T::Resume,
+            T::SetTarget,
+            T::Control,
+            T::GetFeature,
+            T::SetFeature,
+            T::GetQuota,
+            T::SetQuota,
+            T::Error,
+        ];
+        let mut kind = *self.random.one_of(&kinds);
+        if self.random.once_in(150) {
+            kind = T::ResetWatches;
+        }
+        let payload = self.payload(kind);
+        if kind == T::Rm && payload == b"/local/domain\0" {
+            return;
+        }
+        let begun = self.transactions.entry(domid).or_default();
+        let newest = *begun;
+        if kind == T::TransactionStart {
+            *begun += 1;
+        }
+        let transaction = match self.random.below(3) {
+            _ if kind == T::TransactionStart => 0,
+            0 => 0,
+            _ => newest.saturating_sub(self.random.below(3) as u32),
+        };
+        let now = if self.random.once_in(5) { self.random.below(16 + payload.len()) } else { usize::MAX };
+        self.send(domid, transaction, kind, payload, now);
+        if !self.random.once_in(3) && self.random.once_in(self.laziness) {
+            self.steps.push(Step::Take { domid, most: usize::MAX });
+        }
+    }
+}
