@@ -20,6 +20,8 @@ use ::log::{debug, error, info, warn};
 use xen_sys::start_info;
 use xenstore::options::Options;
 use xenstore::server::Server;
+use xenstore::server::stream::load;
+use xenstore::server::take_over::{TakeOver, TakenOver};
 
 use crate::xen::console::Console;
 use crate::xen::domctl::{self, Unusable};
@@ -106,9 +108,6 @@ fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
     }
     // SAFETY: all of it was just mapped, and is free.
     unsafe { heap::init(free) };
-    if let Some(module) = &boot.module {
-        warn!("the boot module of {} bytes is ignored: restoring from a module is not supported", module.len());
-    }
     memory
 }
 
@@ -144,9 +143,39 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
     let domains = find_domains(boot, options);
     debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
     let mut platform = XenPlatform::new(memory, domains);
-    let mut server = Server::new(options.config());
-    connect_first(options, &mut server, &mut platform);
+    let server = match restored(boot, options, &mut platform) {
+        Some(server) => server,
+        None => {
+            let mut server = Server::new(options.config());
+            connect_first(options, &mut server, &mut platform);
+            server
+        }
+    };
     main_loop::run(server, platform, ports, boot)
+}
+
+/// A server with the state of the boot module, if there is one: a stream that was saved before. Without it, or if it can't
+/// be restored, the store begins anew: the host needs one.
+fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> Option<Server> {
+    let stream = module(boot)?;
+    let engine = match load(stream, &options.config(), time::now_ms()) {
+        Ok(engine) => engine,
+        Err(error) => {
+            error!("the boot module of {} bytes is not restored: {error}; the store begins anew", stream.len());
+            return None;
+        }
+    };
+    let mut server = Server::restored(engine);
+    let taken = server.take_over(platform, time::now_ms(), TakeOver::Cold { control_port: options.event });
+    let TakenOver { connections, lost, .. } = taken;
+    info!(
+        "{} bytes of state restored; {connections} connections made again, {lost} wait for their domains",
+        stream.len()
+    );
+    if !taken.has_control {
+        connect_first(options, &mut server, platform);
+    }
+    Some(server)
 }
 
 /// Restores what the predecessor handed over, and takes its place.
@@ -154,8 +183,8 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     let started_ns = time::now_ns();
     let domains = find_domains(boot, options);
     let stream = module(boot).unwrap_or_else(|| stop(format_args!("there is no state to restore")));
-    let mut server = match Server::restore(stream, &options.config(), time::now_ms()) {
-        Ok(server) => server,
+    let mut server = match load(stream, &options.config(), time::now_ms()) {
+        Ok(engine) => Server::restored(engine),
         Err(error) => stop(format_args!("the state can't be restored: {error}")),
     };
     let Some(handover) = successor::handover() else { stop(format_args!("there is no predecessor")) };
@@ -164,13 +193,15 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     let (domain_exception, timer) = (handover.exception_port, handover.timer_port);
     let ports = OwnPorts { domain_exception, timer, console: log::console_port() };
     let mut platform = XenPlatform::new(memory, domains);
-    server.take_over(&mut platform, time::now_ms());
+    let taken = server.take_over(&mut platform, time::now_ms(), TakeOver::Live);
     log::console_event();
     let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
     let now = time::now_ns();
     let heap::Usage { used, free, .. } = heap::usage();
     info!(
-        "live update: {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
+        "live update: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
+        taken.connections,
+        taken.connections + taken.lost,
         stream.len(),
         handover.save_ns / 1000,
         us(handover.stopped_ns + handover.save_ns, started_ns),

@@ -83,10 +83,21 @@ fn save_and_try(server: &Server, platform: &XenPlatform, boot: &BootInfo, ports:
     let stopped_ns = time::now_ns();
     let state_bytes = heap::usage().used.saturating_sub(successor.file.len());
     let mut stream = PageStream::default();
-    match server.save(&mut stream, time::now_ms()) {
+    match server.save_for_successor(&mut stream, time::now_ms()) {
         Ok(()) => stream.trim(),
         Err(WriteError::Full) => return no_memory(stream.len()),
         Err(error) => return format!("the state can't be saved: {error:?}"),
+    }
+    let mappings = platform.ring_mappings();
+    let image_bytes = successor.image.memory_bytes() as usize;
+    let needed = bytes_beside_stream(platform.memory(), image_bytes, mappings.len(), state_bytes);
+    let free = heap::usage().free;
+    if free < needed {
+        return format!(
+            "not enough memory to keep this kernel until the new one serves: {} KiB are needed, {} KiB are free",
+            needed.div_ceil(1024),
+            free / 1024
+        );
     }
     let parts = Try {
         image: successor.image,
@@ -94,7 +105,7 @@ fn save_and_try(server: &Server, platform: &XenPlatform, boot: &BootInfo, ports:
         command_line: &command_line(successor.command_line, boot.command_line),
         stream,
         state_bytes,
-        mappings: &platform.ring_mappings(),
+        mappings: &mappings,
         stopped_ns,
     };
     try_successor(platform.memory(), boot, ports, parts)
@@ -145,7 +156,9 @@ fn cross(memory: &Memory, boot: &BootInfo, ports: OwnPorts, bridge: &Bridge, par
     let world = match World::build(memory, boot, bridge, contents) {
         Ok(world) => world,
         Err(Unbuildable::NoPages(error)) => return no_memory(error.wanted),
-        Err(error) => return format!("the new kernel's memory can't be made: {error:?}"),
+        Err(Unbuildable::TooLarge) => return String::from("the new kernel lies where no space can be made for it"),
+        Err(Unbuildable::Memory(error)) => return format!("the new kernel's memory can't be made: {error:?}"),
+        Err(Unbuildable::Tables(error)) => return format!("Xen refused the new kernel's page tables: {error:?}"),
     };
     let handover = Handover {
         predecessor_root: memory.root_frame(),
