@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint fetch clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom and target/xenstore-stubdom.gz (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -49,7 +49,13 @@ lint: have-rust ## formatting and clippy, warnings being errors
 test-host: have-rust ## unit and integration tests that need no Xen
 	$(CARGO) test --features hosted,tools
 
-test-xen: kernel ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
+# Images for tests: one that fails on purpose, and one that knows only version 1 of the stream.
+test-kernels: have-rust
+	@for kind in boot-test stream-v1; do \
+	    $(KERNEL_CARGO) build $(KERNEL_BUILD),$$kind --target-dir target/$$kind >&2; \
+	    cp target/$$kind/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom-$$kind; done
+
+test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
 
 clean: ## remove target/, downloads included

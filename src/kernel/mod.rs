@@ -12,6 +12,8 @@ pub(crate) mod panic;
 pub(crate) mod platform;
 pub(crate) mod slots;
 pub(crate) mod update;
+#[cfg(feature = "boot-test")]
+mod update_test;
 
 use alloc::string::String;
 use core::ptr::{self, NonNull};
@@ -43,6 +45,8 @@ const HEAP_BYTES_MIN: usize = 1024 * 1024;
 pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     // SAFETY: the values are the builder's, passed on untouched by the assembly.
     let boot = unsafe { BootInfo::from_start_info(info, stack_end) };
+    #[cfg(feature = "boot-test")]
+    update_test::fail(&boot, update_test::Place::Start);
     // SAFETY: the table is the builder's, and still the current one.
     let has_predecessor = unsafe { successor::find_predecessor(boot.page_table) };
     if has_predecessor {
@@ -59,7 +63,7 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     info!("xenstore-stubdom {} on Xen {major}.{minor}, {kib} KiB of memory", env!("CARGO_PKG_VERSION"));
     let memory = make_heap(&boot, memory);
     #[cfg(feature = "boot-test")]
-    let memory = boot_test::run(&boot, memory);
+    boot_test::run(&boot);
     let options = read_options(&boot);
     if has_predecessor {
         serve_on(&boot, &options, memory)
@@ -183,11 +187,21 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     let started_ns = time::now_ns();
     let domains = find_domains(boot, options);
     let stream = module(boot).unwrap_or_else(|| stop(format_args!("there is no state to restore")));
+    #[cfg(feature = "boot-test")]
+    let stream = {
+        update_test::fail(boot, update_test::Place::Before);
+        update_test::restore_some(boot, stream, &options.config());
+        update_test::spoil(boot, stream)
+    };
     let mut server = match load(stream, &options.config(), time::now_ms()) {
         Ok(engine) => Server::restored(engine),
         Err(error) => stop(format_args!("the state can't be restored: {error}")),
     };
     let Some(handover) = successor::handover() else { stop(format_args!("there is no predecessor")) };
+    #[cfg(feature = "boot-test")]
+    update_test::fail(boot, update_test::Place::After);
+    // The stream's memory joins the heap.
+    let stream_bytes = stream.len();
     let restored_ns = time::now_ns();
     successor::commit(&mut memory);
     let (domain_exception, timer) = (handover.exception_port, handover.timer_port);
@@ -202,7 +216,7 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
         "live update: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
         taken.connections,
         taken.connections + taken.lost,
-        stream.len(),
+        stream_bytes,
         handover.save_ns / 1000,
         us(handover.stopped_ns + handover.save_ns, started_ns),
         us(started_ns, restored_ns),

@@ -13,12 +13,13 @@ use crate::engine::needs::Need;
 use crate::engine::{Deferred, Engine};
 use crate::limits;
 use crate::server::{Action, Platform, Server};
+use crate::stream::record::Version;
 use crate::update::image::Image;
 use crate::update::session::{Refusal, Session};
 use crate::update::upload::Upload;
 
 /// The newest version of the stream that is known.
-pub const NEWEST_VERSION: u32 = 2;
+pub const NEWEST_VERSION: u32 = Version::NEWEST;
 /// What a command that was done is answered.
 const DONE: &[u8] = b"OK\0";
 

@@ -1,0 +1,52 @@
+# Successors that fail, in many ways, while a PV guest and dom0 hammer the store: the old kernel must go on, say why, and a
+# good update right after must work. Images in /job: kernel, test-kernel (fails as its command line says), old-kernel
+# (knows version 1 of the stream only).
+. /functions
+. /job/guest-functions.sh
+console=/var/log/xen/console/guest-Xenstore.log
+
+xl create -q /root/pv.cfg 'extra="console=hvc0 quiet loglevel=3 hammer"' || echo "FAILED: xl create gave $?"
+id=$(xl domid pv)
+until_true 100 xenstore-read "/local/domain/$id/data/hammer/counter" || echo "FAILED: pv does not hammer"
+store-hammer dom0 /hammer >/tmp/hammered 2>&1 &
+hammer=$!
+until_true 20 xenstore-exists /hammer/counter || echo "FAILED: dom0 does not hammer"
+
+# try NAME STATUS ARGUMENTS...: an update, and what the store says of it.
+try() {
+    _what=$1 _expected=$2
+    shift 2
+    xenstore-control live-update "$@" >/tmp/update.out 2>&1
+    _status=$?
+    echo "$_what: $(tr '\n' ' ' </tmp/update.out)"
+    [ $_status -eq "$_expected" ] || echo "FAILED: $_what: status $_status"
+}
+# Whoever fails, the next one succeeds.
+good() { try good 0 /job/kernel; }
+
+printf 'no kernel at all' >/tmp/garbage
+dd if=/job/kernel of=/tmp/half bs=1024 count=200 2>/dev/null
+# The address of the first instruction, in the note and in the header: some way into the read-only data.
+cp /job/kernel /tmp/wrong-entry
+xenstore-write /marker before
+try garbage 1 /tmp/garbage
+try half 3 /tmp/half
+for failure in fault-early jump-early hang-early panic-before fault-before panic-twice panic-during panic-after fault-after \
+    hang-after memory corrupt truncated version nonsense; do
+    try $failure 3 -c "--update-test=$failure" /job/test-kernel
+    [ "$(xenstore-read /marker)" = before ] || echo "FAILED: the store is not what it was"
+    good
+done
+# A watch with a depth needs version 2, which the old kernel does not know.
+try limited 0 /job/old-kernel
+good
+xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
+xenstore-write "/local/domain/$id/data/hammer/stop" 1
+xenstore-write /hammer/stop 1
+wait $hammer || echo "FAILED: dom0's hammer ended with $?"
+cat /tmp/hammered
+wait_for_report pv 60
+raw_report pv
+xl destroy pv
+until_true 60 gone "$id" || echo "FAILED: domain $id is still in the store"
+echo "kernels that served: $(grep -c 'live update: ' $console)"
