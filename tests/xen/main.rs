@@ -8,3 +8,4 @@ mod commands;
 mod guests;
 mod harness;
 mod protocol;
+mod update;

@@ -1,0 +1,124 @@
+//! Live update on real Xen: many in a row under load, and successors that fail.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use crate::harness::{Run, boot};
+
+/// Updates in a row.
+const UPDATES: u32 = 30;
+/// The heap may hold a little more or less: what waits to be sent, and where trees split. One lost connection, or a
+/// hundred bytes lost at each update, are more.
+const HEAP_TOLERANCE_BYTES: u64 = 16 * 1024;
+
+fn image(kind: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/xenstore-stubdom-{kind}"));
+    assert!(path.exists(), "no image at {}: build it with `make test-kernels`", path.display());
+    path.display().to_string()
+}
+
+fn updates(release: &'static str) -> &'static Run {
+    static RUNS: [OnceLock<Run>; 2] = [const { OnceLock::new() }; 2];
+    RUNS[usize::from(release == "4.20")].get_or_init(|| {
+        let job = format!(
+            ". /functions\n\
+             section update 800 env UPDATES={UPDATES} sh -l /job/update.sh\n"
+        );
+        boot(&format!("{release} update"), release, &job, &[])
+    })
+}
+
+fn failures() -> &'static Run {
+    static RUN: OnceLock<Run> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let job = ". /functions\nsection failures 800 sh -l /job/update-failures.sh\n";
+        let (test, old) = (image("boot-test") + ":test-kernel", image("stream-v1") + ":old-kernel");
+        boot("4.17 failures", "4.17", job, &["--file", &test, "--file", &old])
+    })
+}
+
+/// A number behind `name=` in a line.
+fn figure(line: &str, name: &str) -> u64 {
+    let found = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    found.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {name}= in {line:?}"))
+}
+
+fn line<'a>(run: &Run, output: &'a str, prefix: &str) -> &'a str {
+    let found = output.lines().find(|line| line.starts_with(prefix));
+    found.unwrap_or_else(|| run.fail(&format!("no line {prefix:?} in\n{output}")))
+}
+
+/// The client's own account: as many events as rounds, eleven requests a round and a few more, and no word of a failure.
+fn assert_nothing_lost(run: &Run, output: &str, client: &str) {
+    let line = line(run, output, client);
+    let (rounds, events) = (figure(line, "rounds"), figure(line, "events"));
+    println!("{}: {line}", run.name);
+    assert!(rounds > 50, "{client} hardly worked: {line}");
+    assert_eq!(rounds, events, "{line}");
+}
+
+fn updates_in_a_row(release: &'static str) {
+    let run = updates(release);
+    let output = run.section("update");
+    assert!(!output.contains("FAILED"), "Xen {release}:\n{output}");
+    let good = output.lines().filter(|line| line.starts_with("update ") && line.contains(": status 0 ")).count();
+    assert_eq!(good, UPDATES as usize, "Xen {release}:\n{output}");
+    for client in ["dom0: ", "pv guest: ", "pvh guest: "] {
+        assert_nothing_lost(run, &output, client);
+    }
+    let (before, after) = (line(run, &output, "before "), line(run, &output, "after "));
+    println!("Xen {release}: {before}\nXen {release}: {after}");
+    for name in ["rings", "ports"] {
+        assert_eq!(figure(before, name), figure(after, name), "Xen {release}: {name}");
+    }
+    assert!(figure(after, "used").abs_diff(figure(before, "used")) < HEAP_TOLERANCE_BYTES, "{before}\n{after}");
+    let pauses = run.console("Xenstore");
+    let pauses: Vec<&str> = pauses.lines().filter(|line| line.contains("live update: ")).collect();
+    println!("Xen {release}: {}", pauses.last().unwrap_or(&"no line of an update"));
+    assert_eq!(pauses.len(), UPDATES as usize);
+}
+
+#[test]
+fn thirty_updates_in_a_row_lose_nothing_on_4_17() {
+    updates_in_a_row("4.17");
+}
+
+#[test]
+fn thirty_updates_in_a_row_lose_nothing_on_4_20() {
+    updates_in_a_row("4.20");
+}
+
+#[test]
+fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
+    let run = failures();
+    let output = run.section("failures");
+    assert!(!output.contains("FAILED"), "{output}");
+    let mut count = 0;
+    for (failure, why) in [
+        ("half", "is not in the file"),
+        ("fault-early", "ended with fault 6"),
+        ("jump-early", "ended with fault 14 at 0x12345678"),
+        ("hang-early", "did not finish within"),
+        ("panic-before", "panic at src/kernel/update_test.rs"),
+        ("fault-before", "fault 14 (page fault)"),
+        ("panic-twice", "while another was reported"),
+        ("panic-during", "panic at src/kernel/update_test.rs"),
+        ("panic-after", "panic at src/kernel/update_test.rs"),
+        ("fault-after", "fault 14 (page fault)"),
+        ("hang-after", "did not finish within"),
+        ("memory", "memory allocation of 10000 bytes failed"),
+        ("corrupt", "at offset"),
+        ("truncated", "the stream ends before its END record"),
+        ("version", "version 3 is not known here"),
+        ("nonsense", "this is no migration stream"),
+    ] {
+        let said = line(run, &output, &format!("{failure}: "));
+        assert!(said.contains(why), "{failure}: no {why:?} in {said:?}");
+        println!("{said}");
+        count += 1;
+    }
+    println!("{count} failures, {}", line(run, &output, "kernels that served"));
+    for client in ["dom0: ", "guest: "] {
+        assert_nothing_lost(run, &output, client);
+    }
+}
