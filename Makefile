@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host run test test-host test-xen lint fetch clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint fetch clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom and target/xenstore-stubdom.gz (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -28,6 +28,11 @@ host: have-rust ## the same engine on a plain Linux host: target/xenstored-hoste
 	@cp target/release/xenstored-hosted target/xenstored-hosted
 	@echo "==> target/xenstored-hosted" >&2
 
+tools: have-rust ## the tool that looks at migration streams: target/xs-stream
+	@$(CARGO) build --release --features tools --bin xs-stream >&2
+	@cp target/release/xs-stream target/xs-stream
+	@echo "==> target/xs-stream" >&2
+
 run: kernel ## boot Xen with this kernel as the Xenstore: a shell in dom0 (XEN=4.14|4.17|4.20, CMD='…' runs one command)
 	@tests/xen/run.sh
 
@@ -38,11 +43,11 @@ test: lint test-host test-xen ## everything: style, host tests, tests on real Xe
 
 lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --features hosted,xen-tests -- -D warnings
+	$(CARGO) clippy --all-targets --features hosted,tools,xen-tests -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD) -- -D warnings
 
 test-host: have-rust ## unit and integration tests that need no Xen
-	$(CARGO) test --features hosted
+	$(CARGO) test --features hosted,tools
 
 test-xen: kernel ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1

@@ -10,7 +10,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("store", &["wire"]),
     ("engine", &["store", "wire"]),
-    ("stream", &["engine", "store"]),
+    ("stream", &["engine", "store", "wire"]),
     ("options.rs", &["engine", "store"]),
     ("update", &["store"]),
     ("server", &["engine", "store", "stream", "update", "wire"]),

@@ -314,3 +314,42 @@ fn references_to_what_is_not_there_are_found() {
         assert_eq!(check(&write(&items, Version::Two)).map_err(|error| error.reason), expected);
     }
 }
+
+#[test]
+fn a_dump_of_oxenstored_becomes_a_stream_and_a_wrong_one_says_where() {
+    let dump: &[u8] = include_bytes!("streams/oxenstored-4.17.dump");
+    let mut stream = Vec::new();
+    let mut writer = Writer::new(&mut stream, Version::One).unwrap();
+    let unknown = xenstore::stream::oxenstored::import(dump, &mut |item| writer.item(item).unwrap());
+    assert_eq!(unknown, Ok(0));
+    writer.end().unwrap();
+    assert_eq!(check(&stream), Ok(()));
+    let items = read(&stream).unwrap();
+    let lines = |word: &str| String::from_utf8_lossy(dump).lines().filter(|line| line.starts_with(word)).count();
+    let count = |is: fn(&Item<'_>) -> bool| items.iter().filter(|item| is(item)).count();
+    assert_eq!(count(|item| matches!(item, Item::Node(_))), lines("store,"));
+    assert_eq!(count(|item| matches!(item, Item::Watch(_))), lines("watch,"));
+    assert_eq!(count(|item| matches!(item, Item::Connection(_))), lines("dom,") + lines("socket,"));
+    let special = items.iter().any(|item| matches!(item, Item::Node(node) if node.path == "@releaseDomain"));
+    assert!(special, "special nodes by their names");
+    println!("{} lines, {} items", lines(""), items.len());
+
+    let header = "$xenstored-dump-format\n";
+    let wrong = |line: &str| {
+        let dump = format!("{header}global,9\n{line}\n");
+        xenstore::stream::oxenstored::import(dump.as_bytes(), &mut |_| ()).map_err(|error| error.to_string())
+    };
+    for (line, expected) in [
+        ("watch,1,2f61,61", "line 3: its connection is not in the dump before it"),
+        ("store,2f6,6e30,", "line 3: a field is no hexadecimal text"),
+        ("store,2g,6e30,", "line 3: a field is no hexadecimal text"),
+        ("store,2f,,", "line 3: its permissions can't be read"),
+        ("dom,x,1,1,1", "line 3: a number can't be read"),
+        ("dom,70000,1,1,1", "line 3: a number can't be read"),
+        ("socket,-2147483648", "line 3: there is no such descriptor"),
+    ] {
+        assert_eq!(wrong(line), Err(expected.to_owned()), "{line}");
+    }
+    assert_eq!(wrong("something,else"), Ok(1));
+    assert!(xenstore::stream::oxenstored::import(b"xenstore", &mut |_| ()).is_err());
+}

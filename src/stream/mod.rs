@@ -5,6 +5,7 @@
 //! [`check`] finds references to what is not there.
 
 pub mod check;
+pub mod oxenstored;
 pub mod reader;
 pub mod record;
 pub mod writer;

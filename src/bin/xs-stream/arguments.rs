@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use xenstore::stream::record::Version;
+
+pub(crate) const HELP: &str = "\
+Usage: xs-stream COMMAND [OPTION...] FILE...
+
+Looks at migration streams of Xenstore servers (docs/designs/xenstore-migration.md of the Xen tree).
+
+  check FILE                   is it a stream, whole and consistent?
+  dump [--json] FILE           every record, as text or as JSON
+  diff FILE FILE               what one has and the other has not
+  convert --to 1|2 -o OUT FILE writes it in another version; --force also if something is lost
+  import DUMP -o OUT           makes a version 1 stream of the dump of an oxenstored
+  stat FILE                    how much of everything
+
+FILE may be - for standard input. Exit status: 0 all is well; 1 the stream is wrong, two differ, or something would be
+lost; 2 the command line is wrong. `xs-stream COMMAND --help` says more.
+";
+
+const CHECK: &str = "\
+Usage: xs-stream check FILE
+
+Reads the whole stream. Every length must fit its record, every reference something before it, and an END must be there.
+";
+const DUMP: &str = "\
+Usage: xs-stream dump [--json] FILE
+
+Prints every record. Values are printed with escapes; with --json one object per record, values as text if they are UTF-8
+and else in hexadecimal under the name with `_hex`.
+";
+const DIFF: &str = "\
+Usage: xs-stream diff FILE FILE
+
+Prints what only the first stream has with a -, what only the second has with a +. The order of records, connection
+numbers and descriptors of daemons don't count. Exit status 1 if there is a difference.
+";
+const CONVERT: &str = "\
+Usage: xs-stream convert --to 1|2 [--force] -o OUT FILE
+
+Writes the stream in another version. What version 1 can't hold is listed, and nothing is written then unless --force
+is given: ring features, the depth of watches, open transactions.
+";
+const IMPORT: &str = "\
+Usage: xs-stream import DUMP -o OUT
+
+Makes a version 1 stream of the text dump that oxenstored hands to its successor.
+";
+const STAT: &str = "\
+Usage: xs-stream stat FILE
+
+Counts records and bytes by type, and nodes by owner.
+";
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Help(&'static str),
+    Check(PathBuf),
+    Dump { file: PathBuf, json: bool },
+    Diff(PathBuf, PathBuf),
+    Convert { file: PathBuf, to: Version, force: bool, out: PathBuf },
+    Import { file: PathBuf, out: PathBuf },
+    Stat(PathBuf),
+}
+
+/// Options and files behind the command's name.
+#[derive(Default)]
+struct Rest {
+    files: Vec<PathBuf>,
+    json: bool,
+    force: bool,
+    help: bool,
+    to: Option<Version>,
+    out: Option<PathBuf>,
+}
+
+/// Reads the words of the command line.
+pub(crate) fn parse(words: &[OsString]) -> Result<Command, String> {
+    let Some((name, words)) = words.split_first() else { return Err("a command is missing".into()) };
+    let name = name.to_string_lossy();
+    let (help, options, files) = match &*name {
+        "--help" | "-h" | "help" => return Ok(Command::Help(HELP)),
+        "check" => (CHECK, &[][..], 1),
+        "dump" => (DUMP, &["--json"][..], 1),
+        "diff" => (DIFF, &[][..], 2),
+        "convert" => (CONVERT, &["--to", "--force", "-o"][..], 1),
+        "import" => (IMPORT, &["-o"][..], 1),
+        "stat" => (STAT, &[][..], 1),
+        _ => return Err(format!("there is no command {name:?}")),
+    };
+    let rest = rest(words, options)?;
+    if rest.help {
+        return Ok(Command::Help(help));
+    }
+    if rest.files.len() != files {
+        return Err(format!("{name} takes {files} file{}", if files == 1 { "" } else { "s" }));
+    }
+    let Rest { files, json, force, to, out, .. } = rest;
+    let mut files = files.into_iter();
+    let mut file = || files.next().unwrap_or_default();
+    let out = out.ok_or_else(|| format!("{name} needs -o OUT"));
+    Ok(match &*name {
+        "check" => Command::Check(file()),
+        "dump" => Command::Dump { file: file(), json },
+        "diff" => Command::Diff(file(), file()),
+        "convert" => {
+            Command::Convert { file: file(), to: to.ok_or("convert needs --to 1 or --to 2")?, force, out: out? }
+        }
+        "import" => Command::Import { file: file(), out: out? },
+        _ => Command::Stat(file()),
+    })
+}
+
+fn rest(words: &[OsString], allowed: &[&str]) -> Result<Rest, String> {
+    let mut rest = Rest::default();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        if text == "--help" || text == "-h" {
+            rest.help = true;
+        } else if text == "-" || !text.starts_with('-') {
+            rest.files.push(word.into());
+        } else if !allowed.contains(&&*text) {
+            return Err(format!("there is no option {text:?} here"));
+        } else if text == "--json" {
+            rest.json = true;
+        } else if text == "--force" {
+            rest.force = true;
+        } else {
+            let value = words.next().ok_or_else(|| format!("{text} lacks its value"))?;
+            if text == "-o" {
+                rest.out = Some(value.into());
+            } else {
+                let version = value.to_str().and_then(|text| text.parse().ok()).and_then(Version::from_number);
+                rest.to = Some(version.ok_or("a stream's version is 1 or 2")?);
+            }
+        }
+    }
+    Ok(rest)
+}

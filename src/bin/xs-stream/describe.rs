@@ -1,0 +1,101 @@
+//! Items in words, for people.
+
+use std::fmt::Write as _;
+
+use xenstore::engine::snapshot::{Item, NamedQuotas, StreamPeer};
+use xenstore::store::permission::{Access, Entry};
+
+/// Bytes of an extension that are shown.
+const SHOWN_BYTES: usize = 32;
+
+/// The name of an item's kind.
+pub(crate) fn kind(item: &Item<'_>) -> &'static str {
+    match item {
+        Item::Global(_) => "GLOBAL_DATA",
+        Item::GlobalQuotas(_) => "GLOBAL_QUOTA_DATA",
+        Item::Connection(_) => "CONNECTION_DATA",
+        Item::Domain(_) => "DOMAIN_DATA",
+        Item::Watch(watch) if watch.depth.is_some() => "WATCH_DATA_EXTENDED",
+        Item::Watch(_) => "WATCH_DATA",
+        Item::Transaction(_) => "TRANSACTION_DATA",
+        Item::Node(_) => "NODE_DATA",
+        Item::Extension(_) => "extension",
+    }
+}
+
+/// Bytes as text with escapes.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes.escape_ascii())
+}
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A permission as SET_PERMS spells it, with a mark if it counts for nobody.
+pub(crate) fn permission(entry: &Entry) -> String {
+    let letter = match (entry.access.contains(Access::READ), entry.access.contains(Access::WRITE)) {
+        (false, false) => 'n',
+        (true, false) => 'r',
+        (false, true) => 'w',
+        (true, true) => 'b',
+    };
+    format!("{letter}{}{}", entry.domid, if entry.stale { "(stale)" } else { "" })
+}
+
+fn quotas(list: &NamedQuotas<'_>) -> String {
+    let words: Vec<_> = list.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    words.join(" ")
+}
+
+/// One line for an item. `name` says what a connection number stands for.
+pub(crate) fn line(item: &Item<'_>, name: &dyn Fn(u32) -> String) -> String {
+    let text = match item {
+        Item::Global(global) => format!("socket {} event-channel {}", global.socket, global.event_channel),
+        Item::GlobalQuotas(all) => format!("per domain: {}; global: {}", quotas(&all.defaults), quotas(&all.global)),
+        Item::Connection(connection) => {
+            let peer = match connection.peer {
+                StreamPeer::Ring { domid, target, port } => {
+                    let target = target.map(|target| format!(" target {target}")).unwrap_or_default();
+                    format!("domain {domid}{target} port {port}")
+                }
+                StreamPeer::Socket { descriptor } => format!("socket {descriptor}"),
+            };
+            let id = connection.unique_id.map(|id| format!(" unique-id {id:#x}")).unwrap_or_default();
+            format!(
+                "{peer}{id} input {} output {} partial {}",
+                escaped(&connection.input),
+                escaped(&connection.output),
+                connection.partial_bytes
+            )
+        }
+        Item::Domain(domain) => {
+            let features = domain.features.map(|features| format!(" features {features:#x}")).unwrap_or_default();
+            format!("domain {}{features} {}", domain.domid, quotas(&domain.quotas))
+        }
+        Item::Watch(watch) => {
+            let depth = watch.depth.map(|depth| format!(" depth {depth}")).unwrap_or_default();
+            format!("{} {} token {}{depth}", name(watch.connection.0), watch.path, escaped(&watch.token))
+        }
+        Item::Transaction(transaction) => format!("{} {}", name(transaction.connection.0), transaction.id),
+        Item::Node(node) => {
+            let permissions: Vec<_> = node.permissions.iter().map(permission).collect();
+            let pending = node.pending.map(|(transaction, access)| {
+                let connection = name(transaction.connection.0);
+                format!(" in transaction {} of {connection} access {:#x}", transaction.id, access.bits())
+            });
+            let pending = pending.unwrap_or_default();
+            format!("{} = {} ({}){pending}", node.path, escaped(&node.value), permissions.join(","))
+        }
+        Item::Extension(extension) => {
+            let shown = extension.body.get(..SHOWN_BYTES).unwrap_or(&extension.body);
+            let more = if shown.len() < extension.body.len() { "..." } else { "" };
+            format!("{:#010x} {} bytes {}{more}", extension.kind, extension.body.len(), hex(shown))
+        }
+    };
+    format!("{} {text}", kind(item))
+}

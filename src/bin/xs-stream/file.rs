@@ -1,0 +1,57 @@
+//! Files in and out, with progress for large ones.
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::Path;
+
+/// From here on it is told how far a command has come.
+const LARGE_BYTES: usize = 32 * 1024 * 1024;
+/// How often, in bytes.
+const STEP_BYTES: usize = 8 * 1024 * 1024;
+
+/// Reads a whole file, or standard input for `-`.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    if path.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+        return Ok(bytes);
+    }
+    fs::read(path).map_err(failed)
+}
+
+/// Writes a whole file, which is there whole or not at all.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    fs::write(&part, bytes).and_then(|()| fs::rename(&part, path)).map_err(failed)
+}
+
+/// Tells on a terminal how far a large file has been read.
+pub(crate) struct Progress {
+    total: usize,
+    next: usize,
+}
+
+impl Progress {
+    pub(crate) fn new(total: usize) -> Self {
+        let is_shown = total >= LARGE_BYTES && io::stderr().is_terminal();
+        Self { total, next: if is_shown { STEP_BYTES } else { usize::MAX } }
+    }
+
+    pub(crate) fn at(&mut self, bytes: usize) {
+        if bytes >= self.next {
+            eprint!("\r{:3} %", bytes.saturating_mul(100) / self.total.max(1));
+            self.next = bytes.saturating_add(STEP_BYTES);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.next != usize::MAX {
+            eprintln!("\r100 %");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The program xs-stream, on streams of real servers and on wrong ones.
+#![allow(missing_docs, reason = "a test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use xenstore::engine::snapshot::{
+    ConnectionItem, ConnectionNumber, DomainItem, Item, StreamPeer, TransactionItem, WatchItem,
+};
+use xenstore::store::domain::DomId;
+use xenstore::stream::record::Version;
+use xenstore::stream::writer::Writer;
+
+const OF_C: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams/c-xenstored-4.17.xs");
+const OF_OCAML: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams/oxenstored-4.17.dump");
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xs-stream"));
+    command.args(arguments).stdin(Stdio::null()).output().expect("xs-stream runs")
+}
+
+/// What it prints, after it ended with `status`.
+fn printed(status: i32, arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {out}{error}");
+    format!("{out}{error}")
+}
+
+/// A file of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("xs-stream");
+    fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A stream with all that version 1 can't hold.
+fn version_2_only() -> PathBuf {
+    let number = ConnectionNumber(1);
+    let peer = StreamPeer::Ring { domid: DomId(7), target: None, port: 4 };
+    let (input, output) = (Vec::new().into(), Vec::new().into());
+    let items = [
+        Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes: 0, unique_id: Some(9) }),
+        Item::Domain(DomainItem { domid: DomId(7), features: Some(2), quotas: vec![("colours".into(), 3)] }),
+        Item::Watch(WatchItem { connection: number, path: "a".into(), token: b"t"[..].into(), depth: Some(1) }),
+        Item::Transaction(TransactionItem { connection: number, id: 5 }),
+    ];
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, Version::Two).unwrap();
+    items.iter().for_each(|item| writer.item(item).unwrap());
+    writer.end().unwrap();
+    let path = scratch("two.xs");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn a_good_stream_is_checked_counted_and_shown() {
+    assert!(printed(0, &["check", OF_C]).contains("version 1, "));
+    let stat = printed(0, &["stat", OF_C]);
+    assert!(stat.contains("NODE_DATA") && stat.contains("nodes of domain 0"), "{stat}");
+    let dump = printed(0, &["dump", OF_C]);
+    assert!(dump.contains("NODE_DATA /local = \"\" (n0)\n"), "{dump}");
+    let nodes = dump.lines().filter(|line| line.starts_with("NODE_DATA")).count();
+    let json = printed(0, &["dump", "--json", OF_C]);
+    let objects: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.iter().filter(|object| object["record"] == "NODE_DATA").count(), nodes);
+    assert_eq!(objects.len(), dump.lines().count());
+}
+
+#[test]
+fn a_wrong_stream_is_refused_with_the_place() {
+    let path = scratch("cut.xs");
+    let mut bytes = fs::read(OF_C).unwrap();
+    bytes.truncate(1000);
+    fs::write(&path, &bytes).unwrap();
+    for command in ["check", "dump", "stat"] {
+        let said = printed(1, &[command, text(&path)]);
+        assert!(said.contains("at offset") && said.contains("ends before its END"), "{said}");
+    }
+    assert!(printed(1, &["check", OF_OCAML]).contains("no migration stream"));
+    assert!(printed(1, &["check", "/nonexistent"]).contains("/nonexistent"));
+}
+
+#[test]
+fn what_version_1_cannot_hold_is_listed_and_written_only_by_force() {
+    let (from, to) = (version_2_only(), scratch("one.xs"));
+    let _ = fs::remove_file(&to);
+    let said = printed(1, &["convert", "--to", "1", "-o", text(&to), text(&from)]);
+    for loss in ["domain 7: features 0x2", "domain 7: watch of a with depth 1", "domain 7: transaction 5"] {
+        assert!(said.contains(&format!("lost: {loss}\n")), "{loss} in {said}");
+    }
+    assert!(!to.exists());
+    printed(0, &["convert", "--to", "1", "--force", "-o", text(&to), text(&from)]);
+    assert!(printed(0, &["check", text(&to)]).contains("version 1"));
+    let back = scratch("back.xs");
+    printed(0, &["convert", "--to", "2", "-o", text(&back), text(&to)]);
+    let difference = printed(1, &["diff", text(&from), text(&back)]);
+    assert_eq!(difference.lines().count(), 5, "features, depth and transaction, and nothing else: {difference}");
+    assert!(difference.contains("colours=3"));
+}
+
+#[test]
+fn a_stream_goes_to_version_2_and_back_without_a_difference() {
+    let (two, one) = (scratch("c-two.xs"), scratch("c-one.xs"));
+    printed(0, &["convert", "--to", "2", "-o", text(&two), OF_C]);
+    printed(0, &["convert", "--to", "1", "-o", text(&one), text(&two)]);
+    assert_eq!(printed(0, &["diff", OF_C, text(&one)]), "");
+    assert!(fs::read(OF_C).unwrap() == fs::read(&one).unwrap(), "the same bytes");
+}
+
+#[test]
+fn a_dump_of_oxenstored_is_imported() {
+    let to = scratch("imported.xs");
+    assert!(printed(0, &["import", OF_OCAML, "-o", text(&to)]).contains("0 lines were not known"));
+    let dump = printed(0, &["dump", text(&to)]);
+    assert!(dump.contains("WATCH_DATA domain 1 data/b token"), "{dump}");
+    let unchanged = fs::read(&to).unwrap();
+    assert!(printed(1, &["import", OF_C, "-o", text(&to)]).contains("line 1: this is no dump"));
+    assert!(fs::read(&to).unwrap() == unchanged, "a failed import leaves the file alone");
+}
+
+#[test]
+fn wrong_use_is_told_with_status_2() {
+    for (arguments, says) in [
+        (&[][..], "a command is missing"),
+        (&["chek", OF_C], "there is no command \"chek\""),
+        (&["check"], "check takes 1 file"),
+        (&["diff", OF_C], "diff takes 2 files"),
+        (&["check", "--json", OF_C], "there is no option \"--json\" here"),
+        (&["convert", "-o", "x", OF_C], "convert needs --to"),
+        (&["convert", "--to", "3", "-o", "x", OF_C], "a stream's version is 1 or 2"),
+        (&["convert", "--to", "1", OF_C], "convert needs -o"),
+        (&["import", OF_OCAML, "-o"], "-o lacks its value"),
+    ] {
+        let said = printed(2, arguments);
+        assert!(said.contains(says) && said.contains("--help"), "{arguments:?}: {said}");
+    }
+    assert!(printed(0, &["--help"]).contains("convert --to 1|2"));
+    for command in ["check", "dump", "diff", "convert", "import", "stat"] {
+        assert!(printed(0, &[command, "--help"]).contains(&format!("xs-stream {command}")));
+    }
+}
