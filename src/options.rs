@@ -123,7 +123,8 @@ const KNOWN: &[Known] = &[
     known("no-domain-init", Some('D'), Value::None, |_, _| Err(MEANINGLESS)),
     known("no-recovery", Some('R'), Value::None, |_, _| Err(MEANINGLESS)),
     known("internal-db", Some('I'), Value::Attached, |_, _| Ok(())),
-    known("live-update", Some('U'), Value::None, |_, _| Err(MEANINGLESS)),
+    // The mark that a predecessor leaves. Whether there is one, the kernel knows better.
+    known("live-update", Some('U'), Value::None, |_, _| Ok(())),
 ];
 
 impl Options {

@@ -34,7 +34,7 @@ fn new_page() -> xen::shared_page::SharedPage {
 
 mod events {
     use super::xen::shared_page::SharedPage;
-    use super::xen::two_level::{PORTS, offset, take_fired, unmask_all};
+    use super::xen::two_level::{PORTS, mask_all_but, offset, take_fired, unmask_all};
 
     /// What Xen does when a port fires (`evtchn_2l_set_pending`).
     fn fire(page: &SharedPage, port: u32) {
@@ -92,15 +92,29 @@ mod events {
     }
 
     #[test]
-    fn unmasking_clears_every_mask_bit_and_nothing_else() {
+    fn unmasking_clears_every_mask_bit_and_what_is_pending_and_nothing_else() {
         let page = super::new_page();
         for at in (0..4096).step_by(8) {
             page.store64(at, u64::MAX);
         }
         unmask_all(&page);
         for at in (0..4096).step_by(8) {
-            let mask = (offset::MASK..offset::MASK + 512).contains(&at);
-            assert_eq!(page.load64(at), if mask { 0 } else { u64::MAX }, "offset {at}");
+            let cleared = (offset::PENDING..offset::PENDING + 512).contains(&at)
+                || (offset::MASK..offset::MASK + 512).contains(&at);
+            assert_eq!(page.load64(at), if cleared { 0 } else { u64::MAX }, "offset {at}");
+        }
+    }
+
+    #[test]
+    fn after_masking_all_but_one_only_that_one_is_heard() {
+        let page = super::new_page();
+        for port in [1, 64, 4095] {
+            fire(&page, 70);
+            mask_all_but(&page, port);
+            assert_eq!((fired(&page), page.load8(offset::UPCALL_PENDING)), (Vec::new(), 0), "port {port}");
+            let unmasked =
+                (0..PORTS).filter(|port| page.load64(offset::MASK + *port as usize / 64 * 8) & 1 << (port % 64) == 0);
+            assert_eq!(unmasked.collect::<Vec<_>>(), [port]);
         }
     }
 }

@@ -36,8 +36,10 @@ pub(crate) struct BootInfo {
     pub(crate) page_table: usize,
     /// Virtual address of the list of machine frames by page.
     pub(crate) frame_list: usize,
-    /// The first virtual address behind all that the builder put into memory.
+    /// The first virtual address behind all that the builder put into memory, a module at the very end excepted.
     pub(crate) first_free: usize,
+    /// Where a module is that lies at the very end of memory.
+    pub(crate) last_module: Option<usize>,
 }
 
 impl BootInfo {
@@ -58,7 +60,9 @@ impl BootInfo {
             start..start.saturating_add(info.mod_len as usize)
         });
         let tables_end = (info.pt_base + info.nr_pt_frames * PAGE_BYTES as u64) as usize;
-        let module_end = module.as_ref().map_or(0, |module| module.end);
+        let behind_tables = stack_end.max(tables_end);
+        let last_module = module.as_ref().map(|module| module.start).filter(|start| *start >= behind_tables);
+        let module_end = module.as_ref().filter(|_| last_module.is_none()).map_or(0, |module| module.end);
         Self {
             pages: info.nr_pages as usize,
             command_line: CStr::from_bytes_until_nul(text).map_or(text, CStr::to_bytes),
@@ -68,7 +72,8 @@ impl BootInfo {
             module,
             page_table: info.pt_base as usize,
             frame_list: info.mfn_list as usize,
-            first_free: stack_end.max(tables_end).max(module_end),
+            first_free: behind_tables.max(module_end),
+            last_module,
         }
     }
 }

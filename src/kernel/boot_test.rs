@@ -10,16 +10,24 @@ use core::ptr;
 
 use xen_sys::{EVTCHNOP_alloc_unbound, evtchn_alloc_unbound};
 
+use super::boot_info::BootInfo;
+use super::heap;
+use super::update::pages::PageStream;
+use super::update::{self, Try, successor};
 use crate::xen::event_channel::{self, two_level};
+use crate::xen::memory::Memory;
 use crate::xen::{entry, hypercall, sched, shared_info};
+use xenstore::update::image::Image;
+use xenstore::update::upload::Upload;
 
 /// The number by which a domain calls itself (`DOMID_SELF`).
 const DOMID_SELF: u16 = 0x7ff0;
 
 /// Does what the command line asks for.
-pub(crate) fn run(command_line: &[u8]) {
-    let text = core::str::from_utf8(command_line).unwrap_or_default();
-    let Some(test) = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("--boot-test=")) else { return };
+pub(crate) fn run(boot: &BootInfo, mut memory: Memory) -> Memory {
+    let text = core::str::from_utf8(boot.command_line).unwrap_or_default();
+    let test = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("--boot-test="));
+    let Some(test) = test else { return memory };
     log::info!("boot test: {test}");
     match test {
         "ports" => ports(),
@@ -39,7 +47,49 @@ pub(crate) fn run(command_line: &[u8]) {
         // SAFETY: it is meant to fault.
         "opcode" => unsafe { asm!("ud2") },
         "nested" => panic!("{}", Nested),
+        "bridge" => bridge(boot, &memory),
+        "back" => successor::give_up("it was asked to"),
+        "hang" =>
+        {
+            #[expect(clippy::empty_loop, reason = "a kernel that hangs")]
+            loop {}
+        }
+        "over" => {
+            successor::commit(&mut memory);
+            log::info!("over: {:?}, {} pages", heap::usage(), memory.pages());
+            if let Some(module) = &boot.module {
+                log::info!("module {module:x?}");
+            }
+        }
         _ => log::warn!("there is no such test"),
+    }
+    memory
+}
+
+/// Starts the boot module as a successor, in several ways.
+fn bridge(boot: &BootInfo, memory: &Memory) {
+    let ports = super::open_events();
+    let Some(module) = boot.module.clone() else { return };
+    // SAFETY: the module is mapped and nobody writes it.
+    let bytes = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(module.start), module.len()) };
+    let mut file = Upload::new();
+    file.push(bytes).expect("room");
+    let image = Image::check(&file).expect("an image");
+    for test in ["back", "null", "panic", "hang", "opcode", "back", "back", "over"] {
+        let mut stream = PageStream::default();
+        stream.push(&[0x55; 10_000]).expect("room");
+        let command_line = alloc::format!("--boot-test={test}");
+        let parts = Try {
+            image: &image,
+            file: &file,
+            command_line: command_line.as_bytes(),
+            stream,
+            state_bytes: heap::usage().used,
+            mappings: &[],
+            stopped_ns: 0,
+        };
+        let why = update::try_successor(memory, boot, ports, parts);
+        log::info!("{test}: {why}; {:?}", heap::usage());
     }
 }
 

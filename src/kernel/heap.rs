@@ -72,6 +72,20 @@ pub(crate) unsafe fn init(range: Range<usize>) {
     unsafe { HEAP.lock().init(ptr::with_exposed_provenance_mut(range.start), range.len()) };
 }
 
+/// Makes the heap larger, by what follows it in memory.
+///
+/// # Safety
+/// The `bytes` behind the heap's end must be mapped for reading and writing and belong to nobody else, for good.
+pub(crate) unsafe fn extend(bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { HEAP.lock().extend(bytes) };
+}
+
+/// Where the heap ends.
+pub(crate) fn end() -> usize {
+    HEAP.lock().top().expose_provenance()
+}
+
 /// What is used and free.
 pub(crate) fn usage() -> Usage {
     let heap = HEAP.lock();

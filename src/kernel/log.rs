@@ -96,6 +96,16 @@ pub(crate) fn connect(console: Console) {
     }
 }
 
+/// Goes on after another kernel has written to the console.
+pub(crate) fn resume() {
+    if let Some(mut output) = output() {
+        if let Some(console) = &mut output.console {
+            console.resume();
+        }
+        output.flush();
+    }
+}
+
 /// Prints a line as it is.
 pub(crate) fn print_line(line: fmt::Arguments<'_>) {
     if let Some(mut output) = output() {

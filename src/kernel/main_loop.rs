@@ -7,8 +7,9 @@ use ::log::info;
 use xenstore::engine::hypervisor::Port;
 use xenstore::server::{Action, Server};
 
+use super::boot_info::BootInfo;
 use super::platform::XenPlatform;
-use super::{heap, log};
+use super::{heap, log, update};
 use crate::xen::event_channel::two_level;
 use crate::xen::{sched, shared_info, time};
 
@@ -24,7 +25,7 @@ pub(crate) struct OwnPorts {
 }
 
 /// Runs the server, for ever.
-pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts) -> ! {
+pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts, boot: &BootInfo) -> ! {
     let shared_info = shared_info::page().expect("mapped at boot");
     // What was set last, so that an alarm costs a hypercall only when it changes.
     let mut alarm_ms = None;
@@ -42,7 +43,9 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts
         });
         let poll = server.poll(&mut platform, time::now_ms());
         while let Some(action) = server.poll_action() {
-            perform(action, &mut server, &platform);
+            perform(action, &mut server, &platform, ports, boot);
+            // An update sets an alarm of its own.
+            alarm_ms = None;
         }
         // What was just done may have left something to send.
         if !poll.busy && !server.is_busy() {
@@ -56,13 +59,13 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts
 }
 
 /// Does what the server asks its host for.
-fn perform(action: Action, server: &mut Server, platform: &XenPlatform) {
+fn perform(action: Action, server: &mut Server, platform: &XenPlatform, ports: OwnPorts, boot: &BootInfo) {
     match action {
         Action::ReportMemory => {
             let heap::Usage { used, free, peak } = heap::usage();
             let (rings, ports) = (platform.ring_count(), platform.port_count());
             info!("memory: used={used} free={free} peak={peak} rings={rings} ports={ports}");
         }
-        Action::StartUpdate => server.update_failed("Live update is not supported yet."),
+        Action::StartUpdate => update::start(server, platform, boot, ports),
     }
 }

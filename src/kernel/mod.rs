@@ -11,6 +11,7 @@ pub(crate) mod main_loop;
 pub(crate) mod panic;
 pub(crate) mod platform;
 pub(crate) mod slots;
+pub(crate) mod update;
 
 use alloc::string::String;
 use core::ptr::{self, NonNull};
@@ -19,6 +20,8 @@ use ::log::{debug, error, info, warn};
 use xen_sys::start_info;
 use xenstore::options::Options;
 use xenstore::server::Server;
+use xenstore::server::stream::load;
+use xenstore::server::take_over::{TakeOver, TakenOver};
 
 use crate::xen::console::Console;
 use crate::xen::domctl::{self, Unusable};
@@ -30,6 +33,7 @@ use crate::xen::{entry, hypercall, shared_info, time};
 use boot_info::BootInfo;
 use main_loop::OwnPorts;
 use platform::XenPlatform;
+use update::successor;
 
 /// The heap below which the kernel does not start: an empty store with the tools' nodes takes some 100 KiB, a guest
 /// with its nodes, watches and queues some tens of KiB.
@@ -37,9 +41,16 @@ const HEAP_BYTES_MIN: usize = 1024 * 1024;
 
 /// Entered by `boot/pv.s`, on the kernel's own stack, with what Xen left in `rsi` and `rsp`.
 pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
-    entry::register_handlers();
     // SAFETY: the values are the builder's, passed on untouched by the assembly.
     let boot = unsafe { BootInfo::from_start_info(info, stack_end) };
+    // SAFETY: the table is the builder's, and still the current one.
+    let has_predecessor = unsafe { successor::find_predecessor(boot.page_table) };
+    if has_predecessor {
+        // The predecessor's callback stays: it is what ends a successor that hangs.
+        entry::register_own_fault_handlers();
+    } else {
+        entry::register_handlers();
+    }
     log::init();
     let memory = open_memory(&boot);
     connect_console(&boot, &memory);
@@ -48,8 +59,11 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     info!("xenstore-stubdom {} on Xen {major}.{minor}, {kib} KiB of memory", env!("CARGO_PKG_VERSION"));
     let memory = make_heap(&boot, memory);
     #[cfg(feature = "boot-test")]
-    boot_test::run(boot.command_line);
+    let memory = boot_test::run(&boot, memory);
     let options = read_options(&boot);
+    if has_predecessor {
+        serve_on(&boot, &options, memory)
+    }
     let ports = open_events();
     serve(&boot, &options, memory, ports)
 }
@@ -82,8 +96,11 @@ fn connect_console(boot: &BootInfo, memory: &Memory) {
 /// Maps all memory and makes a heap of what is free.
 fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
     // SAFETY: the builder used nothing behind `first_free`.
-    let free = unsafe { memory.map_all(boot.first_free) }.expect("Xen lets a domain map its own pages");
-    if free.len() < HEAP_BYTES_MIN {
+    let mut free = unsafe { memory.map_all(boot.first_free) }.expect("Xen lets a domain map its own pages");
+    if let Some(module) = boot.last_module {
+        free.end = module;
+    }
+    if free.len() < HEAP_BYTES_MIN && successor::handover().is_none() {
         let total = boot.pages * PAGE_BYTES;
         let needed = total - free.len() + HEAP_BYTES_MIN;
         let mib = needed.div_ceil(1024 * 1024);
@@ -91,9 +108,6 @@ fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
     }
     // SAFETY: all of it was just mapped, and is free.
     unsafe { heap::init(free) };
-    if let Some(module) = &boot.module {
-        warn!("the boot module of {} bytes is ignored: restoring from a module is not supported", module.len());
-    }
     memory
 }
 
@@ -126,7 +140,87 @@ fn open_events() -> OwnPorts {
 
 /// Starts the server, or says what is missing for it.
 fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
-    let domains = match domctl::Interface::probe() {
+    let domains = find_domains(boot, options);
+    debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
+    let mut platform = XenPlatform::new(memory, domains);
+    let server = match restored(boot, options, &mut platform) {
+        Some(server) => server,
+        None => {
+            let mut server = Server::new(options.config());
+            connect_first(options, &mut server, &mut platform);
+            server
+        }
+    };
+    main_loop::run(server, platform, ports, boot)
+}
+
+/// A server with the state of the boot module, if there is one: a stream that was saved before. Without it, or if it can't
+/// be restored, the store begins anew: the host needs one.
+fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> Option<Server> {
+    let stream = module(boot)?;
+    let engine = match load(stream, &options.config(), time::now_ms()) {
+        Ok(engine) => engine,
+        Err(error) => {
+            error!("the boot module of {} bytes is not restored: {error}; the store begins anew", stream.len());
+            return None;
+        }
+    };
+    let mut server = Server::restored(engine);
+    let taken = server.take_over(platform, time::now_ms(), TakeOver::Cold { control_port: options.event });
+    let TakenOver { connections, lost, .. } = taken;
+    info!(
+        "{} bytes of state restored; {connections} connections made again, {lost} wait for their domains",
+        stream.len()
+    );
+    if !taken.has_control {
+        connect_first(options, &mut server, platform);
+    }
+    Some(server)
+}
+
+/// Restores what the predecessor handed over, and takes its place.
+fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
+    let started_ns = time::now_ns();
+    let domains = find_domains(boot, options);
+    let stream = module(boot).unwrap_or_else(|| stop(format_args!("there is no state to restore")));
+    let mut server = match load(stream, &options.config(), time::now_ms()) {
+        Ok(engine) => Server::restored(engine),
+        Err(error) => stop(format_args!("the state can't be restored: {error}")),
+    };
+    let Some(handover) = successor::handover() else { stop(format_args!("there is no predecessor")) };
+    let restored_ns = time::now_ns();
+    successor::commit(&mut memory);
+    let (domain_exception, timer) = (handover.exception_port, handover.timer_port);
+    let ports = OwnPorts { domain_exception, timer, console: log::console_port() };
+    let mut platform = XenPlatform::new(memory, domains);
+    let taken = server.take_over(&mut platform, time::now_ms(), TakeOver::Live);
+    log::console_event();
+    let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
+    let now = time::now_ns();
+    let heap::Usage { used, free, .. } = heap::usage();
+    info!(
+        "live update: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
+        taken.connections,
+        taken.connections + taken.lost,
+        stream.len(),
+        handover.save_ns / 1000,
+        us(handover.stopped_ns + handover.save_ns, started_ns),
+        us(started_ns, restored_ns),
+        us(restored_ns, now),
+    );
+    main_loop::run(server, platform, ports, boot)
+}
+
+/// The boot module.
+fn module(boot: &BootInfo) -> Option<&'static [u8]> {
+    let module = boot.module.clone()?;
+    // SAFETY: the builder put it there; nobody writes it before it has been read.
+    Some(unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(module.start), module.len()) })
+}
+
+/// Finds out how this Xen is asked about domains, or says what is missing for that.
+fn find_domains(boot: &BootInfo, options: &Options) -> domctl::Interface {
+    match domctl::Interface::probe() {
         Ok(domains) => domains,
         Err(Unusable::NotPrivileged) => {
             let event = if options.event.is_none() { "no --event on its command line and " } else { "" };
@@ -136,12 +230,7 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
             ));
         }
         Err(error) => stop(format_args!("this Xen can't be asked about domains: {error:?}")),
-    };
-    debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
-    let mut platform = XenPlatform::new(memory, domains);
-    let mut server = Server::new(options.config());
-    connect_first(options, &mut server, &mut platform);
-    main_loop::run(server, platform, ports)
+    }
 }
 
 /// Connects the control domain by the port that the command line names, or else all domains whose ring pages name one.
@@ -166,6 +255,7 @@ fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatf
 
 /// Ends the domain in order: there is nothing that it could do.
 fn stop(why: core::fmt::Arguments<'_>) -> ! {
+    successor::give_up(&alloc::format!("{why}"));
     error!("{why}; shutting down");
     log::last_words();
     sched::shutdown(Reason::PowerOff)

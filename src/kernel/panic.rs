@@ -1,9 +1,12 @@
-//! The end on a panic or a processor fault: says where and why, and ends the domain with the crash reason.
+//! The end on a panic or a processor fault: says where and why, and ends the domain with the crash reason, or goes back
+//! to the predecessor if this is a live update.
 
+use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::log::{last_words, print_line, take_over};
+use super::update::successor;
 use crate::xen::entry::{self, FaultFrame};
 use crate::xen::sched::{self, Reason};
 use crate::xen::shared_info;
@@ -16,16 +19,38 @@ const CALLS: usize = 12;
 /// Set as soon as the end has begun: a fault or panic while it is printed ends the domain without another word.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
+/// What the predecessor is told.
+type Why = heapless::String<WHY_BYTES>;
+/// Bytes of it; more than that is cut off.
+const WHY_BYTES: usize = 400;
+
+/// Puts it together without the heap, which may be what failed.
+fn why(text: fmt::Arguments<'_>) -> Why {
+    /// Keeps what fits.
+    struct Cut(Why);
+    impl fmt::Write for Cut {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            text.chars().try_for_each(|char| self.0.push(char)).map_err(|_| fmt::Error)
+        }
+    }
+    let mut cut = Cut(Why::new());
+    // What does not fit is left out.
+    let _ = fmt::write(&mut cut, text);
+    cut.0
+}
+
 /// Begins the end, or ends at once if it had begun.
 fn begin() {
     if ENDING.swap(true, Ordering::SeqCst) {
+        successor::give_up("a panic or fault while another was reported");
         sched::shutdown(Reason::Crash);
     }
     // SAFETY: nothing below the panic or fault runs again.
     unsafe { take_over() };
 }
 
-fn end() -> ! {
+fn end(why: &Why) -> ! {
+    successor::give_up(why);
     last_words();
     sched::shutdown(Reason::Crash)
 }
@@ -41,7 +66,10 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     }
     print_line(format_args!("  {}", info.message()));
     print_registers(&registers);
-    end()
+    end(&match info.location() {
+        Some(location) => why(format_args!("panic at {location}: {}", info.message())),
+        None => why(format_args!("panic: {}", info.message())),
+    })
 }
 
 /// A fault's name, in the processor manual's words.
@@ -71,7 +99,7 @@ pub(crate) extern "C" fn fault(frame: &FaultFrame) -> ! {
         }
     }
     print_registers(frame);
-    end()
+    end(&why(format_args!("fault {} ({}) at {:#x}", f.vector, name(f.vector), f.rip)))
 }
 
 /// Prints the registers, and what on the stack looks like the way there.

@@ -1,6 +1,7 @@
 //! The hypervisor as the server sees it: rings mapped by grant, ports bound, domains asked after.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
 
@@ -55,6 +56,30 @@ impl RingPage for MappedRing {
     }
 }
 
+/// A ring mapping, as the successor of this kernel needs to know it to undo it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct RingMapping {
+    /// The machine address of the page-table entry that maps the ring.
+    pub(crate) entry_machine_address: u64,
+    /// What Xen calls the mapping.
+    pub(crate) handle: u32,
+    /// Whose ring it is.
+    pub(crate) domain: u16,
+    reserved: u16,
+}
+
+impl RingMapping {
+    /// As it lies in memory.
+    pub(crate) fn to_bytes(self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        bytes[..8].copy_from_slice(&self.entry_machine_address.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.handle.to_ne_bytes());
+        bytes[12..14].copy_from_slice(&self.domain.to_ne_bytes());
+        bytes
+    }
+}
+
 /// What the server uses of the hypervisor.
 #[derive(Debug)]
 pub(crate) struct XenPlatform {
@@ -69,6 +94,22 @@ impl XenPlatform {
     /// Nothing is mapped or bound yet.
     pub(crate) fn new(memory: Memory, domains: Interface) -> Self {
         Self { memory, domains, rings: BTreeMap::new(), slots: Slots::new(WINDOW_SLOTS), ports: 0 }
+    }
+
+    /// The domain's memory.
+    pub(crate) const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// All rings that are mapped.
+    pub(crate) fn ring_mappings(&self) -> Vec<RingMapping> {
+        let mapping = |(domid, ring): (&DomId, &MappedRing)| RingMapping {
+            entry_machine_address: ring.at.entry_machine_address,
+            handle: ring.handle,
+            domain: domid.0,
+            reserved: 0,
+        };
+        self.rings.iter().map(mapping).collect()
     }
 
     /// Rings that are mapped.
@@ -120,7 +161,7 @@ impl Hypervisor for XenPlatform {
     fn unmap_ring(&mut self, domid: DomId) {
         let Some(MappedRing { page: _, slot, at, handle }) = self.rings.remove(&domid) else { return };
         // SAFETY: the only value through which the page was used is gone.
-        match unsafe { grant::unmap(handle, at) } {
+        match unsafe { grant::unmap(handle, at.entry_machine_address) } {
             Ok(()) => self.slots.give_back(slot),
             // The slot is not used again: the page may still be there.
             Err(error) => log::error!("the ring of domain {domid} can't be unmapped: {error:?}"),

@@ -178,6 +178,12 @@ impl Server {
         self.engine.connection(id).is_some_and(|connection| connection.fault().is_none())
     }
 
+    /// Looks at every connection and every domain, as if all had signalled: after a time in which signals were lost.
+    pub fn wake_all(&mut self) {
+        self.engine.wake_all();
+        self.has_exception = true;
+    }
+
     /// What the host is to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

@@ -22,6 +22,11 @@ impl Console {
         Self { page, port, producer }
     }
 
+    /// Goes on where another writer left the page.
+    pub(crate) fn resume(&mut self) {
+        self.producer = self.page.load32(OUT_PRODUCER);
+    }
+
     /// The port by which the daemon signals.
     pub(crate) fn port(&self) -> u32 {
         self.port

@@ -167,29 +167,36 @@ struct TrapInfo {
 /// The handler leaves upcalls masked (`TI_SET_IF`).
 const TRAP_MASKS_UPCALLS: u8 = 1 << 2;
 
-/// Tells Xen where to deliver faults and events.
+/// Tells Xen where to deliver faults and events: to this kernel.
 pub(crate) fn register_handlers() {
+    register_own_fault_handlers();
+    register_callbacks(address!(event_upcall), address!(failsafe_callback));
+}
+
+/// Tells Xen to deliver faults to this kernel.
+pub(crate) fn register_own_fault_handlers() {
+    register_fault_handlers(address!(fault_stubs));
+}
+
+/// Tells Xen where to deliver faults: to stubs that follow each other from `stubs` on, [`FAULT_STUB_BYTES`] each.
+pub(crate) fn register_fault_handlers(stubs: usize) {
     let mut table = [TrapInfo::default(); VECTORS as usize + 1]; // the last stays zero: the end of the table
     for (vector, trap) in (0..VECTORS).zip(&mut table) {
-        let address = address!(fault_stubs) + usize::from(vector) * FAULT_STUB_BYTES;
+        let address = stubs + usize::from(vector) * FAULT_STUB_BYTES;
         *trap = TrapInfo { vector, flags: TRAP_MASKS_UPCALLS, cs: KERNEL_CODE_SEGMENT, address };
     }
+    let arguments = [ptr::from_ref(&table).expose_provenance(), 0, 0, 0, 0];
     // SAFETY: the table is terminated and each address is a stub that is made to be entered by a fault.
-    let traps = unsafe {
-        hypercall::checked(
-            xen_sys::__HYPERVISOR_set_trap_table,
-            [ptr::from_ref(&table).expose_provenance(), 0, 0, 0, 0],
-        )
-    };
+    let outcome = unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_trap_table, arguments) };
+    assert!(outcome.is_ok(), "Xen refused the fault handlers: {outcome:?}");
+}
+
+/// Tells Xen where to deliver events, and where to go when it can't load a segment register.
+pub(crate) fn register_callbacks(event: usize, failsafe: usize) {
     // SAFETY: both addresses are entries made for these callbacks; the third is for system calls of a user mode that
     // does not exist here.
-    let callbacks = unsafe {
-        hypercall::checked(
-            xen_sys::__HYPERVISOR_set_callbacks,
-            [address!(event_upcall), address!(failsafe_callback), 0, 0, 0],
-        )
-    };
-    assert!(traps.is_ok() && callbacks.is_ok(), "Xen refused the handlers: {traps:?} {callbacks:?}");
+    let outcome = unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_callbacks, [event, failsafe, 0, 0, 0]) };
+    assert!(outcome.is_ok(), "Xen refused the callbacks: {outcome:?}");
 }
 
 /// Blocks until an event is pending, with upcalls unmasked meanwhile. They are masked again when this returns.

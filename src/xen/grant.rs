@@ -41,15 +41,15 @@ pub(crate) fn map(domain: u16, reference: u32, at: WindowEntry) -> Result<u32, G
     }
 }
 
-/// Undoes [`map`].
+/// Undoes [`map`], whatever page tables are current now.
 ///
 /// # Errors
 /// [`GrantError`], with the mapping as it was.
 ///
 /// # Safety
 /// Nobody may use the mapping any more.
-pub(crate) unsafe fn unmap(handle: u32, at: WindowEntry) -> Result<(), GrantError> {
-    let mut argument = UnmapGrantRef { host_addr: at.entry_machine_address, handle, ..UnmapGrantRef::default() };
+pub(crate) unsafe fn unmap(handle: u32, entry_machine_address: u64) -> Result<(), GrantError> {
+    let mut argument = UnmapGrantRef { host_addr: entry_machine_address, handle, ..UnmapGrantRef::default() };
     let arguments = [GNTTABOP_UNMAP_GRANT_REF as usize, (&raw mut argument).expose_provenance(), 1, 0, 0];
     // SAFETY: one structure of the right type; the mapping is out of use.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_grant_table_op, arguments) }.map_err(GrantError::Refused)?;

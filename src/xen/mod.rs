@@ -4,6 +4,7 @@
 //! (page tables, stacks). Nothing here knows what a request is.
 
 pub(crate) mod abi;
+pub(crate) mod bridge;
 pub(crate) mod console;
 pub(crate) mod domain_state;
 pub(crate) mod domctl;

@@ -25,11 +25,26 @@ pub(crate) mod offset {
     pub(crate) const MASK: usize = 2560;
 }
 
-/// Unmasks every port. Called once, before the first port is bound: which events matter is decided by binding.
+/// Unmasks every port, and forgets what fired while it was masked: whoever bound a port has to look. Which events matter is
+/// decided by binding.
+///
+/// Unmasked first: what fires in between is either forgotten or reported.
 pub(crate) fn unmask_all(shared_info: &SharedPage) {
     for word in 0..WORD_BITS {
         shared_info.store64(word_offset(offset::MASK, word), 0);
+        shared_info.swap64(word_offset(offset::PENDING, word), 0);
     }
+}
+
+/// Masks every port but one, and forgets all that fired. No upcall is pending then.
+pub(crate) fn mask_all_but(shared_info: &SharedPage, port: u32) {
+    for word in 0..WORD_BITS {
+        let left = if port / WORD_BITS == word { 1 << (port % WORD_BITS) } else { 0 };
+        shared_info.store64(word_offset(offset::MASK, word), !left);
+        shared_info.swap64(word_offset(offset::PENDING, word), 0);
+    }
+    shared_info.store8(offset::UPCALL_PENDING, 0);
+    shared_info.swap64(offset::PENDING_SELECTOR, 0);
 }
 
 /// Calls `fired` once for each port that fired since the last call, and marks it as seen: at most [`PORTS`] calls.

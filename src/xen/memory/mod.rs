@@ -7,14 +7,16 @@
 //! Page tables can be changed by hypercall only: Xen checks each entry. A page that becomes a table must not be writable
 //! anywhere, so its own linear mapping is made read-only first; tables are never given back.
 
+mod second_space;
+
 use core::ops::Range;
 use core::ptr;
 
-use super::abi::{MACHINE_TO_PHYS, XenError};
-use super::entry;
-use super::hypercall;
-use super::page_table::{ENTRIES, ENTRY_BYTES, Entry, Level};
-use super::shared_page::PAGE_BYTES;
+use crate::xen::abi::{MACHINE_TO_PHYS, XenError};
+use crate::xen::entry;
+use crate::xen::hypercall;
+use crate::xen::page_table::{ENTRIES, ENTRY_BYTES, Entry, Level};
+use crate::xen::shared_page::PAGE_BYTES;
 
 /// Where the ring window begins: below the linear mapping, in the same 512 GiB, so that one table of level 2 and those
 /// of level 1 that are used are all it costs.
@@ -314,17 +316,34 @@ unsafe fn update_entries(batch: &[xen_sys::mmu_update]) -> Result<(), XenError> 
     flush()
 }
 
+/// `struct mmuext_op` (`xen/include/public/xen.h`): a command, and its arguments.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExtendedOperation {
+    command: u32,
+    argument1: u64,
+    argument2: u64,
+}
+
+impl ExtendedOperation {
+    /// A command about a machine frame.
+    pub(crate) const fn about(command: u32, frame: u64) -> Self {
+        Self { command, argument1: frame, argument2: 0 }
+    }
+}
+
+/// Makes an extended operation.
+///
+/// # Safety
+/// Nothing that is in use may lose its meaning by it.
+unsafe fn extended(operation: ExtendedOperation) -> Result<(), XenError> {
+    let arguments = [ptr::from_ref(&operation).expose_provenance(), 1, 0, DOMID_SELF, 0];
+    // SAFETY: the structure is the right one; the rest is the caller's promise.
+    unsafe { hypercall::checked(xen_sys::__HYPERVISOR_mmuext_op, arguments) }.map(|_| ())
+}
+
 /// Makes the processor forget all translations.
 fn flush() -> Result<(), XenError> {
-    /// `struct mmuext_op` (`xen/include/public/xen.h`).
-    #[repr(C)]
-    struct Extended {
-        command: u32,
-        argument1: u64,
-        argument2: u64,
-    }
-    let operation = Extended { command: xen_sys::MMUEXT_TLB_FLUSH_LOCAL, argument1: 0, argument2: 0 };
-    let arguments = [ptr::from_ref(&operation).expose_provenance(), 1, 0, DOMID_SELF, 0];
-    // SAFETY: the structure is the right one, and forgetting translations changes nothing but time.
-    unsafe { hypercall::checked(xen_sys::__HYPERVISOR_mmuext_op, arguments) }.map(|_| ())
+    // SAFETY: forgetting translations changes nothing but time.
+    unsafe { extended(ExtendedOperation::about(xen_sys::MMUEXT_TLB_FLUSH_LOCAL, 0)) }
 }

@@ -1,0 +1,211 @@
+//! Live update: this kernel makes room for a successor, hands over, and goes on as if nothing had been if the successor does
+//! not say that it serves (`docs/live-update.md`).
+//!
+//! The predecessor's steps are here and in [`world`]; the successor's in [`successor`]. Until the successor takes the
+//! bridge down, everything that the predecessor has stays as it is: its memory is not mapped elsewhere, its ring mappings
+//! and ports are not touched.
+
+pub(crate) mod pages;
+pub(crate) mod successor;
+pub(crate) mod world;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use xenstore::server::Server;
+use xenstore::stream::writer::WriteError;
+use xenstore::update::image::Image;
+use xenstore::update::upload::Upload;
+
+use super::boot_info::BootInfo;
+use super::main_loop::OwnPorts;
+use super::platform::{RingMapping, XenPlatform};
+use super::{heap, log as console};
+use crate::xen::bridge::{self, Bridge, Handover, Outcome};
+use crate::xen::event_channel::two_level;
+use crate::xen::memory::Memory;
+use crate::xen::shared_page::PAGE_BYTES;
+use crate::xen::{entry, shared_info, time};
+use pages::{PageStream, Pages, RESERVE_BYTES};
+use world::{Contents, Unbuildable, World};
+
+/// How long a successor may take to restore, beside [`TIME_PER_MIB_MS`]: many times what it takes on a slow, busy host.
+/// Guests wait for so long if it hangs.
+const TIME_BASE_MS: u64 = 10_000;
+/// How much longer for each MiB of state.
+const TIME_PER_MIB_MS: u64 = 2_000;
+/// Memory that the successor gets beside what its state will take: for restoring, and to serve the first requests.
+const SUCCESSOR_EXTRA_BYTES: usize = 512 * 1024;
+
+/// What a try needs.
+pub(crate) struct Try<'a> {
+    /// The kernel.
+    pub(crate) image: &'a Image,
+    /// The file that it is in.
+    pub(crate) file: &'a Upload,
+    /// Its command line, without NUL.
+    pub(crate) command_line: &'a [u8],
+    /// The state.
+    pub(crate) stream: PageStream,
+    /// Bytes of heap that the state takes here.
+    pub(crate) state_bytes: usize,
+    /// The ring mappings, which the successor undoes once it serves.
+    pub(crate) mappings: &'a [RingMapping],
+    /// When serving stopped, in nanoseconds since the host's start.
+    pub(crate) stopped_ns: u64,
+}
+
+/// Bytes of heap for a successor whose state takes `state_bytes` here. It lays the same out anew, without the holes.
+const fn successor_heap_bytes(state_bytes: usize) -> usize {
+    state_bytes + state_bytes / 8 + SUCCESSOR_EXTRA_BYTES
+}
+
+/// Bytes that a try needs beside the stream.
+pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, state_bytes: usize) -> usize {
+    let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
+    let pages = world::pages_beside_stream(memory, image_bytes, mappings, heap_pages);
+    (pages + bridge::PAGES) * PAGE_BYTES + RESERVE_BYTES
+}
+
+/// Does what [`xenstore::server::Action::StartUpdate`] asks for. Returns when there is no successor; who asked knows why
+/// then.
+pub(crate) fn start(server: &mut Server, platform: &XenPlatform, boot: &BootInfo, ports: OwnPorts) {
+    let why = save_and_try(server, platform, boot, ports);
+    server.update_failed(&why);
+    // What fired meanwhile was forgotten.
+    server.wake_all();
+}
+
+/// Saves the state and starts the successor with it. Returns why there is none.
+fn save_and_try(server: &Server, platform: &XenPlatform, boot: &BootInfo, ports: OwnPorts) -> String {
+    let Some(successor) = server.successor() else { return String::from("nothing was prepared") };
+    let stopped_ns = time::now_ns();
+    let state_bytes = heap::usage().used.saturating_sub(successor.file.len());
+    let mut stream = PageStream::default();
+    match server.save_for_successor(&mut stream, time::now_ms()) {
+        Ok(()) => stream.trim(),
+        Err(WriteError::Full) => return no_memory(stream.len()),
+        Err(error) => return format!("the state can't be saved: {error:?}"),
+    }
+    let mappings = platform.ring_mappings();
+    let image_bytes = successor.image.memory_bytes() as usize;
+    let needed = bytes_beside_stream(platform.memory(), image_bytes, mappings.len(), state_bytes);
+    let free = heap::usage().free;
+    if free < needed {
+        return format!(
+            "not enough memory to keep this kernel until the new one serves: {} KiB are needed, {} KiB are free",
+            needed.div_ceil(1024),
+            free / 1024
+        );
+    }
+    let parts = Try {
+        image: successor.image,
+        file: successor.file,
+        command_line: &command_line(successor.command_line, boot.command_line),
+        stream,
+        state_bytes,
+        mappings: &mappings,
+        stopped_ns,
+    };
+    try_successor(platform.memory(), boot, ports, parts)
+}
+
+/// The new command line, or else the present one, with the mark of a live update.
+fn command_line(new: Option<&str>, present: &[u8]) -> Vec<u8> {
+    let mut line = Vec::from(new.map_or(present, str::as_bytes));
+    if !line.split(u8::is_ascii_whitespace).any(|word| MARKS.contains(&word)) {
+        line.push(b' ');
+        line.extend_from_slice(MARKS[0]);
+    }
+    line
+}
+
+/// How the command line says that this is a live update: for whoever reads it; the kernel looks for its predecessor's bridge.
+const MARKS: [&[u8]; 2] = [b"--live-update", b"-U"];
+
+/// Starts a successor. Returns when it failed, with the reason; everything is as it was before then, but for what happened
+/// outside meanwhile: whoever waits for something has to look.
+pub(crate) fn try_successor(memory: &Memory, boot: &BootInfo, ports: OwnPorts, parts: Try<'_>) -> String {
+    let mut pages = Pages::default();
+    if let Err(error) = pages.grow(bridge::PAGES) {
+        return no_memory(error.wanted);
+    }
+    let Some(&[level3, level2, level1, code, data]) = pages.addresses().first_chunk() else {
+        return no_memory(bridge::PAGES * PAGE_BYTES);
+    };
+    // SAFETY: the pages were just taken for it, and are kept until it is taken down.
+    let (bridge, built) = unsafe { Bridge::build(memory, [level3, level2, level1, code, data]) };
+    let why = match built {
+        Ok(()) => cross(memory, boot, ports, &bridge, parts),
+        Err(error) => format!("the bridge to the new kernel can't be built: {error:?}"),
+    };
+    if let Err(error) = bridge.take_down(memory) {
+        log::error!("the bridge's pages can't be had back: {error:?}");
+        core::mem::forget(pages);
+    }
+    why
+}
+
+/// Builds the successor's world, goes over, and puts everything in order on coming back.
+fn cross(memory: &Memory, boot: &BootInfo, ports: OwnPorts, bridge: &Bridge, parts: Try<'_>) -> String {
+    let Try { image, file, command_line, stream, state_bytes, mappings, stopped_ns } = parts;
+    let stream_bytes = stream.len();
+    let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
+    let contents = Contents { image, file, command_line, stream, mappings, heap_pages };
+    let world = match World::build(memory, boot, bridge, contents) {
+        Ok(world) => world,
+        Err(Unbuildable::NoPages(error)) => return no_memory(error.wanted),
+        Err(Unbuildable::TooLarge) => return String::from("the new kernel lies where no space can be made for it"),
+        Err(Unbuildable::Memory(error)) => return format!("the new kernel's memory can't be made: {error:?}"),
+        Err(Unbuildable::Tables(error)) => return format!("Xen refused the new kernel's page tables: {error:?}"),
+    };
+    let handover = Handover {
+        predecessor_root: memory.root_frame(),
+        total_pages: memory.pages() as u64,
+        mappings: world.mappings_address() as u64,
+        mapping_count: mappings.len() as u64,
+        exception_port: ports.domain_exception,
+        timer_port: ports.timer,
+        stopped_ns,
+        save_ns: time::now_ns().saturating_sub(stopped_ns),
+    };
+    let allowed_ms = TIME_BASE_MS + TIME_PER_MIB_MS * (stream_bytes as u64 >> 20);
+    log::info!("{stream_bytes} bytes of state, {} KiB for the new kernel: going over", world.bytes() / 1024);
+    console::flush();
+    let shared_info = shared_info::page().expect("mapped at boot");
+    two_level::mask_all_but(shared_info, ports.timer);
+    time::set_alarm(Some(time::now_ms() + allowed_ms));
+    let mask = shared_info.address8(two_level::offset::UPCALL_MASK);
+    // SAFETY: the world is complete and pinned and has this bridge; its pages are unmapped here; ports are masked.
+    let outcome = unsafe { bridge.cross(memory, world.way(memory, image), mask, handover) };
+    entry::register_handlers();
+    time::set_alarm(None);
+    two_level::unmask_all(shared_info);
+    console::resume();
+    world.leave(memory);
+    let why = describe(bridge, outcome, allowed_ms);
+    let heap::Usage { used, free, .. } = heap::usage();
+    log::warn!("back again: {why}; memory: used={used} free={free}");
+    why
+}
+
+fn no_memory(wanted: usize) -> String {
+    let free = heap::usage().free;
+    format!("not enough memory: {} KiB more are needed, {} KiB are free", wanted.div_ceil(1024), free / 1024)
+}
+
+/// Why the successor did not stay, in a sentence.
+fn describe(bridge: &Bridge, outcome: Outcome, allowed_ms: u64) -> String {
+    match outcome {
+        Outcome::Refused => String::from("Xen refused the new kernel's page tables"),
+        Outcome::Late(rip) => {
+            format!("the new kernel did not finish within {} seconds (it was at {rip:#x})", allowed_ms / 1000)
+        }
+        Outcome::Fault(vector, rip) => format!("the new kernel ended with fault {vector} at {rip:#x}"),
+        Outcome::GaveUp => {
+            let (text, bytes) = bridge.text();
+            format!("the new kernel gave up: {}", String::from_utf8_lossy(&text[..bytes]))
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Pages that are taken out of the heap for another address space, and given back when this is dropped.
+
+use alloc::alloc::{alloc, dealloc};
+use alloc::vec::Vec;
+use core::alloc::Layout;
+use core::ptr;
+
+use xenstore::stream::writer::{Sink, SinkFull};
+
+use crate::kernel::heap;
+use crate::xen::shared_page::PAGE_BYTES;
+
+/// Pages that are asked for at once. Large blocks keep the heap's list of holes short; where there is none, a single page
+/// does as well.
+const BLOCK_PAGES: usize = 32;
+/// What the heap keeps when pages are taken from it: room for what goes on beside, log lines and lists of pages.
+pub(crate) const RESERVE_BYTES: usize = 256 * 1024;
+
+/// The heap has no more pages to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoPages {
+    /// Bytes that were asked for.
+    pub(crate) wanted: usize,
+}
+
+/// Pages of the linear mapping, in the order in which they were taken.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    /// Where each block begins and how many pages it has.
+    blocks: Vec<(usize, usize)>,
+    addresses: Vec<usize>,
+}
+
+impl Pages {
+    /// Takes `count` more pages.
+    ///
+    /// # Errors
+    /// [`NoPages`]; those that were taken stay.
+    pub(crate) fn grow(&mut self, count: usize) -> Result<(), NoPages> {
+        let no_pages = NoPages { wanted: count * PAGE_BYTES };
+        if heap::usage().free < no_pages.wanted + RESERVE_BYTES {
+            return Err(no_pages);
+        }
+        self.addresses.try_reserve(count).map_err(|_| no_pages)?;
+        self.blocks.try_reserve(count).map_err(|_| no_pages)?;
+        let mut missing = count;
+        let mut block_pages = BLOCK_PAGES;
+        while missing > 0 {
+            block_pages = block_pages.min(missing);
+            match take(block_pages) {
+                Some(block) => {
+                    self.blocks.push((block, block_pages));
+                    self.addresses.extend((0..block_pages).map(|page| block + page * PAGE_BYTES));
+                    missing -= block_pages;
+                }
+                None if block_pages > 1 => block_pages /= 2,
+                None => return Err(no_pages),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back whole blocks until just `count` pages, or a few more, are left.
+    fn shrink(&mut self, count: usize) {
+        while let Some((block, pages)) = self.blocks.pop_if(|(_, pages)| self.addresses.len() >= count + *pages) {
+            self.addresses.truncate(self.addresses.len() - pages);
+            give_back(block, pages);
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Their linear addresses.
+    pub(crate) fn addresses(&self) -> &[usize] {
+        &self.addresses
+    }
+}
+
+impl Drop for Pages {
+    /// The pages must be mapped for reading and writing again.
+    fn drop(&mut self) {
+        for (block, pages) in self.blocks.drain(..) {
+            give_back(block, pages);
+        }
+    }
+}
+
+fn layout(pages: usize) -> Layout {
+    Layout::from_size_align(pages * PAGE_BYTES, PAGE_BYTES).expect("a size that the heap can have")
+}
+
+/// Gives a block back to the heap.
+fn give_back(block: usize, pages: usize) {
+    // SAFETY: the block came from `take` with this size, and its pages are mapped as they were.
+    unsafe { dealloc(ptr::with_exposed_provenance_mut(block), layout(pages)) };
+}
+
+/// Takes a block out of the heap.
+fn take(pages: usize) -> Option<usize> {
+    // SAFETY: the size is not zero.
+    let block = unsafe { alloc(layout(pages)) };
+    (!block.is_null()).then(|| block.expose_provenance())
+}
+
+impl Sink for PageStream {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
+        self.push(bytes).map_err(|_| SinkFull)
+    }
+}
+
+/// A stream of bytes in pages.
+#[derive(Debug, Default)]
+pub(crate) struct PageStream {
+    pages: Pages,
+    bytes: usize,
+}
+
+impl PageStream {
+    /// Adds bytes at the end.
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), NoPages> {
+        while !bytes.is_empty() {
+            let (page, at) = (self.bytes / PAGE_BYTES, self.bytes % PAGE_BYTES);
+            if page == self.pages.len() {
+                self.pages.grow(BLOCK_PAGES)?;
+            }
+            let (part, rest) = bytes.split_at(bytes.len().min(PAGE_BYTES - at));
+            // SAFETY: inside a page that is ours, and mapped as long as nothing else is done with it.
+            unsafe {
+                ptr::with_exposed_provenance_mut::<u8>(self.pages.addresses[page] + at)
+                    .copy_from_nonoverlapping(part.as_ptr(), part.len());
+            }
+            self.bytes += part.len();
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Gives back the pages behind the end.
+    pub(crate) fn trim(&mut self) {
+        self.pages.shrink(self.bytes.div_ceil(PAGE_BYTES));
+    }
+
+    /// How long it is.
+    pub(crate) const fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The pages, some of which may be unused.
+    pub(crate) const fn pages(&self) -> &Pages {
+        &self.pages
+    }
+}

@@ -1,0 +1,76 @@
+//! The successor's part of a live update: it restores, and only then takes over what was the predecessor's.
+//!
+//! Until [`commit`] any end of this kernel, by panic, fault or in order, leads back over the bridge ([`give_up`]). The
+//! predecessor's memory is not mapped here before, and its rings and ports are not touched.
+
+use alloc::vec::Vec;
+use core::ptr;
+
+use spin::Mutex;
+
+use crate::kernel::heap;
+use crate::kernel::platform::RingMapping;
+use crate::xen::bridge::{FarEnd, Handover};
+use crate::xen::event_channel::two_level::{self, offset};
+use crate::xen::memory::Memory;
+use crate::xen::{entry, grant, shared_info, time};
+
+/// The way back, while there is one.
+static WAY_BACK: Mutex<Option<FarEnd>> = Mutex::new(None);
+
+/// Finds out at boot whether there is a predecessor.
+///
+/// # Safety
+/// `root_table` must be the virtual address of the current root table.
+pub(crate) unsafe fn find_predecessor(root_table: usize) -> bool {
+    // SAFETY: the caller's promise.
+    let far = unsafe { FarEnd::find(root_table) };
+    *WAY_BACK.lock() = far;
+    far.is_some()
+}
+
+/// Goes back to the predecessor, if there is one and it has not been let go.
+pub(crate) fn give_up(why: &str) {
+    if let Some(far) = WAY_BACK.try_lock().and_then(|far| *far) {
+        far.go_back(why);
+    }
+}
+
+/// What the predecessor says, if there is one.
+pub(crate) fn handover() -> Option<Handover> {
+    WAY_BACK.lock().map(FarEnd::handover)
+}
+
+/// Takes over: the predecessor is let go, its ring mappings are undone, and its memory joins the heap. There is no way back
+/// from here on. Upcalls are masked and all ports unmasked; what fired before is forgotten.
+pub(crate) fn commit(memory: &mut Memory) {
+    let Some(far) = WAY_BACK.lock().take() else { return };
+    let handover = far.handover();
+    let shared_info = shared_info::page().expect("mapped at boot");
+    shared_info.store8(offset::UPCALL_MASK, 1);
+    entry::register_handlers();
+    time::set_alarm(None);
+    two_level::unmask_all(shared_info);
+    for mapping in mappings(&handover) {
+        // SAFETY: the predecessor, whose mapping it is, does not run again.
+        if let Err(error) = unsafe { grant::unmap(mapping.handle, mapping.entry_machine_address) } {
+            log::error!("the predecessor's mapping of domain {}'s ring can't be undone: {error:?}", mapping.domain);
+        }
+    }
+    far.take_down(memory).expect("a root entry can be cleared");
+    // SAFETY: the predecessor's root is not the current one.
+    unsafe { memory.unpin_root(handover.predecessor_root) }.expect("the predecessor's root is pinned");
+    let total = usize::try_from(handover.total_pages).unwrap_or(usize::MAX);
+    // SAFETY: the builder of this world made the list for all pages; those of the predecessor are nobody's now.
+    let gained = unsafe { memory.extend(total, heap::give_page) }.expect("Xen lets a domain map its own pages");
+    // SAFETY: the module has been read, and lies between the heap and the pages that were just mapped.
+    unsafe { heap::extend(gained.end - heap::end()) };
+}
+
+/// The predecessor's ring mappings.
+fn mappings(handover: &Handover) -> Vec<RingMapping> {
+    let count = usize::try_from(handover.mapping_count).unwrap_or(0);
+    let first = ptr::with_exposed_provenance::<RingMapping>(handover.mappings as usize);
+    // SAFETY: the predecessor put so many there, in memory that nothing else uses.
+    (0..count).map(|at| unsafe { first.add(at).read_unaligned() }).collect()
+}

@@ -1,0 +1,379 @@
+//! The successor's world: its pages, tables, p2m list and `start_info`, as a domain builder would make them.
+//!
+//! From the image's base upwards: the image, the p2m list, `start_info`, the console's page, the list of ring mappings,
+//! the page tables, the boot stack, free memory, and the stream as the boot module at the very end, so that what it
+//! took can join the heap once it has been read. The p2m list names all pages of the domain, the predecessor's last;
+//! `start_info` counts only the successor's own.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::ptr;
+
+use xen_sys::start_info;
+use xenstore::update::image::Image;
+use xenstore::update::upload::Upload;
+
+use super::pages::{NoPages, PageStream, Pages};
+use crate::kernel::boot_info::BootInfo;
+use crate::kernel::platform::RingMapping;
+use crate::xen::abi::XenError;
+use crate::xen::bridge::{Bridge, ROOT_INDEX, Way};
+use crate::xen::entry;
+use crate::xen::memory::{Memory, MemoryError};
+use crate::xen::page_table::{ENTRIES, Entry, Level};
+use crate::xen::shared_page::PAGE_BYTES;
+
+/// Why a world can't be built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unbuildable {
+    /// There is not enough memory.
+    NoPages(NoPages),
+    /// The image with all else does not lie in one entry of the root table.
+    TooLarge,
+    /// Xen refused a change.
+    Memory(MemoryError),
+    /// Xen refused the tables.
+    Tables(XenError),
+}
+
+impl From<NoPages> for Unbuildable {
+    fn from(error: NoPages) -> Self {
+        Self::NoPages(error)
+    }
+}
+
+impl From<MemoryError> for Unbuildable {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+/// Where everything is, as page numbers of the successor.
+#[derive(Clone, Debug)]
+struct Layout {
+    base: usize,
+    frame_list: usize,
+    start_info: usize,
+    console: usize,
+    mappings: usize,
+    tables: Range<usize>,
+    stack: usize,
+    module: usize,
+    /// All pages.
+    end: usize,
+}
+
+/// Pages for `bytes`.
+const fn pages_for(bytes: usize) -> usize {
+    bytes.div_ceil(PAGE_BYTES)
+}
+
+/// How many entries of a level `range` touches.
+fn entries(level: Level, range: &Range<usize>) -> usize {
+    range.end.div_ceil(level.entry_span()) - range.start / level.entry_span()
+}
+
+impl Layout {
+    fn new(base: usize, image: usize, total: usize, mappings: usize, heap: usize, stream: usize) -> Self {
+        let frame_list = image;
+        let start_info = frame_list + pages_for(total * size_of::<u64>());
+        let console = start_info + 1;
+        let mappings_at = console + 1;
+        let tables_at = mappings_at + pages_for(mappings * size_of::<RingMapping>());
+        let behind = 1 + heap + stream;
+        let mut tables = 0;
+        loop {
+            let end = tables_at + tables + behind;
+            let range = base..base + end * PAGE_BYTES;
+            let needed = 2 + entries(Level::Three, &range) + entries(Level::Two, &range);
+            if needed == tables {
+                let stack = tables_at + tables;
+                let module = stack + 1 + heap;
+                let tables = tables_at..tables_at + tables;
+                return Self {
+                    base,
+                    frame_list,
+                    start_info,
+                    console,
+                    mappings: mappings_at,
+                    tables,
+                    stack,
+                    module,
+                    end,
+                };
+            }
+            tables = needed;
+        }
+    }
+
+    const fn address(&self, page: usize) -> usize {
+        self.base + page * PAGE_BYTES
+    }
+}
+
+/// What the successor is to get.
+pub(crate) struct Contents<'a> {
+    /// The kernel.
+    pub(crate) image: &'a Image,
+    /// The file that it is in.
+    pub(crate) file: &'a Upload,
+    /// Its command line, without NUL.
+    pub(crate) command_line: &'a [u8],
+    /// The state.
+    pub(crate) stream: PageStream,
+    /// The predecessor's ring mappings.
+    pub(crate) mappings: &'a [RingMapping],
+    /// Pages that are free for it.
+    pub(crate) heap_pages: usize,
+}
+
+/// A world that is ready, or was.
+#[derive(Debug)]
+pub(crate) struct World {
+    layout: Layout,
+    pages: Pages,
+    stream: PageStream,
+    console: Option<usize>,
+    is_pinned: bool,
+}
+
+/// Pages that a world with these parts has beside the stream's.
+pub(crate) fn pages_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, heap_pages: usize) -> usize {
+    let layout = Layout::new(entry::virt_base(), pages_for(image_bytes), memory.pages(), mappings, heap_pages, 0);
+    layout.end
+}
+
+impl World {
+    /// Builds a world. What is in it is not mapped here any more, until [`World::leave`].
+    ///
+    /// # Errors
+    /// [`Unbuildable`], with everything as it was.
+    pub(crate) fn build(
+        memory: &Memory,
+        boot: &BootInfo,
+        bridge: &Bridge,
+        contents: Contents<'_>,
+    ) -> Result<Self, Unbuildable> {
+        let Contents { image, file, command_line, stream, mappings, heap_pages } = contents;
+        let image_pages = pages_for(image.memory_bytes() as usize);
+        let base = image.base() as usize;
+        let stream_pages = pages_for(stream.len());
+        let layout = Layout::new(base, image_pages, memory.pages(), mappings.len(), heap_pages, stream_pages);
+        let top = Level::Four.index(layout.base);
+        if top == ROOT_INDEX || Level::Four.index(layout.address(layout.end) - 1) != top {
+            return Err(Unbuildable::TooLarge);
+        }
+        let console = match &boot.console {
+            Some(channel) => Some(memory.address_of_frame(channel.frame)?),
+            None => None,
+        };
+        let mut pages = Pages::default();
+        pages.grow(layout.module)?;
+        let mut world = Self { layout, pages, stream, console, is_pinned: false };
+        world.fill(memory, boot, (image, file), command_line, mappings);
+        world.make_tables(memory, bridge);
+        match world.hand_out(memory) {
+            Ok(()) => Ok(world),
+            Err(error) => {
+                world.leave(memory);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where this kernel has a page of the successor: the linear address.
+    fn source(&self, page: usize) -> usize {
+        match self.console {
+            Some(console) if page == self.layout.console => console,
+            _ if page < self.layout.module => self.pages.addresses()[page],
+            _ => self.stream.pages().addresses()[page - self.layout.module],
+        }
+    }
+
+    /// The pages that are the successor's alone.
+    fn given(&self) -> impl Iterator<Item = usize> {
+        let is_shared = |page: &usize| self.console.is_some() && *page == self.layout.console;
+        (0..self.layout.end).filter(move |page| !is_shared(page)).map(|page| self.source(page))
+    }
+
+    /// Writes bytes at an address of the successor.
+    fn put(&self, address: usize, mut bytes: &[u8]) {
+        let mut offset = address - self.layout.base;
+        while !bytes.is_empty() {
+            let (page, at) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
+            let (part, rest) = bytes.split_at(bytes.len().min(PAGE_BYTES - at));
+            // SAFETY: a page that was taken for the world and is still mapped here.
+            unsafe {
+                ptr::with_exposed_provenance_mut::<u8>(self.source(page) + at)
+                    .copy_from_nonoverlapping(part.as_ptr(), part.len());
+            }
+            offset += part.len();
+            bytes = rest;
+        }
+    }
+
+    /// Fills all pages but the tables.
+    fn fill(
+        &self,
+        memory: &Memory,
+        boot: &BootInfo,
+        (image, file): (&Image, &Upload),
+        command_line: &[u8],
+        mappings: &[RingMapping],
+    ) {
+        let layout = &self.layout;
+        for page in (0..layout.stack).filter(|page| *page != layout.console) {
+            // SAFETY: a page that was taken for the world and is still mapped here.
+            unsafe { ptr::with_exposed_provenance_mut::<u8>(self.source(page)).write_bytes(0, PAGE_BYTES) };
+        }
+        image.for_each_part(file, |offset, bytes| self.put(layout.base + offset as usize, bytes));
+        // Xen's stubs are the same for every page that it fills.
+        // SAFETY: the page of stubs is code of this kernel, which nobody writes.
+        let stubs =
+            unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(entry::hypercall_stubs()), PAGE_BYTES) };
+        self.put(image.hypercall_page() as usize, stubs);
+        self.put_frame_list(memory);
+        let info = self.start_info(boot, memory, command_line);
+        // SAFETY: the structure is plain data.
+        let bytes = unsafe { core::slice::from_raw_parts(ptr::from_ref(&info).cast::<u8>(), size_of::<start_info>()) };
+        self.put(layout.address(layout.start_info), bytes);
+        let mut at = layout.address(layout.mappings);
+        for mapping in mappings {
+            self.put(at, &mapping.to_bytes());
+            at += size_of::<RingMapping>();
+        }
+    }
+
+    /// Writes the p2m list: the successor's frames, and then all others of the domain.
+    fn put_frame_list(&self, memory: &Memory) {
+        let base = entry::virt_base();
+        let mut is_given = vec![false; memory.pages()];
+        let mut at = self.layout.address(self.layout.frame_list);
+        let mut next = |frame: u64| {
+            self.put(at, &frame.to_ne_bytes());
+            at += size_of::<u64>();
+        };
+        for page in 0..self.layout.end {
+            let address = self.source(page);
+            is_given[(address - base) / PAGE_BYTES] = true;
+            next(memory.frame(address));
+        }
+        for (page, _) in is_given.iter().enumerate().filter(|(_, is_given)| !**is_given) {
+            next(memory.frame(base + page * PAGE_BYTES));
+        }
+    }
+
+    fn start_info(&self, boot: &BootInfo, memory: &Memory, command_line: &[u8]) -> start_info {
+        let layout = &self.layout;
+        // SAFETY: all fields are integers, for which zero is a value.
+        let mut info: start_info = unsafe { core::mem::zeroed() };
+        for (to, from) in info.magic.iter_mut().zip(b"xen-3.0-x86_64\0") {
+            *to = from.cast_signed();
+        }
+        info.nr_pages = layout.end as u64;
+        info.shared_info = boot.shared_info_frame << 12;
+        if let Some(channel) = &boot.console {
+            // SAFETY: zero, which is a value of both variants.
+            let console = unsafe { &mut info.console.domU };
+            (console.mfn, console.evtchn) = (channel.frame, channel.port);
+        }
+        info.pt_base = layout.address(layout.tables.start) as u64;
+        info.nr_pt_frames = layout.tables.len() as u64;
+        info.mfn_list = layout.address(layout.frame_list) as u64;
+        info.mod_start = layout.address(layout.module) as u64;
+        info.mod_len = self.stream.len() as u64;
+        let room = info.cmd_line.len() - 1;
+        for (to, from) in info.cmd_line[..room].iter_mut().zip(command_line) {
+            *to = from.cast_signed();
+        }
+        info.first_p2m_pfn = layout.frame_list as u64;
+        info.nr_p2m_frames = pages_for(memory.pages() * size_of::<u64>()) as u64;
+        info
+    }
+
+    /// Writes the page tables: root, level 3, levels 2, levels 1.
+    fn make_tables(&self, memory: &Memory, bridge: &Bridge) {
+        let layout = &self.layout;
+        let range = layout.base..layout.address(layout.end);
+        let set = |page: usize, index: usize, entry: Entry| {
+            assert!(index < ENTRIES, "a table has 512 entries");
+            // SAFETY: a page of the world, zeroed and still mapped here for writing.
+            unsafe { ptr::with_exposed_provenance_mut::<u64>(self.source(page)).add(index).write(entry.0) };
+        };
+        let lead = |page: usize| Entry::new(memory.frame(self.source(page)), Entry::TABLE);
+        let (root, level3) = (layout.tables.start, layout.tables.start + 1);
+        let level2 = level3 + 1;
+        let level1 = level2 + entries(Level::Three, &range);
+        set(root, Level::Four.index(layout.base), lead(level3));
+        set(root, ROOT_INDEX, bridge.entry_for_root(memory));
+        let span3 = Level::Three.entry_span();
+        for (number, table) in (level2..level1).enumerate() {
+            set(level3, Level::Three.index(layout.base / span3 * span3 + number * span3), lead(table));
+        }
+        let span2 = Level::Two.entry_span();
+        for (number, table) in (level1..layout.tables.end).enumerate() {
+            let address = layout.base / span2 * span2 + number * span2;
+            set(level2 + address / span3 - layout.base / span3, Level::Two.index(address), lead(table));
+        }
+        for page in 0..layout.end {
+            let address = layout.address(page);
+            let rights = if layout.tables.contains(&page) { Entry::READ_ONLY } else { Entry::READ_WRITE };
+            let entry = Entry::new(memory.frame(self.source(page)), rights);
+            set(level1 + address / span2 - layout.base / span2, Level::One.index(address), entry);
+        }
+    }
+
+    /// Takes the pages out of this world, names them as the successor will, and makes its tables tables.
+    fn hand_out(&mut self, memory: &Memory) -> Result<(), Unbuildable> {
+        // SAFETY: nothing but the world uses its pages, and from here on it only looks at their frames.
+        unsafe { memory.unmap_pages(self.given()) }?;
+        memory.name_frames((0..self.layout.end).map(|page| (memory.frame(self.source(page)), page)))?;
+        memory.pin_root(self.root_frame(memory)).map_err(Unbuildable::Tables)?;
+        self.is_pinned = true;
+        Ok(())
+    }
+
+    fn root_frame(&self, memory: &Memory) -> u64 {
+        memory.frame(self.source(self.layout.tables.start))
+    }
+
+    /// How it is entered.
+    pub(crate) fn way(&self, memory: &Memory, image: &Image) -> Way {
+        Way {
+            root_frame: self.root_frame(memory),
+            entry: image.entry() as usize,
+            stack_end: self.layout.address(self.layout.stack + 1),
+            start_info: self.layout.address(self.layout.start_info),
+        }
+    }
+
+    /// Where the successor has the list of ring mappings.
+    pub(crate) fn mappings_address(&self) -> usize {
+        self.layout.address(self.layout.mappings)
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layout.end * PAGE_BYTES
+    }
+
+    /// Takes everything back, whatever the successor did with it.
+    pub(crate) fn leave(self, memory: &Memory) {
+        let old = |address: usize| (memory.frame(address), (address - entry::virt_base()) / PAGE_BYTES);
+        let outcome = (|| {
+            if self.is_pinned {
+                // SAFETY: the current root is another one.
+                unsafe { memory.unpin_root(self.root_frame(memory)) }?;
+            }
+            let all: Vec<usize> = (0..self.layout.end).map(|page| self.source(page)).collect();
+            memory.name_frames(all.into_iter().map(old))?;
+            memory.map_pages(self.given())
+        })();
+        if let Err(error) = outcome {
+            // Xen still uses them for something: what is lost is less than what would break.
+            log::error!("{} KiB of a successor's memory can't be had back: {error:?}", self.bytes() / 1024);
+            core::mem::forget(self);
+        }
+    }
+}

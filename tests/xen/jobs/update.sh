@@ -1,0 +1,56 @@
+# Live updates in a row (UPDATES of them, to the images in /job that IMAGES names) while a PV guest, a PVH guest and dom0
+# hammer the store. Each client checks every reply and every event.
+. /functions
+. /job/guest-functions.sh
+UPDATES=${UPDATES:-30}
+IMAGES=${IMAGES:-kernel}
+OPTIONS=${OPTIONS:-}
+console=/var/log/xen/console/guest-Xenstore.log
+
+figures() {
+    lines=$(grep -c 'memory: used=' $console)
+    xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
+    until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
+    echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
+}
+# The PVH guest may be reset by the emulator: then it hammers anew, under another id.
+hammer_guests() {
+    for guest in pv pvh; do
+        xl create -q /root/$guest.cfg 'extra="console=hvc0 quiet loglevel=3 hammer"' || echo "FAILED: xl create gave $?"
+    done
+    for guest in pv pvh; do
+        until_true 100 sh -c "xenstore-read /local/domain/\$(xl domid $guest)/data/hammer/counter" ||
+            echo "FAILED: $guest does not hammer"
+    done
+}
+hammer_guests
+store-hammer dom0 /hammer >/tmp/hammered 2>&1 &
+hammer=$!
+until_true 20 xenstore-exists /hammer/counter || echo "FAILED: dom0 does not hammer"
+xenstore-control check >/dev/null
+figures before
+i=0
+while [ $i -lt "$UPDATES" ]; do
+    for image in $IMAGES; do
+        begin=$(now_ms)
+        xenstore-control live-update $OPTIONS "/job/$image" >/tmp/update.out 2>&1
+        status=$?
+        echo "update $i to $image: status $status after $(($(now_ms) - begin)) ms: $(tr '\n' ' ' </tmp/update.out)"
+        i=$((i + 1))
+    done
+done
+figures after
+for guest in pv pvh; do xenstore-write "/local/domain/$(xl domid $guest)/data/hammer/stop" 1; done
+xenstore-write /hammer/stop 1
+wait $hammer || echo "FAILED: dom0's hammer ended with $?"
+cat /tmp/hammered
+for guest in pv pvh; do
+    wait_for_report $guest 60
+    echo "$guest $(raw_report $guest)"
+    id=$(xl domid $guest)
+    xl destroy $guest
+    until_true 60 gone "$id" || echo "FAILED: domain $id is still in the store"
+done
+xenstore-rm /hammer
+figures end
+resets
