@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::engine::config::Config;
 use crate::engine::snapshot::{RestoreError, Restorer, SaveOptions};
 use crate::server::Server;
+use crate::stream::oxenstored::{self, DumpError};
 use crate::stream::reader::Reader;
 use crate::stream::record::{Reason, StreamError, Version};
 use crate::stream::writer::{Sink, WriteError, Writer};
@@ -18,11 +19,13 @@ const DONE: &[u8] = b"OK\0";
 pub enum LoadError {
     /// It is no stream, or a record is broken.
     Stream(StreamError),
+    /// It is a dump of oxenstored with something wrong.
+    Dump(DumpError),
     /// What a record says can't be.
     Item {
-        /// Which record, counted from 1.
+        /// Which record, counted from 1; of a dump, which item.
         record: u32,
-        /// Where it begins, in bytes from the start.
+        /// Where it begins, in bytes from the start; 0 in a dump.
         offset: usize,
         /// What is wrong.
         reason: RestoreError,
@@ -33,17 +36,21 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stream(error) => error.fmt(f),
+            Self::Dump(error) => error.fmt(f),
             Self::Item { record, offset, reason } => write!(f, "record {record} at offset {offset}: {reason}"),
         }
     }
 }
 
-/// An engine with the state of a stream, whole or not at all. Its clients are not connected yet:
+/// An engine with the state of a stream, or of a dump of oxenstored, whole or not at all. Its clients are not connected yet:
 /// [`Server::take_over`] does that.
 ///
 /// # Errors
 /// The first thing that is wrong with the stream.
 pub fn load(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadError> {
+    if oxenstored::is_dump(bytes) {
+        return load_dump(bytes, config, now_ms);
+    }
     let mut reader = Reader::new(bytes).map_err(LoadError::Stream)?;
     let mut restorer = Restorer::new(config, now_ms);
     let at = |reader: &Reader<'_>, reason| {
@@ -57,6 +64,22 @@ pub fn load(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadEr
         log::warn!("restore: {} records of unknown types are passed over", reader.skipped());
     }
     restorer.finish().map_err(|reason| at(&reader, reason))
+}
+
+fn load_dump(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadError> {
+    let mut restorer = Restorer::new(config, now_ms);
+    let mut items = 0_u32;
+    let mut outcome = Ok(());
+    let import = oxenstored::import(bytes, &mut |item| {
+        items = items.saturating_add(1);
+        if outcome.is_ok() {
+            outcome = restorer.push(item).map_err(|reason| (items, reason));
+        }
+    });
+    import.map_err(LoadError::Dump)?;
+    let at = |(record, reason)| LoadError::Item { record, offset: 0, reason };
+    outcome.map_err(at)?;
+    restorer.finish().map_err(|reason| at((items, reason)))
 }
 
 impl Server {

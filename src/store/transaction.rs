@@ -438,6 +438,15 @@ impl Transaction {
         fits && all_cut && all_made
     }
 
+    /// Whether each node that it has seen is either the tree's very own or of another generation. Only one that was restored
+    /// can have seen another node of the same generation, and would not notice that.
+    pub(crate) fn fits(&self, tree: &Tree) -> bool {
+        self.accessed.iter().all(|(path, accessed)| {
+            let (Some(base), Some(node)) = (&accessed.base, tree.get(path.as_path())) else { return true };
+            Rc::ptr_eq(base, node) || base.generation() != node.generation()
+        })
+    }
+
     /// Whether the node above lists the one at `path` because of a change, or does not any more; `None` when there was no
     /// change.
     fn is_listed(&self, path: Path<'_>) -> Option<bool> {

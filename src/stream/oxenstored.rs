@@ -36,6 +36,12 @@ impl fmt::Display for DumpError {
     }
 }
 
+/// Whether bytes begin like a dump.
+#[must_use]
+pub fn is_dump(bytes: &[u8]) -> bool {
+    bytes.starts_with(HEADER)
+}
+
 /// Reads a dump and calls `visit` with each item, in an order that a stream can have. Lines of other words are left out, as
 /// oxenstored does; returns how many.
 ///

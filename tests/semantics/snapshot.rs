@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use xenstore::engine::Engine;
 use xenstore::engine::config::Config;
-use xenstore::engine::snapshot::{Item, SaveOptions};
+use xenstore::engine::snapshot::{Extension, Item, SaveOptions};
+use xenstore::server::Server;
+use xenstore::server::take_over::TakeOver;
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::MessageType;
+use xenstore::wire::ring::Field;
 
 use crate::items::{restore, save};
-use crate::random::Seed;
+use crate::random::{Random, Seed};
 use crate::storm::Storm;
 
 fn kind(item: &Item<'_>) -> &'static str {
@@ -57,4 +63,105 @@ fn whatever_was_asked_the_state_is_restored_as_it_was_saved() {
     }
     println!("{saves} saves, {items_of_kind:?}");
     assert!(items_of_kind.values().all(|count| *count > 1000), "{items_of_kind:?}");
+}
+
+/// A storm's world after some time.
+fn stormy(seed: u64, steps: usize) -> Storm {
+    let mut storm = Storm::new(seed);
+    for _ in 0..steps {
+        storm.request();
+        if storm.random.once_in(60) {
+            storm.upheaval();
+        }
+    }
+    storm
+}
+
+fn now(storm: &Storm) -> SaveOptions<'static> {
+    SaveOptions { now_ms: storm.world.now_ms, reply: None }
+}
+
+/// Something wrong with a sequence of items.
+fn spoil(items: &mut Vec<Item<'static>>, others: &[Item<'static>], random: &mut Random) {
+    let at = random.below(items.len());
+    match random.below(7) {
+        0 if items.len() > 1 => drop(items.remove(at)),
+        1 => items.insert(at, items[at].clone()),
+        2 => {
+            let other = random.below(items.len());
+            items.swap(at, other);
+        }
+        3 => items[at] = random.one_of(others).clone(),
+        4 => items.insert(at, random.one_of(others).clone()),
+        5 => items.truncate(at + 1),
+        _ => {
+            let extensions: Vec<_> = items.iter_mut().filter_map(as_extension).collect();
+            let count = extensions.len();
+            if let Some(extension) = extensions.into_iter().nth(random.below(count.max(1))) {
+                let mut body = extension.body.to_vec();
+                for _ in 0..=random.below(4) {
+                    let at = random.below(body.len());
+                    match random.below(3) {
+                        0 => body[at] = body[at].wrapping_add(1),
+                        1 => body[at] = random.next() as u8,
+                        _ => body.truncate(at.max(1)),
+                    }
+                }
+                extension.body = body.into();
+            }
+        }
+    }
+}
+
+fn as_extension<'i>(item: &'i mut Item<'static>) -> Option<&'i mut Extension<'static>> {
+    if let Item::Extension(extension) = item { Some(extension) } else { None }
+}
+
+/// Lets a restored engine serve the machine of a storm, and everybody end all transactions.
+fn serve(storm: &mut Storm, engine: Engine) {
+    let world = &mut storm.world;
+    world.machine.mapped.clear();
+    world.server = Server::restored(engine);
+    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+    world.run();
+    for domid in 0..5 {
+        if !world.machine.pages.contains_key(&DomId(domid)) {
+            continue;
+        }
+        for transaction in 0..12 {
+            let begins = world.word(domid, Field::RequestProducer) == world.word(domid, Field::RequestConsumer);
+            if begins && world.connection(domid).is_some() {
+                world.receive(domid);
+                world.send(domid, transaction, MessageType::TransactionEnd.to_wire(), b"T\0");
+            }
+        }
+    }
+    world.pass(30_000);
+    world.check();
+}
+
+#[test]
+fn whatever_is_wrong_with_items_it_is_an_error_or_a_consistent_state() {
+    let (mut errors, mut engines) = (BTreeMap::<String, usize>::new(), 0);
+    let others = save(stormy(99, 1500).world.server.engine(), &SaveOptions::default());
+    for seed in 1..=2500 {
+        let _seed = Seed(seed);
+        let mut storm = stormy(seed % 25, 300 + seed as usize % 7 * 100);
+        let mut items = save(storm.world.server.engine(), &now(&storm));
+        let mut random = Random::new(seed);
+        for _ in 0..=random.below(3) {
+            spoil(&mut items, &others, &mut random);
+        }
+        match restore(&items, &Config::default(), storm.world.now_ms) {
+            Ok(engine) => {
+                assert_eq!(engine.state().check(), Ok(()));
+                serve(&mut storm, engine);
+                engines += 1;
+            }
+            Err(error) => *errors.entry(format!("{error:?}").split('(').next().unwrap().into()).or_default() += 1,
+        }
+    }
+    println!("{engines} engines, errors: {errors:?}");
+    assert!(engines > 500 && errors.len() > 6, "{engines} {errors:?}");
+    assert!(!errors.contains_key("Inconsistent"));
 }

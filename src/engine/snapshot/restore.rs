@@ -195,6 +195,7 @@ impl Restorer {
             }
         }
         self.engine.state.recount_nodes();
+        self.look_at_transactions();
         self.restore_tickets();
         self.restore_deadlines();
         self.restore_fairness();
@@ -502,6 +503,16 @@ impl Restorer {
         self.pending.remove(&name);
         self.open(name.0, id, transaction);
         Some(())
+    }
+
+    /// Keeps transactions from being committed that do not fit the tree.
+    fn look_at_transactions(&mut self) {
+        let tree = &self.engine.state.tree;
+        for connection in self.engine.connections.values_mut() {
+            let Some((session, _)) = connection.session_mut() else { continue };
+            let unfit = session.transactions.values_mut().filter(|transaction| !transaction.fits(tree));
+            unfit.for_each(Transaction::fail);
+        }
     }
 
     /// Which requests are outstanding: those that caused what waits to be sent.

@@ -1,0 +1,357 @@
+//! State that other servers saved, or a server that did not add what this one adds: it is taken as the records say it.
+
+use xenstore::engine::config::Config;
+use xenstore::engine::snapshot::{
+    ConnectionItem, ConnectionNumber, DomainItem, GlobalQuotas, Item, NodeAccess, NodeItem, RestoreError, SaveOptions,
+    StreamPeer, TransactionItem, WatchItem,
+};
+use xenstore::server::Server;
+use xenstore::server::stream::load;
+use xenstore::server::take_over::{TakeOver, TakenOver};
+use xenstore::store::domain::DomId;
+use xenstore::store::path::{Path, PathScratch};
+use xenstore::store::permission::{Access, Entry};
+use xenstore::stream::reader::Reader;
+use xenstore::wire::header::{Header, MessageType};
+
+use crate::items::{owned, restore, save};
+use crate::world::{DOM0, World, error, event, ok, string};
+
+const OF_C: &[u8] = include_bytes!("../streams/c-xenstored-4.17.xs");
+const OF_OXENSTORED: &[u8] = include_bytes!("../streams/oxenstored-4.17.dump");
+const FIRST: ConnectionNumber = ConnectionNumber(1);
+
+fn connection(number: u32, domid: u16) -> ConnectionItem<'static> {
+    ConnectionItem {
+        number: ConnectionNumber(number),
+        peer: StreamPeer::Ring { domid: DomId(domid), target: None, port: 0 },
+        input: b""[..].into(),
+        output: b""[..].into(),
+        partial_bytes: 0,
+        unique_id: None,
+    }
+}
+
+fn entry(domid: u16, access: Access) -> Entry {
+    Entry { domid: DomId(domid), access, stale: false }
+}
+
+fn owner(domid: u16) -> Vec<Entry> {
+    vec![entry(domid, Access::empty())]
+}
+
+fn node(path: &str, value: &str, permissions: Vec<Entry>) -> Item<'static> {
+    let (path, value) = (path.to_owned().into(), value.as_bytes().to_vec().into());
+    Item::Node(NodeItem { pending: None, path, value, permissions: permissions.into() })
+}
+
+fn watch(number: u32, path: &str, token: &str) -> Item<'static> {
+    Item::Watch(WatchItem {
+        connection: ConnectionNumber(number),
+        path: path.to_owned().into(),
+        token: token.as_bytes().to_vec().into(),
+        depth: None,
+    })
+}
+
+fn message(kind: MessageType, request_id: u32, payload: &[u8]) -> Vec<u8> {
+    let payload_bytes = payload.len() as u32;
+    let header = Header { kind: kind.to_wire(), request_id, transaction_id: 0, payload_bytes };
+    [&header.emit()[..], payload].concat()
+}
+
+/// A world with dom0 and some guests whose server goes on from these items, on rings with ports of their own.
+fn world(items: &[Item<'_>], guests: &[u16]) -> World {
+    let mut world = World::unconnected(Config::default());
+    for domid in [0].iter().chain(guests) {
+        world.build(DomId(*domid));
+        world.set_word(*domid, xenstore::wire::ring::Field::EventPort, 3);
+    }
+    let engine = restore(items, &Config::default(), world.now_ms).unwrap();
+    world.server = Server::restored(engine);
+    let taken = world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Cold { control_port: None });
+    let connections = guests.len() + 1;
+    assert_eq!(taken, TakenOver { connections, lost: 0, has_control: true });
+    world.run();
+    world.check();
+    world
+}
+
+fn read_all(bytes: &[u8]) -> Vec<Item<'static>> {
+    let mut reader = Reader::new(bytes).unwrap();
+    let mut items = Vec::new();
+    while let Some(item) = reader.next_item().unwrap() {
+        items.push(owned(&item));
+    }
+    items
+}
+
+/// Each node of the items is in the engine's tree as they say, and there are no others.
+fn compare_nodes(items: &[Item<'_>], engine: &xenstore::engine::Engine) -> usize {
+    let mut nodes = 0;
+    for item in items {
+        let Item::Node(node) = item else { continue };
+        if node.path.starts_with('@') {
+            continue;
+        }
+        let mut scratch = PathScratch::new();
+        let path = Path::parse(node.path.as_bytes(), DOM0, 2048, &mut scratch).unwrap();
+        let have = engine.state().tree.get(path).unwrap_or_else(|| panic!("{path} is there"));
+        assert_eq!((have.value(), have.permissions().entries()), (&*node.value, &*node.permissions), "{path}");
+        nodes += 1;
+    }
+    let mut walk = engine.state().tree.walk();
+    let mut found = 0;
+    while walk.next().is_some() {
+        found += 1;
+    }
+    assert_eq!(found, nodes);
+    nodes
+}
+
+#[test]
+fn a_stream_of_the_c_server_is_restored_without_its_sockets() {
+    let items = read_all(OF_C);
+    let engine = load(OF_C, &Config::default(), 0).unwrap();
+    let nodes = compare_nodes(&items, &engine);
+    let rings: Vec<_> = items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Connection(connection @ ConnectionItem { peer: StreamPeer::Ring { domid, .. }, .. }) => {
+                Some((connection.number, *domid))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(engine.restored_connections().len(), rings.len());
+    let mut watches = 0;
+    for (number, domid) in rings {
+        let of = |item: &&Item<'_>| matches!(item, Item::Watch(watch) if watch.connection == number);
+        let count = items.iter().filter(of).count();
+        assert_eq!(engine.state().domains.get(domid).unwrap().watches, count, "{domid}");
+        watches += count;
+    }
+    assert_eq!(engine.state().watches.len(), watches, "those of sockets are left out");
+    println!("{nodes} nodes, {watches} watches");
+    assert!(nodes > 80 && watches > 5);
+}
+
+#[test]
+fn a_dump_of_oxenstored_is_restored() {
+    let engine = load(OF_OXENSTORED, &Config::default(), 0).unwrap();
+    let mut items = Vec::new();
+    xenstore::stream::oxenstored::import(OF_OXENSTORED, &mut |item| items.push(owned(item))).unwrap();
+    assert!(compare_nodes(&items, &engine) > 80);
+    assert_eq!(engine.restored_connections().len(), 2);
+    assert_eq!(engine.state().domains.get(DomId(1)).unwrap().watches, 7);
+}
+
+#[test]
+fn a_wrong_stream_is_refused_with_the_place_and_the_reason() {
+    let mut server_items = vec![node("/", "", owner(0)), node("/a/b", "", owner(0))];
+    server_items.insert(0, Item::Connection(connection(1, 0)));
+    let mut bytes = Vec::new();
+    let mut writer = xenstore::stream::writer::Writer::new(&mut bytes, xenstore::stream::record::Version::Two).unwrap();
+    server_items.iter().for_each(|item| writer.item(item).unwrap());
+    writer.end().unwrap();
+    let refusal = load(&bytes, &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(refusal, "record 3 at offset 80: there is no node above /a/b");
+    let dump = "$xenstored-dump-format\nstore,2f,6e30,\nstore,2f612f62,6e30,\n";
+    let refusal = load(dump.as_bytes(), &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(refusal, "record 2 at offset 0: there is no node above /a/b");
+}
+
+#[test]
+fn requests_that_another_server_had_read_are_handled_first_and_in_order() {
+    let mut guest = connection(2, 3);
+    let requests = [
+        message(MessageType::Write, 7, b"a\0first"),
+        message(MessageType::Read, 8, b"a\0"),
+        message(MessageType::Write, 9, b"a\0second")[..20].to_vec(),
+    ];
+    guest.input = requests.concat().into();
+    let items = [
+        Item::Connection(connection(1, 0)),
+        Item::Connection(guest),
+        node("/", "", owner(0)),
+        node("/local", "", owner(0)),
+        node("/local/domain", "", owner(0)),
+        node("/local/domain/3", "", owner(3)),
+    ];
+    let mut world = world(&items, &[3]);
+    assert_eq!(world.message(3).unwrap().request_id, 7);
+    let reply = world.message(3).unwrap();
+    assert_eq!((reply.request_id, string(&reply.payload).as_str()), (8, "first"));
+    assert_eq!(world.message(3), None);
+    world.send_bytes(3, &message(MessageType::Write, 9, b"a\0second")[20..]);
+    assert_eq!(world.message(3).unwrap().request_id, 9);
+    assert_eq!(world.read(3, "a"), Ok(b"second".to_vec()));
+}
+
+#[test]
+fn what_another_server_had_to_send_is_sent_and_its_events_wait_for_twenty_seconds() {
+    let first = message(MessageType::Read, 1, b"partly sent");
+    let event = message(MessageType::WatchEvent, 0, b"a\0token\0");
+    let last = message(MessageType::Read, 2, b"whole");
+    for waits_ms in [19_999, 20_000] {
+        let mut guest = connection(2, 3);
+        guest.output = [&first[20..], &event, &last].concat().into();
+        guest.partial_bytes = first.len() - 20;
+        let items = [Item::Connection(connection(1, 0)), Item::Connection(guest), node("/", "", owner(0))];
+        let mut world = World::with_guests([]);
+        world.build(DomId(3));
+        world.machine.mapped.clear();
+        world.machine.bound.clear();
+        world.machine.remote.clear();
+        // Its ring is full, so that nothing is sent at once.
+        world.set_word(3, xenstore::wire::ring::Field::ReplyProducer, 1024);
+        world.set_word(3, xenstore::wire::ring::Field::EventPort, 3);
+        let engine = restore(&items, &Config::default(), world.now_ms).unwrap();
+        world.server = Server::restored(engine);
+        world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Cold { control_port: Some(1) });
+        world.pass(waits_ms);
+        let received: Vec<u8> = std::iter::repeat_with(|| world.take_bytes(3, 1024)).take(3).flatten().collect();
+        let rest =
+            if waits_ms < 20_000 { [&first[20..], &event, &last].concat() } else { [&first[20..], &last].concat() };
+        assert!(received[1024..] == rest[..], "{}", received[1024..].escape_ascii());
+        world.check();
+    }
+}
+
+#[test]
+fn who_is_named_becomes_known_and_who_is_stale_counts_for_nothing() {
+    let stale = Entry { stale: true, ..entry(4, Access::READ) };
+    let items = [
+        Item::Connection(connection(1, 0)),
+        Item::Connection(connection(2, 3)),
+        node("/", "", owner(0)),
+        node("/orphan", "", vec![Entry { stale: true, ..entry(7, Access::READ) }]),
+        node("/mine", "v", owner(3)),
+        node("/others", "v", owner(5)),
+        node("/given", "v", vec![entry(0, Access::empty()), entry(3, Access::READ), stale]),
+        watch(2, "/given", "absolute"),
+        watch(2, "here", "relative"),
+    ];
+    let mut world = world(&items, &[3]);
+    let domains = [3, 4, 5, 7].map(DomId);
+    let known = domains.map(|domid| world.server.engine().state().domains.get(domid).is_some());
+    assert_eq!(known, [true, false, false, false], "the domain that owned a node and is not there is released");
+    assert_eq!(world.get_perms(0, "/orphan").unwrap(), "r0");
+    assert_eq!(world.read(0, "/others"), error("ENOENT"), "what it owned is gone with it");
+    assert_eq!(world.get_perms(0, "/given").unwrap(), "n0 r3 r4");
+    assert_eq!((world.read(3, "/given"), world.read(3, "/mine")), (Ok(b"v".to_vec()), Ok(b"v".to_vec())));
+    assert_eq!(world.write(3, "/given", ""), error("EACCES"));
+    world.write(0, "/given", "w").unwrap();
+    world.mkdir(0, "/local/domain/3/here").unwrap();
+    world.set_perms(0, "/local/domain/3/here", "n3").unwrap();
+    assert_eq!(world.events(3), [event("/given", "absolute"), event("here", "relative")]);
+}
+
+#[test]
+fn a_transaction_of_records_alone_does_what_they_say() {
+    let transaction = TransactionItem { connection: FIRST, id: 9 };
+    let pending = |path: &str, value: &str, access, permissions: Vec<Entry>| {
+        let (path, value) = (path.to_owned().into(), value.as_bytes().to_vec().into());
+        Item::Node(NodeItem { pending: Some((transaction, access)), path, value, permissions: permissions.into() })
+    };
+    let (read, written) = (NodeAccess::READ, NodeAccess::WRITTEN);
+    let saved = [
+        Item::Connection(connection(1, 0)),
+        node("/", "", owner(0)),
+        node("/a", "old", owner(0)),
+        node("/a/b", "", owner(0)),
+        node("/a/b/c", "", owner(0)),
+        node("/seen", "same", owner(0)),
+        watch(1, "/", "all"),
+        Item::Transaction(transaction),
+        pending("/a", "new", read | written, owner(0)),
+        pending("/a/b", "", NodeAccess::empty(), vec![]),
+        pending("/a/made", "made", written, owner(0)),
+        pending("/seen", "same", read, owner(0)),
+        pending("/missing", "", read, vec![]),
+    ];
+    let commit = |items: &[Item<'_>]| {
+        let mut world = world(items, &[]);
+        let outcome = world.end(0, 9, true);
+        world.check();
+        (outcome, world.events(0), world.directory(0, "/a").unwrap(), world.read(0, "/a").unwrap())
+    };
+    let (outcome, events, names, value) = commit(&saved);
+    assert_eq!((outcome, names, value), (ok(), vec!["made".into()], b"new".to_vec()));
+    assert_eq!(events, [event("/a", "all"), event("/a/b", "all"), event("/a/made", "all")]);
+
+    let mut seen_otherwise = saved.clone();
+    seen_otherwise[11] = pending("/seen", "other", read, owner(0));
+    let (outcome, events, names, _) = commit(&seen_otherwise);
+    assert_eq!((outcome, events, names), (error("EAGAIN"), vec![], vec!["b".into()]));
+
+    let mut nowhere = saved.to_vec();
+    nowhere.push(pending("/nowhere/made", "", written, owner(0)));
+    let (outcome, _, names, _) = commit(&nowhere);
+    assert_eq!((outcome, names), (error("ENOMEM"), vec!["b".into()]), "what does not fit together is not committed");
+}
+
+#[test]
+fn quotas_of_other_servers_are_kept_for_their_successors() {
+    let quotas = |names: &[(&'static str, u32)]| names.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+    let items = [
+        Item::GlobalQuotas(GlobalQuotas {
+            defaults: quotas(&[("nodes", 55), ("colours", 3)]),
+            global: quotas(&[("node-size", 99), ("all-colours", 4)]),
+        }),
+        Item::Domain(DomainItem {
+            domid: DomId(3),
+            features: Some(3),
+            quotas: quotas(&[("nodes", 66), ("shapes", 5)]),
+        }),
+        node("/", "", owner(0)),
+    ];
+    let engine = restore(&items, &Config::default(), 0).unwrap();
+    let saved = save(&engine, &SaveOptions::default());
+    let Some(Item::GlobalQuotas(global)) = saved.iter().find(|item| matches!(item, Item::GlobalQuotas(_))) else {
+        panic!("there are quotas");
+    };
+    for named in [("nodes", 55), ("node-size", 99), ("colours", 3), ("watches", 128)] {
+        assert!(global.defaults.contains(&(named.0.into(), named.1)), "{named:?}: {global:?}");
+    }
+    assert_eq!(global.global, quotas(&[("all-colours", 4)]));
+    assert!(saved.contains(&items[1]));
+}
+
+#[test]
+fn references_to_nothing_are_errors() {
+    let ring = || Item::Connection(connection(1, 0));
+    let transaction = Item::Transaction(TransactionItem { connection: FIRST, id: 1 });
+    let socket = ConnectionItem { peer: StreamPeer::Socket { descriptor: 5 }, ..connection(1, 0) };
+    let with_output = |output: &[u8]| ConnectionItem { output: output.to_vec().into(), ..connection(1, 0) };
+    let long = vec![0; 64 * 1024 + 1];
+    let refused = |items: &[Item<'_>]| restore(items, &Config::default(), 0).map(|_| ());
+    let root = || node("/", "", owner(0));
+    for (items, expected) in [
+        (vec![watch(1, "/", "t")], RestoreError::UnknownConnection(FIRST)),
+        (vec![ring(), ring()], RestoreError::ConnectionNumber(FIRST)),
+        (vec![ring(), Item::Connection(connection(2, 0))], RestoreError::DomainConnection(DOM0)),
+        (vec![Item::Connection(connection(0, 0))], RestoreError::ConnectionNumber(ConnectionNumber(0))),
+        (vec![ring(), transaction.clone(), transaction], RestoreError::Transaction(1)),
+        (vec![ring(), watch(1, "/a", "t"), watch(1, "/a", "t")], RestoreError::Watch),
+        (vec![ring(), watch(1, "/a//b", "t")], RestoreError::Path),
+        (vec![ring(), watch(1, "/a", "t\0t")], RestoreError::Token),
+        (vec![root(), root()], RestoreError::Node("/".into())),
+        (vec![node("/a/b", "", owner(0))], RestoreError::NoParent("/a/b".into())),
+        (vec![node("/a", "", vec![])], RestoreError::NoPermissions("/a".into())),
+        (vec![node("a", "", owner(0))], RestoreError::Path),
+        (vec![Item::Connection(with_output(&[0; 15]))], RestoreError::Output(15)),
+        (
+            vec![Item::Connection(ConnectionItem { input: long.clone().into(), ..connection(1, 0) })],
+            RestoreError::Input(long.len()),
+        ),
+    ] {
+        assert_eq!(refused(&items), Err(expected), "{items:?}");
+    }
+    assert_eq!(
+        refused(&[Item::Connection(socket), watch(1, "/", "t")]),
+        Ok(()),
+        "sockets are left out with all theirs"
+    );
+    assert_eq!(refused(&[]), Ok(()), "there is always a root");
+}

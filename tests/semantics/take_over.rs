@@ -1,0 +1,152 @@
+//! A successor gets the rings and ports of its predecessor, or does without.
+
+use xenstore::engine::config::Config;
+use xenstore::engine::hypervisor::DomainState;
+use xenstore::engine::snapshot::SaveOptions;
+use xenstore::server::Server;
+use xenstore::server::take_over::{TakeOver, TakenOver};
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::MessageType;
+use xenstore::wire::ring::Field;
+
+use crate::items::{restore, save};
+use crate::world::{World, error, event, ok};
+
+/// The server is replaced by one that was saved before; `between` is what happens meanwhile.
+fn replace(world: &mut World, mode: TakeOver, between: impl FnOnce(&mut World)) -> TakenOver {
+    let items = save(world.server.engine(), &SaveOptions { now_ms: world.now_ms, reply: None });
+    between(world);
+    world.machine.mapped.clear();
+    if mode != TakeOver::Live {
+        world.machine.bound.clear();
+        world.machine.remote.clear();
+    }
+    world.server = Server::restored(restore(&items, &Config::default(), world.now_ms).unwrap());
+    let taken = world.server.take_over(&mut world.machine, world.now_ms, mode);
+    world.run();
+    world.check();
+    taken
+}
+
+const COLD: TakeOver = TakeOver::Cold { control_port: Some(1) };
+
+#[test]
+fn a_domain_that_died_during_the_update_is_released() {
+    for mode in [TakeOver::Live, COLD] {
+        let mut world = World::with_homes([3, 4]);
+        world.set_word(4, Field::EventPort, 5);
+        world.watch(4, "@releaseDomain", "gone").unwrap();
+        world.events(4);
+        let taken = replace(&mut world, mode, |world| {
+            world.machine.domains.remove(&DomId(3));
+        });
+        assert_eq!(taken, TakenOver { connections: 2, lost: 1, has_control: true });
+        assert_eq!(world.events(4), [event("@releaseDomain", "gone")], "{mode:?}");
+        assert_eq!(world.read(0, "/local/domain/3"), error("ENOENT"));
+        assert!(!world.machine.bound.values().any(|domid| *domid == DomId(3)), "its port is closed");
+    }
+}
+
+#[test]
+fn another_domain_with_the_number_of_a_dead_one_is_not_taken_for_it() {
+    let mut world = World::new();
+    world.machine.unique_ids.insert(DomId(3), 33);
+    world.start(3);
+    world.make_home(3);
+    let taken = replace(&mut world, TakeOver::Live, |world| {
+        world.machine.unique_ids.insert(DomId(3), 34);
+    });
+    assert_eq!(taken.lost, 1);
+    assert!(!world.machine.mapped.contains_key(&DomId(3)), "the other one's ring was not touched");
+    assert_eq!(world.read(0, "/local/domain/3"), error("ENOENT"));
+    assert!(!world.is_introduced(3));
+}
+
+#[test]
+fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
+    for without_port in [true, false] {
+        let mut world = World::with_homes([3, 4]);
+        let page = world.machine.pages[&DomId(3)].clone();
+        let taken = replace(&mut world, TakeOver::Live, |world| {
+            if without_port {
+                let port = world.port(3);
+                world.machine.bound.remove(&port);
+                world.machine.remote.remove(&port);
+            } else {
+                world.machine.pages.remove(&DomId(3));
+            }
+        });
+        assert_eq!(taken, TakenOver { connections: 2, lost: 1, has_control: true });
+        assert!(world.is_introduced(3) && world.read(0, "/local/domain/3").is_ok());
+        assert_eq!(world.write(4, "x", "on"), ok(), "others go on");
+        world.machine.pages.insert(DomId(3), page);
+        assert_eq!(world.introduce(0, 3, 2), ok(), "dom0 can connect it again");
+        world.forget_incoming(3);
+        assert_eq!(world.write(3, "x", "too"), ok());
+        assert_eq!(world.release(0, 3), ok());
+        assert!(!world.machine.mapped.contains_key(&DomId(3)));
+    }
+}
+
+#[test]
+fn after_a_cold_start_ports_are_bound_anew_and_who_has_none_waits_to_be_introduced() {
+    let mut world = World::with_homes([3, 4]);
+    world.set_word(3, Field::EventPort, 7);
+    for domid in [3, 4] {
+        world.watch(domid, "/tool", "t").unwrap();
+        world.events(domid);
+        world.begin(domid);
+        world.request(0, MessageType::SetQuota, format!("{domid}\0watches\0{domid}\0")).unwrap();
+    }
+    world.set_perms(0, "/tool", "n0 r3 r4").unwrap();
+    world.events(3);
+    world.events(4);
+    let taken = replace(&mut world, COLD, |_| ());
+    assert_eq!(taken, TakenOver { connections: 2, lost: 1, has_control: true });
+    assert_eq!(world.machine.remote.values().copied().collect::<Vec<_>>(), [(DomId(0), 1), (DomId(3), 7)]);
+    world.write(0, "/tool", "v").unwrap();
+    assert_eq!(world.events(3), [event("/tool", "t")]);
+    assert_eq!(world.end(3, 1, true), ok(), "its transaction is still open");
+    assert!(!world.is_introduced(4));
+    let quota = |world: &mut World, domid: u16| world.request(0, MessageType::GetQuota, format!("{domid}\0watches\0"));
+    assert_eq!((quota(&mut world, 3), quota(&mut world, 4)), (Ok(b"3\0".to_vec()), Ok(b"4\0".to_vec())));
+    assert_eq!(world.introduce(0, 4, 1), ok());
+    world.forget_incoming(4);
+    assert_eq!(world.read(4, "/tool"), Ok(b"v".to_vec()), "it kept its rights");
+    assert_eq!(world.write(4, "x", ""), ok(), "and its home");
+    assert_eq!(world.events(4), [], "but its watch is gone");
+}
+
+#[test]
+fn a_shut_down_domain_is_not_reported_again() {
+    let mut world = World::with_homes([3]);
+    world.watch(0, "@releaseDomain", "t").unwrap();
+    world.events(0);
+    world.set_state(3, DomainState::Shutdown);
+    assert_eq!(world.events(0), [event("@releaseDomain", "t")]);
+    replace(&mut world, TakeOver::Live, |_| ());
+    assert_eq!(world.events(0), []);
+}
+
+#[test]
+fn the_reply_to_who_asked_for_the_successor_is_sent_by_the_successor_behind_what_waited() {
+    let mut world = World::new();
+    world.watch(0, "/tool", "t").unwrap();
+    world.events(0);
+    world.send(0, 0, MessageType::Write.to_wire(), b"/tool\0v");
+    let id = world.connection(0).unwrap();
+    let reply = [&[0, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0][..], b"OK\0"].concat();
+    let options = SaveOptions { now_ms: world.now_ms, reply: Some((id, &reply)) };
+    let items = save(world.server.engine(), &options);
+    assert_eq!(world.server.poll_transmit(id), b"", "it is not sent by the predecessor");
+    world.machine.mapped.clear();
+    world.server = Server::restored(restore(&items, &Config::default(), world.now_ms).unwrap());
+    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+    world.run();
+    assert_eq!(world.message(0).unwrap().kind, MessageType::WatchEvent.to_wire());
+    assert_eq!(world.message(0).unwrap().kind, MessageType::Write.to_wire());
+    let last = world.message(0).unwrap();
+    assert_eq!((last.kind, last.request_id, last.payload), (0, 77, b"OK\0".to_vec()));
+    assert_eq!(world.message(0), None);
+    world.check();
+}
