@@ -2,6 +2,10 @@
 //!
 //! Every reference is checked against what came before, and what is counted is counted anew. Quotas are not asked: what is
 //! there stays, and limits bite when more is wanted. Nothing here panics, whatever the items say.
+//!
+//! Without this server's extensions, as from another server: every domain that is named counts as older than every node;
+//! events wait to be read for as long as new ones; nobody's requests are outstanding; ring indices are those of the page.
+//! Sockets are left out with all that is theirs.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
