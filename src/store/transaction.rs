@@ -5,6 +5,8 @@
 //! still the same in the tree. So nothing but the nodes it has seen is held for it, which the quota `transaction-nodes`
 //! bounds, and it conflicts only over what it used.
 
+mod parts;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
@@ -14,11 +16,13 @@ use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::domain_table::NodeCount;
 use crate::store::node::Node;
-use crate::store::path::{Path, PathBuf, PathCursor};
+use crate::store::path::{Path, PathBuf};
 use crate::store::permission::Permissions;
 use crate::store::record::Record;
 use crate::store::tree::Tree;
 use crate::store::watch::Scope;
+
+pub(crate) use parts::{Seen, TransactionState};
 
 /// A change of one node, as a request makes it.
 #[derive(Clone, Debug)]
@@ -88,26 +92,6 @@ pub(crate) struct Accessed {
     pub(crate) children: Vec<ChildChange>,
     /// The event that the commit is to send.
     pub(crate) event: Option<Scope>,
-}
-
-/// A node that a restored transaction has seen.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) base: Option<Rc<Node>>,
-    pub(crate) local: Local,
-    pub(crate) children: Vec<ChildChange>,
-    pub(crate) event: Option<Scope>,
-}
-
-/// What a transaction is like beside what it has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TransactionState {
-    pub(crate) created: bool,
-    pub(crate) failed: bool,
-    pub(crate) looks: usize,
-    /// As [`Transaction::bytes`], without what is kept for a replay.
-    pub(crate) bytes: usize,
-    pub(crate) started_ms: u64,
 }
 
 /// An event that a commit sends: the path, which watches, and the node as it was first seen.
@@ -369,106 +353,6 @@ impl Transaction {
         }
         events.sort_unstable_by_key(|(order, _)| *order);
         events.into_iter().map(|(_, event)| event).collect()
-    }
-
-    /// All that it has seen, in the order of access.
-    pub(crate) fn accesses(&self) -> Vec<(Path<'_>, &Accessed)> {
-        let mut all: Vec<_> = self.accessed.iter().map(|(path, accessed)| (path.as_path(), accessed)).collect();
-        all.sort_unstable_by_key(|(_, accessed)| accessed.order);
-        all
-    }
-
-    /// Adds what a restored transaction has seen next, and counts it.
-    pub(crate) fn restore(&mut self, path: PathBuf, seen: Seen) {
-        let Seen { base, local, children, event } = seen;
-        self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path.as_path(), base.as_ref()));
-        if let Local::Present(node) = &local {
-            self.bytes = self.bytes.saturating_add(content_bytes(node));
-            self.created |= base.is_none();
-        }
-        self.bytes = children.iter().fold(self.bytes, |sum, change| sum.saturating_add(change.bytes()));
-        if !matches!(local, Local::Untouched) {
-            self.charge(base.as_ref().map(|node| node.permissions().owner()), -1);
-        }
-        if let Local::Present(node) = &local {
-            self.charge(Some(node.permissions().owner()), 1);
-        }
-        let order = self.accessed.len();
-        self.accessed.insert(path, Accessed { order, base, local, children, event });
-    }
-
-    /// Says what a restored transaction was like beside what it has seen.
-    pub(crate) fn restore_state(&mut self, state: TransactionState, record: Record) {
-        let TransactionState { created, failed, looks, bytes, started_ms } = state;
-        (self.created, self.failed, self.looks, self.bytes) = (created, failed, looks, bytes);
-        self.started_ms = started_ms;
-        self.record = record;
-    }
-
-    /// Whether what it has seen and done fits together, so that its commit makes a tree that hangs together, with right
-    /// counts, if nothing conflicts. Only one that was restored can be otherwise.
-    pub(crate) fn is_sound(&self) -> bool {
-        self.accessed.iter().all(|(path, accessed)| self.is_sound_at(path.as_path(), accessed))
-    }
-
-    fn is_sound_at(&self, path: Path<'_>, accessed: &Accessed) -> bool {
-        let is_listed = self.is_listed(path);
-        let is_cut = path.and_ancestors().any(|path| self.is_taken_out(path));
-        let is_made = || {
-            let parent = path.parent().and_then(|parent| self.accessed.get(parent.as_str()));
-            is_listed == Some(true) && parent.is_some_and(|parent| matches!(parent.local, Local::Present(_)))
-        };
-        let fits = match (&accessed.base, &accessed.local) {
-            (Some(_), Local::Untouched) => !is_cut && is_listed.is_none(),
-            (None, Local::Untouched | Local::Absent) => is_listed != Some(true),
-            (Some(_), Local::Present(_)) if !is_cut => is_listed.is_none(),
-            (_, Local::Present(_)) => is_made(),
-            (Some(_), Local::Absent) => is_cut && is_listed != Some(true),
-        };
-        let mut below = PathCursor::at(path);
-        let mut has_entry = |name: &str| {
-            below.push(name);
-            let found = self.accessed.contains_key(below.as_path().as_str());
-            below.pop();
-            found
-        };
-        let base = accessed.base.as_ref().filter(|_| is_cut);
-        let all_cut = base.is_none_or(|base| base.children().names().all(&mut has_entry));
-        let all_made = accessed.children.iter().all(|change| has_entry(change.name()));
-        fits && all_cut && all_made
-    }
-
-    /// Whether each node that it has seen is either the tree's very own or of another generation. Only one that was restored
-    /// can have seen another node of the same generation, and would not notice that.
-    pub(crate) fn fits(&self, tree: &Tree) -> bool {
-        self.accessed.iter().all(|(path, accessed)| {
-            let (Some(base), Some(node)) = (&accessed.base, tree.get(path.as_path())) else { return true };
-            Rc::ptr_eq(base, node) || base.generation() != node.generation()
-        })
-    }
-
-    /// Whether the node above lists the one at `path` because of a change, or does not any more; `None` when there was no
-    /// change.
-    fn is_listed(&self, path: Path<'_>) -> Option<bool> {
-        let parent = self.accessed.get(path.parent()?.as_str())?;
-        let change = parent.children.iter().rev().find(|change| change.name() == path.name())?;
-        Some(matches!(change, ChildChange::Add(_)))
-    }
-
-    /// Whether the node at `path` was taken out of the list of the one above at any time.
-    fn is_taken_out(&self, path: Path<'_>) -> bool {
-        let parent = path.parent().and_then(|parent| self.accessed.get(parent.as_str()));
-        parent.is_some_and(|parent| {
-            let is_removal =
-                |change: &ChildChange| matches!(change, ChildChange::Remove(name) if **name == *path.name());
-            parent.children.iter().any(is_removal)
-        })
-    }
-
-    /// What it is like beside what it has seen.
-    pub(crate) const fn state(&self) -> TransactionState {
-        let Self { created, failed, looks, bytes, started_ms, .. } = *self;
-        TransactionState { created, failed, looks, bytes, started_ms }
     }
 
     /// The owner of the node at `path` as the transaction sees it.

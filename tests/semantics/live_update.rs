@@ -9,7 +9,7 @@ use crate::world::{Answer, World, error, ok, string};
 const CHUNK_BYTES: usize = 2048;
 
 /// A file that is a kernel: a header, one segment for all, and notes.
-fn kernel() -> Vec<u8> {
+pub fn kernel() -> Vec<u8> {
     const BASE: u64 = 0x4000_0000;
     let mut file = vec![0_u8; 0x2000];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
@@ -56,7 +56,7 @@ fn send_part(world: &mut World, part: &[u8]) -> String {
 }
 
 /// Sends a kernel as the tool does.
-fn upload(world: &mut World, file: &[u8]) {
+pub fn upload(world: &mut World, file: &[u8]) {
     assert_eq!(text(world, &["-b", &file.len().to_string()]), "OK");
     for part in file.chunks(CHUNK_BYTES) {
         assert_eq!(send_part(world, part), "OK");
@@ -64,20 +64,20 @@ fn upload(world: &mut World, file: &[u8]) {
 }
 
 /// Asks for the start; the answer comes later.
-fn start(world: &mut World, words: &[&str]) {
+pub fn start(world: &mut World, words: &[&str]) {
     let words: Vec<&str> = ["-s"].iter().chain(words).copied().collect();
     world.send(0, 0, MessageType::Control.to_wire(), &payload(&words));
     world.run();
 }
 
-fn answer(world: &mut World) -> Option<String> {
+pub fn answer(world: &mut World) -> Option<String> {
     let reply = world.reply(0)?;
     assert_eq!(reply.kind, MessageType::Control.to_wire());
     Some(string(&reply.payload))
 }
 
 /// What the host is asked to do.
-fn action(world: &mut World) -> Option<Action> {
+pub fn action(world: &mut World) -> Option<Action> {
     world.server.poll_action()
 }
 

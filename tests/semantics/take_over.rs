@@ -3,13 +3,15 @@
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::engine::snapshot::SaveOptions;
-use xenstore::server::Server;
+use xenstore::server::stream::load;
 use xenstore::server::take_over::{TakeOver, TakenOver};
+use xenstore::server::{Action, Server};
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
 
 use crate::items::{restore, save};
+use crate::live_update::{action, answer, kernel, start, upload};
 use crate::world::{World, error, event, ok};
 
 /// The server is replaced by one that was saved before; `between` is what happens meanwhile.
@@ -149,4 +151,40 @@ fn the_reply_to_who_asked_for_the_successor_is_sent_by_the_successor_behind_what
     assert_eq!((last.kind, last.request_id, last.payload), (0, 77, b"OK\0".to_vec()));
     assert_eq!(world.message(0), None);
     world.check();
+}
+
+#[test]
+fn the_tools_commands_lead_to_a_successor_that_answers_and_nobody_else_notices() {
+    for options in [&["-t", "5"][..], &["-v", "2"], &["-F"]] {
+        let mut world = World::with_homes([3]);
+        world.watch(3, "@releaseDomain", "t").unwrap();
+        world.events(3);
+        let transaction = world.begin(3);
+        world.write_in(3, transaction, "a", "1").unwrap();
+        let half = [&[11, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0][..], b"b\0v"].concat();
+        world.send_bytes(3, &half[..17]);
+        upload(&mut world, &kernel());
+        start(&mut world, options);
+        assert_eq!((action(&mut world), answer(&mut world)), (Some(Action::StartUpdate), None), "{options:?}");
+        let mut stream = Vec::new();
+        world.server.save_for_successor(&mut stream, world.now_ms).unwrap();
+        // The predecessor is what it was, in case that the successor fails.
+        assert!(world.server.successor().is_some());
+        world.check();
+
+        world.machine.mapped.clear();
+        world.server = Server::restored(load(&stream, &Config::default(), 5).unwrap());
+        world.now_ms = 5;
+        let taken = world.server.take_over(&mut world.machine, 5, TakeOver::Live);
+        assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
+        world.run();
+        assert_eq!(answer(&mut world).as_deref(), Some("OK"));
+        assert_eq!(answer(&mut world), None, "once");
+        world.send_bytes(3, &half[17..]);
+        assert_eq!(world.message(3).unwrap().request_id, 5);
+        assert_eq!(world.end(3, transaction, true), ok());
+        assert_eq!(world.directory(3, "/local/domain/3").unwrap(), ["b", "a"]);
+        assert_eq!(world.events(3), []);
+        world.check();
+    }
 }

@@ -299,7 +299,7 @@ impl Runner {
             ));
             open.extend(names.unwrap_or_default().iter().map(|name| format!("{path}/{name}")));
         }
-        self.tree.push(format!("{:?}", self.world.request(0, T::Control, "check\0")));
+        assert_eq!(self.world.request(0, T::Control, "check\0"), Ok(b"OK\0".to_vec()));
         self.tree.push(format!("{:?}", self.world.request(0, T::Control, "memreport\0")));
         self.world.check();
     }
@@ -315,7 +315,7 @@ impl Runner {
             sum.refusals += refusals;
             sum.events += events;
         }
-        sum.nodes_compared += self.tree.len() - 2;
+        sum.nodes_compared += self.tree.len() - 1;
         for (sum, own) in [
             (&mut sum.updates_by_version_1, self.counts.updates_by_version_1),
             (&mut sum.updates_by_version_2, self.counts.updates_by_version_2),

@@ -5,15 +5,19 @@
 //! extensions are among the items; without them it is what the other records say.
 
 mod codec;
+mod error;
+mod extended;
 mod extension;
+mod finish;
 mod item;
 mod pending;
 mod restore;
 mod save;
 
 pub(in crate::engine) use codec::{Reader, Writer};
+pub use error::RestoreError;
 pub use item::*;
-pub use restore::{RestoreError, Restorer};
+pub use restore::Restorer;
 pub use save::SaveOptions;
 
 #[cfg(doc)]

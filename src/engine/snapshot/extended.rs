@@ -1,0 +1,98 @@
+//! Takes extensions, each of which adds to what the records before it said. One that can't be read, or does not fit them, is
+//! passed over.
+
+use alloc::vec::Vec;
+
+use crate::engine::snapshot::extension::{self, ConnectionState, DomainState, GenerationReader, ServerState};
+use crate::engine::snapshot::restore::Restorer;
+use crate::engine::snapshot::{ConnectionNumber, Extension, pending};
+use crate::limits;
+use crate::store::watch::ConnectionId;
+
+impl Restorer {
+    /// Takes what this server itself added; everything else is passed over.
+    pub(super) fn extension(&mut self, item: &Extension<'_>) {
+        let taken = match item.kind {
+            extension::SERVER => self.server_extension(&item.body),
+            extension::CONNECTION => self.connection_extension(&item.body),
+            extension::DOMAIN => self.domain_extension(&item.body),
+            extension::GENERATIONS => GenerationReader::new(&item.body).map(|reader| self.generations = reader),
+            extension::TRANSACTION => self.transaction_extension(&item.body),
+            extension::FAIRNESS => {
+                self.fairness = (*item.body).into();
+                Some(())
+            }
+            _ => None,
+        };
+        if taken.is_none() {
+            log::warn!("restore: an extension {:#x} of {} bytes is passed over", item.kind, item.body.len());
+        }
+    }
+
+    fn server_extension(&mut self, body: &[u8]) -> Option<()> {
+        let server = ServerState::read(body).filter(|server| server.generation <= limits::RESTORED_GENERATION)?;
+        let engine = &mut self.engine;
+        engine.state.skip_generations(server.generation);
+        engine.next_ticket = server.next_ticket;
+        engine.trace = server.trace;
+        engine.peaks = server.peaks;
+        Some(())
+    }
+
+    fn connection_extension(&mut self, body: &[u8]) -> Option<()> {
+        let state = ConnectionState::read(body)?;
+        let id = ConnectionId(state.number.0.into());
+        let connection = self.engine.connections.get_mut(&id)?;
+        if self.extended.contains(&state.number) {
+            return None;
+        }
+        let (session, ring) = connection.session_mut()?;
+        let now_ms = self.now_ms;
+        let absolute = |remaining_ms: u64| now_ms.saturating_add(remaining_ms);
+        let details = state.messages.into_iter().map(|mut details| {
+            details.deadline_ms = details.deadline_ms.map(absolute);
+            details
+        });
+        if !session.output.restore_details(&details.collect::<Vec<_>>()) {
+            return None;
+        }
+        session.output.restore_sent(state.sent);
+        let first_ms = session.output.next_deadline_ms();
+        session.next_transaction = state.next_transaction;
+        *ring = state.ring;
+        connection.ring_start = state.ring_start;
+        let deadlines_ms = [state.deadline_ms.map(absolute), first_ms];
+        self.faults.extend(state.fault.map(|fault| (id, fault)));
+        self.extended.insert(state.number);
+        if let Some(deadline_ms) = deadlines_ms.into_iter().flatten().min() {
+            self.engine.note_deadline(id, deadline_ms);
+        }
+        Some(())
+    }
+
+    fn domain_extension(&mut self, body: &[u8]) -> Option<()> {
+        let state = DomainState::read(body)?;
+        if !self.described.contains(&state.domid) || state.born > self.engine.state.generation() {
+            return None;
+        }
+        let domains = &mut self.engine.state.domains;
+        domains.restore_own_quotas(state.domid, state.own_quotas);
+        let domain = domains.get_mut(state.domid)?;
+        domain.born = state.born;
+        domain.shutdown = state.shutdown;
+        domain.peaks = state.peaks;
+        domain.unique_id = domain.unique_id.or(state.unique_id);
+        self.targets.extend(state.target.map(|target| (state.domid, target)));
+        Some(())
+    }
+
+    fn transaction_extension(&mut self, body: &[u8]) -> Option<()> {
+        let ((connection, id), body) = pending::read_name(body)?;
+        let name = (ConnectionNumber(connection), id);
+        let nodes = self.pending.get(&name)?;
+        let transaction = pending::read(body, nodes, &self.engine.state.tree, self.now_ms)?;
+        self.pending.remove(&name);
+        self.open(name.0, id, transaction);
+        Some(())
+    }
+}

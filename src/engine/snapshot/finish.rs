@@ -1,0 +1,128 @@
+//! The end of a restoration: what can only be done when all items are there, and what is counted.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use crate::engine::conflict::{ConflictCredits, History};
+use crate::engine::connection::Connection;
+use crate::engine::rate::WriteCredits;
+use crate::engine::snapshot::restore::Restorer;
+use crate::engine::snapshot::{RestoreError, extension, pending};
+use crate::engine::{Engine, RestartPhase};
+use crate::store::domain::DomId;
+use crate::store::transaction::Transaction;
+use crate::store::watch::ConnectionId;
+
+impl Restorer {
+    /// The engine, when all items have been taken.
+    ///
+    /// # Errors
+    /// What is wrong with the whole.
+    pub fn finish(mut self) -> Result<Engine, RestoreError> {
+        for (id, fault) in core::mem::take(&mut self.faults) {
+            self.engine.drop_session(id, RestartPhase::Faulted(fault));
+        }
+        for ((connection, id), nodes) in core::mem::take(&mut self.pending) {
+            nodes
+                .iter()
+                .filter_map(|(_, node)| node.permissions.as_ref())
+                .for_each(|permissions| self.learn(permissions));
+            let transaction = pending::rebuild(&nodes, &mut self.engine.state, self.now_ms);
+            self.open(connection, id, transaction);
+        }
+        if !self.generations.is_empty() {
+            log::warn!("restore: more generations than nodes");
+        }
+        let domains = &mut self.engine.state.domains;
+        for (domid, target) in core::mem::take(&mut self.targets) {
+            let target = domains.identity(target);
+            if let Some(domain) = domains.get_mut(domid) {
+                domain.target = target;
+            }
+        }
+        self.engine.state.recount_nodes();
+        self.look_at_transactions();
+        self.restore_tickets();
+        self.restore_deadlines();
+        self.restore_fairness();
+        self.engine.state.check().map_err(RestoreError::Inconsistent)?;
+        Ok(self.engine)
+    }
+
+    /// Keeps transactions from being committed that do not fit the tree.
+    fn look_at_transactions(&mut self) {
+        let tree = &self.engine.state.tree;
+        for connection in self.engine.connections.values_mut() {
+            let Some((session, _)) = connection.session_mut() else { continue };
+            let unfit = session.transactions.values_mut().filter(|transaction| !transaction.fits(tree));
+            unfit.for_each(Transaction::fail);
+        }
+    }
+
+    /// Which requests are outstanding: those that caused what waits to be sent.
+    fn restore_tickets(&mut self) {
+        let connections = &mut self.engine.connections;
+        let known: BTreeSet<ConnectionId> = connections.keys().copied().collect();
+        let mut waiting: BTreeMap<ConnectionId, BTreeMap<u64, usize>> = BTreeMap::new();
+        let newest = self.engine.next_ticket;
+        for connection in connections.values_mut() {
+            let Some((session, _)) = connection.session_mut() else { continue };
+            session.output.map_origins(|origin| {
+                if !known.contains(&origin.connection) || origin.ticket > newest {
+                    return None;
+                }
+                let messages = waiting.entry(origin.connection).or_default().entry(origin.ticket).or_default();
+                *messages = messages.saturating_add(1);
+                Some(origin)
+            });
+        }
+        for (id, tickets) in waiting {
+            if let Some(connection) = connections.get_mut(&id) {
+                connection.restore_tickets(VecDeque::from_iter(tickets));
+            }
+        }
+    }
+
+    /// Sees to it that events are dropped in time, for connections whose extension does not say when to look.
+    fn restore_deadlines(&mut self) {
+        let ids: Vec<ConnectionId> = self.engine.connections.keys().copied().collect();
+        for id in ids {
+            let next_ms = self.engine.connection(id).and_then(Connection::session);
+            if let Some(next_ms) = next_ms.and_then(|session| session.output.next_deadline_ms()) {
+                self.engine.note_deadline(id, next_ms);
+            }
+        }
+    }
+
+    /// Write credits and conflict points; who has none of its own begins like a new domain.
+    fn restore_fairness(&mut self) {
+        let fairness = self.read_fairness();
+        if fairness.is_none() && !self.fairness.is_empty() {
+            log::warn!("restore: write credits and conflict points can't be read");
+        }
+        if let Some((writes, conflicts, history)) = fairness {
+            self.engine.fairness.writes = writes;
+            self.engine.fairness.conflicts = conflicts;
+            if self.engine.open_transactions().1 > 0 {
+                self.engine.fairness.history = history;
+            }
+        }
+        let introduced = self.engine.state.domains.iter().filter(|(_, domain)| domain.connection.is_some());
+        let without: Vec<DomId> = introduced
+            .map(|(domid, _)| domid)
+            .filter(|domid| self.engine.fairness.writes.credit(*domid).is_none())
+            .collect();
+        for domid in without {
+            self.engine.open_account(domid);
+        }
+    }
+
+    fn read_fairness(&self) -> Option<(WriteCredits, ConflictCredits, History)> {
+        let is_introduced = |domid| self.engine.state.domains.is_introduced(domid);
+        let mut body = extension::read(&self.fairness)?;
+        let writes = WriteCredits::restore(&mut body, self.now_ms, is_introduced)?;
+        let conflicts = ConflictCredits::restore(&mut body, self.now_ms, is_introduced)?;
+        let history = History::restore(&mut body, self.engine.state.generation())?;
+        Some((writes, conflicts, history))
+    }
+}
