@@ -167,6 +167,12 @@ pub const RESTORED_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
 /// Generations above this are not taken from a stream: numbers that grow from here last for ever all the same.
 pub const RESTORED_GENERATION: u64 = 1 << 62;
 
+/// Bytes of the state that one answer to `stream` has: as Base64, with a line in front, they fit a message.
+pub const STREAM_PART_BYTES: usize = 3000;
+
+/// How long the state that is read in parts is kept for whoever reads it.
+pub const STREAM_KEPT_MS: u64 = 60_000;
+
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
 const _: () = assert!(CONFLICT_POINTS_LEAST < 0 && CONFLICT_POINTS > 0, "points are lost and given back");

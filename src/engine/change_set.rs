@@ -56,6 +56,20 @@ pub enum UpdateCommand {
         /// `-v`: the newest version of the stream that the new kernel reads.
         version: Option<u32>,
     },
+    /// `stream-version`: which version of the stream may be written.
+    ShowVersion,
+    /// `stream-version <version>|auto`: `None` for what is needed.
+    LimitVersion(Option<u32>),
+    /// `update-report [<version>]`: what an update would do.
+    Report {
+        /// The newest version that it may take; `None` for the limit that holds.
+        version: Option<u32>,
+    },
+    /// `stream [<offset>]`: a part of the state as a stream.
+    Stream {
+        /// From where on, in bytes.
+        offset: usize,
+    },
 }
 
 /// What a request does beside changing nodes. At most one per request.

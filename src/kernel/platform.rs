@@ -6,19 +6,21 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
 
 use xenstore::engine::hypervisor::{DomId, DomainInfo, DomainState, Hypervisor, Port};
-use xenstore::server::Platform;
+use xenstore::server::{Platform, UpdateFigures};
 use xenstore::wire::errno::Errno;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 use super::heap;
 use super::slots::Slots;
+use super::update;
 use crate::xen::abi::{GNTTAB_RESERVED_XENSTORE, XenError};
 use crate::xen::domain_state::State;
 use crate::xen::domctl::Interface;
+use crate::xen::entry;
 use crate::xen::event_channel;
 use crate::xen::grant;
 use crate::xen::memory::{Memory, WINDOW_SLOTS, WindowEntry};
-use crate::xen::shared_page::SharedPage;
+use crate::xen::shared_page::{PAGE_BYTES, SharedPage};
 
 /// Offset of the request queue in a ring page (`xen/include/public/io/xs_wire.h`).
 const REQUESTS: usize = 0;
@@ -219,6 +221,14 @@ impl Platform for XenPlatform {
 
     fn page(&self, domid: DomId) -> Option<&MappedRing> {
         self.rings.get(&domid)
+    }
+
+    /// A new kernel is taken to be as large as this one.
+    fn update_figures(&self, stream_bytes: usize) -> Option<UpdateFigures> {
+        let heap::Usage { used, free, .. } = heap::usage();
+        let beside = update::bytes_beside_stream(&self.memory, entry::image_bytes(), self.rings.len(), used);
+        let needed_bytes = beside + stream_bytes.next_multiple_of(PAGE_BYTES);
+        Some(UpdateFigures { needed_bytes, free_bytes: free, pause_ms: update::expected_pause_ms(stream_bytes) })
     }
 
     fn notify(&mut self, port: Port) {

@@ -10,6 +10,7 @@ mod existing;
 pub mod stream;
 pub mod take_over;
 pub mod update;
+mod update_report;
 
 use alloc::collections::VecDeque;
 
@@ -33,8 +34,24 @@ pub trait Platform: Hypervisor {
     /// The ring page that [`Hypervisor::map_ring`] mapped for `domid`, while it is mapped.
     fn page(&self, domid: DomId) -> Option<&Self::Page>;
 
+    /// What a live update with a stream of so many bytes needs; `None` where there is none.
+    fn update_figures(&self, _stream_bytes: usize) -> Option<UpdateFigures> {
+        None
+    }
+
     /// Signals the other end of `port`.
     fn notify(&mut self, port: Port);
+}
+
+/// What a live update would need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpdateFigures {
+    /// Bytes of memory beside what is in use.
+    pub needed_bytes: usize,
+    /// Bytes that are free.
+    pub free_bytes: usize,
+    /// For how long nobody would be served, in milliseconds, as far as can be said.
+    pub pause_ms: u64,
 }
 
 /// What [`Server::poll`] found.

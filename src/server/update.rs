@@ -30,6 +30,8 @@ pub(super) struct Updates {
     start: Option<Start>,
     /// The newest version of the stream that may be written; `None` for what is needed.
     version_limit: Option<u32>,
+    /// The state that somebody reads in parts, and when he last did.
+    pub(super) kept_stream: Option<(Vec<u8>, u64)>,
 }
 
 /// A start that is not answered yet.
@@ -95,6 +97,19 @@ impl Server {
             UpdateCommand::CommandLine(text) => {
                 self.session_of(asked).and_then(|session| session.set_command_line(text, now_ms))
             }
+            UpdateCommand::ShowVersion => {
+                let limit = self.updates.version_limit.map_or_else(|| "auto".into(), |limit| limit.to_string());
+                return answer(&mut self.engine, asked, &limit);
+            }
+            UpdateCommand::LimitVersion(limit) => self.set_version_limit(limit),
+            UpdateCommand::Report { version } => {
+                let text = self.update_report(version, platform, now_ms);
+                return answer(&mut self.engine, asked, &text);
+            }
+            UpdateCommand::Stream { offset } => {
+                let text = self.stream_part(offset, platform, now_ms);
+                return answer(&mut self.engine, asked, &text);
+            }
             UpdateCommand::Start { force, timeout_s, version } => {
                 match self.start_update(asked, force, timeout_s, version, now_ms) {
                     Ok(()) => return self.go_on_with_update(now_ms),
@@ -106,6 +121,20 @@ impl Server {
             Ok(()) => self.engine.answer(asked, Ok(DONE)),
             Err(refusal) => answer(&mut self.engine, asked, &refusal),
         }
+    }
+
+    fn set_version_limit(&mut self, limit: Option<u32>) -> Result<(), Refusal> {
+        if limit.is_some_and(|limit| limit == 0 || limit > NEWEST_VERSION) {
+            return Err(format!("The stream's version is 1 to {NEWEST_VERSION}.").into());
+        }
+        self.updates.version_limit = limit;
+        Ok(())
+    }
+
+    /// The newest version that may be written, if whoever asks says `version`.
+    pub(super) fn version_limit(&self, version: Option<u32>) -> u32 {
+        let limits = [version, self.updates.version_limit, Some(NEWEST_VERSION)];
+        limits.into_iter().flatten().min().unwrap_or(NEWEST_VERSION)
     }
 
     fn abort_update(&mut self) -> Result<(), Refusal> {
@@ -159,8 +188,7 @@ impl Server {
         if version.is_some_and(|version| version == 0 || version > NEWEST_VERSION) {
             return Err(format!("The stream's version is 1 to {NEWEST_VERSION}.").into());
         }
-        let limits = [version, self.updates.version_limit, Some(NEWEST_VERSION)];
-        let limit = limits.into_iter().flatten().min().unwrap_or(NEWEST_VERSION);
+        let limit = self.version_limit(version);
         let deadline_ms = now_ms.saturating_add(u64::from(timeout_s).saturating_mul(1000));
         self.updates.start = Some(Start { asked, image, force, limit, deadline_ms, version: None });
         Ok(())
@@ -242,7 +270,7 @@ fn decide(start: &Start, needs: &[Need], now_ms: u64) -> Decision {
 }
 
 /// One line for each need.
-fn list(needs: &[Need]) -> Cow<'static, str> {
+pub(super) fn list(needs: &[Need]) -> Cow<'static, str> {
     let lines: Vec<String> = needs.iter().map(ToString::to_string).collect();
     lines.join("\n").into()
 }

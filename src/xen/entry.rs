@@ -31,6 +31,7 @@ unsafe extern "C" {
     static __text_start: u8;
     static __text_end: u8;
     static __rodata_start: u8;
+    static __image_end: u8;
     static __rodata_end: u8;
     static hypercall_page: u8;
     static shared_info_page: u8;
@@ -52,6 +53,11 @@ macro_rules! address {
 /// Where physical page 0 is mapped.
 pub(crate) fn virt_base() -> usize {
     address!(__virt_base)
+}
+
+/// Bytes of memory that the image takes.
+pub(crate) fn image_bytes() -> usize {
+    address!(__image_end) - virt_base()
 }
 
 /// The page of hypercall stubs.

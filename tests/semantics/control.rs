@@ -26,6 +26,9 @@ fn help_has_a_line_for_each_command() {
          quota           [set <name> <val>|<domid>|max [-r]]\n\
          quota-soft      [set <name> <val>]\n\
          live-update     [-c <cmdline>] [-F] [-t <seconds>] [-v <version>] <file>\n\
+         stream-version  [1|2|auto]\n\
+         update-report   [<version>]\n\
+         stream          [<offset>]\n\
          help            \n"
     );
 }

@@ -276,3 +276,99 @@ fn a_client_that_begins_anew_gets_no_late_answer() {
     assert_eq!((action(&mut world), answer(&mut world)), (None, None));
     assert_eq!(world.write(0, "/a", "1"), ok());
 }
+
+/// A command of the server's own.
+fn own(world: &mut World, words: &[&str]) -> Answer {
+    let words: String = words.iter().map(|word| format!("{word}\0")).collect();
+    world.request(0, MessageType::Control, words)
+}
+
+fn own_text(world: &mut World, words: &[&str]) -> String {
+    string(&own(world, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
+}
+
+#[test]
+fn the_version_limit_is_shown_set_and_used() {
+    let mut world = World::with_homes([3]);
+    assert_eq!(own_text(&mut world, &["stream-version"]), "auto");
+    for wrong in [&["stream-version", "x"][..], &["stream-version", "1", "2"], &["stream-version", ""]] {
+        assert_eq!(own(&mut world, wrong), error("EINVAL"), "{wrong:?}");
+    }
+    assert!(own_text(&mut world, &["stream-version", "3"]).contains("1 to 2"));
+    assert_eq!(own_text(&mut world, &["stream-version"]), "auto");
+    assert_eq!(own_text(&mut world, &["stream-version", "1"]), "OK");
+    assert_eq!(own_text(&mut world, &["stream-version"]), "1");
+    world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "0"]);
+    assert!(answer(&mut world).expect("refused at once").contains("domain 3: 1 open transactions"));
+    assert_eq!(own_text(&mut world, &["stream-version", "auto"]), "OK");
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "0"]);
+    assert_eq!(world.server.successor().unwrap().version, 2);
+}
+
+#[test]
+fn a_report_says_what_an_update_would_lose_and_changes_nothing() {
+    let mut world = World::with_homes([3]);
+    let report = own_text(&mut world, &["update-report"]);
+    assert!(report.contains("a version 1 stream holds everything") && report.contains("stream size: "), "{report}");
+    world.begin(3);
+    assert_eq!(world.request(3, MessageType::Watch, "a\0t\x001\0"), ok());
+    world.pass(7000);
+    let report = own_text(&mut world, &["update-report"]);
+    assert!(report.contains("version 2 is needed, and may be written"), "{report}");
+    let need = "domain 3: 1 watches with a depth 1 open transactions, the oldest for 7 s";
+    assert!(report.contains(need), "{report}");
+    let report = own_text(&mut world, &["update-report", "1"]);
+    assert!(report.contains("may not be written") && report.contains(need), "{report}");
+    assert_eq!(own(&mut world, &["update-report", "x"]), error("EINVAL"));
+    assert_eq!(action(&mut world), None);
+}
+
+/// Reads Base64.
+fn decode(text: &str) -> Vec<u8> {
+    let digit = |char: u8| match char {
+        b'A'..=b'Z' => char - b'A',
+        b'a'..=b'z' => char - b'a' + 26,
+        b'0'..=b'9' => char - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let mut bytes = Vec::new();
+    for part in text.trim_end_matches('=').as_bytes().chunks(4) {
+        let word = part.iter().fold(0_u32, |word, char| word << 6 | u32::from(digit(*char))) << (6 * (4 - part.len()));
+        bytes.extend(&word.to_be_bytes()[1..part.len()]);
+    }
+    bytes
+}
+
+#[test]
+fn the_state_is_handed_out_in_parts_and_stays_the_same_while_it_is_read() {
+    let mut world = World::with_homes([3]);
+    for at in 0..200 {
+        assert_eq!(world.write(0, &format!("/a{at}"), "some value"), ok());
+    }
+    let (mut stream, mut total) = (Vec::new(), usize::MAX);
+    while stream.len() < total {
+        let offset = stream.len().to_string();
+        let part = own_text(&mut world, &["stream", &offset]);
+        let (line, part) = part.split_once('\n').unwrap();
+        let (at, of) = line.split_once(' ').unwrap();
+        assert_eq!(at, offset);
+        total = of.parse().unwrap();
+        stream.extend(decode(part));
+        assert_eq!(world.write(0, "/b", &offset), ok());
+    }
+    assert_eq!(stream.len(), total);
+    assert_eq!(xenstore::stream::check::check(&stream), Ok(()));
+    let config = xenstore::engine::config::Config::default();
+    let engine = xenstore::server::stream::load(&stream, &config, 0).unwrap();
+    let root = engine.state().tree.get(xenstore::store::path::Path::ROOT).unwrap();
+    assert!(root.children().get("a199").is_some() && root.children().get("b").is_none());
+    assert!(own_text(&mut world, &["stream", "3000"]).contains("Begin at offset 0"), "it was read to its end");
+    own_text(&mut world, &["stream"]);
+    assert!(own_text(&mut world, &["stream", "99999999"]).starts_with("The state has "));
+    world.pass(60_000);
+    assert!(own_text(&mut world, &["stream", "3000"]).contains("Begin at offset 0"), "it was left alone too long");
+}

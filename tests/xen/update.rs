@@ -73,7 +73,7 @@ fn updates_in_a_row(release: &'static str) {
     }
     assert!(figure(after, "used").abs_diff(figure(before, "used")) < HEAP_TOLERANCE_BYTES, "{before}\n{after}");
     let pauses = run.console("Xenstore");
-    let pauses: Vec<&str> = pauses.lines().filter(|line| line.contains("live update: ")).collect();
+    let pauses: Vec<&str> = pauses.lines().filter(|line| line.contains("took over in")).collect();
     println!("Xen {release}: {}", pauses.last().unwrap_or(&"no line of an update"));
     assert_eq!(pauses.len(), UPDATES as usize);
 }
@@ -95,6 +95,7 @@ fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
     assert!(!output.contains("FAILED"), "{output}");
     let mut count = 0;
     for (failure, why) in [
+        ("garbage", "it is no ELF file"),
         ("half", "is not in the file"),
         ("fault-early", "ended with fault 6"),
         ("jump-early", "ended with fault 14 at 0x12345678"),
@@ -111,11 +112,15 @@ fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
         ("truncated", "the stream ends before its END record"),
         ("version", "version 3 is not known here"),
         ("nonsense", "this is no migration stream"),
+        ("too-new", "version 2 is not known here"),
     ] {
         let said = line(run, &output, &format!("{failure}: "));
         assert!(said.contains(why), "{failure}: no {why:?} in {said:?}");
         println!("{said}");
         count += 1;
+    }
+    for wanted in ["older: \n", "version 2 is needed, and may be written", "memory: ", "expected pause: "] {
+        assert!(output.contains(wanted), "no {wanted:?} in\n{output}");
     }
     println!("{count} failures, {}", line(run, &output, "kernels that served"));
     for client in ["dom0: ", "guest: "] {

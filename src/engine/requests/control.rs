@@ -6,7 +6,7 @@ use alloc::string::String;
 use crate::engine::change_set::{Effect, QuotaScope};
 use crate::engine::report::Report;
 use crate::engine::requests::Call;
-use crate::engine::requests::live_update::live_update;
+use crate::engine::requests::live_update::{live_update, stream, stream_version, update_report};
 use crate::engine::trace::Trace;
 use crate::store::domain::DomId;
 use crate::store::quota::Quota;
@@ -26,6 +26,9 @@ const COMMANDS: &[(&str, &str, Command)] = &[
     ("quota", "[set <name> <val>|<domid>|max [-r]]", quota),
     ("quota-soft", "[set <name> <val>]", quota_soft),
     ("live-update", "[-c <cmdline>] [-F] [-t <seconds>] [-v <version>] <file>", live_update),
+    ("stream-version", "[1|2|auto]", stream_version),
+    ("update-report", "[<version>]", update_report),
+    ("stream", "[<offset>]", stream),
     ("help", "", help),
 ];
 

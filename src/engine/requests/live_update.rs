@@ -1,4 +1,5 @@
-//! CONTROL `live-update`: the words of the C server's 4.17 to 4.22, as `xenstore-control` sends them.
+//! CONTROL `live-update`: the words of the C server's 4.17 to 4.22, as `xenstore-control` sends them; and commands of this
+//! server's own about what an update hands over.
 //!
 //! Here they are only read. What they ask for is the host's work, which answers in text: "OK", "BUSY" or what is wrong.
 
@@ -15,6 +16,45 @@ pub(super) fn live_update(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), 
     let command = parse(parameters).ok_or(Errno::Inval)?;
     call.changes.effect = Some(Effect::Update(command));
     Ok(())
+}
+
+/// `stream-version [<version>|auto]`: shows or sets the newest version of the stream that an update may write.
+pub(super) fn stream_version(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    let command = match optional(parameters)? {
+        None => UpdateCommand::ShowVersion,
+        Some(b"auto") => UpdateCommand::LimitVersion(None),
+        Some(number) => UpdateCommand::LimitVersion(Some(small(number)?)),
+    };
+    call.changes.effect = Some(Effect::Update(command));
+    Ok(())
+}
+
+/// `update-report [<version>]`: what an update would do now.
+pub(super) fn update_report(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    let version = optional(parameters)?.map(small).transpose()?;
+    call.changes.effect = Some(Effect::Update(UpdateCommand::Report { version }));
+    Ok(())
+}
+
+/// `stream [<offset>]`: a part of the state.
+pub(super) fn stream(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+    let offset = optional(parameters)?.map(|offset| payload::decimal(offset).ok_or(Errno::Inval)).transpose()?;
+    let offset = usize::try_from(offset.unwrap_or(0)).map_err(|_| Errno::Inval)?;
+    call.changes.effect = Some(Effect::Update(UpdateCommand::Stream { offset }));
+    Ok(())
+}
+
+/// The one parameter that may be there.
+fn optional(parameters: &[u8]) -> Result<Option<&[u8]>, Errno> {
+    if payload::count_strings(parameters) == 0 {
+        return Ok(None);
+    }
+    let [parameter] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
+    Ok(Some(parameter))
+}
+
+fn small(number: &[u8]) -> Result<u32, Errno> {
+    payload::decimal(number).and_then(|number| u32::try_from(number).ok()).ok_or(Errno::Inval)
 }
 
 /// Reads a command; `None` for what is none.

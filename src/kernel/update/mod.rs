@@ -38,6 +38,16 @@ const TIME_PER_MIB_MS: u64 = 2_000;
 /// Memory that the successor gets beside what its state will take: for restoring, and to serve the first requests.
 const SUCCESSOR_EXTRA_BYTES: usize = 512 * 1024;
 
+/// For how long nobody is served, about, on a slow host: as it was measured under emulation.
+pub(crate) const fn expected_pause_ms(stream_bytes: usize) -> u64 {
+    PAUSE_BASE_MS + PAUSE_PER_MIB_MS * stream_bytes as u64 / (1 << 20)
+}
+
+/// The pause with an empty store.
+const PAUSE_BASE_MS: u64 = 80;
+/// What each MiB of state adds.
+const PAUSE_PER_MIB_MS: u64 = 150;
+
 /// What a try needs.
 pub(crate) struct Try<'a> {
     /// The kernel.

@@ -1,0 +1,133 @@
+//! CONTROL `update-report` and `stream`: what a live update would hand over, without one.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+
+use crate::engine::snapshot::SaveOptions;
+use crate::limits;
+use crate::server::update::{NEWEST_VERSION, list};
+use crate::server::{Platform, Server, UpdateFigures};
+use crate::stream::record::Version;
+use crate::stream::writer::Counter;
+
+/// The digits of Base64 (RFC 4648).
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+impl Server {
+    /// What an update would do now, as text. Nothing changes by it.
+    pub(super) fn update_report<P: Platform>(&self, version: Option<u32>, platform: &P, now_ms: u64) -> String {
+        let needs = self.engine().version_2_needs(now_ms);
+        let limit = self.version_limit(version);
+        let mut text = String::new();
+        let verdict = match (needs.is_empty(), limit >= NEWEST_VERSION) {
+            (true, _) => "a version 1 stream holds everything",
+            (false, true) => "version 2 is needed, and may be written",
+            (false, false) => "version 2 is needed, and may not be written: wait, or lose what is listed",
+        };
+        let _ = writeln!(text, "stream: {verdict}");
+        if !needs.is_empty() {
+            let _ = writeln!(text, "version 1 would lose:\n{}", list(&needs));
+        }
+        let needed = if needs.is_empty() || limit < NEWEST_VERSION { Version::One } else { Version::Two };
+        let Some(bytes) = self.stream_bytes(needed, now_ms) else {
+            text.push_str("the state can't be saved\n");
+            return text;
+        };
+        let _ = writeln!(text, "version {} would lose nothing\nstream size: {bytes} bytes", NEWEST_VERSION);
+        if let Some(UpdateFigures { needed_bytes, free_bytes, pause_ms }) = platform.update_figures(bytes) {
+            let (needed, free) = (needed_bytes.div_ceil(1024), free_bytes / 1024);
+            let verdict = if needed_bytes <= free_bytes { "enough" } else { "not enough" };
+            let _ = writeln!(text, "memory: {needed} KiB needed, {free} KiB free: {verdict}");
+            let _ = writeln!(text, "expected pause: {pause_ms} ms");
+        }
+        text
+    }
+
+    fn stream_bytes(&self, version: Version, now_ms: u64) -> Option<usize> {
+        let mut counter = Counter::default();
+        let options = SaveOptions { now_ms, reply: None };
+        self.save_to(&mut counter, version, &options).ok().map(|()| counter.0)
+    }
+
+    /// A part of the state as a stream: a line with its offset and the size of the whole, and the bytes as Base64. The
+    /// state is that of the time when its first part was asked for; it is kept until its last part was, for a while.
+    pub(super) fn stream_part<P: Platform>(&mut self, offset: usize, platform: &P, now_ms: u64) -> String {
+        let is_old = |(_, asked_ms): &(Vec<u8>, u64)| now_ms.saturating_sub(*asked_ms) >= limits::STREAM_KEPT_MS;
+        if offset == 0 || self.updates.kept_stream.as_ref().is_some_and(is_old) {
+            self.updates.kept_stream = None;
+        }
+        if offset == 0 {
+            match self.whole_stream(platform, now_ms) {
+                Ok(stream) => self.updates.kept_stream = Some((stream, now_ms)),
+                Err(why) => return why,
+            }
+        }
+        let Some((stream, asked_ms)) = &mut self.updates.kept_stream else {
+            return String::from("Begin at offset 0: the state is not kept for longer than a minute.");
+        };
+        *asked_ms = now_ms;
+        let total = stream.len();
+        let Some(rest) = stream.get(offset..).filter(|_| offset < total) else {
+            return format!("The state has {total} bytes.");
+        };
+        let part = rest.get(..limits::STREAM_PART_BYTES).unwrap_or(rest);
+        let mut text = format!("{offset} {total}\n");
+        base64(part, &mut text);
+        if part.len() == rest.len() {
+            self.updates.kept_stream = None;
+        }
+        text
+    }
+
+    fn whole_stream<P: Platform>(&self, platform: &P, now_ms: u64) -> Result<Vec<u8>, String> {
+        let failed = || String::from("The state can't be saved.");
+        let version = if self.engine().version_2_needs(now_ms).is_empty() { Version::One } else { Version::Two };
+        let bytes = self.stream_bytes(version, now_ms).ok_or_else(failed)?;
+        let free = platform.free_memory().saturating_sub(limits::UPDATE_RESERVE_BYTES);
+        if bytes > free {
+            return Err(format!("Not enough memory: the state has {bytes} bytes, and {free} are free for it."));
+        }
+        let mut stream = Vec::new();
+        stream.try_reserve_exact(bytes).map_err(|_| failed())?;
+        self.save_to(&mut stream, version, &SaveOptions { now_ms, reply: None }).map_err(|_| failed())?;
+        Ok(stream)
+    }
+}
+
+/// Appends bytes as Base64, padded.
+fn base64(bytes: &[u8], text: &mut String) {
+    for part in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(part.get(at).copied().unwrap_or(0));
+        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4_usize {
+            let shift = 18_usize.saturating_sub(digit.saturating_mul(6));
+            let index = usize::try_from(word >> shift & 63).unwrap_or(0);
+            let char = DIGITS.get(index).map_or('=', |digit| char::from(*digit));
+            text.push(if digit <= part.len() { char } else { '=' });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_standards_examples() {
+        for (bytes, expected) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            let mut text = String::new();
+            base64(bytes.as_bytes(), &mut text);
+            assert_eq!(text, expected);
+        }
+    }
+}
