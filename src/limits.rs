@@ -161,9 +161,6 @@ pub const QUOTA_NAME_BYTES: usize = 64;
 /// itself leaves one at most; one that delays requests leaves a few.
 pub const BACKLOG_BYTES: usize = 64 * 1024;
 
-/// Bytes that wait to be sent, of a connection that comes from another server. Twice what this one queues for anybody.
-pub const RESTORED_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
-
 /// Generations above this are not taken from a stream: numbers that grow from here last for ever all the same.
 pub const RESTORED_GENERATION: u64 = 1 << 62;
 

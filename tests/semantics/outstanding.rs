@@ -236,3 +236,18 @@ fn guests_that_wait_for_each_other_all_go_on_when_one_reads() {
         );
     }
 }
+
+#[test]
+fn what_a_domain_caused_before_it_was_introduced_again_counts_for_nobody() {
+    let mut world = World::with_homes([3, 4]);
+    world.set_perms(0, "/", "b0").unwrap();
+    world.watch(4, "/", "t").unwrap();
+    for at in 0..60 {
+        world.send(3, 0, MessageType::Write.to_wire(), format!("/node{at}\0").as_bytes());
+        world.receive(3);
+    }
+    assert_eq!(world.outstanding(3), 20, "the events wait for domain 4");
+    world.introduce(0, 3, 2).unwrap();
+    assert_eq!(world.outstanding(3), 0);
+    assert_eq!(world.request(0, MessageType::Control, "check\0"), Ok(b"OK\0".to_vec()));
+}

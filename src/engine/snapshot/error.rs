@@ -20,7 +20,7 @@ pub enum RestoreError {
     Port(u32),
     /// More input than any server leaves unhandled.
     Input(usize),
-    /// What waits to be sent is no sequence of messages, or far too much.
+    /// What waits to be sent is no sequence of messages.
     Output(usize),
     /// A domain has two records, or a number that no domain has.
     Domain(DomId),
@@ -52,7 +52,7 @@ impl fmt::Display for RestoreError {
             Self::DomainConnection(domid) => write!(f, "domain {domid} can't have this connection"),
             Self::Port(port) => write!(f, "port {port} is in use"),
             Self::Input(bytes) => write!(f, "{bytes} bytes of input are too many"),
-            Self::Output(bytes) => write!(f, "{bytes} bytes to be sent are no messages, or too many"),
+            Self::Output(bytes) => write!(f, "{bytes} bytes to be sent are no messages"),
             Self::Domain(domid) => write!(f, "domain {domid} can't be, or comes twice"),
             Self::Watch => write!(f, "the watch is there already"),
             Self::Token => write!(f, "the watch's token has a NUL in it"),

@@ -168,9 +168,6 @@ impl Restorer {
     /// Gives a connection its input and output.
     fn fill(&mut self, id: ConnectionId, item: &ConnectionItem<'_>) -> Result<(), RestoreError> {
         let wrong = RestoreError::Output(item.output.len());
-        if item.output.len() > limits::RESTORED_OUTPUT_BYTES {
-            return Err(wrong);
-        }
         let timeout_ms = self.engine.config.event_timeout_ms;
         let is_privileged = self.engine.domain_of(id) == Some(self.engine.config.privileged);
         let deadline_ms = (timeout_ms > 0 && !is_privileged).then(|| self.now_ms.saturating_add(timeout_ms));

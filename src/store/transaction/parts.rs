@@ -1,5 +1,6 @@
 //! A transaction that is saved and restored: its parts, and whether parts fit together.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -28,6 +29,15 @@ pub(crate) struct TransactionState {
     /// As [`Transaction::bytes`], without what is kept for a replay.
     pub(crate) bytes: usize,
     pub(crate) started_ms: u64,
+}
+
+/// What became of a name in the list of children of a node.
+#[derive(Clone, Copy, Default)]
+struct Listing {
+    /// Whether it is there in the end; `None` when nothing was changed.
+    is_listed: Option<bool>,
+    /// Whether it was taken out at any time.
+    was_taken_out: bool,
 }
 
 impl Transaction {
@@ -68,12 +78,37 @@ impl Transaction {
     /// Whether what it has seen and done fits together, so that its commit makes a tree that hangs together, with right
     /// counts, if nothing conflicts. Only one that was restored can be otherwise.
     pub(crate) fn is_sound(&self) -> bool {
-        self.accessed.iter().all(|(path, accessed)| self.is_sound_at(path.as_path(), accessed))
+        let listings = self.listings();
+        let mut cut = BTreeSet::new();
+        // Parents come before what is below them.
+        self.accessed.iter().all(|(path, accessed)| {
+            let path = path.as_path();
+            let parent = path.parent().map(Path::as_str);
+            let listing = parent.and_then(|parent| listings.get(&(parent, path.name()))).copied().unwrap_or_default();
+            let is_cut = listing.was_taken_out || parent.is_some_and(|parent| cut.contains(parent));
+            if is_cut {
+                cut.insert(path.as_str());
+            }
+            self.is_sound_at(path, accessed, listing, is_cut)
+        })
     }
 
-    fn is_sound_at(&self, path: Path<'_>, accessed: &Accessed) -> bool {
-        let is_listed = self.is_listed(path);
-        let is_cut = path.and_ancestors().any(|path| self.is_taken_out(path));
+    /// What became of each name in the lists of children that it changed, by the path above.
+    fn listings(&self) -> BTreeMap<(&str, &str), Listing> {
+        let mut listings = BTreeMap::new();
+        for (path, accessed) in &self.accessed {
+            for change in &accessed.children {
+                let listing: &mut Listing = listings.entry((path.as_path().as_str(), change.name())).or_default();
+                listing.is_listed = Some(matches!(change, ChildChange::Add(_)));
+                listing.was_taken_out |= matches!(change, ChildChange::Remove(_));
+            }
+        }
+        listings
+    }
+
+    /// Whether an entry fits those around it; `is_cut` if the node or one above was taken out of its list at any time.
+    fn is_sound_at(&self, path: Path<'_>, accessed: &Accessed, listing: Listing, is_cut: bool) -> bool {
+        let is_listed = listing.is_listed;
         let is_made = || {
             let parent = path.parent().and_then(|parent| self.accessed.get(parent.as_str()));
             is_listed == Some(true) && parent.is_some_and(|parent| matches!(parent.local, Local::Present(_)))
@@ -104,24 +139,6 @@ impl Transaction {
         self.accessed.iter().all(|(path, accessed)| {
             let (Some(base), Some(node)) = (&accessed.base, tree.get(path.as_path())) else { return true };
             Rc::ptr_eq(base, node) || base.generation() != node.generation()
-        })
-    }
-
-    /// Whether the node above lists the one at `path` because of a change, or does not any more; `None` when there was no
-    /// change.
-    fn is_listed(&self, path: Path<'_>) -> Option<bool> {
-        let parent = self.accessed.get(path.parent()?.as_str())?;
-        let change = parent.children.iter().rev().find(|change| change.name() == path.name())?;
-        Some(matches!(change, ChildChange::Add(_)))
-    }
-
-    /// Whether the node at `path` was taken out of the list of the one above at any time.
-    fn is_taken_out(&self, path: Path<'_>) -> bool {
-        let parent = path.parent().and_then(|parent| self.accessed.get(parent.as_str()));
-        parent.is_some_and(|parent| {
-            let is_removal =
-                |change: &ChildChange| matches!(change, ChildChange::Remove(name) if **name == *path.name());
-            parent.children.iter().any(is_removal)
         })
     }
 
