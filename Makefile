@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch fuzz clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom and target/xenstore-stubdom.gz (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -57,6 +57,10 @@ test-kernels: have-rust
 
 test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
+
+FUZZ_SECONDS ?= 60
+fuzz: have-rust ## any bytes as a migration stream, for FUZZ_SECONDS (60)
+	fuzz/run.sh stream $(FUZZ_SECONDS)
 
 clean: ## remove target/, downloads included
 	rm -rf target

@@ -48,12 +48,12 @@ fn line<'a>(run: &Run, output: &'a str, prefix: &str) -> &'a str {
     found.unwrap_or_else(|| run.fail(&format!("no line {prefix:?} in\n{output}")))
 }
 
-/// The client's own account: as many events as rounds, eleven requests a round and a few more, and no word of a failure.
-fn assert_nothing_lost(run: &Run, output: &str, client: &str) {
+/// The client's own account: as many events as rounds, and enough rounds.
+fn assert_nothing_lost(run: &Run, output: &str, client: &str, rounds_least: u64) {
     let line = line(run, output, client);
     let (rounds, events) = (figure(line, "rounds"), figure(line, "events"));
     println!("{}: {line}", run.name);
-    assert!(rounds > 50, "{client} hardly worked: {line}");
+    assert!(rounds >= rounds_least, "{client} hardly worked: {line}");
     assert_eq!(rounds, events, "{line}");
 }
 
@@ -63,13 +63,18 @@ fn updates_in_a_row(release: &'static str) {
     assert!(!output.contains("FAILED"), "Xen {release}:\n{output}");
     let good = output.lines().filter(|line| line.starts_with("update ") && line.contains(": status 0 ")).count();
     assert_eq!(good, UPDATES as usize, "Xen {release}:\n{output}");
-    for client in ["dom0: ", "pv guest: ", "pvh guest: "] {
-        assert_nothing_lost(run, &output, client);
+    // The emulator may reset the PVH guest, which then begins anew.
+    let was_reset = output.contains("a guest was reset by the emulator");
+    for (client, rounds_least) in
+        [("dom0: ", 100), ("pv guest: ", 100), ("pvh guest: ", if was_reset { 1 } else { 100 })]
+    {
+        assert_nothing_lost(run, &output, client, rounds_least);
     }
     let (before, after) = (line(run, &output, "before "), line(run, &output, "after "));
     println!("Xen {release}: {before}\nXen {release}: {after}");
     for name in ["rings", "ports"] {
-        assert_eq!(figure(before, name), figure(after, name), "Xen {release}: {name}");
+        let (before, after) = (figure(before, name), figure(after, name));
+        assert!(after == before || was_reset && after < before, "Xen {release}: {name}: {before}, then {after}");
     }
     assert!(figure(after, "used").abs_diff(figure(before, "used")) < HEAP_TOLERANCE_BYTES, "{before}\n{after}");
     let pauses = run.console("Xenstore");
@@ -124,6 +129,6 @@ fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
     }
     println!("{count} failures, {}", line(run, &output, "kernels that served"));
     for client in ["dom0: ", "guest: "] {
-        assert_nothing_lost(run, &output, client);
+        assert_nothing_lost(run, &output, client, 100);
     }
 }
