@@ -55,7 +55,7 @@ cat /tmp/hammered
 for guest in pv pvh; do
     until_true 60 raw_report $guest || complain $guest "does not report"
     echo "$guest $(raw_report $guest)"
-    id=$(xl domid $guest)
+    id=$(xl domid $guest) || continue
     xl destroy $guest
     until_true 60 gone "$id" || echo "FAILED: domain $id is still in the store"
 done
