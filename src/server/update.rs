@@ -249,8 +249,8 @@ fn decide(start: &Start, needs: &[Need], now_ms: u64) -> Decision {
     if needs.is_empty() {
         return Decision::Go(1);
     }
-    if start.limit >= NEWEST_VERSION {
-        return Decision::Go(NEWEST_VERSION);
+    if start.limit >= Version::Two as u32 {
+        return Decision::Go(Version::Two as u32);
     }
     let only_transactions = needs.iter().all(|need| need.features.is_none() && need.depth_watches == 0);
     let has_transactions = needs.iter().any(|need| !need.transaction_ages_ms.is_empty());

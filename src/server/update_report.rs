@@ -7,7 +7,7 @@ use core::fmt::Write as _;
 
 use crate::engine::snapshot::SaveOptions;
 use crate::limits;
-use crate::server::update::{NEWEST_VERSION, list};
+use crate::server::update::list;
 use crate::server::{Platform, Server, UpdateFigures};
 use crate::stream::record::Version;
 use crate::stream::writer::Counter;
@@ -21,7 +21,7 @@ impl Server {
         let needs = self.engine().version_2_needs(now_ms);
         let limit = self.version_limit(version);
         let mut text = String::new();
-        let verdict = match (needs.is_empty(), limit >= NEWEST_VERSION) {
+        let verdict = match (needs.is_empty(), limit >= Version::Two as u32) {
             (true, _) => "a version 1 stream holds everything",
             (false, true) => "version 2 is needed, and may be written",
             (false, false) => "version 2 is needed, and may not be written: wait, or lose what is listed",
@@ -30,12 +30,12 @@ impl Server {
         if !needs.is_empty() {
             let _ = writeln!(text, "version 1 would lose:\n{}", list(&needs));
         }
-        let needed = if needs.is_empty() || limit < NEWEST_VERSION { Version::One } else { Version::Two };
+        let needed = if needs.is_empty() || limit < Version::Two as u32 { Version::One } else { Version::Two };
         let Some(bytes) = self.stream_bytes(needed, now_ms) else {
             text.push_str("the state can't be saved\n");
             return text;
         };
-        let _ = writeln!(text, "version {} would lose nothing\nstream size: {bytes} bytes", NEWEST_VERSION);
+        let _ = writeln!(text, "version 2 would lose nothing\nstream size: {bytes} bytes");
         if let Some(UpdateFigures { needed_bytes, free_bytes, pause_ms }) = platform.update_figures(bytes) {
             let (needed, free) = (needed_bytes.div_ceil(1024), free_bytes / 1024);
             let verdict = if needed_bytes <= free_bytes { "enough" } else { "not enough" };

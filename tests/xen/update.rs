@@ -133,7 +133,13 @@ fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
         println!("{said}");
         count += 1;
     }
-    for wanted in ["older: \n", "version 2 is needed, and may be written", "memory: ", "expected pause: "] {
+    for wanted in [
+        "older: \n",
+        "the transaction: held committed in a transaction",
+        "version 2 is needed, and may be written",
+        "memory: ",
+        "expected pause: ",
+    ] {
         assert!(output.contains(wanted), "no {wanted:?} in\n{output}");
     }
     println!("{count} failures, {}", line(run, &output, "kernels that served"));

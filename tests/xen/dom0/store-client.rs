@@ -2,6 +2,7 @@
 //!
 //! - `store-client fill` meets every quota that a guest can meet through Linux: one line for each, with how much was
 //!   allowed, the error that ended it, and whether the guest could work again after it had cleaned up.
+//! - `store-client hold FILE` opens a transaction and writes in it, and commits it when FILE exists.
 //! - `store-client latency FILE` reads a node over and over until FILE exists, and prints how long that took each time.
 //!
 //! The outstanding quota is not here: Linux sends a request only when the one before it was answered.
@@ -174,13 +175,27 @@ fn latency(end: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn hold(end: &Path) -> io::Result<()> {
+    let mut store = Store::open()?;
+    let id = store.start().map_err(io::Error::other)?;
+    store.request(WRITE, id, b"/held\0in a transaction").map_err(io::Error::other)?;
+    println!("held");
+    while !end.exists() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    store.request(TRANSACTION_END, id, b"T\0").map_err(io::Error::other)?;
+    println!("committed");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["fill"] => fill(),
+        ["hold", end] => hold(Path::new(end)),
         ["latency", end] => latency(Path::new(end)),
         _ => {
-            eprintln!("usage: store-client fill | latency FILE");
+            eprintln!("usage: store-client fill | hold FILE | latency FILE");
             return ExitCode::from(2);
         }
     };

@@ -36,8 +36,16 @@ for failure in fault-early jump-early hang-early panic-before fault-before panic
     good
 done
 # An older kernel knows version 1 only, and the open transactions of the clients need version 2: there is a limit for that.
+rm -f /tmp/release
+store-client hold /tmp/release >/tmp/held 2>&1 &
+holder=$!
+until_true 20 grep -q held /tmp/held || echo "FAILED: no transaction is held"
 try too-new 3 /job/old-kernel
 echo "report: $(xenstore-control update-report | tr '\n' ' ')"
+good
+: >/tmp/release
+wait $holder || echo "FAILED: the transaction that was held ended with $?"
+echo "the transaction: $(tr '\n' ' ' </tmp/held)$(xenstore-read /held)"
 xenstore-control stream-version 1 || echo "FAILED: stream-version gave $?"
 try older 0 /job/old-kernel
 good
