@@ -213,6 +213,32 @@ impl World {
         }
     }
 
+    /// Writes the image, and zeros where it has no bytes.
+    fn put_image(&self, image: &Image, file: &Upload) {
+        let mut done = 0;
+        image.for_each_part(file, |offset, bytes| {
+            // Segments don't overlap, and come in the order of their addresses.
+            self.put_zeros(done, offset as usize);
+            self.put(self.layout.base + offset as usize, bytes);
+            done = offset as usize + bytes.len();
+        });
+        self.put_zeros(done, self.layout.frame_list * PAGE_BYTES);
+    }
+
+    /// Writes zeros from one offset to another.
+    fn put_zeros(&self, from: usize, to: usize) {
+        let mut at = from;
+        while at < to {
+            let count = (to - at).min(PAGE_BYTES - at % PAGE_BYTES);
+            // SAFETY: in a page that was taken for the world and is still mapped here.
+            unsafe {
+                ptr::with_exposed_provenance_mut::<u8>(self.source(at / PAGE_BYTES) + at % PAGE_BYTES)
+                    .write_bytes(0, count);
+            }
+            at += count;
+        }
+    }
+
     /// Fills all pages but the tables.
     fn fill(
         &self,
@@ -223,11 +249,9 @@ impl World {
         mappings: &[RingMapping],
     ) {
         let layout = &self.layout;
-        for page in (0..layout.stack).filter(|page| *page != layout.console) {
-            // SAFETY: a page that was taken for the world and is still mapped here.
-            unsafe { ptr::with_exposed_provenance_mut::<u8>(self.source(page)).write_bytes(0, PAGE_BYTES) };
-        }
-        image.for_each_part(file, |offset, bytes| self.put(layout.base + offset as usize, bytes));
+        self.put_image(image, file);
+        self.put_zeros(layout.frame_list * PAGE_BYTES, layout.console * PAGE_BYTES);
+        self.put_zeros((layout.console + 1) * PAGE_BYTES, layout.stack * PAGE_BYTES);
         // Xen's stubs are the same for every page that it fills.
         // SAFETY: the page of stubs is code of this kernel, which nobody writes.
         let stubs =
