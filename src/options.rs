@@ -35,6 +35,8 @@ pub struct Options {
     pub keep_orphans: bool,
     /// A transaction that conflicts is replayed before its commit is refused (off with `--no-replay`).
     pub replay: bool,
+    /// The newest version of the stream that a live update may write; `None` for what is needed.
+    pub stream_version: Option<u32>,
     /// What is told beside (`--trace-control`).
     pub trace: Trace,
     /// What is logged (`--log-level`).
@@ -51,6 +53,7 @@ impl Default for Options {
             event_timeout_ms: limits::EVENT_TIMEOUT_MS,
             keep_orphans: false,
             replay: true,
+            stream_version: None,
             trace: Trace::default(),
             log_level: LevelFilter::Info,
         }
@@ -110,6 +113,7 @@ const KNOWN: &[Known] = &[
         o.replay = false;
         Ok(())
     }),
+    known("stream-version", None, Value::Needed, set_stream_version),
     known("log-level", None, Value::Needed, set_log_level),
     known("verbose", Some('V'), Value::None, |o, _| {
         o.log_level = LevelFilter::Debug;
@@ -228,6 +232,16 @@ fn set_timeout(options: &mut Options, text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn set_stream_version(options: &mut Options, version: &str) -> Result<(), &'static str> {
+    options.stream_version = match version {
+        "auto" => None,
+        "1" => Some(1),
+        "2" => Some(2),
+        _ => return Err("is none of 1, 2, auto"),
+    };
+    Ok(())
+}
+
 fn set_log_level(options: &mut Options, level: &str) -> Result<(), &'static str> {
     options.log_level = level.parse().map_err(|_| "is none of off, error, warn, info, debug, trace")?;
     Ok(())
@@ -303,6 +317,16 @@ mod tests {
         let (options, warnings) = parse("--no-replay");
         assert!(warnings.is_empty() && !options.config().replay);
         assert!(!parse("--no-replay=1").1.is_empty());
+    }
+
+    #[test]
+    fn the_stream_has_the_version_that_is_needed_unless_an_option_limits_it() {
+        for (line, limit) in [("", None), ("--stream-version=1", Some(1)), ("--stream-version auto", None)] {
+            let (options, warnings) = parse(line);
+            assert!(warnings.is_empty());
+            assert_eq!(options.stream_version, limit, "{line}");
+        }
+        assert!(!parse("--stream-version=3").1.is_empty());
     }
 
     #[test]

@@ -155,6 +155,12 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
             server
         }
     };
+    serve_with(server, platform, ports, boot, options)
+}
+
+/// Serves, for ever.
+fn serve_with(mut server: Server, platform: XenPlatform, ports: OwnPorts, boot: &BootInfo, options: &Options) -> ! {
+    server.limit_stream_version(options.stream_version);
     main_loop::run(server, platform, ports, boot)
 }
 
@@ -222,7 +228,7 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
         us(started_ns, restored_ns),
         us(restored_ns, now),
     );
-    main_loop::run(server, platform, ports, boot)
+    serve_with(server, platform, ports, boot, options)
 }
 
 /// The boot module.
