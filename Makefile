@@ -16,11 +16,12 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch fuzz clean help have-rust
 
-kernel: have-rust ## the kernel: target/xenstore-stubdom and target/xenstore-stubdom.gz (the default)
+kernel: have-rust ## the kernel: target/xenstore-stubdom, .gz, and with symbols -syms (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
-	@if ! cmp -s target/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom || [ ! -e target/xenstore-stubdom.gz ]; then \
-	    cp target/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom; \
-	    gzip -9nc target/xenstore-stubdom >target/xenstore-stubdom.gz; fi
+	@if ! cmp -s target/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom-syms || [ ! -e target/xenstore-stubdom.gz ]; then \
+	    strip -s -o target/xenstore-stubdom target/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom; \
+	    gzip -9nc target/xenstore-stubdom >target/xenstore-stubdom.gz; \
+	    cp target/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom-syms; fi
 	@ls -l target/xenstore-stubdom target/xenstore-stubdom.gz | awk '{ print "==> " $$NF ": " $$5 " bytes" }' >&2
 
 host: have-rust ## the same engine on a plain Linux host: target/xenstored-hosted
@@ -53,7 +54,7 @@ test-host: have-rust ## unit and integration tests that need no Xen
 test-kernels: have-rust
 	@for kind in boot-test stream-v1; do \
 	    $(KERNEL_CARGO) build $(KERNEL_BUILD),$$kind --target-dir target/$$kind >&2; \
-	    cp target/$$kind/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom target/xenstore-stubdom-$$kind; done
+	    strip -s -o target/xenstore-stubdom-$$kind target/$$kind/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom; done
 
 test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1

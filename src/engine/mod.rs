@@ -590,6 +590,13 @@ impl Engine {
         }
     }
 
+    /// Puts another answer in the place of the last one to a request, if nothing of that was sent.
+    pub fn replace_last_reply(&mut self, asked: &Deferred, payload: &[u8]) {
+        if let Some(session) = self.session_mut(asked.connection) {
+            session.output.replace_last_reply(&asked.header, payload);
+        }
+    }
+
     /// Whether a request still waits for its answer.
     #[must_use]
     pub fn waits_for_answer(&self, asked: &Deferred) -> bool {

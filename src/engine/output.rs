@@ -89,6 +89,21 @@ impl Output {
         self.push(Message { bytes: message(header, payload), origin, event: None, is_rest: false });
     }
 
+    /// Gives the last reply to a request another payload. A message of which something was sent stays as it is.
+    pub fn replace_last_reply(&mut self, header: &Header, payload: &[u8]) {
+        let partly_sent = usize::from(self.sent > 0);
+        let is_reply = |message: &Message| {
+            let have = message.bytes.first_chunk::<HEADER_BYTES>().map(Header::parse);
+            !message.is_rest
+                && have.is_some_and(|have| (have.kind, have.request_id) == (header.kind, header.request_id))
+        };
+        if let Some(message) = self.messages.iter_mut().skip(partly_sent).rfind(|message| is_reply(message)) {
+            let header = Header { payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX), ..*header };
+            let old = core::mem::replace(&mut message.bytes, self::message(header, payload));
+            self.queued_bytes = self.queued_bytes.saturating_sub(old.len()).saturating_add(message.bytes.len());
+        }
+    }
+
     /// Queues an event, unless an identical one waits already and `collapse` says that one is enough. Returns whether it
     /// was queued.
     pub fn push_event(

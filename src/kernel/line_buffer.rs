@@ -47,6 +47,23 @@ impl<const N: usize> LineBuffer<N> {
         &self.bytes[self.start..N.min(self.start + self.length)]
     }
 
+    /// All bytes, the oldest first.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = u8> {
+        (0..self.length).map(|at| self.bytes[(self.start + at) % N])
+    }
+
+    /// Adds lines as they are, or none of them.
+    pub(crate) fn push_lines(&mut self, lines: &[u8]) {
+        if lines.len() > N - self.length {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        for byte in lines {
+            self.bytes[(self.start + self.length) % N] = *byte;
+            self.length += 1;
+        }
+    }
+
     /// Removes the oldest `count` bytes; `count` is at most what [`LineBuffer::peek`] showed.
     pub(crate) fn consume(&mut self, count: usize) {
         let count = count.min(self.length);
@@ -65,10 +82,7 @@ impl<const N: usize> Write for LineBuffer<N> {
         if text.len() > N - self.length {
             return Err(fmt::Error);
         }
-        for byte in text.bytes() {
-            self.bytes[(self.start + self.length) % N] = byte;
-            self.length += 1;
-        }
+        self.push_lines(text.as_bytes());
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! A line goes into a fixed buffer and from there into the console's ring as far as there is room: lines of the first
 //! moments wait for the console, and a console that nobody reads never holds the store up.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -14,7 +15,7 @@ use crate::xen::{sched, time};
 
 /// Bytes of lines that wait: some 150 lines, more than a boot prints at the most talkative level before the console's
 /// daemon runs.
-const BUFFER_BYTES: usize = 16 * 1024;
+pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
 /// How long the last words wait for the console's daemon to fetch them.
 const LAST_WORDS_NS: u64 = 500_000_000;
 /// How often it is looked whether they have been fetched.
@@ -110,6 +111,19 @@ pub(crate) fn resume() {
 pub(crate) fn print_line(line: fmt::Arguments<'_>) {
     if let Some(mut output) = output() {
         output.lines.push_line(line);
+        output.flush();
+    }
+}
+
+/// What the console has no room for yet, for a successor to print.
+pub(crate) fn waiting() -> Vec<u8> {
+    output().map_or_else(Vec::new, |output| output.lines.bytes().collect())
+}
+
+/// Prints what a predecessor could not print any more.
+pub(crate) fn adopt(lines: &[u8]) {
+    if let Some(mut output) = output() {
+        output.lines.push_lines(lines);
         output.flush();
     }
 }

@@ -7,8 +7,8 @@ use ::log::info;
 use xenstore::engine::hypervisor::Port;
 use xenstore::server::{Action, Server};
 
-use super::boot_info::BootInfo;
 use super::platform::XenPlatform;
+use super::update::Home;
 use super::{heap, log, update};
 use crate::xen::event_channel::two_level;
 use crate::xen::{sched, shared_info, time};
@@ -25,7 +25,8 @@ pub(crate) struct OwnPorts {
 }
 
 /// Runs the server, for ever.
-pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts, boot: &BootInfo) -> ! {
+pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>) -> ! {
+    let ports = home.ports;
     let shared_info = shared_info::page().expect("mapped at boot");
     // What was set last, so that an alarm costs a hypercall only when it changes.
     let mut alarm_ms = None;
@@ -43,7 +44,7 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts
         });
         let poll = server.poll(&mut platform, time::now_ms());
         while let Some(action) = server.poll_action() {
-            perform(action, &mut server, &platform, ports, boot);
+            perform(action, &mut server, &mut platform, home);
             // An update sets an alarm of its own.
             alarm_ms = None;
         }
@@ -59,13 +60,13 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, ports: OwnPorts
 }
 
 /// Does what the server asks its host for.
-fn perform(action: Action, server: &mut Server, platform: &XenPlatform, ports: OwnPorts, boot: &BootInfo) {
+fn perform(action: Action, server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>) {
     match action {
         Action::ReportMemory => {
             let heap::Usage { used, free, peak } = heap::usage();
             let (rings, ports) = (platform.ring_count(), platform.port_count());
             info!("memory: used={used} free={free} peak={peak} rings={rings} ports={ports}");
         }
-        Action::StartUpdate => update::start(server, platform, boot, ports),
+        Action::StartUpdate => update::start(server, platform, home),
     }
 }

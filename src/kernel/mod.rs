@@ -35,7 +35,7 @@ use crate::xen::{entry, hypercall, shared_info, time};
 use boot_info::BootInfo;
 use main_loop::OwnPorts;
 use platform::XenPlatform;
-use update::successor;
+use update::{Home, successor};
 
 /// The heap below which the kernel does not start: an empty store with the tools' nodes takes some 100 KiB, a guest
 /// with its nodes, watches and queues some tens of KiB.
@@ -161,7 +161,7 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
 /// Serves, for ever.
 fn serve_with(mut server: Server, platform: XenPlatform, ports: OwnPorts, boot: &BootInfo, options: &Options) -> ! {
     server.limit_stream_version(options.stream_version);
-    main_loop::run(server, platform, ports, boot)
+    main_loop::run(server, platform, &Home { boot, ports, config: options.config() })
 }
 
 /// A server with the state of the boot module, if there is one: a stream that was saved before. Without it, or if it can't

@@ -114,6 +114,13 @@ impl XenPlatform {
         self.rings.iter().map(mapping).collect()
     }
 
+    /// Unmaps all rings, and counts no port as the server's: another server is to take them over.
+    pub(crate) fn let_go(&mut self) {
+        let all: Vec<DomId> = self.rings.keys().copied().collect();
+        all.into_iter().for_each(|domid| self.unmap_ring(domid));
+        self.ports = 0;
+    }
+
     /// Rings that are mapped.
     pub(crate) fn ring_count(&self) -> usize {
         self.rings.len()

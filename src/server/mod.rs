@@ -68,7 +68,7 @@ pub struct Poll {
 pub enum Action {
     /// Log how much memory is in use, and how many rings and ports: a check was asked for.
     ReportMemory,
-    /// Start the successor that [`Server::successor`] tells of. If that fails, say so by [`Server::update_failed`].
+    /// Start the successor that [`Server::take_successor`] hands out.
     StartUpdate,
 }
 

@@ -2,17 +2,16 @@
 
 use core::fmt;
 
-use crate::engine::Engine;
 use crate::engine::config::Config;
 use crate::engine::snapshot::{RestoreError, Restorer, SaveOptions};
-use crate::server::Server;
+use crate::engine::{Deferred, Engine};
+use crate::server::take_over::{TakeOver, TakenOver};
+use crate::server::update::{Successor, payload};
+use crate::server::{Platform, Server};
 use crate::stream::oxenstored::{self, DumpError};
 use crate::stream::reader::Reader;
 use crate::stream::record::{Reason, StreamError, Version};
 use crate::stream::writer::{Sink, WriteError, Writer};
-
-/// What whoever asked for a successor is answered by it.
-const DONE: &[u8] = b"OK\0";
 
 /// Why a stream is not loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,15 +92,35 @@ impl Server {
         writer.end()
     }
 
-    /// Writes the state for the successor that [`Server::successor`] tells of, which is to answer whoever asked for it.
+    /// Writes the state for a successor, which is to answer whoever asked for it.
     ///
     /// # Errors
-    /// As [`Server::save_to`]. Also when there is no update that waits for a successor.
-    pub fn save_for_successor(&self, sink: &mut impl Sink, now_ms: u64) -> Result<(), WriteError> {
-        let successor = self.successor().ok_or(WriteError::Full)?;
-        let version = Version::from_number(successor.version).unwrap_or(Version::Two);
-        let reply = successor.asked.reply(DONE);
+    /// As [`Server::save_to`].
+    pub fn save_for(&self, successor: &Successor, sink: &mut impl Sink, now_ms: u64) -> Result<(), WriteError> {
+        let reply = successor.asked.reply(&successor.done());
         let options = SaveOptions { now_ms, reply: Some((successor.asked.connection, &reply)) };
-        self.save_to(sink, version, &options)
+        self.save_to(sink, successor.version, &options)
+    }
+
+    /// Drops all state, which has to be in a stream by now, to make room for a successor. The host closes nothing, but
+    /// unmaps all rings. Until [`Server::take_state_back`] nothing else may be asked of the server.
+    pub fn drop_state(&mut self) {
+        self.engine = Engine::new(Config::default());
+    }
+
+    /// There is no successor after all: the server goes on with the state that was saved for it, and whoever asked is told
+    /// why instead of what the successor was to say.
+    pub fn take_state_back<P: Platform>(
+        &mut self,
+        mut engine: Engine,
+        asked: &Deferred,
+        why: &str,
+        platform: &mut P,
+        now_ms: u64,
+    ) -> TakenOver {
+        log::warn!("live update: {why}");
+        engine.replace_last_reply(asked, &payload(why));
+        self.engine = engine;
+        self.take_over(platform, now_ms, TakeOver::Live)
     }
 }

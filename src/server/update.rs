@@ -21,7 +21,7 @@ use crate::update::upload::Upload;
 /// The newest version of the stream that is known.
 pub const NEWEST_VERSION: u32 = Version::NEWEST;
 /// What a command that was done is answered.
-const DONE: &[u8] = b"OK\0";
+pub(super) const DONE: &[u8] = b"OK\0";
 
 /// What is known of an update.
 #[derive(Debug, Default)]
@@ -43,36 +43,63 @@ struct Start {
     limit: u32,
     /// When transactions are no longer waited for.
     deadline_ms: u64,
-    /// Which version is written, once the host was told.
-    version: Option<u32>,
+    /// What the stream will be, once the host was told.
+    decided: Option<Decided>,
 }
 
-/// What the host needs to start a successor.
-#[derive(Clone, Copy, Debug)]
-pub struct Successor<'a> {
+/// The stream that a successor gets.
+#[derive(Debug)]
+struct Decided {
+    version: Version,
+    /// What is in use and not in the stream, a line each.
+    lost: Cow<'static, str>,
+}
+
+/// What the host needs to start a successor. The server keeps nothing of it.
+#[derive(Debug)]
+pub struct Successor {
     /// The kernel.
-    pub image: &'a Image,
+    pub image: Image,
     /// The file that it is in.
-    pub file: &'a Upload,
+    pub file: Upload,
     /// Its command line; `None` for the present one.
-    pub command_line: Option<&'a str>,
+    pub command_line: Option<String>,
     /// The version of the stream that it gets.
-    pub version: u32,
-    /// Who is to be answered by the successor.
+    pub version: Version,
+    /// Whether it is to be started even if there is no memory to keep this server's state beside it.
+    pub force: bool,
+    /// Who is to be answered, by the successor if there is one.
     pub asked: Deferred,
+    /// What is in use and not in the stream, a line each.
+    pub lost: Cow<'static, str>,
+}
+
+impl Successor {
+    /// What whoever asked is answered by the successor: "OK", which is all that tools look at, and behind its NUL what was
+    /// lost, if anything was.
+    pub(super) fn done(&self) -> Vec<u8> {
+        let mut payload = Vec::from(DONE);
+        if !self.lost.is_empty() {
+            let room = limits::PAYLOAD_BYTES.saturating_sub(DONE.len()).saturating_sub(1);
+            let lost = self.lost.as_bytes();
+            payload.extend_from_slice(lost.get(..room).unwrap_or(lost));
+            payload.push(0);
+        }
+        payload
+    }
 }
 
 /// What is to be done with a start.
 enum Decision {
     Wait,
-    Go(u32),
+    Go(Decided),
     Refuse(Refusal),
 }
 
 impl Updates {
     /// When something is to be looked at again.
     pub(super) fn deadline_ms(&self) -> Option<u64> {
-        self.start.as_ref().filter(|start| start.version.is_none()).map(|start| start.deadline_ms)
+        self.start.as_ref().filter(|start| start.decided.is_none()).map(|start| start.deadline_ms)
     }
 }
 
@@ -190,13 +217,13 @@ impl Server {
         }
         let limit = self.version_limit(version);
         let deadline_ms = now_ms.saturating_add(u64::from(timeout_s).saturating_mul(1000));
-        self.updates.start = Some(Start { asked, image, force, limit, deadline_ms, version: None });
+        self.updates.start = Some(Start { asked, image, force, limit, deadline_ms, decided: None });
         Ok(())
     }
 
     /// Looks whether an update that was asked for can start now, and refuses it if it never will.
     pub(super) fn go_on_with_update(&mut self, now_ms: u64) {
-        let Some(start) = self.updates.start.as_ref().filter(|start| start.version.is_none()) else { return };
+        let Some(start) = self.updates.start.as_ref().filter(|start| start.decided.is_none()) else { return };
         if !self.engine.waits_for_answer(&start.asked) {
             // Who asked is gone.
             self.updates.start = None;
@@ -204,53 +231,63 @@ impl Server {
         }
         match decide(start, &self.engine.version_2_needs(now_ms), now_ms) {
             Decision::Wait => {}
-            Decision::Go(version) => {
+            Decision::Go(decided) => {
                 if let Some(start) = &mut self.updates.start {
-                    start.version = Some(version);
+                    start.decided = Some(decided);
                     self.actions.push_back(Action::StartUpdate);
                 }
             }
-            Decision::Refuse(refusal) => self.update_failed(&refusal),
+            Decision::Refuse(refusal) => self.refuse_update(&refusal),
         }
     }
 
-    /// What the host needs to start the successor, after [`Action::StartUpdate`].
-    #[must_use]
-    pub fn successor(&self) -> Option<Successor<'_>> {
-        let Start { asked, image, version, .. } = self.updates.start.as_ref()?;
-        let session = self.updates.session.as_ref()?;
-        let (file, command_line) = (session.file(), session.command_line());
-        Some(Successor { image, file, command_line, version: (*version)?, asked: *asked })
+    /// Hands out what the host needs to start a successor, once, after [`Action::StartUpdate`]. If it fails, the host says
+    /// so by [`Server::successor_failed`], or by [`Server::take_state_back`] if it made the server drop its state.
+    pub fn take_successor(&mut self) -> Option<Successor> {
+        let Start { asked, image, force, decided, .. } = self.updates.start.take_if(|start| start.decided.is_some())?;
+        let (Decided { version, lost }, session) = (decided?, self.updates.session.take()?);
+        let (file, command_line) = session.into_parts();
+        Some(Successor { image, file, command_line, version, force, asked, lost })
     }
 
-    /// The update did not take place, or is over without a successor: whoever asked is told why, and what was prepared is
-    /// dropped.
-    pub fn update_failed(&mut self, why: &str) {
+    /// There is no successor: whoever asked is told why.
+    pub fn successor_failed(&mut self, asked: Deferred, why: &str) {
+        log::warn!("live update: {why}");
+        answer(&mut self.engine, asked, why);
+    }
+
+    /// The update does not take place: whoever asked is told why, and what was prepared is dropped.
+    fn refuse_update(&mut self, why: &str) {
         self.updates.session = None;
         if let Some(start) = self.updates.start.take() {
-            log::warn!("live update: {why}");
-            answer(&mut self.engine, start.asked, why);
+            self.successor_failed(start.asked, why);
         }
     }
 }
 
-/// Answers in text, cut to what a message holds.
+/// Answers in text.
 fn answer(engine: &mut Engine, asked: Deferred, text: &str) {
+    engine.answer(asked, Ok(&payload(text)));
+}
+
+/// A text as an answer, cut to what a message holds.
+pub(super) fn payload(text: &str) -> Vec<u8> {
     let room = limits::PAYLOAD_BYTES.saturating_sub(1);
     let bytes = text.as_bytes();
-    let mut payload: Vec<u8> = Vec::from(bytes.get(..bytes.len().min(room)).unwrap_or_default());
+    let mut payload: Vec<u8> = Vec::from(bytes.get(..room).unwrap_or(bytes));
     payload.push(0);
-    engine.answer(asked, Ok(&payload));
+    payload
 }
 
 /// Whether an update can start: at once if the version that is allowed holds everything, and else when the transactions
 /// that it can't hold are over.
 fn decide(start: &Start, needs: &[Need], now_ms: u64) -> Decision {
+    let lossless = |version| Decision::Go(Decided { version, lost: Cow::Borrowed("") });
     if needs.is_empty() {
-        return Decision::Go(1);
+        return lossless(Version::One);
     }
     if start.limit >= Version::Two as u32 {
-        return Decision::Go(Version::Two as u32);
+        return lossless(Version::Two);
     }
     let only_transactions = needs.iter().all(|need| need.features.is_none() && need.depth_watches == 0);
     let has_transactions = needs.iter().any(|need| !need.transaction_ages_ms.is_empty());
@@ -260,8 +297,9 @@ fn decide(start: &Start, needs: &[Need], now_ms: u64) -> Decision {
         if has_transactions && !is_over {
             return Decision::Wait;
         }
-        log::warn!("live update with a version 1 stream, which loses:\n{}", list(needs));
-        return Decision::Go(1);
+        let lost = list(needs);
+        log::warn!("live update with a version 1 stream, which loses:\n{lost}");
+        return Decision::Go(Decided { version: Version::One, lost });
     }
     if only_transactions && !is_over {
         return Decision::Wait;

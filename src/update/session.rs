@@ -83,16 +83,10 @@ impl Session {
         Ok(())
     }
 
-    /// The kernel as it arrived.
+    /// The kernel as it arrived, and its new command line, if there is one.
     #[must_use]
-    pub const fn file(&self) -> &Upload {
-        &self.file
-    }
-
-    /// The new command line, if there is one.
-    #[must_use]
-    pub fn command_line(&self) -> Option<&str> {
-        self.command_line.as_deref()
+    pub fn into_parts(self) -> (Upload, Option<String>) {
+        (self.file, self.command_line)
     }
 
     /// Checks the kernel.
@@ -144,10 +138,10 @@ mod tests {
         let mut session = begin(1).unwrap();
         assert!(session.set_command_line("x".repeat(limits::COMMAND_LINE_BYTES + 1), 0).is_err());
         assert!(session.set_command_line("a\u{7f}b".into(), 0).is_err());
-        assert_eq!(session.command_line(), None);
+        assert_eq!(session.command_line, None);
         assert_eq!(session.set_command_line("x".repeat(limits::COMMAND_LINE_BYTES), 0), Ok(()));
         assert_eq!(session.set_command_line("--quota nodes=5 -E 7".into(), 0), Ok(()));
-        assert_eq!(session.command_line(), Some("--quota nodes=5 -E 7"));
+        assert_eq!(session.into_parts().1.as_deref(), Some("--quota nodes=5 -E 7"));
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) struct Handover {
     pub(crate) mappings: u64,
     /// How many there are.
     pub(crate) mapping_count: u64,
+    /// Bytes of console lines behind that list.
+    pub(crate) line_bytes: u64,
     /// The port of `VIRQ_DOM_EXC`.
     pub(crate) exception_port: u32,
     /// The port of `VIRQ_TIMER`.

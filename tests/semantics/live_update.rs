@@ -1,6 +1,8 @@
 //! CONTROL `live-update`, as Debian's `xenstore-control` of 4.14 to 4.20 sends it, and with the version limit of 4.22.
 
 use xenstore::server::Action;
+use xenstore::server::update::Successor;
+use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType;
 
 use crate::world::{Answer, World, error, ok, string};
@@ -83,7 +85,13 @@ pub fn action(world: &mut World) -> Option<Action> {
 
 /// The host says that it failed.
 fn fail(world: &mut World, why: &str) -> Option<String> {
-    world.server.update_failed(why);
+    let successor = world.server.take_successor().expect("a start that the host was told of");
+    fail_with(world, &successor, why)
+}
+
+/// The same, once the host has taken what it needs.
+fn fail_with(world: &mut World, successor: &Successor, why: &str) -> Option<String> {
+    world.server.successor_failed(successor.asked, why);
     world.run();
     answer(world)
 }
@@ -97,11 +105,11 @@ fn the_tools_commands_lead_to_a_start_and_a_failure_is_answered_with_its_reason(
     start(&mut world, &["-t", "60"]);
     assert_eq!(answer(&mut world), None, "the answer comes when it is known how it went");
     assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    let successor = world.server.successor().unwrap();
-    assert_eq!((successor.command_line, successor.version), (Some("--quota nodes=5"), 1));
+    let successor = world.server.take_successor().unwrap();
+    assert_eq!((successor.command_line.as_deref(), successor.version), (Some("--quota nodes=5"), Version::One));
     assert_eq!(successor.file.parts(0, usize::MAX).collect::<Vec<_>>().concat(), file);
-    assert_eq!(fail(&mut world, "it does not want to").as_deref(), Some("it does not want to"));
-    assert!(world.server.successor().is_none());
+    assert_eq!(fail_with(&mut world, &successor, "it does not want to").as_deref(), Some("it does not want to"));
+    assert!(world.server.take_successor().is_none());
     upload(&mut world, &file);
     assert_eq!(text(&mut world, &["-a"]), "OK");
 }
@@ -182,7 +190,7 @@ fn open_transactions_need_version_2_and_are_carried_at_once() {
     upload(&mut world, &kernel());
     start(&mut world, &["-t", "60"]);
     assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    assert_eq!(world.server.successor().unwrap().version, 2);
+    assert_eq!(world.server.take_successor().unwrap().version, Version::Two);
 }
 
 #[test]
@@ -195,7 +203,7 @@ fn a_limit_of_version_1_waits_for_transactions_and_goes_when_they_end() {
     assert_eq!((action(&mut world), answer(&mut world)), (None, None));
     assert_eq!(world.end(3, transaction, true), ok());
     assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    assert_eq!(world.server.successor().unwrap().version, 1);
+    assert_eq!(world.server.take_successor().unwrap().version, Version::One);
 }
 
 #[test]
@@ -234,7 +242,7 @@ fn depth_watches_and_reduced_features_are_refused_at_once_with_a_limit_of_versio
     upload(&mut world, &kernel());
     start(&mut world, &["-t", "60", "-v", "1", "-F"]);
     assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    assert_eq!(world.server.successor().unwrap().version, 1);
+    assert_eq!(world.server.take_successor().unwrap().version, Version::One);
 }
 
 #[test]
@@ -246,7 +254,7 @@ fn versions_that_do_not_exist_are_refused() {
         assert!(answer.contains("version is 1 to 2"), "{answer}");
     }
     start(&mut world, &["-v", "2"]);
-    assert_eq!(world.server.successor().unwrap().version, 1, "nothing needs version 2");
+    assert_eq!(world.server.take_successor().unwrap().version, Version::One, "nothing needs version 2");
 }
 
 #[test]
@@ -305,7 +313,7 @@ fn the_version_limit_is_shown_set_and_used() {
     assert_eq!(own_text(&mut world, &["stream-version", "auto"]), "OK");
     upload(&mut world, &kernel());
     start(&mut world, &["-t", "0"]);
-    assert_eq!(world.server.successor().unwrap().version, 2);
+    assert_eq!(world.server.take_successor().unwrap().version, Version::Two);
 }
 
 #[test]

@@ -167,9 +167,9 @@ fn the_tools_commands_lead_to_a_successor_that_answers_and_nobody_else_notices()
         start(&mut world, options);
         assert_eq!((action(&mut world), answer(&mut world)), (Some(Action::StartUpdate), None), "{options:?}");
         let mut stream = Vec::new();
-        world.server.save_for_successor(&mut stream, world.now_ms).unwrap();
+        let successor = world.server.take_successor().unwrap();
+        world.server.save_for(&successor, &mut stream, world.now_ms).unwrap();
         // The predecessor is what it was, in case that the successor fails.
-        assert!(world.server.successor().is_some());
         world.check();
 
         world.machine.mapped.clear();
@@ -187,4 +187,58 @@ fn the_tools_commands_lead_to_a_successor_that_answers_and_nobody_else_notices()
         assert_eq!(world.events(3), []);
         world.check();
     }
+}
+
+#[test]
+fn what_a_forced_update_lost_stands_behind_its_ok() {
+    let mut world = World::with_homes([3]);
+    world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "0", "-v", "1", "-F"]);
+    assert_eq!(action(&mut world), Some(Action::StartUpdate));
+    let successor = world.server.take_successor().unwrap();
+    let mut stream = Vec::new();
+    world.server.save_for(&successor, &mut stream, world.now_ms).unwrap();
+    world.machine.mapped.clear();
+    world.server = Server::restored(load(&stream, &Config::default(), 5).unwrap());
+    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+    world.run();
+    let reply = world.reply(0).unwrap();
+    assert_eq!(reply.payload, b"OK\0domain 3: 1 open transactions, the oldest for 0 s\0");
+    assert_eq!(world.end(3, 1, true), error("ENOENT"), "it is as was said");
+}
+
+#[test]
+fn a_server_that_dropped_its_state_for_a_successor_takes_it_back_and_says_why_there_is_none() {
+    let mut world = World::with_homes([3]);
+    world.set_perms(0, "/tool", "n0 r3").unwrap();
+    world.watch(3, "/tool", "t").unwrap();
+    world.events(3);
+    world.write(3, "a", "1").unwrap();
+    let transaction = world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-F"]);
+    assert_eq!(action(&mut world), Some(Action::StartUpdate));
+    let successor = world.server.take_successor().unwrap();
+    assert!(successor.force);
+    let mut stream = Vec::new();
+    world.server.save_for(&successor, &mut stream, world.now_ms).unwrap();
+    world.machine.mapped.clear();
+    world.server.drop_state();
+    let engine = load(&stream, &Config::default(), world.now_ms).unwrap();
+    let now_ms = world.now_ms;
+    let taken = world.server.take_state_back(engine, &successor.asked, "it did not serve", &mut world.machine, now_ms);
+    assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
+    world.run();
+    assert_eq!(answer(&mut world).as_deref(), Some("it did not serve"));
+    assert_eq!(answer(&mut world), None, "once");
+    assert_eq!(world.read(3, "a"), Ok(b"1".to_vec()));
+    assert_eq!(world.write_in(3, transaction, "a", "2"), ok());
+    assert_eq!(world.end(3, transaction, true), ok());
+    world.write(0, "/tool", "x").unwrap();
+    assert_eq!(world.events(3), [event("/tool", "t")]);
+    upload(&mut world, &kernel());
+    start(&mut world, &[]);
+    assert_eq!(action(&mut world), Some(Action::StartUpdate), "the next one is as good as the first");
+    world.check();
 }

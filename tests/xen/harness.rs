@@ -35,6 +35,11 @@ impl Run {
         fs::read(self.folder.join(name)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Where a file is that the host sent back.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// The output of one part of the job. Fails the test unless that part ended with status 0.
     pub(crate) fn section(&self, name: &str) -> String {
         let status = self.file(&format!("{name}.status")).unwrap_or_else(|| self.fail(&format!("{name} never ran")));
@@ -129,7 +134,10 @@ pub(crate) fn stubdom(release: &str) -> &'static Run {
 pub(crate) fn c_server(release: &str) -> &'static Run {
     static RUNS: [OnceLock<Run>; 3] = [const { OnceLock::new() }; 3];
     RUNS[index(release)].get_or_init(|| {
-        let job = common_job() + "section alone 60 sh -l /job/alone.sh\n";
+        let mut job = common_job() + "section alone 60 sh -l /job/alone.sh\n";
+        if RELEASES_WITH_GUESTS.contains(&release) {
+            job += "section dump 60 sh -l /job/dump.sh\n";
+        }
         boot(&format!("{release} c"), release, &job, &["--store", "c"])
     })
 }

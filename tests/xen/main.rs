@@ -4,6 +4,7 @@
 //! the tests look at what came back. What a job does is in `jobs/`; how a host is booted is in `boot.sh`.
 
 mod alone;
+mod cold;
 mod commands;
 mod guests;
 mod harness;

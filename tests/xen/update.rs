@@ -127,6 +127,9 @@ fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
         ("version", "version 3 is not known here"),
         ("nonsense", "this is no migration stream"),
         ("too-new", "version 2 is not known here"),
+        ("no-room", "-F drops the"),
+        ("no-room-panic", "panic at src/kernel/update_test.rs"),
+        ("no-room-corrupt", "at offset"),
     ] {
         let said = line(run, &output, &format!("{failure}: "));
         assert!(said.contains(why), "{failure}: no {why:?} in {said:?}");
@@ -135,6 +138,7 @@ fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
     }
     for wanted in [
         "older: \n",
+        "no-room-good: \n",
         "the transaction: held committed in a transaction",
         "version 2 is needed, and may be written",
         "memory: ",

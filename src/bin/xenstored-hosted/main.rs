@@ -135,7 +135,12 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
                     let (rings, ports) = server.engine().rings_and_ports();
                     log::info!("memory: rings={rings} ports={ports}");
                 }
-                Action::StartUpdate => server.update_failed("This is no domain: a program is updated by a restart."),
+                Action::StartUpdate => {
+                    if let Some(successor) = server.take_successor() {
+                        server
+                            .successor_failed(successor.asked, "This is no domain: a program is updated by a restart.");
+                    }
+                }
             }
         }
         let is_busy = clients.serve_waiting(&mut server, &mut platform, now_ms()) || poll.busy;

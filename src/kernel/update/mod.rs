@@ -1,22 +1,24 @@
 //! Live update: this kernel makes room for a successor, hands over, and goes on as if nothing had been if the successor does
 //! not say that it serves (`docs/live-update.md`).
 //!
-//! The predecessor's steps are here and in [`world`]; the successor's in [`successor`]. Until the successor takes the
+//! The predecessor's steps are here and in [`world`]; the successor's in [`successor`]. Where there is no memory for both, the
+//! predecessor may have to part with its state first ([`without_state`]). Until the successor takes the
 //! bridge down, everything that the predecessor has stays as it is: its memory is not mapped elsewhere, its ring mappings
 //! and ports are not touched.
 
 pub(crate) mod pages;
 pub(crate) mod successor;
+mod without_state;
 pub(crate) mod world;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use xenstore::engine::config::Config;
 use xenstore::server::Server;
+use xenstore::server::update::Successor;
 use xenstore::stream::writer::WriteError;
-use xenstore::update::image::Image;
-use xenstore::update::upload::Upload;
 
 use super::boot_info::BootInfo;
 use super::main_loop::OwnPorts;
@@ -48,22 +50,27 @@ const PAUSE_BASE_MS: u64 = 80;
 /// What each MiB of state adds.
 const PAUSE_PER_MIB_MS: u64 = 150;
 
+/// What of this kernel a live update needs.
+pub(crate) struct Home<'a> {
+    /// What the builder told it.
+    pub(crate) boot: &'a BootInfo,
+    /// Its own ports.
+    pub(crate) ports: OwnPorts,
+    /// What its server was configured with.
+    pub(crate) config: Config,
+}
+
 /// What a try needs.
-pub(crate) struct Try<'a> {
-    /// The kernel.
-    pub(crate) image: &'a Image,
-    /// The file that it is in.
-    pub(crate) file: &'a Upload,
-    /// Its command line, without NUL.
-    pub(crate) command_line: &'a [u8],
+struct Try<'a> {
+    successor: &'a Successor,
     /// The state.
-    pub(crate) stream: PageStream,
+    stream: &'a PageStream,
     /// Bytes of heap that the state takes here.
-    pub(crate) state_bytes: usize,
+    state_bytes: usize,
     /// The ring mappings, which the successor undoes once it serves.
-    pub(crate) mappings: &'a [RingMapping],
+    mappings: &'a [RingMapping],
     /// When serving stopped, in nanoseconds since the host's start.
-    pub(crate) stopped_ns: u64,
+    stopped_ns: u64,
 }
 
 /// Bytes of heap for a successor whose state takes `state_bytes` here. It lays the same out anew, without the holes.
@@ -80,45 +87,73 @@ pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings:
 
 /// Does what [`xenstore::server::Action::StartUpdate`] asks for. Returns when there is no successor; who asked knows why
 /// then.
-pub(crate) fn start(server: &mut Server, platform: &XenPlatform, boot: &BootInfo, ports: OwnPorts) {
-    let why = save_and_try(server, platform, boot, ports);
-    server.update_failed(&why);
+pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>) {
+    let Some(successor) = server.take_successor() else { return };
+    let stopped_ns = time::now_ns();
+    let state_bytes = heap::usage().used.saturating_sub(successor.file.len());
+    let mut stream = PageStream::default();
+    let saved = save(server, &successor, &mut stream);
+    let room = saved.and_then(|()| find_room(platform, &successor, &stream, state_bytes));
+    let mappings = platform.ring_mappings();
+    let parts = Try { successor: &successor, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
+    match room {
+        Ok(Room::BesideState) => {
+            let why = try_successor(platform.memory(), home, &parts);
+            server.successor_failed(successor.asked, &why);
+        }
+        Ok(Room::InItsPlace) => without_state::start(server, platform, home, parts),
+        Err(why) => server.successor_failed(successor.asked, &why),
+    }
     // What fired meanwhile was forgotten.
     server.wake_all();
 }
 
-/// Saves the state and starts the successor with it. Returns why there is none.
-fn save_and_try(server: &Server, platform: &XenPlatform, boot: &BootInfo, ports: OwnPorts) -> String {
-    let Some(successor) = server.successor() else { return String::from("nothing was prepared") };
-    let stopped_ns = time::now_ns();
-    let state_bytes = heap::usage().used.saturating_sub(successor.file.len());
-    let mut stream = PageStream::default();
-    match server.save_for_successor(&mut stream, time::now_ms()) {
-        Ok(()) => stream.trim(),
-        Err(WriteError::Full) => return no_memory(stream.len()),
-        Err(error) => return format!("the state can't be saved: {error:?}"),
+/// Writes the state for the successor.
+fn save(server: &Server, successor: &Successor, stream: &mut PageStream) -> Result<(), String> {
+    match server.save_for(successor, stream, time::now_ms()) {
+        Ok(()) => {
+            stream.trim();
+            Ok(())
+        }
+        Err(WriteError::Full) => Err(no_memory(stream.len())),
+        Err(error) => Err(format!("the state can't be saved: {error:?}")),
     }
-    let mappings = platform.ring_mappings();
+}
+
+/// Where there is room for a successor.
+enum Room {
+    /// Beside everything that is here.
+    BesideState,
+    /// Only if the state, which is in the stream, is dropped here: that was asked for.
+    InItsPlace,
+}
+
+/// Looks whether there is memory for the successor, now that the stream has its own.
+fn find_room(
+    platform: &XenPlatform,
+    successor: &Successor,
+    stream: &PageStream,
+    state_bytes: usize,
+) -> Result<Room, String> {
     let image_bytes = successor.image.memory_bytes() as usize;
-    let needed = bytes_beside_stream(platform.memory(), image_bytes, mappings.len(), state_bytes);
+    let needed = bytes_beside_stream(platform.memory(), image_bytes, platform.ring_count(), state_bytes);
     let free = heap::usage().free;
-    if free < needed {
-        return format!(
-            "not enough memory to keep this kernel until the new one serves: {} KiB are needed, {} KiB are free",
-            needed.div_ceil(1024),
-            free / 1024
-        );
+    if free >= needed {
+        return Ok(Room::BesideState);
     }
-    let parts = Try {
-        image: successor.image,
-        file: successor.file,
-        command_line: &command_line(successor.command_line, boot.command_line),
-        stream,
-        state_bytes,
-        mappings: &mappings,
-        stopped_ns,
-    };
-    try_successor(platform.memory(), boot, ports, parts)
+    let (needed_kib, free_kib, state_kib) = (needed.div_ceil(1024), free / 1024, state_bytes / 1024);
+    if free + state_bytes < needed {
+        return Err(format!(
+            "not enough memory, even without the {state_kib} KiB of the present state: {needed_kib} KiB are needed beside the stream's {} KiB, {free_kib} KiB are free",
+            stream.len().div_ceil(1024)
+        ));
+    }
+    if successor.force {
+        return Ok(Room::InItsPlace);
+    }
+    Err(format!(
+        "not enough memory to keep the present state until the new kernel serves: {needed_kib} KiB are needed, {free_kib} KiB are free; -F drops the {state_kib} KiB of the present state first, and makes it again from what was saved if the new kernel fails"
+    ))
 }
 
 /// The new command line, or else the present one, with the mark of a live update.
@@ -136,7 +171,7 @@ const MARKS: [&[u8]; 2] = [b"--live-update", b"-U"];
 
 /// Starts a successor. Returns when it failed, with the reason; everything is as it was before then, but for what happened
 /// outside meanwhile: whoever waits for something has to look.
-pub(crate) fn try_successor(memory: &Memory, boot: &BootInfo, ports: OwnPorts, parts: Try<'_>) -> String {
+fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
     let mut pages = Pages::default();
     if let Err(error) = pages.grow(bridge::PAGES) {
         return no_memory(error.wanted);
@@ -147,22 +182,32 @@ pub(crate) fn try_successor(memory: &Memory, boot: &BootInfo, ports: OwnPorts, p
     // SAFETY: the pages were just taken for it, and are kept until it is taken down.
     let (bridge, built) = unsafe { Bridge::build(memory, [level3, level2, level1, code, data]) };
     let why = match built {
-        Ok(()) => cross(memory, boot, ports, &bridge, parts),
+        Ok(()) => cross(memory, home, &bridge, parts),
         Err(error) => format!("the bridge to the new kernel can't be built: {error:?}"),
     };
     if let Err(error) = bridge.take_down(memory) {
         log::error!("the bridge's pages can't be had back: {error:?}");
-        core::mem::forget(pages);
+        pages.lose();
     }
     why
 }
 
 /// Builds the successor's world, goes over, and puts everything in order on coming back.
-fn cross(memory: &Memory, boot: &BootInfo, ports: OwnPorts, bridge: &Bridge, parts: Try<'_>) -> String {
-    let Try { image, file, command_line, stream, state_bytes, mappings, stopped_ns } = parts;
+fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> String {
+    let &Try { successor, stream, state_bytes, mappings, stopped_ns } = parts;
+    let Home { boot, ports, .. } = home;
     let stream_bytes = stream.len();
-    let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
-    let contents = Contents { image, file, command_line, stream, mappings, heap_pages };
+    log::info!("{stream_bytes} bytes of state: going over");
+    let lines = console::waiting();
+    let contents = Contents {
+        image: &successor.image,
+        file: &successor.file,
+        command_line: &command_line(successor.command_line.as_deref(), boot.command_line),
+        stream,
+        mappings,
+        lines: &lines,
+        heap_pages: successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES),
+    };
     let world = match World::build(memory, boot, bridge, contents) {
         Ok(world) => world,
         Err(Unbuildable::NoPages(error)) => return no_memory(error.wanted),
@@ -175,20 +220,19 @@ fn cross(memory: &Memory, boot: &BootInfo, ports: OwnPorts, bridge: &Bridge, par
         total_pages: memory.pages() as u64,
         mappings: world.mappings_address() as u64,
         mapping_count: mappings.len() as u64,
+        line_bytes: lines.len() as u64,
         exception_port: ports.domain_exception,
         timer_port: ports.timer,
         stopped_ns,
         save_ns: time::now_ns().saturating_sub(stopped_ns),
     };
     let allowed_ms = TIME_BASE_MS + TIME_PER_MIB_MS * (stream_bytes as u64 >> 20);
-    log::info!("{stream_bytes} bytes of state, {} KiB for the new kernel: going over", world.bytes() / 1024);
-    console::flush();
     let shared_info = shared_info::page().expect("mapped at boot");
     two_level::mask_all_but(shared_info, ports.timer);
     time::set_alarm(Some(time::now_ms() + allowed_ms));
     let mask = shared_info.address8(two_level::offset::UPCALL_MASK);
     // SAFETY: the world is complete and pinned and has this bridge; its pages are unmapped here; ports are masked.
-    let outcome = unsafe { bridge.cross(memory, world.way(memory, image), mask, handover) };
+    let outcome = unsafe { bridge.cross(memory, world.way(memory, &successor.image), mask, handover) };
     entry::register_handlers();
     time::set_alarm(None);
     two_level::unmask_all(shared_info);

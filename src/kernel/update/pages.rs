@@ -3,6 +3,7 @@
 use alloc::alloc::{alloc, dealloc};
 use alloc::vec::Vec;
 use core::alloc::Layout;
+use core::cell::Cell;
 use core::ptr;
 
 use xenstore::stream::writer::{Sink, SinkFull};
@@ -29,6 +30,8 @@ pub(crate) struct Pages {
     /// Where each block begins and how many pages it has.
     blocks: Vec<(usize, usize)>,
     addresses: Vec<usize>,
+    /// They can't be used any more, by nobody.
+    are_lost: Cell<bool>,
 }
 
 impl Pages {
@@ -73,6 +76,16 @@ impl Pages {
         self.addresses.len()
     }
 
+    /// Xen does not let us have them back: they are never given to the heap.
+    pub(crate) fn lose(&self) {
+        self.are_lost.set(true);
+    }
+
+    /// Whether [`Pages::lose`] was called.
+    pub(crate) fn are_lost(&self) -> bool {
+        self.are_lost.get()
+    }
+
     /// Their linear addresses.
     pub(crate) fn addresses(&self) -> &[usize] {
         &self.addresses
@@ -80,8 +93,11 @@ impl Pages {
 }
 
 impl Drop for Pages {
-    /// The pages must be mapped for reading and writing again.
+    /// The pages must be mapped for reading and writing again, or be lost.
     fn drop(&mut self) {
+        if self.are_lost.get() {
+            return;
+        }
         for (block, pages) in self.blocks.drain(..) {
             give_back(block, pages);
         }
@@ -146,6 +162,20 @@ impl PageStream {
     /// How long it is.
     pub(crate) const fn len(&self) -> usize {
         self.bytes
+    }
+
+    /// The same bytes have the same sum, and any change is seen but by a rare accident (FNV-1a, word by word).
+    pub(crate) fn sum(&self) -> u64 {
+        let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+        let words = self.bytes.div_ceil(size_of::<u64>());
+        let per_page = PAGE_BYTES / size_of::<u64>();
+        for word in 0..words {
+            let page = ptr::with_exposed_provenance::<u64>(self.pages.addresses[word / per_page]);
+            // SAFETY: inside a page that is ours and mapped.
+            let word = unsafe { page.add(word % per_page).read() };
+            sum = (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        sum
     }
 
     /// The pages, some of which may be unused.

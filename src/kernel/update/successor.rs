@@ -8,8 +8,8 @@ use core::ptr;
 
 use spin::Mutex;
 
-use crate::kernel::heap;
 use crate::kernel::platform::RingMapping;
+use crate::kernel::{heap, log};
 use crate::xen::bridge::{FarEnd, Handover};
 use crate::xen::event_channel::two_level::{self, offset};
 use crate::xen::memory::Memory;
@@ -54,9 +54,10 @@ pub(crate) fn commit(memory: &mut Memory) {
     for mapping in mappings(&handover) {
         // SAFETY: the predecessor, whose mapping it is, does not run again.
         if let Err(error) = unsafe { grant::unmap(mapping.handle, mapping.entry_machine_address) } {
-            log::error!("the predecessor's mapping of domain {}'s ring can't be undone: {error:?}", mapping.domain);
+            ::log::error!("the predecessor's mapping of domain {}'s ring can't be undone: {error:?}", mapping.domain);
         }
     }
+    log::adopt(lines(&handover));
     far.take_down(memory).expect("a root entry can be cleared");
     // SAFETY: the predecessor's root is not the current one.
     unsafe { memory.unpin_root(handover.predecessor_root) }.expect("the predecessor's root is pinned");
@@ -65,6 +66,13 @@ pub(crate) fn commit(memory: &mut Memory) {
     let gained = unsafe { memory.extend(total, heap::give_page) }.expect("Xen lets a domain map its own pages");
     // SAFETY: the module has been read, and lies between the heap and the pages that were just mapped.
     unsafe { heap::extend(gained.end - heap::end()) };
+}
+
+/// Console lines that the predecessor could not print any more.
+fn lines(handover: &Handover) -> &[u8] {
+    let behind = handover.mappings as usize + handover.mapping_count as usize * size_of::<RingMapping>();
+    // SAFETY: the predecessor put so many bytes behind the list, in memory that nothing else uses.
+    unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(behind), handover.line_bytes as usize) }
 }
 
 /// The predecessor's ring mappings.

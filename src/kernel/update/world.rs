@@ -1,7 +1,7 @@
 //! The successor's world: its pages, tables, p2m list and `start_info`, as a domain builder would make them.
 //!
-//! From the image's base upwards: the image, the p2m list, `start_info`, the console's page, the list of ring mappings,
-//! the page tables, the boot stack, free memory, and the stream as the boot module at the very end, so that what it
+//! From the image's base upwards: the image, the p2m list, `start_info`, the console's page, the list of ring mappings with
+//! console lines behind it, the page tables, the boot stack, free memory, and the stream as the boot module at the very end, so that what it
 //! took can join the heap once it has been read. The p2m list names all pages of the domain, the predecessor's last;
 //! `start_info` counts only the successor's own.
 
@@ -16,6 +16,7 @@ use xenstore::update::upload::Upload;
 
 use super::pages::{NoPages, PageStream, Pages};
 use crate::kernel::boot_info::BootInfo;
+use crate::kernel::log;
 use crate::kernel::platform::RingMapping;
 use crate::xen::abi::XenError;
 use crate::xen::bridge::{Bridge, ROOT_INDEX, Way};
@@ -75,12 +76,12 @@ fn entries(level: Level, range: &Range<usize>) -> usize {
 }
 
 impl Layout {
-    fn new(base: usize, image: usize, total: usize, mappings: usize, heap: usize, stream: usize) -> Self {
+    fn new(base: usize, image: usize, total: usize, list_bytes: usize, heap: usize, stream: usize) -> Self {
         let frame_list = image;
         let start_info = frame_list + pages_for(total * size_of::<u64>());
         let console = start_info + 1;
         let mappings_at = console + 1;
-        let tables_at = mappings_at + pages_for(mappings * size_of::<RingMapping>());
+        let tables_at = mappings_at + pages_for(list_bytes);
         let behind = 1 + heap + stream;
         let mut tables = 0;
         loop {
@@ -120,31 +121,34 @@ pub(crate) struct Contents<'a> {
     pub(crate) file: &'a Upload,
     /// Its command line, without NUL.
     pub(crate) command_line: &'a [u8],
-    /// The state.
-    pub(crate) stream: PageStream,
+    /// The state. Its pages go over, and come back.
+    pub(crate) stream: &'a PageStream,
     /// The predecessor's ring mappings.
     pub(crate) mappings: &'a [RingMapping],
+    /// Lines that the console has no room for yet.
+    pub(crate) lines: &'a [u8],
     /// Pages that are free for it.
     pub(crate) heap_pages: usize,
 }
 
 /// A world that is ready, or was.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct World<'a> {
     layout: Layout,
     pages: Pages,
-    stream: PageStream,
+    stream: &'a PageStream,
     console: Option<usize>,
     is_pinned: bool,
 }
 
 /// Pages that a world with these parts has beside the stream's.
 pub(crate) fn pages_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, heap_pages: usize) -> usize {
-    let layout = Layout::new(entry::virt_base(), pages_for(image_bytes), memory.pages(), mappings, heap_pages, 0);
+    let list_bytes = mappings * size_of::<RingMapping>() + log::BUFFER_BYTES;
+    let layout = Layout::new(entry::virt_base(), pages_for(image_bytes), memory.pages(), list_bytes, heap_pages, 0);
     layout.end
 }
 
-impl World {
+impl<'a> World<'a> {
     /// Builds a world. What is in it is not mapped here any more, until [`World::leave`].
     ///
     /// # Errors
@@ -153,13 +157,14 @@ impl World {
         memory: &Memory,
         boot: &BootInfo,
         bridge: &Bridge,
-        contents: Contents<'_>,
+        contents: Contents<'a>,
     ) -> Result<Self, Unbuildable> {
-        let Contents { image, file, command_line, stream, mappings, heap_pages } = contents;
+        let Contents { image, file, command_line, stream, mappings, lines, heap_pages } = contents;
         let image_pages = pages_for(image.memory_bytes() as usize);
         let base = image.base() as usize;
         let stream_pages = pages_for(stream.len());
-        let layout = Layout::new(base, image_pages, memory.pages(), mappings.len(), heap_pages, stream_pages);
+        let list_bytes = size_of_val(mappings) + lines.len();
+        let layout = Layout::new(base, image_pages, memory.pages(), list_bytes, heap_pages, stream_pages);
         let top = Level::Four.index(layout.base);
         if top == ROOT_INDEX || Level::Four.index(layout.address(layout.end) - 1) != top {
             return Err(Unbuildable::TooLarge);
@@ -171,7 +176,8 @@ impl World {
         let mut pages = Pages::default();
         pages.grow(layout.module)?;
         let mut world = Self { layout, pages, stream, console, is_pinned: false };
-        world.fill(memory, boot, (image, file), command_line, mappings);
+        world.fill(memory, boot, (image, file), command_line);
+        world.put_lists(mappings, lines);
         world.make_tables(memory, bridge);
         match world.hand_out(memory) {
             Ok(()) => Ok(world),
@@ -240,14 +246,7 @@ impl World {
     }
 
     /// Fills all pages but the tables.
-    fn fill(
-        &self,
-        memory: &Memory,
-        boot: &BootInfo,
-        (image, file): (&Image, &Upload),
-        command_line: &[u8],
-        mappings: &[RingMapping],
-    ) {
+    fn fill(&self, memory: &Memory, boot: &BootInfo, (image, file): (&Image, &Upload), command_line: &[u8]) {
         let layout = &self.layout;
         self.put_image(image, file);
         self.put_zeros(layout.frame_list * PAGE_BYTES, layout.console * PAGE_BYTES);
@@ -262,11 +261,16 @@ impl World {
         // SAFETY: the structure is plain data.
         let bytes = unsafe { core::slice::from_raw_parts(ptr::from_ref(&info).cast::<u8>(), size_of::<start_info>()) };
         self.put(layout.address(layout.start_info), bytes);
-        let mut at = layout.address(layout.mappings);
+    }
+
+    /// Writes the list of ring mappings, and the console lines behind it.
+    fn put_lists(&self, mappings: &[RingMapping], lines: &[u8]) {
+        let mut at = self.mappings_address();
         for mapping in mappings {
             self.put(at, &mapping.to_bytes());
             at += size_of::<RingMapping>();
         }
+        self.put(at, lines);
     }
 
     /// Writes the p2m list: the successor's frames, and then all others of the domain.
@@ -396,8 +400,9 @@ impl World {
         })();
         if let Err(error) = outcome {
             // Xen still uses them for something: what is lost is less than what would break.
-            log::error!("{} KiB of a successor's memory can't be had back: {error:?}", self.bytes() / 1024);
-            core::mem::forget(self);
+            ::log::error!("{} KiB of a successor's memory can't be had back: {error:?}", self.bytes() / 1024);
+            self.pages.lose();
+            self.stream.pages().lose();
         }
     }
 }

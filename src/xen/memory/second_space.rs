@@ -6,7 +6,7 @@
 
 use core::ops::Range;
 
-use super::{ExtendedOperation, Memory, MemoryError, extended, update_entries};
+use super::{ExtendedOperation, Memory, MemoryError, WINDOW_SLOTS, WindowEntry, extended, update_entries};
 use crate::xen::abi::XenError;
 use crate::xen::entry;
 use crate::xen::page_table::{ENTRY_BYTES, Entry, Level};
@@ -191,5 +191,49 @@ impl Memory {
         }
         self.map_pages(range.clone().step_by(PAGE_BYTES))?;
         Ok(range)
+    }
+
+    /// Maps linearly mapped pages a second time, one behind the other, for reading: at the end of the ring window. Returns
+    /// where. Tables are made of pages from `free_page`.
+    ///
+    /// # Errors
+    /// When the window is too small, there is no page for a table, or Xen refuses.
+    ///
+    /// # Safety
+    /// No rings may be mapped in that part of the window.
+    pub(crate) unsafe fn map_in_a_row(
+        &self,
+        pages: &[usize],
+        mut free_page: impl FnMut() -> Option<usize>,
+    ) -> Result<usize, MemoryError> {
+        let rights = Entry::new(0, Entry::READ_ONLY).with_rights(false, !self.no_execute);
+        let first = WINDOW_SLOTS.checked_sub(pages.len()).ok_or(MemoryError::NoPage)?;
+        let mut start = None;
+        let mut batch = Batch::new();
+        for (slot, page) in (first..).zip(pages) {
+            let WindowEntry { address, entry_machine_address } = self.window_entry(slot, &mut free_page)?;
+            start.get_or_insert(address);
+            // SAFETY: nothing is mapped there; the frame is one of ours.
+            unsafe { batch.push(entry_machine_address, Entry::new(self.frame_at(*page), rights.0).0) }?;
+        }
+        batch.make()?;
+        start.ok_or(MemoryError::NoPage)
+    }
+
+    /// Undoes [`Memory::map_in_a_row`] of so many pages.
+    ///
+    /// # Errors
+    /// When Xen refuses.
+    ///
+    /// # Safety
+    /// Nobody may use those addresses any more.
+    pub(crate) unsafe fn unmap_row(&self, pages: usize) -> Result<(), MemoryError> {
+        let mut batch = Batch::new();
+        for slot in WINDOW_SLOTS.saturating_sub(pages)..WINDOW_SLOTS {
+            let entry = self.window_entry(slot, || None)?;
+            // SAFETY: the caller's promise.
+            unsafe { batch.push(entry.entry_machine_address, Entry::ABSENT.0) }?;
+        }
+        Ok(batch.make()?)
     }
 }

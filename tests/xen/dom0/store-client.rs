@@ -3,6 +3,7 @@
 //! - `store-client fill` meets every quota that a guest can meet through Linux: one line for each, with how much was
 //!   allowed, the error that ended it, and whether the guest could work again after it had cleaned up.
 //! - `store-client hold FILE` opens a transaction and writes in it, and commits it when FILE exists.
+//! - `store-client nodes PREFIX COUNT` makes so many nodes, in directories of a hundred, each with a value of 16 bytes.
 //! - `store-client latency FILE` reads a node over and over until FILE exists, and prints how long that took each time.
 //!
 //! The outstanding quota is not here: Linux sends a request only when the one before it was answered.
@@ -188,14 +189,25 @@ fn hold(end: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn nodes(prefix: &str, count: &str) -> io::Result<()> {
+    let count: u32 = count.parse().map_err(|_| io::Error::other("COUNT is a number"))?;
+    let mut store = Store::open()?;
+    for node in 0..count {
+        let path = format!("{prefix}/{:04}/node{:04}", node / 100, node % 100);
+        store.write(&path, &format!("value {node:010}")).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["fill"] => fill(),
         ["hold", end] => hold(Path::new(end)),
         ["latency", end] => latency(Path::new(end)),
+        ["nodes", prefix, count] => nodes(prefix, count),
         _ => {
-            eprintln!("usage: store-client fill | hold FILE | latency FILE");
+            eprintln!("usage: store-client fill | hold FILE | latency FILE | nodes PREFIX COUNT");
             return ExitCode::from(2);
         }
     };

@@ -3,7 +3,7 @@
 . /functions
 . /job/guest-functions.sh
 
-xl create -q /root/pv.cfg 'extra="console=hvc0 quiet loglevel=3 quotas"' || echo "FAILED: xl create gave $?"
+start pv quotas
 id=$(xl domid pv)
 until_true 60 xenstore-exists "/local/domain/$id/control/feature-poweroff" || echo "FAILED: the guest's Linux is not up"
 

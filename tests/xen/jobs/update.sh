@@ -13,20 +13,16 @@ figures() {
     until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
     echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
 }
-# complain GUEST WHAT: a failure, unless the emulator has reset that guest, which it does to PVH guests only.
+# complain GUEST WHAT: a failure, unless the emulator has reset that guest.
 complain() {
-    if [ "$1" = pvh ] && [ "$(xl dmesg | grep -c 'Triple fault')" -gt 0 ]; then
-        echo "a guest was reset by the emulator: $1 $2"
-    else
-        echo "FAILED: $1 $2"
-    fi
+    if was_reset "$1"; then echo "a guest was reset by the emulator: $1 $2"; else echo "FAILED: $1 $2"; fi
 }
+hammers() { xenstore-read "/local/domain/$(xl domid "$1")/data/hammer/counter"; }
 # One after the other, the PVH guest first: while it boots the emulator may reset it, the more so the busier the host.
 hammer_guests() {
     for guest in pvh pv; do
-        xl create -q /root/$guest.cfg 'extra="console=hvc0 quiet loglevel=3 hammer"' || echo "FAILED: xl create gave $?"
-        until_true 100 sh -c "xenstore-read /local/domain/\$(xl domid $guest)/data/hammer/counter" ||
-            complain $guest "does not hammer"
+        start $guest hammer
+        await $guest 100 hammers $guest
     done
     resets_at_first=$(resets)
 }

@@ -1,0 +1,43 @@
+//! A live update in too little memory: this kernel drops its state, which is in the stream, to make room for the successor. If
+//! that fails, the state is made again from the stream.
+//!
+//! This is done only if it was asked for. The way back is a little weaker: a successor that spoils the stream and then fails
+//! leaves nothing to go on with.
+
+use core::ptr;
+
+use xenstore::server::Server;
+use xenstore::server::stream::load;
+
+use super::{Home, Try, try_successor};
+use crate::kernel::heap;
+use crate::kernel::platform::XenPlatform;
+use crate::xen::time;
+
+/// Does it. Returns when there is no successor, with the server as it was.
+pub(super) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>, parts: Try<'_>) {
+    let Try { successor, stream, .. } = parts;
+    log::warn!("live update without keeping the present state: there is no memory for both");
+    let sum = stream.sum();
+    platform.let_go();
+    server.drop_state();
+    let why = try_successor(platform.memory(), home, &Try { mappings: &[], ..parts });
+    let pages = stream.pages();
+    assert!(!pages.are_lost() && stream.sum() == sum, "{why}; and the saved state is not what it was");
+    let used = stream.len().div_ceil(crate::xen::shared_page::PAGE_BYTES);
+    let pages = pages.addresses().get(..used).unwrap_or_default();
+    // SAFETY: all rings were unmapped, and none is mapped before this is.
+    let start = unsafe { platform.memory().map_in_a_row(pages, heap::give_page) }
+        .unwrap_or_else(|error| panic!("{why}; and the saved state can't be mapped: {error:?}"));
+    // SAFETY: the pages were just mapped there, hold so many bytes, and are written by nobody.
+    let bytes = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(start), stream.len()) };
+    let engine = load(bytes, &home.config, time::now_ms())
+        .unwrap_or_else(|error| panic!("{why}; and the saved state can't be restored: {error}"));
+    // SAFETY: the engine holds copies; `bytes` ends here.
+    if let Err(error) = unsafe { platform.memory().unmap_row(used) } {
+        log::error!("the saved state can't be unmapped: {error:?}");
+        stream.pages().lose();
+    }
+    let taken = server.take_state_back(engine, &successor.asked, &why, platform, time::now_ms());
+    log::info!("the state was made again; {} connections of {}", taken.connections, taken.connections + taken.lost);
+}
