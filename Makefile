@@ -60,8 +60,8 @@ test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
 
 FUZZ_SECONDS ?= 60
-fuzz: have-rust ## any bytes as a migration stream, for FUZZ_SECONDS (60)
-	fuzz/run.sh stream $(FUZZ_SECONDS)
+fuzz: have-rust ## each fuzz target (fuzz/run.sh lists them) for FUZZ_SECONDS (60), or only TARGET=…
+	fuzz/run.sh $(FUZZ_SECONDS) $(TARGET)
 
 clean: ## remove target/, downloads included
 	rm -rf target

@@ -38,6 +38,11 @@ impl Page {
         *self.2.borrow_mut() = random;
     }
 
+    /// Whether each look at an index finds another one.
+    pub fn is_scribbled(&self) -> bool {
+        self.2.borrow().is_some()
+    }
+
     /// All that is in the page.
     pub fn bytes(&self) -> [u8; 4096] {
         *self.0.borrow()
