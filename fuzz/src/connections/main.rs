@@ -2,7 +2,8 @@
 //! comes, each request of a domain that keeps to the protocol has one reply, the engine's own recount agrees, and when
 //! everybody has gone nothing is left.
 //!
-//! The bytes are read as steps (`script.rs`); `scene.rs` does them. The machine is the one of the tests of behaviour.
+//! The bytes are read as steps (`script.rs`); `scene.rs` does them. With
+//! SHOW_STEPS in the environment they are printed. The machine is the one of the tests of behaviour.
 #![no_main]
 
 #[path = "../../../tests/semantics/machine.rs"]
@@ -19,6 +20,12 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut scene = scene::Scene::new();
-    script::Script::new(bytes).for_each(|step| scene.step(step));
+    let shows = std::env::var_os("SHOW_STEPS").is_some();
+    for step in script::Script::new(bytes) {
+        if shows {
+            eprintln!("{step:?}");
+        }
+        scene.step(step);
+    }
     scene.end();
 });

@@ -113,6 +113,7 @@ impl Scene {
             Step::Storm { seed, .. } => page.scribble(Some(Random::new(seed))),
             Step::Garbage { bytes, .. } => put_bytes(&page, &bytes),
             _ => {
+                page.scribble(None);
                 page.store(Field::Connection, 1);
                 self.signal(domid);
                 is_wild = page.load(Field::Connection) != 0;
@@ -138,6 +139,7 @@ impl Scene {
         if !self.machine.domains.contains_key(&DomId(domid)) && !is_introduced {
             self.build(domid);
         }
+        self.page(domid).inspect(|page| page.scribble(None));
         // What was in its ring may be answered before its introduction is.
         self.peers.insert(domid, Peer::new(true));
         let is_fresh = self.ask_now(T::Introduce, &format!("{domid}\x001\0{port}\0")).is_some() && port != 666;

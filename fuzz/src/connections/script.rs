@@ -1,5 +1,6 @@
 //! Bytes as steps of a history. Every byte sequence is some history, and a byte changed changes little of it.
 
+use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
 /// Guests, beside dom0.
@@ -92,7 +93,9 @@ impl<'a> Script<'a> {
             5..=8 => "/shared/".to_owned(),
             9..=11 => format!("/local/domain/{}/", how / 16 % 5),
             12 => {
-                return self.one_of(&["/", "/local/domain", "/tool", "//", "", "/shared", "/local/domain/1"]).to_owned();
+                return self
+                    .one_of(&["/", "/local/domain", "/tool", "//", "", "/shared", "/local/domain/1"])
+                    .to_owned();
             }
             13 => return self.one_of(&["@releaseDomain", "@introduceDomain", "@releaseDomain/2", "@x"]).to_owned(),
             14 => "/".to_owned(),
@@ -172,6 +175,7 @@ impl<'a> Script<'a> {
         if is_raw && kind == T::Control && payload.starts_with(b"live-update") {
             payload = b"check\0".to_vec();
         }
+        payload.truncate(limits::PAYLOAD_BYTES);
         let now = if how == 1 { self.byte() } else { usize::MAX };
         let number = if number >= 27 { 20 } else { kind.to_wire() };
         Step::Send { domid, transaction, kind: number, payload, now }
