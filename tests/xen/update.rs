@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 
 use crate::harness::{Run, boot};
 
-/// Updates in a row on each release, without `XEN_UPDATES`: each takes some six seconds, most of which the tool needs to send
+/// Updates in a row on each release, without `XEN_UPDATES`: each takes some three seconds, most of which the tool needs to send
 /// the kernel.
-const UPDATES: u32 = 10;
+const UPDATES: u32 = 30;
 /// The heap may hold a little more or less: what waits to be sent, and where trees split. One lost connection, or a
 /// hundred bytes lost at each update, are more.
 const HEAP_TOLERANCE_BYTES: u64 = 16 * 1024;
