@@ -99,6 +99,8 @@ pub struct Machine {
     pub remote: BTreeMap<Port, (DomId, u32)>,
     /// What the server is told of free memory; `None` for as much as it likes.
     pub free_memory: Option<usize>,
+    /// Where it is asked for instead, each time that the server asks.
+    pub free_probe: Option<fn() -> usize>,
     next_port: u32,
 }
 
@@ -134,7 +136,7 @@ impl Hypervisor for Machine {
     }
 
     fn free_memory(&self) -> usize {
-        self.free_memory.unwrap_or(usize::MAX)
+        self.free_probe.map_or(self.free_memory.unwrap_or(usize::MAX), |probe| probe())
     }
 
     fn next_domain(&mut self, from: DomId) -> Option<DomId> {
