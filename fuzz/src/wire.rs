@@ -26,6 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
 /// The bytes are the same messages in pieces of any length as in one piece.
 fn messages(bytes: &[u8], step: usize) {
     let mut input = Input::default();
+    // Long payloads are skipped when there is no memory for them.
+    let has_room = step % 2 == 0;
     let mut expected = bytes;
     for mut piece in bytes.chunks(step) {
         while !piece.is_empty() {
@@ -34,23 +36,26 @@ fn messages(bytes: &[u8], step: usize) {
             assert!(count > 0, "a request that is not complete has room");
             space[..count].copy_from_slice(&piece[..count]);
             piece = &piece[count..];
-            if input.advance(count).is_err() {
+            if input.advance(count, has_room).is_err() {
                 let header = Header::parse(expected.first_chunk().expect("a whole header"));
                 assert!(header.payload_bytes > 4096, "only a message that is too long is refused");
                 return;
             }
             if input.is_complete() {
                 let (header, payload) = input.take();
-                expected = check_message(expected, header, &payload);
-                input.recycle(payload);
+                assert!(payload.is_some() || !has_room && header.payload_bytes > 256);
+                expected = check_message(expected, header, payload.as_deref());
+                payload.into_iter().for_each(|payload| input.recycle(payload));
             }
         }
     }
-    assert_eq!(input.received(), expected, "the rest is kept");
+    let rest = input.received();
+    assert_eq!(rest.len(), expected.len());
+    assert!(!has_room || rest == expected, "the rest is kept");
 }
 
 /// A message is what `expected` begins with; returns what is behind it.
-fn check_message<'a>(expected: &'a [u8], header: Header, payload: &[u8]) -> &'a [u8] {
+fn check_message<'a>(expected: &'a [u8], header: Header, payload: Option<&[u8]>) -> &'a [u8] {
     let (head, behind) = expected.split_at(HEADER_BYTES);
     assert_eq!(header.emit(), head);
     let words: Vec<u32> = head.chunks(4).map(|word| u32::from_le_bytes(word.try_into().expect("four"))).collect();
@@ -58,7 +63,7 @@ fn check_message<'a>(expected: &'a [u8], header: Header, payload: &[u8]) -> &'a 
     assert_eq!(MessageType::from_wire(words[0]).is_some(), words[0] <= 26 && words[0] != 20);
     assert!(words[3] <= 4096, "no longer one is taken");
     let (body, behind) = behind.split_at(words[3] as usize);
-    assert_eq!(body, payload);
+    assert_eq!(body, payload.unwrap_or(body));
     behind
 }
 

@@ -111,6 +111,12 @@ impl Engine {
         }
     }
 
+    /// Whether there is memory for a long payload from this client.
+    pub(super) fn has_room_for_input(&self, id: ConnectionId, hypervisor: &dyn Hypervisor) -> bool {
+        let is_guest = self.domain_of(id).is_some_and(|domid| domid != self.config.privileged);
+        !is_guest || hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES
+    }
+
     /// Whether an event of `bytes` may be queued for a connection. One that may not is dropped: nobody but its receiver
     /// could make room, and when memory is short it is not the receiver who asked for it.
     pub(super) fn can_queue_event(&self, id: ConnectionId, bytes: usize) -> bool {

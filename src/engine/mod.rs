@@ -301,8 +301,9 @@ impl Engine {
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) -> bool {
+        let has_room = self.has_room_for_input(id, hypervisor);
         let Some(session) = self.session_mut(id) else { return false };
-        if session.input.advance(count).is_err() {
+        if session.input.advance(count, has_room).is_err() {
             self.handle_fault(id, Fault::Protocol);
             return false;
         }
@@ -310,8 +311,8 @@ impl Engine {
             return false;
         }
         let (header, payload) = session.input.take();
-        self.handle_request(id, header, &payload, hypervisor, now_ms);
-        if let Some(session) = self.session_mut(id) {
+        self.handle_request(id, header, payload.as_deref(), hypervisor, now_ms);
+        if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
             session.input.recycle(payload);
         }
         true
@@ -324,17 +325,18 @@ impl Engine {
         }
     }
 
-    /// Handles one request: exactly one reply is queued, whatever it says.
+    /// Handles one request: exactly one reply is queued, whatever it says. One without payload had one for which there was no
+    /// memory.
     fn handle_request(
         &mut self,
         id: ConnectionId,
         header: Header,
-        payload: &[u8],
+        payload: Option<&[u8]>,
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) {
         self.free_for_events = hypervisor.free_memory();
-        if let Some(kind) = MessageType::from_wire(header.kind) {
+        if let (Some(kind), Some(payload)) = (MessageType::from_wire(header.kind), payload) {
             self.look_at_named(id, kind, payload, hypervisor, now_ms);
         }
         let Some(requester) = self.requester_of(id) else { return };
@@ -356,7 +358,10 @@ impl Engine {
             log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
         }
         let mut reply = Reply::new();
-        let outcome = self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms);
+        let outcome = match payload {
+            Some(payload) => self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms),
+            None => Err(Errno::NoSpc),
+        };
         if self.trace.wants(Switches::IO) {
             log::info!("io: {} gets {:?}", self.name(id), outcome.as_ref().map(|_| reply.len()));
         }

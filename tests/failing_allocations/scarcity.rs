@@ -9,9 +9,9 @@ use crate::heap;
 use crate::host::Host;
 
 /// Guests. Each stays far below its own quotas.
-const GUESTS: u16 = 120;
+const GUESTS: u16 = 200;
 /// Bytes that are free once all guests are there.
-const FREE_BYTES: usize = 3 * 1024 * 1024;
+const FREE_BYTES: usize = 4 * 1024 * 1024;
 /// Transactions of each guest.
 const TRANSACTIONS: usize = 5;
 
@@ -104,6 +104,9 @@ fn half_sent(host: &mut Host) {
         host.send_bytes(domid, b"half/");
         host.stall(domid);
     }
+    // All are read from by then.
+    host.now_ms += 2000;
+    host.run();
     report(host, "half-sent requests");
 }
 
