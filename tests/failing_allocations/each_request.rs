@@ -69,7 +69,7 @@ fn requests() -> Vec<Request> {
     let long = "n".repeat(200);
     let nodes = [
         (T::Directory, "/local/domain/1/dir\0".to_owned()),
-        (T::DirectoryPart, "/local/domain/1/dir\00\0".to_owned()),
+        (T::DirectoryPart, "/local/domain/1/dir\x000\0".to_owned()),
         (T::Read, "/local/domain/1/large\0".to_owned()),
         (T::Read, "/local/domain/1/dir/00000000000000000001\0".to_owned()),
         (T::GetPerms, "/local/domain/1/dir\0".to_owned()),

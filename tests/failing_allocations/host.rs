@@ -204,15 +204,15 @@ impl Host {
     }
 
     /// The state as a successor would get it: nodes and when they were written, watches, transactions, domains, credits; not
-    /// where the rings stand, nor how many requests there have been. `without_looks` leaves out what
-    /// transactions have looked at.
+    /// where the rings stand, nor how many requests there have been. `without_looks` leaves out
+    /// what transactions have looked at.
     pub fn state(&self, without_looks: bool) -> Vec<Item<'static>> {
         let mut state = items::save(self.server.engine(), &SaveOptions { now_ms: self.now_ms, reply: None });
         state.retain(|item| match item {
             Item::Connection(_) => false,
             Item::Extension(extension) => {
                 let number = extension.kind - EXTENSION_FIRST;
-                !COUNTERS.contains(&number) && !(without_looks && number == TRANSACTION)
+                !COUNTERS.contains(&number) && (number != TRANSACTION || !without_looks)
             }
             Item::Node(node) => node.pending.is_none() || !without_looks,
             _ => true,
