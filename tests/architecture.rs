@@ -82,16 +82,31 @@ fn unsafe_stands_only_where_hardware_or_a_mapping_forces_it() {
     assert!(found > 0, "the lines were not found");
 }
 
-#[test]
-fn every_test_that_the_table_of_rules_names_is_there() {
+/// Checks that each test that a document names as `file::test` is there, and returns how many that are.
+fn check_named_tests(document: &str) -> usize {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = fs::read_to_string(root.join("docs/conformance.md")).unwrap();
+    let text = fs::read_to_string(root.join(document)).unwrap();
     let mut checked = 0;
-    for (file, test) in table.split('`').filter_map(|name| name.split_once("::")) {
-        let path = if file == "rate" { "src/engine/rate.rs".into() } else { format!("tests/semantics/{file}.rs") };
+    for (file, test) in text.split('`').filter_map(|name| name.split_once("::")) {
+        let path = match file {
+            "rate" => "src/engine/rate.rs".into(),
+            "stream" => "tests/stream.rs".into(),
+            _ if file.contains('/') => format!("tests/{file}.rs"),
+            _ => format!("tests/semantics/{file}.rs"),
+        };
         let source = fs::read_to_string(root.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
         assert!(source.contains(&format!("fn {test}()")), "{path} has no {test}");
         checked += 1;
     }
-    assert!(checked > 100);
+    checked
+}
+
+#[test]
+fn every_test_that_the_table_of_rules_names_is_there() {
+    assert!(check_named_tests("docs/conformance.md") > 100);
+}
+
+#[test]
+fn every_test_that_the_table_of_advisories_names_is_there() {
+    assert!(check_named_tests("docs/security.md") > 100);
 }

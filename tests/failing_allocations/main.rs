@@ -15,3 +15,4 @@ mod machine;
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
 mod scarcity;
+mod unread;

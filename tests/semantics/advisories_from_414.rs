@@ -125,6 +125,35 @@ fn xsa_419_nodes_of_the_dead_do_not_pile_up() {
     }
 }
 
+#[test]
+fn xsa_420_odd_numbers_in_a_header_cost_at_most_that_connection_and_once() {
+    for odd in [0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        let ordinary = Header { kind: T::Read.to_wire(), request_id: 1, transaction_id: 0, payload_bytes: 5 };
+        for header in [
+            Header { kind: odd, ..ordinary },
+            Header { request_id: odd, ..ordinary },
+            Header { transaction_id: odd, ..ordinary },
+        ] {
+            let mut world = World::with_homes([1]);
+            world.write(1, "data", "").unwrap();
+            world.send_bytes(1, &[&header.emit()[..], b"data\0"].concat());
+            let reply = world.message(1).unwrap();
+            assert_eq!((reply.request_id, reply.transaction), (header.request_id, header.transaction_id));
+            assert_eq!(world.message(1), None, "one reply");
+            assert_eq!(world.read(1, "data"), Ok(vec![]));
+        }
+        let mut world = World::with_homes([1, 2]);
+        world.send_bytes(1, &Header { payload_bytes: odd, ..ordinary }.emit());
+        assert!(world.server.engine().connection(world.connection(1).unwrap()).unwrap().fault().is_some());
+        for _ in 0..3 {
+            world.signal(1);
+            assert!(!world.server.poll(&mut world.machine, world.now_ms).busy, "nothing is left to do");
+        }
+        assert_eq!(world.write(2, "data", "x"), ok());
+        world.check();
+    }
+}
+
 /// The names of a directory's children are limited too: 2048 bytes less 16 and 8, at four bytes each.
 fn ok_until(at: usize) -> Result<Vec<u8>, String> {
     if at < (2048 - 24) / 4 { ok() } else { error("ENOSPC") }

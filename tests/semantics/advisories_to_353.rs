@@ -81,6 +81,36 @@ fn xsa_233_a_domain_and_the_one_that_acts_for_it_may_die_at_once() {
 }
 
 #[test]
+fn xsa_272_a_node_counts_however_it_is_made() {
+    let mut made = Vec::new();
+    for way in ["write", "mkdir", "parents"] {
+        let mut world = World::with_homes([1]);
+        let mut count = 0;
+        loop {
+            // Directories of a hundred, as the names of more would not fit into one node.
+            let name = if count % 100 == 0 { format!("d{}", count / 100) } else { format!("d{}/{count}", count / 100) };
+            let outcome = match way {
+                "write" => world.write(1, &name, "x"),
+                "mkdir" => world.mkdir(1, &name),
+                // One request makes four nodes, three of which nobody named by themselves.
+                _ => world.write(1, &format!("n{count}/a/b/c"), ""),
+            };
+            if outcome.is_err() {
+                assert_eq!(outcome, error("ENOSPC"), "{way}");
+                break;
+            }
+            count += 1;
+        }
+        while way == "parents" && world.mkdir(1, &format!("rest{count}")) == ok() {
+            count += 1;
+        }
+        made.push(world.nodes(1));
+        world.check();
+    }
+    assert_eq!(made, [1000, 1000, 1000]);
+}
+
+#[test]
 fn xsa_322_rights_of_the_dead_are_not_their_successors() {
     let mut world = World::with_guests([7]);
     for path in ["/a", "/b"] {

@@ -1,0 +1,49 @@
+//! What requests need while they are handled is given back at once, also when nobody reads the replies (XSA-416).
+
+use xenstore::limits;
+use xenstore::wire::header::MessageType as T;
+
+use crate::host::Host;
+
+/// Requests without a look at the replies: one less than are allowed, so that all are handled.
+const REQUESTS: usize = 19;
+
+/// Requests that need much and answer little: each by its name, and as many as may be outstanding.
+fn requests() -> Vec<(&'static str, T, Vec<u8>)> {
+    let deep = |end: &str| [vec!["d"; 400].join("/").as_bytes(), end.as_bytes()].concat();
+    let permissions = [&b"a\0"[..], &b"b1\0".repeat(5)].concat();
+    vec![
+        ("a deep node again", T::Write, deep("\0value")),
+        ("permissions", T::SetPerms, permissions),
+        ("a part of a list", T::DirectoryPart, b"many\x001\0".to_vec()),
+        ("a deep read", T::Read, deep("\0")),
+        ("a path that is none", T::Write, [&[b'/'; 3000][..], b"\0"].concat()),
+    ]
+}
+
+#[test]
+fn xsa_416_what_a_request_needs_is_not_held_until_its_reply_is_read() {
+    for (name, kind, payload) in requests() {
+        let mut host = Host::new();
+        host.start(1);
+        host.ask(1, T::Write, "a\0value").unwrap();
+        host.ask(1, T::Write, [vec!["d"; 400].join("/").as_bytes(), b"\0value"].concat()).unwrap();
+        for at in 0..40 {
+            host.ask(1, T::Write, format!("many/{at}\0")).unwrap();
+        }
+        let answer = host.ask(1, kind, &payload);
+        host.stall(1);
+        host.taken();
+        for _ in 0..REQUESTS {
+            host.send(1, 0, kind, &payload);
+        }
+        let taken = host.taken();
+        let reply_bytes = answer.map_or(16, |bytes| bytes.len()) + limits::MESSAGE_OVERHEAD_BYTES;
+        let bound = REQUESTS * (reply_bytes + 192);
+        println!("{name}: {} bytes held by {} replies, at most {} at once", taken.held, REQUESTS, taken.peak);
+        assert!(taken.held > 0, "{name}: replies wait");
+        assert!(taken.held as usize <= bound, "{name}: {} of at most {bound} bytes", taken.held);
+        host.go_on(1);
+        host.check();
+    }
+}
