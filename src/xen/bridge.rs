@@ -67,6 +67,45 @@ pub(crate) struct Handover {
     pub(crate) stopped_ns: u64,
     /// How long it took to save the state.
     pub(crate) save_ns: u64,
+    /// Why this is no live update but a restart.
+    pub(crate) crash: Option<CrashNote>,
+    /// The latest crashes that requests caused.
+    pub(crate) recent: [RecentCrash; RECENT_CRASHES],
+}
+
+/// How many crashes are remembered. A domain that causes another one after so many of others' gets a fresh chance.
+pub(crate) const RECENT_CRASHES: usize = 8;
+
+/// A crash that a request caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct RecentCrash {
+    /// Whose request it was.
+    pub(crate) domain: u16,
+    /// When, in milliseconds since the host's start; 0 for never.
+    pub(crate) at_ms: u64,
+}
+
+impl RecentCrash {
+    /// None.
+    pub(crate) const NEVER: Self = Self { domain: 0, at_ms: 0 };
+}
+
+/// Bytes of the report of a crash.
+pub(crate) const REPORT_BYTES: usize = 1024;
+
+/// The crash that led to a restart.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct CrashNote {
+    /// Whose request it was.
+    pub(crate) domain: u16,
+    /// Whether that was not the domain's first a short time before.
+    pub(crate) is_repeated: bool,
+    /// What happened.
+    pub(crate) report: [u8; REPORT_BYTES],
+    /// Bytes of that.
+    pub(crate) report_bytes: u16,
 }
 
 /// The data page.
