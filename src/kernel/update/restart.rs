@@ -115,7 +115,7 @@ fn describe(what: &str, domain: u16, request: &InHand, is_repeated: bool) -> Cra
     let path = start.split(|byte| *byte == 0).next().unwrap_or_default();
     let kind = MessageType::from_wire(header.kind);
     // What does not fit is left out.
-    let _ = write!(report, "domain {domain}, {kind:?} {:?}: {what}", path.escape_ascii());
+    let _ = write!(report, "domain {domain}, {kind:?} {}: {what}", path.escape_ascii());
     let mut note = CrashNote { domain, is_repeated, report: [0; REPORT_BYTES], report_bytes: report.len() as u16 };
     note.report[..report.len()].copy_from_slice(report.as_bytes());
     note
