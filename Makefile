@@ -44,11 +44,11 @@ test: lint test-host test-xen ## everything: style, host tests, tests on real Xe
 
 lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --features hosted,tools,xen-tests -- -D warnings
+	$(CARGO) clippy --all-targets --features hosted,tools,image-tests,xen-tests -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD) -- -D warnings
 
-test-host: have-rust ## unit and integration tests that need no Xen
-	$(CARGO) test --features hosted,tools
+test-host: kernel ## unit and integration tests that need no Xen, and what can panic in the kernel's image
+	$(CARGO) test --features hosted,tools,image-tests
 
 # Images for tests: one that fails on purpose, and one that knows only version 1 of the stream.
 test-kernels: have-rust
@@ -60,8 +60,8 @@ test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
 
 FUZZ_SECONDS ?= 60
-fuzz: have-rust ## any bytes as a migration stream, for FUZZ_SECONDS (60)
-	fuzz/run.sh stream $(FUZZ_SECONDS)
+fuzz: have-rust ## each fuzz target (fuzz/run.sh lists them) for FUZZ_SECONDS (60), or only TARGET=…
+	fuzz/run.sh $(FUZZ_SECONDS) $(TARGET)
 
 clean: ## remove target/, downloads included
 	rm -rf target

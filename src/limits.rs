@@ -36,6 +36,17 @@ pub const GUEST_RESERVE_BYTES: usize = 768 * 1024;
 /// remove and destroy. One request and its events take a small part of it.
 pub const PRIVILEGED_RESERVE_BYTES: usize = 256 * 1024;
 
+/// Bytes of free memory that events for guests may not use up. They may use a part of what guests' requests leave, so that
+/// they still come when those are refused; then they are dropped.
+pub const GUEST_EVENT_RESERVE_BYTES: usize = 512 * 1024;
+
+/// Bytes of free memory below which no long payload of a guest is kept any more: each guest may have one under way.
+pub const GUEST_INPUT_RESERVE_BYTES: usize = 384 * 1024;
+
+/// Bytes of free memory that nothing but the work on one request, short replies and what shrinks may use: replies to the
+/// control domain and its events leave them. A removal of a thousand watched nodes takes a part of it.
+pub const PRIVILEGED_WORK_BYTES: usize = 128 * 1024;
+
 /// Bytes of the heap that a byte that is counted takes at most, beside [`HEAP_BYTES_PER_OBJECT`].
 /// `tests/memory_factor.rs` measures both.
 pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 4;
@@ -172,4 +183,8 @@ pub const STREAM_KEPT_MS: u64 = 60_000;
 
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
+const _: () = assert!(PRIVILEGED_WORK_BYTES < PRIVILEGED_RESERVE_BYTES, "each reserve leaves the next");
+const _: () = assert!(PRIVILEGED_RESERVE_BYTES < GUEST_INPUT_RESERVE_BYTES);
+const _: () = assert!(GUEST_INPUT_RESERVE_BYTES < GUEST_EVENT_RESERVE_BYTES);
+const _: () = assert!(GUEST_EVENT_RESERVE_BYTES < GUEST_RESERVE_BYTES);
 const _: () = assert!(CONFLICT_POINTS_LEAST < 0 && CONFLICT_POINTS > 0, "points are lost and given back");

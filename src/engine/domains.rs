@@ -53,6 +53,7 @@ impl Engine {
         let known: Vec<DomId> = self.state.domains.iter().map(|(domid, _)| domid).collect();
         let mut has_shut_down = false;
         for domid in known {
+            self.free_for_events = hypervisor.free_memory();
             let Some(domain) = self.state.domains.get(domid) else { continue };
             let (is_introduced, was_shutdown) = (domain.connection.is_some(), domain.shutdown);
             let info = hypervisor.domain_info(domid);

@@ -165,6 +165,7 @@ impl Engine {
         let Some(session) = self.session_mut(watch.connection) else { return };
         let was_queued = session.output.push_event(&payload, !path.starts_with('@'), origin, deadline_ms);
         if was_queued {
+            self.note_event(payload.len());
             if let Some(origin) = origin
                 && let Some(sender) = self.connections.get_mut(&origin.connection)
             {

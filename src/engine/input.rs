@@ -1,4 +1,5 @@
-//! The request that a connection is receiving: a header, then as many bytes of payload as it says.
+//! The request that a connection is receiving: a header, then as many bytes of payload as it says. A long payload for which
+//! there is no memory is received all the same, and skipped, so that its sender gets a reply and what follows is found.
 
 use alloc::vec::Vec;
 
@@ -10,6 +11,10 @@ use crate::wire::header::{HEADER_BYTES, Header};
 pub struct Input {
     header: [u8; HEADER_BYTES],
     payload: Vec<u8>,
+    /// Bytes of payload that the header announces.
+    announced: usize,
+    /// The payload is not kept; `payload` is only where its parts go.
+    is_skipped: bool,
     /// Bytes received, of header and payload together.
     received: usize,
     /// Bytes that a predecessor received and that come before all others.
@@ -27,15 +32,20 @@ impl Input {
     pub fn space(&mut self) -> &mut [u8] {
         match self.received.checked_sub(HEADER_BYTES) {
             None => self.header.get_mut(self.received..).unwrap_or_default(),
-            Some(at) => self.payload.get_mut(at..).unwrap_or_default(),
+            Some(at) if !self.is_skipped => self.payload.get_mut(at..).unwrap_or_default(),
+            Some(at) => {
+                let left = self.announced.saturating_sub(at).min(self.payload.len());
+                self.payload.get_mut(..left).unwrap_or_default()
+            }
         }
     }
 
-    /// Notes that `count` bytes were put into [`Input::space`].
+    /// Notes that `count` bytes were put into [`Input::space`]. Whether there is memory for a payload of more than
+    /// [`limits::KEPT_INPUT_BYTES`] counts when that completed the header.
     ///
     /// # Errors
     /// [`TooLong`] when that completed a header that can't be.
-    pub fn advance(&mut self, count: usize) -> Result<(), TooLong> {
+    pub fn advance(&mut self, count: usize, has_room: bool) -> Result<(), TooLong> {
         let in_header = self.received < HEADER_BYTES;
         self.received = self.received.saturating_add(count);
         if in_header && self.received == HEADER_BYTES {
@@ -43,7 +53,9 @@ impl Input {
             if bytes > limits::PAYLOAD_BYTES {
                 return Err(TooLong);
             }
-            self.payload.resize(bytes, 0);
+            self.announced = bytes;
+            self.is_skipped = !has_room && bytes > limits::KEPT_INPUT_BYTES;
+            self.payload.resize(if self.is_skipped { limits::KEPT_INPUT_BYTES } else { bytes }, 0);
         }
         Ok(())
     }
@@ -72,24 +84,31 @@ impl Input {
         count
     }
 
-    /// All that has been received and is not handled.
+    /// All that has been received and is not handled. A payload that is skipped is told as zeros, which no request of that
+    /// length takes for an argument.
     #[must_use]
     pub fn received(&self) -> Vec<u8> {
         let header = self.header.get(..self.received.min(HEADER_BYTES)).unwrap_or_default();
-        let payload = self.payload.get(..self.received.saturating_sub(HEADER_BYTES)).unwrap_or_default();
-        [header, payload, self.backlog.get(self.taken..).unwrap_or_default()].concat()
+        let backlog = self.backlog.get(self.taken..).unwrap_or_default();
+        let bytes = self.received.saturating_sub(HEADER_BYTES);
+        if self.is_skipped {
+            return [header, &alloc::vec![0; bytes], backlog].concat();
+        }
+        [header, self.payload.get(..bytes).unwrap_or_default(), backlog].concat()
     }
 
     /// Whether the request is complete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.received == HEADER_BYTES.saturating_add(self.payload.len()) && self.received >= HEADER_BYTES
+        self.received == HEADER_BYTES.saturating_add(self.announced) && self.received >= HEADER_BYTES
     }
 
-    /// Takes the complete request out.
-    pub fn take(&mut self) -> (Header, Vec<u8>) {
-        self.received = 0;
-        (Header::parse(&self.header), core::mem::take(&mut self.payload))
+    /// Takes the complete request out. Without payload if that was skipped.
+    pub fn take(&mut self) -> (Header, Option<Vec<u8>>) {
+        (self.received, self.announced) = (0, 0);
+        let payload = core::mem::take(&mut self.payload);
+        let is_skipped = core::mem::take(&mut self.is_skipped);
+        (Header::parse(&self.header), (!is_skipped).then_some(payload))
     }
 
     /// Gives the buffer of a request that is done with back for the next one, unless it is large.
@@ -112,7 +131,7 @@ mod tests {
             let count = space.len().min(step).min(bytes.len());
             assert!(count > 0);
             space[..count].copy_from_slice(&bytes[..count]);
-            input.advance(count)?;
+            input.advance(count, true)?;
             bytes = &bytes[count..];
         }
         Ok(())
@@ -134,6 +153,7 @@ mod tests {
                 feed(&mut input, &bytes, step).unwrap();
                 assert!(input.is_complete());
                 let (have, buffer) = input.take();
+                let buffer = buffer.unwrap();
                 assert_eq!((have, &buffer[..]), (header, &payload[..]));
                 input.recycle(buffer);
                 assert!(!input.is_complete());
@@ -160,15 +180,40 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(input.received(), bytes[bytes.len() - input.received().len()..]);
             let count = input.take_backlog();
-            input.advance(count).unwrap();
+            input.advance(count, true).unwrap();
             if input.is_complete() {
-                requests.push(input.take().1);
+                requests.push(input.take().1.unwrap());
             }
         }
         assert_eq!(requests, [b"abc"]);
         assert_eq!(input.received(), bytes[19..]);
         feed(&mut input, b"fgh", 2).unwrap();
-        assert_eq!(input.take().1, b"defgh");
+        assert_eq!(input.take().1.unwrap(), b"defgh");
+    }
+
+    #[test]
+    fn a_long_payload_without_memory_is_skipped_and_what_follows_is_found() {
+        let header = |payload_bytes| Header { kind: 1, request_id: 7, transaction_id: 0, payload_bytes }.emit();
+        let (long, short) = ([7; 4000], [8; limits::KEPT_INPUT_BYTES]);
+        let bytes = [&header(4000)[..], &long, &header(short.len() as u32), &short].concat();
+        for step in [1, 100, 255, 256, 257, 5000] {
+            let mut input = Input::default();
+            let mut requests = Vec::new();
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let space = input.space();
+                let count = space.len().min(step).min(rest.len());
+                space[..count].copy_from_slice(&rest[..count]);
+                rest = &rest[count..];
+                input.advance(count, false).unwrap();
+                assert!(input.payload.capacity() <= limits::KEPT_INPUT_BYTES);
+                assert_eq!(input.received().len(), input.received);
+                if input.is_complete() {
+                    requests.push(input.take().1);
+                }
+            }
+            assert_eq!(requests, [None, Some(short.to_vec())], "{step}");
+        }
     }
 
     #[test]

@@ -22,11 +22,13 @@ pub struct Budget {
     limit: usize,
     /// Bytes of the heap that the server as a whole can still afford for this client.
     affordable: usize,
+    /// Bytes beside that for a reply.
+    kept_for_reply: usize,
 }
 
 impl Budget {
     /// No limit; for what is done on the server's own behalf.
-    pub const UNLIMITED: Self = Self { used: 0, limit: usize::MAX, affordable: usize::MAX };
+    pub const UNLIMITED: Self = Self { used: 0, limit: usize::MAX, affordable: usize::MAX, kept_for_reply: 0 };
 
     /// Takes `bytes` out of the budget.
     ///
@@ -41,6 +43,17 @@ impl Budget {
         self.used = used;
         self.affordable = self.affordable.saturating_sub(heap);
         Ok(())
+    }
+
+    /// Takes out of the server's memory what a copy of this budget took; the domain's account stays as it is.
+    pub fn spend_like(&mut self, copy: &Self) {
+        self.affordable = copy.affordable;
+    }
+
+    /// From now on what is taken is for the reply: the control domain's may come out of its reserve, so that it can list what
+    /// it wants to remove.
+    pub fn admit_reply(&mut self) {
+        self.affordable = self.affordable.saturating_add(core::mem::take(&mut self.kept_for_reply));
     }
 
     /// Bytes that the client's domain takes, with what the request has added.
@@ -88,28 +101,45 @@ impl Engine {
         let guest = domid.filter(|domid| *domid != self.config.privileged);
         let reserve = if guest.is_some() { limits::GUEST_RESERVE_BYTES } else { limits::PRIVILEGED_RESERVE_BYTES };
         let used = domid.map_or(0, |domid| self.memory_of(domid));
+        let free = hypervisor.free_memory();
+        let kept_for_reply = free.min(reserve).saturating_sub(limits::PRIVILEGED_WORK_BYTES);
         Budget {
             used: used.saturating_add(transaction.map_or(0, Transaction::bytes)),
             limit: guest.map_or(usize::MAX, |domid| self.state.domains.quotas(domid).limit(Quota::MemoryHard)),
-            affordable: hypervisor.free_memory().saturating_sub(reserve),
+            affordable: free.saturating_sub(reserve),
+            kept_for_reply: if guest.is_some() { 0 } else { kept_for_reply },
         }
     }
 
+    /// Whether there is memory for a long payload from this client.
+    pub(super) fn has_room_for_input(&self, id: ConnectionId, hypervisor: &dyn Hypervisor) -> bool {
+        let is_guest = self.domain_of(id).is_some_and(|domid| domid != self.config.privileged);
+        !is_guest || hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES
+    }
+
     /// Whether an event of `bytes` may be queued for a connection. One that may not is dropped: nobody but its receiver
-    /// could make room.
+    /// could make room, and when memory is short it is not the receiver who asked for it.
     pub(super) fn can_queue_event(&self, id: ConnectionId, bytes: usize) -> bool {
         let bytes = bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
-        match self.domain_of(id).filter(|domid| *domid != self.config.privileged) {
+        let (limit, has, reserve) = match self.domain_of(id).filter(|domid| *domid != self.config.privileged) {
             Some(domid) => {
                 let limit = self.state.domains.quotas(domid).limit(Quota::MemoryHard);
-                self.memory_of(domid).saturating_add(bytes) <= limit
+                (limit, self.memory_of(domid), limits::GUEST_EVENT_RESERVE_BYTES)
             }
             None => {
                 let queued = self.connections.get(&id).and_then(Connection::session);
                 let queued = queued.map_or(0, |session| session.output.queued_bytes());
-                queued.saturating_add(bytes) <= limits::PRIVILEGED_EVENT_BYTES
+                (limits::PRIVILEGED_EVENT_BYTES, queued, limits::PRIVILEGED_WORK_BYTES)
             }
-        }
+        };
+        let is_affordable = heap_bytes(bytes) <= self.free_for_events.saturating_sub(reserve);
+        is_affordable && has.saturating_add(bytes) <= limit
+    }
+
+    /// Notes that an event of `bytes` was queued.
+    pub(super) fn note_event(&mut self, bytes: usize) {
+        let bytes = bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
+        self.free_for_events = self.free_for_events.saturating_sub(heap_bytes(bytes));
     }
 
     /// Whether a client has so much to read that it has to read first: one of the control domain, or a guest that takes

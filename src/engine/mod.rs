@@ -44,6 +44,7 @@ use crate::engine::config::Config;
 use crate::engine::connection::{Connection, Fault, Peer, Session};
 use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
+use crate::engine::memory::Budget;
 use crate::engine::output::Origin;
 use crate::engine::requests::{Call, Reply, Row, replay};
 use crate::engine::trace::{Switches, Trace};
@@ -52,6 +53,7 @@ use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
 use crate::store::quota::{Peaks, Quota};
+use crate::store::record::Record;
 use crate::store::state::State;
 use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
@@ -126,6 +128,8 @@ pub struct Engine {
     peaks: Peaks,
     /// What is told in the log.
     trace: Trace,
+    /// Bytes of memory that are left for the events of what is being handled.
+    free_for_events: usize,
 }
 
 impl Engine {
@@ -149,6 +153,7 @@ impl Engine {
             origin: None,
             changes: ChangeSet::default(),
             peaks: Peaks::default(),
+            free_for_events: usize::MAX,
         }
     }
 
@@ -298,8 +303,9 @@ impl Engine {
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) -> bool {
+        let has_room = self.has_room_for_input(id, hypervisor);
         let Some(session) = self.session_mut(id) else { return false };
-        if session.input.advance(count).is_err() {
+        if session.input.advance(count, has_room).is_err() {
             self.handle_fault(id, Fault::Protocol);
             return false;
         }
@@ -307,8 +313,8 @@ impl Engine {
             return false;
         }
         let (header, payload) = session.input.take();
-        self.handle_request(id, header, &payload, hypervisor, now_ms);
-        if let Some(session) = self.session_mut(id) {
+        self.handle_request(id, header, payload.as_deref(), hypervisor, now_ms);
+        if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
             session.input.recycle(payload);
         }
         true
@@ -321,16 +327,18 @@ impl Engine {
         }
     }
 
-    /// Handles one request: exactly one reply is queued, whatever it says.
+    /// Handles one request: exactly one reply is queued, whatever it says. One without payload had one for which there was no
+    /// memory.
     fn handle_request(
         &mut self,
         id: ConnectionId,
         header: Header,
-        payload: &[u8],
+        payload: Option<&[u8]>,
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) {
-        if let Some(kind) = MessageType::from_wire(header.kind) {
+        self.free_for_events = hypervisor.free_memory();
+        if let (Some(kind), Some(payload)) = (MessageType::from_wire(header.kind), payload) {
             self.look_at_named(id, kind, payload, hypervisor, now_ms);
         }
         let Some(requester) = self.requester_of(id) else { return };
@@ -352,7 +360,10 @@ impl Engine {
             log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
         }
         let mut reply = Reply::new();
-        let outcome = self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms);
+        let outcome = match payload {
+            Some(payload) => self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms),
+            None => Err(Errno::NoSpc),
+        };
         if self.trace.wants(Switches::IO) {
             log::info!("io: {} gets {:?}", self.name(id), outcome.as_ref().map(|_| reply.len()));
         }
@@ -416,18 +427,19 @@ impl Engine {
         let mut outcome = (row.handler)(&mut call);
         in_hand::end();
         if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
-            outcome = call.grow(call.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES));
+            outcome = call.grow_reply();
         }
-        let (was_refused, used) = (call.was_refused_memory, call.view.budget.used());
+        let (was_refused, used, mut budget) = (call.was_refused_memory, call.view.budget.used(), call.view.budget);
         if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
-            self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()));
+            self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
         }
         let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
         self.warn_of_memory(id, used, was_refused, now_ms);
         outcome
     }
 
-    /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not.
+    /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not. Without
+    /// memory for it there will be no replay.
     fn record(
         &self,
         transaction: &mut Transaction,
@@ -435,9 +447,18 @@ impl Engine {
         requester: Requester,
         payload: &[u8],
         reply: Result<&[u8], Errno>,
+        budget: &mut Budget,
     ) {
-        if self.config.replay && replay::is_recorded(kind) && self.changes.effect.is_none() {
-            transaction.record_mut().push(kind, payload, reply, replay::record_limits(requester.is_privileged()));
+        if !self.config.replay || !replay::is_recorded(kind) || self.changes.effect.is_some() {
+            return;
+        }
+        let record = transaction.record_mut();
+        if record.requests().is_none() {
+            return;
+        }
+        match budget.take(Record::bytes_of(payload, reply)) {
+            Ok(()) => record.push(kind, payload, reply, replay::record_limits(requester.is_privileged())),
+            Err(_) => *record = Record::dropped(),
         }
     }
 

@@ -222,8 +222,10 @@ impl PathCursor {
 
     /// Goes up one level; at the root nothing happens.
     pub fn pop(&mut self) {
-        let length = self.as_path().parent().map_or(1, |parent| parent.0.len());
-        self.0.truncate(length);
+        while self.0.pop().is_some_and(|character| character != '/') {}
+        if self.0.is_empty() {
+            self.0.push('/');
+        }
     }
 
     /// Where the cursor is.

@@ -66,7 +66,7 @@ impl Record {
             Ok(answer) => (answer, None),
             Err(errno) => (&[][..], Some(errno)),
         };
-        let bytes = size_of::<Recorded>().saturating_add(payload.len()).saturating_add(answer.len());
+        let bytes = Self::bytes_of(payload, reply);
         let sum = self.bytes.saturating_add(bytes);
         if self.requests.len() >= limits.requests || sum > limits.bytes {
             *self = Self::dropped();
@@ -79,6 +79,12 @@ impl Record {
             payload_bytes: payload.len(),
             refused,
         });
+    }
+
+    /// Bytes by which a request with its reply makes a record grow.
+    #[must_use]
+    pub fn bytes_of(payload: &[u8], reply: Result<&[u8], Errno>) -> usize {
+        size_of::<Recorded>().saturating_add(payload.len()).saturating_add(reply.map_or(0, <[u8]>::len))
     }
 
     /// A record that was dropped.

@@ -38,6 +38,12 @@ impl Page {
         *self.2.borrow_mut() = random;
     }
 
+    /// Whether each look at an index finds another one.
+    #[allow(dead_code, reason = "only the fuzz target asks")]
+    pub fn is_scribbled(&self) -> bool {
+        self.2.borrow().is_some()
+    }
+
     /// All that is in the page.
     pub fn bytes(&self) -> [u8; 4096] {
         *self.0.borrow()
@@ -94,6 +100,8 @@ pub struct Machine {
     pub remote: BTreeMap<Port, (DomId, u32)>,
     /// What the server is told of free memory; `None` for as much as it likes.
     pub free_memory: Option<usize>,
+    /// Where it is asked for instead, each time that the server asks.
+    pub free_probe: Option<fn() -> usize>,
     next_port: u32,
 }
 
@@ -129,7 +137,7 @@ impl Hypervisor for Machine {
     }
 
     fn free_memory(&self) -> usize {
-        self.free_memory.unwrap_or(usize::MAX)
+        self.free_probe.map_or(self.free_memory.unwrap_or(usize::MAX), |probe| probe())
     }
 
     fn next_domain(&mut self, from: DomId) -> Option<DomId> {

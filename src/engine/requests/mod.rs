@@ -159,6 +159,15 @@ impl Call<'_> {
         outcome
     }
 
+    /// Takes memory for a reply that is not short.
+    ///
+    /// # Errors
+    /// [`Errno::NoSpc`] when there is not so much.
+    pub fn grow_reply(&mut self) -> Result<(), Errno> {
+        self.view.budget.admit_reply();
+        self.grow(self.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES))
+    }
+
     /// Whether `value` is more than the client may have. Notes it as reached if not.
     #[must_use]
     pub fn exceeds(&mut self, quota: Quota, value: usize) -> bool {

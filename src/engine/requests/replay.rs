@@ -103,7 +103,8 @@ fn is_same(call: &mut Call<'_>, request: &Recorded, new: &mut Replayed) -> bool 
     true
 }
 
-/// Runs the handler of a recorded request in another transaction than the call's. The reply is the call's.
+/// Runs the handler of a recorded request in another transaction than the call's. The reply is the call's, and so is the
+/// memory: the new transaction stands beside the old one until the end.
 fn run(
     call: &mut Call<'_>,
     request: &Recorded,
@@ -112,7 +113,7 @@ fn run(
 ) -> Result<(), Errno> {
     let row = row(request.kind).ok_or(Errno::NoSys)?;
     call.reply.clear();
-    (row.handler)(&mut Call {
+    let mut again = Call {
         view: View {
             state: call.view.state,
             config: call.view.config,
@@ -129,7 +130,11 @@ fn run(
         was_refused_memory: false,
         changes,
         reply: &mut *call.reply,
-    })
+    };
+    let outcome = (row.handler)(&mut again);
+    let spent = again.view.budget;
+    call.view.budget.spend_like(&spent);
+    outcome
 }
 
 /// The writes that are in the way of one request: it is made alone, to see which nodes it looks at.

@@ -1,0 +1,17 @@
+//! What the server does when the next allocation would fail: it knows before, refuses, and stays as it was; and dom0 can
+//! always list, remove and destroy.
+#![allow(missing_docs, reason = "a test")]
+
+mod each_request;
+mod heap;
+mod host;
+#[path = "../semantics/items.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod items;
+#[path = "../semantics/machine.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod machine;
+#[path = "../semantics/random.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod random;
+mod scarcity;
