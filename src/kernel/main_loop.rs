@@ -25,6 +25,7 @@ pub(crate) struct OwnPorts {
 }
 
 /// Runs the server, for ever.
+#[inline(never)]
 pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>) -> ! {
     let ports = home.ports;
     let shared_info = shared_info::page().expect("mapped at boot");

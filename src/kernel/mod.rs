@@ -221,7 +221,7 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     let heap::Usage { used, free, .. } = heap::usage();
     info!(
         "{}: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
-        if handover.crash.is_some() { "warm restart" } else { "live update" },
+        if handover.crash.is_there() { "warm restart" } else { "live update" },
         taken.connections,
         taken.connections + taken.lost,
         stream_bytes,

@@ -68,8 +68,8 @@ struct Try<'a> {
     program: Program<'a>,
     /// The new command line; without this it gets the present one.
     command_line: Option<&'a str>,
-    /// Why this is a restart.
-    crash: Option<CrashNote>,
+    /// Why this is a restart; [`CrashNote::NONE`] for an update.
+    crash: CrashNote,
     /// The state.
     stream: &'a PageStream,
     /// Bytes of heap that the state takes here.
@@ -105,7 +105,7 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
     let program = Program::File(&successor.image, &successor.file);
     let command_line = successor.command_line.as_deref();
     let parts =
-        Try { program, command_line, crash: None, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
+        Try { program, command_line, crash: CrashNote::NONE, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
     match room {
         Ok(Room::BesideState) => {
             let why = try_successor(platform.memory(), home, &parts);

@@ -65,7 +65,7 @@ impl Program<'_> {
     }
 
     /// Gives `put` each of its pieces with the offset from the base, in the order of the offsets. All else is zero.
-    pub(crate) fn for_each_part(self, mut put: impl FnMut(usize, &[u8])) {
+    pub(crate) fn for_each_part(self, put: &mut dyn FnMut(usize, &[u8])) {
         match self {
             Self::File(image, file) => image.for_each_part(file, |offset, bytes| put(offset as usize, bytes)),
             Self::Own => {

@@ -98,7 +98,6 @@ pub(crate) fn start(what: &str) -> &'static str {
         return "there is not enough memory for another world";
     }
     let mappings = platform.ring_mappings();
-    let crash = Some(crash);
     let parts =
         Try { program, command_line: None, crash, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
     log::error!("{}", try_successor(platform.memory(), home, &parts));
@@ -116,20 +115,26 @@ fn describe(what: &str, domain: u16, request: &InHand, is_repeated: bool) -> Cra
     let kind = MessageType::from_wire(header.kind);
     // What does not fit is left out.
     let _ = write!(report, "domain {domain}, {kind:?} {}: {what}", path.escape_ascii());
-    let mut note = CrashNote { domain, is_repeated, report: [0; REPORT_BYTES], report_bytes: report.len() as u16 };
+    let mut note = CrashNote { domain, is_repeated: is_repeated.into(), ..CrashNote::NONE };
+    note.report_bytes = report.len() as u32;
     note.report[..report.len()].copy_from_slice(report.as_bytes());
     note
 }
 
 /// Makes whoever caused the crash pay, and tells of it: in the kernel that goes on, once all was taken over.
+#[inline(never)]
 pub(crate) fn settle(handover: &Handover, node: &str, server: &mut Server, platform: &mut XenPlatform) {
     remember(handover.recent);
-    let Some(CrashNote { domain, is_repeated, report, report_bytes }) = &handover.crash else { return };
-    let report = report.get(..usize::from(*report_bytes)).unwrap_or(report);
+    if !handover.crash.is_there() {
+        return;
+    }
+    let CrashNote { domain, is_repeated, report, report_bytes } = &handover.crash;
+    let is_repeated = *is_repeated != 0;
+    let report = report.get(..*report_bytes as usize).unwrap_or(report);
     let report = core::str::from_utf8(report).unwrap_or("a report that can't be read");
     let domid = xenstore::store::domain::DomId(*domain);
-    let out = if *is_repeated { "; not its first within a minute: it is shut out" } else { "" };
+    let out = if is_repeated { "; not its first within a minute: it is shut out" } else { "" };
     log::error!("restarted after a crash: {report}{out}");
-    let crash = Crash { domid, is_repeated: *is_repeated, report, node };
+    let crash = Crash { domid, is_repeated, report, node };
     server.handle_crash(&crash, platform, time::now_ms());
 }

@@ -219,7 +219,7 @@ impl<'a> World<'a> {
     /// Writes the image, and zeros where it has no bytes.
     fn put_image(&self, program: Program<'_>) {
         let mut done = 0;
-        program.for_each_part(|offset, bytes| {
+        program.for_each_part(&mut |offset, bytes| {
             // Segments don't overlap, and come in the order of their addresses.
             self.put_zeros(done, offset);
             self.put(self.layout.base + offset, bytes);
