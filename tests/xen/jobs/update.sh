@@ -30,8 +30,6 @@ hammer_guests
 store-hammer dom0 /hammer >/tmp/hammered 2>&1 &
 hammer=$!
 until_true 20 xenstore-exists /hammer/counter || echo "FAILED: dom0 does not hammer"
-xenstore-control check >/dev/null
-figures before
 i=0
 while [ $i -lt "$UPDATES" ]; do
     for image in $IMAGES; do
@@ -40,6 +38,8 @@ while [ $i -lt "$UPDATES" ]; do
         status=$?
         echo "update $i to $image: status $status after $(($(now_ms) - begin)) ms: $(tr '\n' ' ' </tmp/update.out)"
         i=$((i + 1))
+        # A kernel that another one started has more tables of its own than one that Xen started; so has each after it.
+        [ $i -ne 1 ] || figures before
     done
 done
 figures after
