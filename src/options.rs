@@ -189,6 +189,7 @@ impl Options {
             keep_orphans: self.keep_orphans,
             replay: self.replay,
             trace: self.trace,
+            stream_version: self.stream_version,
         }
     }
 }

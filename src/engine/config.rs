@@ -20,6 +20,52 @@ pub struct Config {
     pub replay: bool,
     /// What is told in the log from the start.
     pub trace: Trace,
+    /// The newest version of the stream that a live update may write, until it is said otherwise; `None` for what is needed.
+    pub stream_version: Option<u32>,
+}
+
+/// What was said while the server ran of the newest version of the stream. It is carried to a successor, and goes before
+/// its boot option.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamLimit {
+    /// Nothing: the boot option counts.
+    #[default]
+    Unsaid,
+    /// No limit.
+    Auto,
+    /// No newer than this.
+    Version(u32),
+}
+
+impl StreamLimit {
+    /// The limit, if the boot option says `option`.
+    #[must_use]
+    pub const fn or(self, option: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Unsaid => option,
+            Self::Auto => None,
+            Self::Version(version) => Some(version),
+        }
+    }
+
+    /// As a number, for a stream.
+    #[must_use]
+    pub(super) fn to_number(self) -> u64 {
+        match self {
+            Self::Unsaid => 0,
+            Self::Auto => 1,
+            Self::Version(version) => u64::from(version).saturating_add(1),
+        }
+    }
+
+    /// Of the number that [`StreamLimit::to_number`] gives.
+    pub(super) fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Unsaid,
+            1 => Self::Auto,
+            more => Self::Version(u32::try_from(more.checked_sub(1)?).ok()?),
+        })
+    }
 }
 
 impl Default for Config {
@@ -31,6 +77,7 @@ impl Default for Config {
             keep_orphans: false,
             replay: true,
             trace: Trace::default(),
+            stream_version: None,
         }
     }
 }

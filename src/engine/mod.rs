@@ -40,7 +40,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::change_set::{ChangeSet, Effect, UpdateCommand};
-use crate::engine::config::Config;
+use crate::engine::config::{Config, StreamLimit};
 use crate::engine::connection::{Connection, Fault, Peer, Session};
 use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
@@ -128,6 +128,8 @@ pub struct Engine {
     peaks: Peaks,
     /// What is told in the log.
     trace: Trace,
+    /// What was said of the newest version of the stream.
+    stream_limit: StreamLimit,
     /// Bytes of memory that are left for the events of what is being handled.
     free_for_events: usize,
 }
@@ -153,6 +155,7 @@ impl Engine {
             origin: None,
             changes: ChangeSet::default(),
             peaks: Peaks::default(),
+            stream_limit: StreamLimit::default(),
             free_for_events: usize::MAX,
         }
     }
@@ -678,6 +681,17 @@ impl Engine {
             Some(domid) => alloc::format!("domain {domid}"),
             None => alloc::format!("client {}", id.0),
         }
+    }
+
+    /// The newest version of the stream that a live update may write; `None` for what is needed.
+    #[must_use]
+    pub fn stream_limit(&self) -> Option<u32> {
+        self.stream_limit.or(self.config.stream_version)
+    }
+
+    /// Limits the version from now on, whatever the boot option says.
+    pub fn limit_stream(&mut self, limit: Option<u32>) {
+        self.stream_limit = limit.map_or(StreamLimit::Auto, StreamLimit::Version);
     }
 
     /// The domain to which a connection's relative paths belong.

@@ -160,8 +160,7 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
 }
 
 /// Serves, for ever.
-fn serve_with(mut server: Server, platform: XenPlatform, ports: OwnPorts, boot: &BootInfo, options: &Options) -> ! {
-    server.limit_stream_version(options.stream_version);
+fn serve_with(server: Server, platform: XenPlatform, ports: OwnPorts, boot: &BootInfo, options: &Options) -> ! {
     main_loop::run(server, platform, &Home { boot, ports, config: options.config() })
 }
 

@@ -28,8 +28,6 @@ pub(super) const DONE: &[u8] = b"OK\0";
 pub(super) struct Updates {
     session: Option<Session>,
     start: Option<Start>,
-    /// The newest version of the stream that may be written; `None` for what is needed.
-    version_limit: Option<u32>,
     /// The state that somebody reads in parts, and when he last did.
     pub(super) kept_stream: Option<(Vec<u8>, u64)>,
 }
@@ -104,11 +102,6 @@ impl Updates {
 }
 
 impl Server {
-    /// Limits the version of the stream; `None` for what is needed.
-    pub const fn limit_stream_version(&mut self, limit: Option<u32>) {
-        self.updates.version_limit = limit;
-    }
-
     /// Does what a command says, as far as it is done at once, and answers it.
     pub(super) fn handle_update<P: Platform>(
         &mut self,
@@ -125,7 +118,7 @@ impl Server {
                 self.session_of(asked).and_then(|session| session.set_command_line(text, now_ms))
             }
             UpdateCommand::ShowVersion => {
-                let limit = self.updates.version_limit.map_or_else(|| "auto".into(), |limit| limit.to_string());
+                let limit = self.engine.stream_limit().map_or_else(|| "auto".into(), |limit| limit.to_string());
                 return answer(&mut self.engine, asked, &limit);
             }
             UpdateCommand::LimitVersion(limit) => self.set_version_limit(limit),
@@ -154,13 +147,13 @@ impl Server {
         if limit.is_some_and(|limit| limit == 0 || limit > NEWEST_VERSION) {
             return Err(format!("The stream's version is 1 to {NEWEST_VERSION}.").into());
         }
-        self.updates.version_limit = limit;
+        self.engine.limit_stream(limit);
         Ok(())
     }
 
     /// The newest version that may be written, if whoever asks says `version`.
     pub(super) fn version_limit(&self, version: Option<u32>) -> u32 {
-        let limits = [version, self.updates.version_limit, Some(NEWEST_VERSION)];
+        let limits = [version, self.engine.stream_limit(), Some(NEWEST_VERSION)];
         limits.into_iter().flatten().min().unwrap_or(NEWEST_VERSION)
     }
 

@@ -291,7 +291,7 @@ fn own(world: &mut World, words: &[&str]) -> Answer {
     world.request(0, MessageType::Control, words)
 }
 
-fn own_text(world: &mut World, words: &[&str]) -> String {
+pub fn own_text(world: &mut World, words: &[&str]) -> String {
     string(&own(world, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
 }
 

@@ -11,7 +11,7 @@ use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
 
 use crate::items::{restore, save};
-use crate::live_update::{action, answer, kernel, start, upload};
+use crate::live_update::{action, answer, kernel, own_text, start, upload};
 use crate::world::{World, error, event, ok};
 
 /// The server is replaced by one that was saved before; `between` is what happens meanwhile.
@@ -241,4 +241,19 @@ fn a_server_that_dropped_its_state_for_a_successor_takes_it_back_and_says_why_th
     start(&mut world, &[]);
     assert_eq!(action(&mut world), Some(Action::StartUpdate), "the next one is as good as the first");
     world.check();
+}
+
+#[test]
+fn what_was_said_of_the_streams_version_is_carried_and_goes_before_the_boot_option() {
+    let mut world = World::with(Config { stream_version: Some(1), ..Config::default() });
+    assert_eq!(own_text(&mut world, &["stream-version"]), "1");
+    replace(&mut world, TakeOver::Live, |_| {});
+    assert_eq!(own_text(&mut world, &["stream-version"]), "auto", "the successor has no such option");
+    assert_eq!(own_text(&mut world, &["stream-version", "1"]), "OK");
+    replace(&mut world, TakeOver::Live, |_| {});
+    assert_eq!(own_text(&mut world, &["stream-version"]), "1");
+
+    let mut world = World::with(Config { stream_version: Some(1), ..Config::default() });
+    assert_eq!(own_text(&mut world, &["stream-version", "auto"]), "OK");
+    assert_eq!(own_text(&mut world, &["stream-version"]), "auto");
 }

@@ -36,6 +36,7 @@ impl Restorer {
         engine.next_ticket = server.next_ticket;
         engine.trace = server.trace;
         engine.peaks = server.peaks;
+        engine.stream_limit = server.stream_limit;
         Some(())
     }
 

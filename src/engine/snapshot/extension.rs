@@ -8,6 +8,7 @@ use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::engine::config::StreamLimit;
 use crate::engine::connection::{Fault, RingStart};
 use crate::engine::output::{MessageDetails, Origin};
 use crate::engine::snapshot::codec::{Reader, Writer};
@@ -61,6 +62,8 @@ pub(super) struct ServerState {
     pub(super) trace: Trace,
     /// The most that any guest has had.
     pub(super) peaks: Peaks,
+    /// What was said of the newest version of the stream; nothing in bodies of servers that did not carry it.
+    pub(super) stream_limit: StreamLimit,
 }
 
 impl ServerState {
@@ -71,6 +74,7 @@ impl ServerState {
         body.number(self.trace.switches.bits().into());
         body.flag(self.trace.is_on);
         write_peaks(&mut body, &self.peaks);
+        body.number(self.stream_limit.to_number());
         item(SERVER, body)
     }
 
@@ -81,6 +85,7 @@ impl ServerState {
             next_ticket: body.number()?,
             trace: Trace { switches: Switches::from_bits_truncate(body.small()?), is_on: body.flag()? },
             peaks: read_peaks(&mut body)?,
+            stream_limit: body.number().and_then(StreamLimit::from_number).unwrap_or_default(),
         })
     }
 }

@@ -96,6 +96,7 @@ impl<'a> Saver<'a> {
             next_ticket: engine.next_ticket,
             trace: engine.trace,
             peaks: engine.peaks.clone(),
+            stream_limit: engine.stream_limit,
         }
     }
 
