@@ -16,6 +16,7 @@ use crate::engine::config::Config;
 use crate::engine::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
+use crate::store::path::{Path, PathScratch};
 use crate::store::quota::{Quota, Quotas};
 
 /// What the boot options say.
@@ -37,6 +38,8 @@ pub struct Options {
     pub replay: bool,
     /// The newest version of the stream that a live update may write; `None` for what is needed.
     pub stream_version: Option<u32>,
+    /// The node that tells of a crash after a warm restart (`--crash-node`).
+    pub crash_node: String,
     /// What is told beside (`--trace-control`).
     pub trace: Trace,
     /// What is logged (`--log-level`).
@@ -54,11 +57,15 @@ impl Default for Options {
             keep_orphans: false,
             replay: true,
             stream_version: None,
+            crash_node: String::from(CRASH_NODE),
             trace: Trace::default(),
             log_level: LevelFilter::Info,
         }
     }
 }
+
+/// Where a crash is told of, unless `--crash-node` says otherwise.
+const CRASH_NODE: &str = "/tool/xenstored/crash";
 
 /// An option that is not as it should be, and what was done about it.
 pub type Warning = String;
@@ -114,6 +121,7 @@ const KNOWN: &[Known] = &[
         Ok(())
     }),
     known("stream-version", None, Value::Needed, set_stream_version),
+    known("crash-node", None, Value::Needed, set_crash_node),
     known("log-level", None, Value::Needed, set_log_level),
     known("verbose", Some('V'), Value::None, |o, _| {
         o.log_level = LevelFilter::Debug;
@@ -241,6 +249,17 @@ fn set_stream_version(options: &mut Options, version: &str) -> Result<(), &'stat
         _ => return Err("is none of 1, 2, auto"),
     };
     Ok(())
+}
+
+fn set_crash_node(options: &mut Options, path: &str) -> Result<(), &'static str> {
+    let mut scratch = PathScratch::new();
+    match Path::parse(path.as_bytes(), DomId::DOM0, limits::PATH_BYTES, &mut scratch) {
+        Ok(_) if path.starts_with('/') => {
+            options.crash_node = String::from(path);
+            Ok(())
+        }
+        _ => Err("is no absolute path"),
+    }
 }
 
 fn set_log_level(options: &mut Options, level: &str) -> Result<(), &'static str> {

@@ -57,6 +57,9 @@ pub struct Connection {
     pub ring_start: Option<RingStart>,
     /// Whether the ring is mapped; not for sockets, and not until a restored connection is taken over.
     pub(super) is_mapped: bool,
+    /// Whether it may not be opened again by its domain: only the control domain can introduce that anew. Not carried to a
+    /// successor.
+    pub(super) is_shut_out: bool,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,
     /// When it is looked whether an event's time is over: not after that of the first one.
@@ -94,6 +97,7 @@ impl Connection {
             ring: Ring::default(),
             ring_start,
             is_mapped: peer != Peer::Socket,
+            is_shut_out: false,
             is_queued: false,
             deadline_ms: None,
             tickets: VecDeque::new(),

@@ -172,6 +172,7 @@ impl Engine {
         self.forget_outstanding(id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.ring_start = Some(RingStart::Reset);
+        connection.is_shut_out = false;
         let Peer::Domain { port, .. } = &mut connection.peer else { return };
         self.starting.push(id);
         if let Some(old) = port.take() {
@@ -207,8 +208,11 @@ impl Engine {
     }
 
     /// A domain asked for a fresh connection: all that the old one had going on is dropped, and its ring is emptied.
-    /// Also a connection that was shut is open again.
+    /// Also a connection that was shut is open again, unless it was shut out.
     pub fn handle_reconnect(&mut self, id: ConnectionId) {
+        if self.connections.get(&id).is_some_and(|connection| connection.is_shut_out) {
+            return;
+        }
         self.drop_session(id, RestartPhase::Fresh);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.ring_start = Some(RingStart::Reset);

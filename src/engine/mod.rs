@@ -17,10 +17,12 @@ pub mod change_set;
 pub mod config;
 pub mod conflict;
 pub mod connection;
+pub mod crash;
 mod domains;
 mod events;
 mod fairness;
 pub mod hypervisor;
+pub mod in_hand;
 pub mod input;
 pub mod memory;
 pub mod needs;
@@ -422,7 +424,11 @@ impl Engine {
             changes: &mut self.changes,
             reply,
         };
+        in_hand::begin(id, header, payload);
+        #[cfg(feature = "boot-test")]
+        in_hand::crash_if_asked(&mut call);
         let mut outcome = (row.handler)(&mut call);
+        in_hand::end();
         if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
             outcome = call.grow_reply();
         }
@@ -689,7 +695,8 @@ impl Engine {
     }
 
     /// The domain to which a connection's relative paths belong.
-    fn domid_of(&self, id: ConnectionId) -> DomId {
+    #[must_use]
+    pub fn domid_of(&self, id: ConnectionId) -> DomId {
         self.domain_of(id).unwrap_or(DomId::DOM0)
     }
 

@@ -86,6 +86,11 @@ pub(crate) fn end() -> usize {
     HEAP.lock().top().expose_provenance()
 }
 
+/// Whether somebody is in the middle of it, who never goes on.
+pub(crate) fn is_busy() -> bool {
+    HEAP.inner.is_locked()
+}
+
 /// What is used and free.
 pub(crate) fn usage() -> Usage {
     let heap = HEAP.lock();

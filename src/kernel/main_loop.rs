@@ -8,7 +8,7 @@ use xenstore::engine::hypervisor::Port;
 use xenstore::server::{Action, Server};
 
 use super::platform::XenPlatform;
-use super::update::Home;
+use super::update::{Home, restart};
 use super::{heap, log, update};
 use crate::xen::event_channel::two_level;
 use crate::xen::{sched, shared_info, time};
@@ -25,9 +25,12 @@ pub(crate) struct OwnPorts {
 }
 
 /// Runs the server, for ever.
+#[inline(never)]
 pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>) -> ! {
     let ports = home.ports;
     let shared_info = shared_info::page().expect("mapped at boot");
+    // SAFETY: this function never returns.
+    unsafe { restart::register(&raw mut server, &raw mut platform, home) };
     // What was set last, so that an alarm costs a hypercall only when it changes.
     let mut alarm_ms = None;
     loop {

@@ -35,7 +35,7 @@ use crate::xen::{entry, hypercall, shared_info, time};
 use boot_info::BootInfo;
 use main_loop::OwnPorts;
 use platform::XenPlatform;
-use update::{Home, successor};
+use update::{Home, program, restart, successor};
 
 /// The heap below which the kernel does not start: an empty store with the tools' nodes takes some 100 KiB, a guest
 /// with its nodes, watches and queues some tens of KiB.
@@ -43,6 +43,7 @@ const HEAP_BYTES_MIN: usize = 1024 * 1024;
 
 /// Entered by `boot/pv.s`, on the kernel's own stack, with what Xen left in `rsi` and `rsp`.
 pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
+    program::keep_own_data();
     // SAFETY: the values are the builder's, passed on untouched by the assembly.
     let boot = unsafe { BootInfo::from_start_info(info, stack_end) };
     #[cfg(feature = "boot-test")]
@@ -218,7 +219,8 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     let now = time::now_ns();
     let heap::Usage { used, free, .. } = heap::usage();
     info!(
-        "live update: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
+        "{}: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
+        if handover.crash.is_there() { "warm restart" } else { "live update" },
         taken.connections,
         taken.connections + taken.lost,
         stream_bytes,
@@ -227,6 +229,7 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
         us(started_ns, restored_ns),
         us(restored_ns, now),
     );
+    restart::settle(&handover, &options.crash_node, &mut server, &mut platform);
     serve_with(server, platform, ports, boot, options)
 }
 

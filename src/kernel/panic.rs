@@ -1,12 +1,13 @@
-//! The end on a panic or a processor fault: says where and why, and ends the domain with the crash reason, or goes back
-//! to the predecessor if this is a live update.
+//! The end on a panic or a processor fault: says where and why. If this is a live update it goes back to the predecessor;
+//! if a request was being handled the kernel starts anew with the state of before; else it ends the domain with the crash
+//! reason.
 
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::log::{last_words, print_line, take_over};
-use super::update::successor;
+use super::update::{restart, successor};
 use crate::xen::entry::{self, FaultFrame};
 use crate::xen::sched::{self, Reason};
 use crate::xen::shared_info;
@@ -51,6 +52,7 @@ fn begin() {
 
 fn end(why: &Why) -> ! {
     successor::give_up(why);
+    print_line(format_args!("no warm restart: {}", restart::start(why)));
     last_words();
     sched::shutdown(Reason::Crash)
 }

@@ -212,6 +212,8 @@ impl Hypervisor for XenPlatform {
     }
 
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
+        #[cfg(feature = "boot-test")]
+        super::update_test::fault_for(domid);
         let description = self.domains.describe(domid.0);
         let state = match description.state {
             State::Running => DomainState::Running,

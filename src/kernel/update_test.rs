@@ -10,7 +10,9 @@ use core::hint::black_box;
 use core::ptr;
 
 use xenstore::engine::config::Config;
+use xenstore::engine::in_hand::FAULT;
 use xenstore::engine::snapshot::Restorer;
+use xenstore::store::domain::DomId;
 use xenstore::stream::reader::Reader;
 
 use super::boot_info::BootInfo;
@@ -92,6 +94,14 @@ pub(crate) fn restore_some(boot: &BootInfo, stream: &[u8], config: &Config) {
         restorer.push(&item).expect("the predecessor's items are in order");
     }
     fail(boot, Place::During);
+}
+
+/// Faults if this is the domain that stands for a fault.
+pub(crate) fn fault_for(domid: DomId) {
+    if domid == FAULT {
+        // SAFETY: it is meant to fault.
+        unsafe { asm!("ud2") }
+    }
 }
 
 /// Never gets anywhere.

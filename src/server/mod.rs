@@ -7,6 +7,7 @@
 //! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
 
 mod existing;
+mod restart;
 pub mod stream;
 pub mod take_over;
 pub mod update;

@@ -45,7 +45,8 @@ const OUTCOME_LATE: u64 = 2;
 const OUTCOME_GAVE_UP: u64 = 3;
 const OUTCOME_REFUSED: u64 = 4;
 
-/// What one kernel tells the other.
+/// What one kernel tells the other. Fields are only ever added, at the end: the rest of the page is zero, so whoever has an
+/// older predecessor finds zeros there.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Handover {
@@ -67,6 +68,55 @@ pub(crate) struct Handover {
     pub(crate) stopped_ns: u64,
     /// How long it took to save the state.
     pub(crate) save_ns: u64,
+    /// Why this is no live update but a restart.
+    pub(crate) crash: CrashNote,
+    /// The latest crashes that requests caused.
+    pub(crate) recent: [RecentCrash; RECENT_CRASHES],
+}
+
+/// How many crashes are remembered. A domain that causes another one after so many of others' gets a fresh chance.
+pub(crate) const RECENT_CRASHES: usize = 8;
+
+/// A crash that a request caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct RecentCrash {
+    /// Whose request it was.
+    pub(crate) domain: u16,
+    /// When, in milliseconds since the host's start; 0 for never.
+    pub(crate) at_ms: u64,
+}
+
+impl RecentCrash {
+    /// None.
+    pub(crate) const NEVER: Self = Self { domain: 0, at_ms: 0 };
+}
+
+/// Bytes of the report of a crash.
+pub(crate) const REPORT_BYTES: usize = 1024;
+
+/// The crash that led to a restart.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct CrashNote {
+    /// Whose request it was.
+    pub(crate) domain: u16,
+    /// 1 if that was not the domain's first a short time before.
+    pub(crate) is_repeated: u16,
+    /// Bytes of the report; 0 if there was no crash.
+    pub(crate) report_bytes: u32,
+    /// What happened.
+    pub(crate) report: [u8; REPORT_BYTES],
+}
+
+impl CrashNote {
+    /// There was none.
+    pub(crate) const NONE: Self = Self { domain: 0, is_repeated: 0, report_bytes: 0, report: [0; REPORT_BYTES] };
+
+    /// Whether there was a crash.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.report_bytes > 0
+    }
 }
 
 /// The data page.
@@ -215,7 +265,7 @@ impl Bridge {
         let data = data();
         // SAFETY: the data page, which is mapped there as long as the bridge stands.
         unsafe {
-            data.write_volatile(Data {
+            data.write(Data {
                 magic: MAGIC,
                 saved_rsp: 0,
                 upcall_mask: upcall_mask.expose_provenance() as u64,
@@ -238,7 +288,7 @@ impl Bridge {
         // SAFETY: the caller's promise; the function keeps what a function has to keep.
         unsafe { cross_bridge(on_bridge!(bridge_enter)) };
         // SAFETY: as above; the other kernel is gone for good.
-        let Data { outcome, fault_vector, fault_rip, .. } = unsafe { data.read_volatile() };
+        let (outcome, fault_vector, fault_rip) = unsafe { ((*data).outcome, (*data).fault_vector, (*data).fault_rip) };
         match outcome {
             OUTCOME_REFUSED => Outcome::Refused,
             OUTCOME_LATE => Outcome::Late(fault_rip),
@@ -250,7 +300,7 @@ impl Bridge {
     /// What the successor said when it gave up.
     pub(crate) fn text(&self) -> ([u8; TEXT_BYTES], usize) {
         // SAFETY: the data page, which is mapped as long as the bridge stands. Nobody else runs.
-        let Data { text, text_bytes, .. } = unsafe { data().read_volatile() };
+        let (text, text_bytes) = unsafe { ((*data()).text, (*data()).text_bytes) };
         (text, usize::try_from(text_bytes).unwrap_or(0).min(TEXT_BYTES))
     }
 
@@ -293,7 +343,7 @@ impl FarEnd {
     /// What the predecessor says.
     pub(crate) fn handover(self) -> Handover {
         // SAFETY: the data page is mapped until the bridge is taken down; nobody else runs.
-        unsafe { (&raw const (*data()).handover).read_volatile() }
+        unsafe { (&raw const (*data()).handover).read() }
     }
 
     /// Goes back, for this reason.

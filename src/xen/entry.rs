@@ -13,8 +13,8 @@ use super::shared_page::PAGE_BYTES;
 /// use is far below. 128 KiB leave room for formatting a panic on top of the deepest handler, at 3 % of the smallest
 /// domain (4 MiB).
 pub(crate) const STACK_BYTES: usize = 128 * 1024;
-/// The stack of the fault handler, which formats and prints, and then ends the domain.
-const FAULT_STACK_BYTES: usize = 16 * 1024;
+/// The stack of the fault handler, which formats and prints, and then starts the kernel anew or ends the domain.
+const FAULT_STACK_BYTES: usize = 64 * 1024;
 
 global_asm!(
     include_str!("../../boot/pv.s"),
@@ -33,6 +33,9 @@ unsafe extern "C" {
     static __rodata_start: u8;
     static __image_end: u8;
     static __rodata_end: u8;
+    static __data_start: u8;
+    static __data_end: u8;
+    static _start: u8;
     static hypercall_page: u8;
     static shared_info_page: u8;
     static boot_stack: u8;
@@ -78,6 +81,16 @@ pub(crate) fn text() -> Range<usize> {
 /// What is only read.
 pub(crate) fn rodata() -> Range<usize> {
     address!(__rodata_start)..address!(__rodata_end)
+}
+
+/// What is written, and was not zero at the start.
+pub(crate) fn data() -> Range<usize> {
+    address!(__data_start)..address!(__data_end)
+}
+
+/// The first instruction.
+pub(crate) fn start() -> usize {
+    address!(_start)
 }
 
 /// The pages below the two stacks.

@@ -8,6 +8,7 @@ mod auto_introduction;
 mod basics;
 mod conflict_credit;
 mod control;
+mod crash;
 mod death;
 mod errors;
 mod events;

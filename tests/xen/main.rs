@@ -6,6 +6,7 @@
 mod alone;
 mod cold;
 mod commands;
+mod crash;
 mod guests;
 mod harness;
 mod protocol;

@@ -21,7 +21,7 @@ fn update_count() -> usize {
     asked.map_or(UPDATES as usize, |asked| asked.parse().expect("XEN_UPDATES is a number"))
 }
 
-fn image(kind: &str) -> String {
+pub(crate) fn image(kind: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/xenstore-stubdom-{kind}"));
     assert!(path.exists(), "no image at {}: build it with `make test-kernels`", path.display());
     path.display().to_string()
@@ -60,7 +60,7 @@ fn line<'a>(run: &Run, output: &'a str, prefix: &str) -> &'a str {
 }
 
 /// The client's own account: as many events as rounds, and enough rounds.
-fn assert_nothing_lost(run: &Run, output: &str, client: &str) {
+pub(crate) fn assert_nothing_lost(run: &Run, output: &str, client: &str) {
     let line = line(run, output, client);
     let (rounds, events) = (figure(line, "rounds"), figure(line, "events"));
     println!("{}: {line}", run.name);

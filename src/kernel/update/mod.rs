@@ -7,6 +7,8 @@
 //! and ports are not touched.
 
 pub(crate) mod pages;
+pub(crate) mod program;
+pub(crate) mod restart;
 pub(crate) mod successor;
 mod without_state;
 pub(crate) mod world;
@@ -24,12 +26,13 @@ use super::boot_info::BootInfo;
 use super::main_loop::OwnPorts;
 use super::platform::{RingMapping, XenPlatform};
 use super::{heap, log as console};
-use crate::xen::bridge::{self, Bridge, Handover, Outcome};
+use crate::xen::bridge::{self, Bridge, CrashNote, Handover, Outcome};
 use crate::xen::event_channel::two_level;
 use crate::xen::memory::Memory;
 use crate::xen::shared_page::PAGE_BYTES;
 use crate::xen::{entry, shared_info, time};
 use pages::{PageStream, Pages, RESERVE_BYTES};
+use program::Program;
 use world::{Contents, Unbuildable, World};
 
 /// How long a successor may take to restore, beside [`TIME_PER_MIB_MS`]: many times what it takes on a slow, busy host.
@@ -62,7 +65,11 @@ pub(crate) struct Home<'a> {
 
 /// What a try needs.
 struct Try<'a> {
-    successor: &'a Successor,
+    program: Program<'a>,
+    /// The new command line; without this it gets the present one.
+    command_line: Option<&'a str>,
+    /// Why this is a restart; [`CrashNote::NONE`] for an update.
+    crash: CrashNote,
     /// The state.
     stream: &'a PageStream,
     /// Bytes of heap that the state takes here.
@@ -95,13 +102,16 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
     let saved = save(server, &successor, &mut stream);
     let room = saved.and_then(|()| find_room(platform, &successor, &stream, state_bytes));
     let mappings = platform.ring_mappings();
-    let parts = Try { successor: &successor, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
+    let program = Program::File(&successor.image, &successor.file);
+    let command_line = successor.command_line.as_deref();
+    let parts =
+        Try { program, command_line, crash: CrashNote::NONE, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
     match room {
         Ok(Room::BesideState) => {
             let why = try_successor(platform.memory(), home, &parts);
             server.successor_failed(successor.asked, &why);
         }
-        Ok(Room::InItsPlace) => without_state::start(server, platform, home, parts),
+        Ok(Room::InItsPlace) => without_state::start(server, platform, home, &successor, parts),
         Err(why) => server.successor_failed(successor.asked, &why),
     }
     // What fired meanwhile was forgotten.
@@ -157,7 +167,7 @@ fn find_room(
 }
 
 /// The new command line, or else the present one, with the mark of a live update.
-fn command_line(new: Option<&str>, present: &[u8]) -> Vec<u8> {
+fn marked(new: Option<&str>, present: &[u8]) -> Vec<u8> {
     let mut line = Vec::from(new.map_or(present, str::as_bytes));
     if !line.split(u8::is_ascii_whitespace).any(|word| MARKS.contains(&word)) {
         line.push(b' ');
@@ -194,15 +204,14 @@ fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
 
 /// Builds the successor's world, goes over, and puts everything in order on coming back.
 fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> String {
-    let &Try { successor, stream, state_bytes, mappings, stopped_ns } = parts;
+    let &Try { program, command_line, crash, stream, state_bytes, mappings, stopped_ns } = parts;
     let Home { boot, ports, .. } = home;
     let stream_bytes = stream.len();
     log::info!("{stream_bytes} bytes of state: going over");
     let lines = console::waiting();
     let contents = Contents {
-        image: &successor.image,
-        file: &successor.file,
-        command_line: &command_line(successor.command_line.as_deref(), boot.command_line),
+        program,
+        command_line: &marked(command_line, boot.command_line),
         stream,
         mappings,
         lines: &lines,
@@ -225,6 +234,8 @@ fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> 
         timer_port: ports.timer,
         stopped_ns,
         save_ns: time::now_ns().saturating_sub(stopped_ns),
+        crash,
+        recent: restart::recent(),
     };
     let allowed_ms = TIME_BASE_MS + TIME_PER_MIB_MS * (stream_bytes as u64 >> 20);
     let shared_info = shared_info::page().expect("mapped at boot");
@@ -232,7 +243,7 @@ fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> 
     time::set_alarm(Some(time::now_ms() + allowed_ms));
     let mask = shared_info.address8(two_level::offset::UPCALL_MASK);
     // SAFETY: the world is complete and pinned and has this bridge; its pages are unmapped here; ports are masked.
-    let outcome = unsafe { bridge.cross(memory, world.way(memory, &successor.image), mask, handover) };
+    let outcome = unsafe { bridge.cross(memory, world.way(memory, program), mask, handover) };
     entry::register_handlers();
     time::set_alarm(None);
     two_level::unmask_all(shared_info);

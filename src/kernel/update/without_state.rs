@@ -8,6 +8,7 @@ use core::ptr;
 
 use xenstore::server::Server;
 use xenstore::server::stream::load;
+use xenstore::server::update::Successor;
 
 use super::{Home, Try, try_successor};
 use crate::kernel::heap;
@@ -15,8 +16,14 @@ use crate::kernel::platform::XenPlatform;
 use crate::xen::time;
 
 /// Does it. Returns when there is no successor, with the server as it was.
-pub(super) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>, parts: Try<'_>) {
-    let Try { successor, stream, .. } = parts;
+pub(super) fn start(
+    server: &mut Server,
+    platform: &mut XenPlatform,
+    home: &Home<'_>,
+    successor: &Successor,
+    parts: Try<'_>,
+) {
+    let Try { stream, .. } = parts;
     log::warn!("live update without keeping the present state: there is no memory for both");
     let sum = stream.sum();
     platform.let_go();

@@ -11,10 +11,9 @@ use core::ops::Range;
 use core::ptr;
 
 use xen_sys::start_info;
-use xenstore::update::image::Image;
-use xenstore::update::upload::Upload;
 
 use super::pages::{NoPages, PageStream, Pages};
+use super::program::Program;
 use crate::kernel::boot_info::BootInfo;
 use crate::kernel::log;
 use crate::kernel::platform::RingMapping;
@@ -116,9 +115,7 @@ impl Layout {
 /// What the successor is to get.
 pub(crate) struct Contents<'a> {
     /// The kernel.
-    pub(crate) image: &'a Image,
-    /// The file that it is in.
-    pub(crate) file: &'a Upload,
+    pub(crate) program: Program<'a>,
     /// Its command line, without NUL.
     pub(crate) command_line: &'a [u8],
     /// The state. Its pages go over, and come back.
@@ -159,9 +156,9 @@ impl<'a> World<'a> {
         bridge: &Bridge,
         contents: Contents<'a>,
     ) -> Result<Self, Unbuildable> {
-        let Contents { image, file, command_line, stream, mappings, lines, heap_pages } = contents;
-        let image_pages = pages_for(image.memory_bytes() as usize);
-        let base = image.base() as usize;
+        let Contents { program, command_line, stream, mappings, lines, heap_pages } = contents;
+        let image_pages = pages_for(program.memory_bytes());
+        let base = program.base();
         let stream_pages = pages_for(stream.len());
         let list_bytes = size_of_val(mappings) + lines.len();
         let layout = Layout::new(base, image_pages, memory.pages(), list_bytes, heap_pages, stream_pages);
@@ -176,7 +173,7 @@ impl<'a> World<'a> {
         let mut pages = Pages::default();
         pages.grow(layout.module)?;
         let mut world = Self { layout, pages, stream, console, is_pinned: false };
-        world.fill(memory, boot, (image, file), command_line);
+        world.fill(memory, boot, program, command_line);
         world.put_lists(mappings, lines);
         world.make_tables(memory, bridge);
         match world.hand_out(memory) {
@@ -220,13 +217,13 @@ impl<'a> World<'a> {
     }
 
     /// Writes the image, and zeros where it has no bytes.
-    fn put_image(&self, image: &Image, file: &Upload) {
+    fn put_image(&self, program: Program<'_>) {
         let mut done = 0;
-        image.for_each_part(file, |offset, bytes| {
+        program.for_each_part(&mut |offset, bytes| {
             // Segments don't overlap, and come in the order of their addresses.
-            self.put_zeros(done, offset as usize);
-            self.put(self.layout.base + offset as usize, bytes);
-            done = offset as usize + bytes.len();
+            self.put_zeros(done, offset);
+            self.put(self.layout.base + offset, bytes);
+            done = offset + bytes.len();
         });
         self.put_zeros(done, self.layout.frame_list * PAGE_BYTES);
     }
@@ -246,16 +243,16 @@ impl<'a> World<'a> {
     }
 
     /// Fills all pages but the tables.
-    fn fill(&self, memory: &Memory, boot: &BootInfo, (image, file): (&Image, &Upload), command_line: &[u8]) {
+    fn fill(&self, memory: &Memory, boot: &BootInfo, program: Program<'_>, command_line: &[u8]) {
         let layout = &self.layout;
-        self.put_image(image, file);
+        self.put_image(program);
         self.put_zeros(layout.frame_list * PAGE_BYTES, layout.console * PAGE_BYTES);
         self.put_zeros((layout.console + 1) * PAGE_BYTES, layout.stack * PAGE_BYTES);
         // Xen's stubs are the same for every page that it fills.
         // SAFETY: the page of stubs is code of this kernel, which nobody writes.
         let stubs =
             unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(entry::hypercall_stubs()), PAGE_BYTES) };
-        self.put(image.hypercall_page() as usize, stubs);
+        self.put(program.hypercall_page(), stubs);
         self.put_frame_list(memory);
         let info = self.start_info(boot, memory, command_line);
         // SAFETY: the structure is plain data.
@@ -367,10 +364,10 @@ impl<'a> World<'a> {
     }
 
     /// How it is entered.
-    pub(crate) fn way(&self, memory: &Memory, image: &Image) -> Way {
+    pub(crate) fn way(&self, memory: &Memory, program: Program<'_>) -> Way {
         Way {
             root_frame: self.root_frame(memory),
-            entry: image.entry() as usize,
+            entry: program.entry(),
             stack_end: self.layout.address(self.layout.stack + 1),
             start_info: self.layout.address(self.layout.start_info),
         }

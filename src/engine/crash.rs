@@ -1,0 +1,53 @@
+//! What follows from a crash: the server ended while it handled a request, and was started again with the state of before.
+//!
+//! The connection that sent the request pays for it. The control domain's goes on, as the host depends on it: its request is
+//! answered with EIO by whoever saves the state.
+
+use crate::engine::Engine;
+use crate::engine::connection::Fault;
+use crate::engine::hypervisor::Hypervisor;
+use crate::engine::requests::Reply;
+use crate::store::domain::DomId;
+use crate::store::permission::Requester;
+use crate::wire::header::{Header, MessageType};
+
+/// A crash, as its predecessor tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crash<'a> {
+    /// Whose request it was.
+    pub domid: DomId,
+    /// Whether a request of the same domain did it a short time before: then it gets no connection by itself any more.
+    pub is_repeated: bool,
+    /// What happened, for the node.
+    pub report: &'a str,
+    /// The path of the node that is to tell of it.
+    pub node: &'a str,
+}
+
+impl Engine {
+    /// Makes the connection pay whose request it was, and tells of the crash in a node that only the control domain may read.
+    /// A path that can't be one leaves the console as the only place.
+    pub fn handle_crash(&mut self, crash: &Crash<'_>, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
+        if crash.domid != self.config.privileged
+            && let Some(id) = self.state.domains.connection(crash.domid)
+        {
+            self.handle_fault(id, Fault::Communication);
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.is_shut_out = crash.is_repeated;
+            }
+            self.wake(id);
+        }
+        let Some(control) = self.state.domains.connection(self.config.privileged) else { return };
+        let payload = [crash.node.as_bytes(), b"\0", crash.report.as_bytes()].concat();
+        let header = Header {
+            kind: MessageType::Write.to_wire(),
+            request_id: 0,
+            transaction_id: 0,
+            payload_bytes: u32::try_from(payload.len()).unwrap_or(0),
+        };
+        let outcome = self.run(control, Requester::Privileged, header, &payload, &mut Reply::new(), hypervisor, now_ms);
+        if let Err(errno) = outcome {
+            log::warn!("{} can't tell of the crash: {}", crash.node, errno.name());
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Which request a handler is computing: for the report of a crash, and for who has to pay for it.
+//!
+//! A handler changes nothing; its changes are made afterwards, in a step that can't fail. So whoever finds a request in hand
+//! after a panic also finds all state as the request before it left it. There is one engine in a kernel, and a panic handler
+//! has nothing to look at but statics.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::store::watch::ConnectionId;
+use crate::wire::header::Header;
+
+/// Which connection's request it is, plus one; 0 for none.
+static CONNECTION: AtomicU64 = AtomicU64::new(0);
+static KIND: AtomicU32 = AtomicU32::new(0);
+static REQUEST: AtomicU32 = AtomicU32::new(0);
+static TRANSACTION: AtomicU32 = AtomicU32::new(0);
+static PAYLOAD: AtomicUsize = AtomicUsize::new(0);
+static PAYLOAD_BYTES: AtomicU32 = AtomicU32::new(0);
+
+/// A request that is being handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InHand {
+    /// Whose it is.
+    pub connection: ConnectionId,
+    /// What it says.
+    pub header: Header,
+    /// Where its payload is in memory; it stays there until the handler ends.
+    pub payload: usize,
+}
+
+/// A handler begins.
+pub(super) fn begin(connection: ConnectionId, header: Header, payload: &[u8]) {
+    KIND.store(header.kind, Relaxed);
+    REQUEST.store(header.request_id, Relaxed);
+    TRANSACTION.store(header.transaction_id, Relaxed);
+    PAYLOAD.store(payload.as_ptr().addr(), Relaxed);
+    PAYLOAD_BYTES.store(header.payload_bytes, Relaxed);
+    CONNECTION.store(connection.0.saturating_add(1), Relaxed);
+}
+
+/// The handler is done.
+pub(super) fn end() {
+    CONNECTION.store(0, Relaxed);
+}
+
+/// Crashes on purpose, in images for tests only: when a request names a node `crash-by-panic` or `crash-by-fault`. The
+/// test's hypervisor makes the fault.
+#[cfg(feature = "boot-test")]
+#[expect(clippy::panic, reason = "that is what it is for")]
+pub(super) fn crash_if_asked(call: &mut crate::engine::requests::Call<'_>) {
+    let name = call.payload.split(|byte| *byte == 0).next().unwrap_or_default();
+    if name.ends_with(b"/crash-by-panic") {
+        panic!("asked for by a request");
+    }
+    if name.ends_with(b"/crash-by-fault") {
+        let _ = call.hypervisor.domain_info(FAULT);
+    }
+}
+
+/// Whoever asks the hypervisor of a test's image about this domain gets a fault.
+#[cfg(feature = "boot-test")]
+pub const FAULT: crate::store::domain::DomId = crate::store::domain::DomId(0x7ffe);
+
+/// The request whose handler has begun and not ended.
+#[must_use]
+pub fn current() -> Option<InHand> {
+    let connection = ConnectionId(CONNECTION.load(Relaxed).checked_sub(1)?);
+    let header = Header {
+        kind: KIND.load(Relaxed),
+        request_id: REQUEST.load(Relaxed),
+        transaction_id: TRANSACTION.load(Relaxed),
+        payload_bytes: PAYLOAD_BYTES.load(Relaxed),
+    };
+    Some(InHand { connection, header, payload: PAYLOAD.load(Relaxed) })
+}

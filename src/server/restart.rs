@@ -1,0 +1,45 @@
+//! Warm restart: the state is saved for the same program after it crashed while a request was handled.
+
+use crate::engine::crash::Crash;
+use crate::engine::in_hand::InHand;
+use crate::engine::snapshot::SaveOptions;
+use crate::server::{Platform, Server};
+use crate::store::domain::DomId;
+use crate::stream::record::Version;
+use crate::stream::writer::{Sink, WriteError};
+use crate::wire::errno::Errno;
+use crate::wire::header::{Header, MessageType};
+
+impl Server {
+    /// Whose request it is; the control domain's for clients of the hosted server.
+    #[must_use]
+    pub fn domain_in_hand(&self, request: &InHand) -> DomId {
+        self.engine.domid_of(request.connection)
+    }
+
+    /// Writes the state as it was before a request whose handler never ended. The control domain is answered EIO; nobody
+    /// else gets an answer, as [`Engine::handle_crash`](crate::engine::Engine::handle_crash) shuts his connection.
+    ///
+    /// # Errors
+    /// As [`Server::save_to`].
+    pub fn save_after_crash(&self, request: &InHand, sink: &mut impl Sink, now_ms: u64) -> Result<(), WriteError> {
+        let is_control = self.domain_in_hand(request) == self.engine.privileged();
+        let reply = error_reply(request.header, Errno::Io);
+        let options = SaveOptions { now_ms, reply: is_control.then_some((request.connection, reply.as_slice())) };
+        let version = if self.engine.version_2_needs(now_ms).is_empty() { Version::One } else { Version::Two };
+        self.save_to(sink, version, &options)
+    }
+
+    /// Goes on after a crash, once everything was taken over.
+    pub fn handle_crash<P: Platform>(&mut self, crash: &Crash<'_>, platform: &mut P, now_ms: u64) {
+        self.engine.handle_crash(crash, platform, now_ms);
+    }
+}
+
+/// The whole message that refuses a request.
+fn error_reply(request: Header, errno: Errno) -> alloc::vec::Vec<u8> {
+    let name = errno.name().as_bytes();
+    let payload_bytes = u32::try_from(name.len().saturating_add(1)).unwrap_or(0);
+    let header = Header { kind: MessageType::Error.to_wire(), payload_bytes, ..request };
+    [&header.emit()[..], name, &[0]].concat()
+}

@@ -1,0 +1,79 @@
+//! After a crash while a request was handled: whose request it was pays, and nobody else notices.
+
+use xenstore::engine::config::Config;
+use xenstore::engine::crash::Crash;
+use xenstore::engine::in_hand::InHand;
+use xenstore::server::Server;
+use xenstore::server::stream::load;
+use xenstore::server::take_over::TakeOver;
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::{Header, MessageType};
+use xenstore::wire::ring::Field;
+
+use crate::world::{World, event, ok};
+
+const NODE: &str = "/tool/xenstored/crash";
+
+/// The server ends while it handles a request of `domid`, and another one goes on.
+fn crash(world: &mut World, domid: u16, is_repeated: bool) {
+    let connection = world.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
+    let kind = MessageType::Write.to_wire();
+    let header = Header { kind, request_id: 77, transaction_id: 0, payload_bytes: 5 };
+    let request = InHand { connection, header, payload: 0 };
+    assert_eq!(world.server.domain_in_hand(&request), DomId(domid));
+    let mut stream = Vec::new();
+    world.server.save_after_crash(&request, &mut stream, world.now_ms).unwrap();
+    world.machine.mapped.clear();
+    world.server = Server::restored(load(&stream, &Config::default(), world.now_ms).unwrap());
+    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+    let crash = Crash { domid: DomId(domid), is_repeated, report: "it broke", node: NODE };
+    world.server.handle_crash(&crash, &mut world.machine, world.now_ms);
+    world.run();
+    world.check();
+}
+
+#[test]
+fn a_guests_crash_costs_its_connection_alone_and_is_told_in_a_node() {
+    let mut world = World::with_homes([3, 4]);
+    world.watch(0, NODE, "c").unwrap();
+    world.events(0);
+    let transaction = world.begin(4);
+    crash(&mut world, 3, false);
+    assert_eq!(world.word(3, Field::Error), 1, "its ring says that the communication failed");
+    assert_eq!(world.events(0), [event(NODE, "c")]);
+    assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
+    assert_eq!(world.read(4, NODE).unwrap_err(), "EACCES");
+    assert_eq!(world.write_in(4, transaction, "x", "1"), ok());
+    assert_eq!(world.end(4, transaction, true), ok());
+    assert!(world.read(0, "/local/domain/3").is_ok(), "it keeps its nodes");
+}
+
+#[test]
+fn whoever_crashed_it_once_may_reconnect_and_whoever_did_twice_needs_the_control_domain() {
+    for is_repeated in [false, true] {
+        let mut world = World::with_homes([3]);
+        crash(&mut world, 3, is_repeated);
+        world.set_word(3, Field::Connection, 1);
+        world.signal(3);
+        world.run();
+        assert_eq!(world.word(3, Field::Connection) == 0, !is_repeated, "connected again");
+        if is_repeated {
+            world.set_word(3, Field::Connection, 0);
+            assert_eq!(world.introduce(0, 3, 2), ok());
+        }
+        world.forget_incoming(3);
+        assert_eq!(world.write(3, "x", "on"), ok());
+    }
+}
+
+#[test]
+fn the_control_domains_request_is_answered_and_its_connection_goes_on() {
+    let mut world = World::with_homes([3]);
+    let transaction = world.begin(0);
+    crash(&mut world, 0, true);
+    let reply = world.reply(0).expect("an answer");
+    assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 77));
+    assert_eq!(reply.payload, b"EIO\0");
+    assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
+    assert_eq!(world.end(0, transaction, true), ok(), "its other transactions are there");
+}
