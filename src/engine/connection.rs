@@ -57,8 +57,7 @@ pub struct Connection {
     pub ring_start: Option<RingStart>,
     /// Whether the ring is mapped; not for sockets, and not until a restored connection is taken over.
     pub(super) is_mapped: bool,
-    /// Whether it may not be opened again by its domain: only the control domain can introduce that anew. Not carried to a
-    /// successor.
+    /// Whether it may not be opened again by its domain: only the control domain can introduce that anew.
     pub(super) is_shut_out: bool,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,

@@ -51,13 +51,20 @@ fn a_guests_crash_costs_its_connection_alone_and_is_told_in_a_node() {
 #[test]
 fn whoever_crashed_it_once_may_reconnect_and_whoever_did_twice_needs_the_control_domain() {
     for is_repeated in [false, true] {
-        let mut world = World::with_homes([3]);
+        let mut world = World::with_homes([3, 4]);
         crash(&mut world, 3, is_repeated);
         world.set_word(3, Field::Connection, 1);
         world.signal(3);
         world.run();
         assert_eq!(world.word(3, Field::Connection) == 0, !is_repeated, "connected again");
         if is_repeated {
+            // Another domain's crash, a restart as well, does not let it in again.
+            world.set_word(3, Field::Connection, 0);
+            crash(&mut world, 4, false);
+            world.set_word(3, Field::Connection, 1);
+            world.signal(3);
+            world.run();
+            assert_eq!(world.word(3, Field::Connection), 1, "it is still shut out");
             world.set_word(3, Field::Connection, 0);
             assert_eq!(world.introduce(0, 3, 2), ok());
         }

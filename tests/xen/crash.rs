@@ -27,3 +27,23 @@ fn a_crash_in_a_request_costs_its_client_alone_and_the_store_goes_on() {
         println!("4.17: {line}");
     }
 }
+
+#[test]
+fn a_crash_during_the_restart_ends_it_with_both_reports() {
+    let kernel = image("boot-test");
+    let job = ". /functions\nsection crash-twice 100 sh -l /job/crash-twice.sh\n";
+    let run = boot("4.17 crash twice", "4.17", job, &["--kernel", &kernel, "--param", "--update-test=panic-before"]);
+    let output = run.section("crash-twice");
+    assert!(!output.contains("FAILED"), "{output}");
+    let mut rest = output.as_str();
+    for wanted in [
+        "panic at src/engine/in_hand.rs",
+        "asked for by a request",
+        "panic at src/kernel/update_test.rs",
+        "asked for",
+        "no warm restart: the restart failed as well",
+    ] {
+        let Some((_, behind)) = rest.split_once(wanted) else { run.fail(&format!("no {wanted:?} in\n{output}")) };
+        rest = behind;
+    }
+}

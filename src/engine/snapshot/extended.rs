@@ -62,6 +62,7 @@ impl Restorer {
         session.next_transaction = state.next_transaction;
         *ring = state.ring;
         connection.ring_start = state.ring_start;
+        connection.is_shut_out = state.is_shut_out;
         let deadlines_ms = [state.deadline_ms.map(absolute), first_ms];
         self.faults.extend(state.fault.map(|fault| (id, fault)));
         self.extended.insert(state.number);

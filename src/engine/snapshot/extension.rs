@@ -110,6 +110,8 @@ pub(super) struct ConnectionState<'a> {
     /// What of its messages their bytes don't say. Origins name connections by their numbers in the sequence, and
     /// deadlines are milliseconds from now.
     pub(super) messages: Vec<MessageDetails>,
+    /// Whether only the control domain can open it again; nothing in bodies of servers that did not carry it.
+    pub(super) is_shut_out: bool,
 }
 
 impl<'a> ConnectionState<'a> {
@@ -137,6 +139,7 @@ impl<'a> ConnectionState<'a> {
             }
             body.optional(message.deadline_ms);
         }
+        body.flag(self.is_shut_out);
         item(CONNECTION, body)
     }
 
@@ -162,6 +165,7 @@ impl<'a> ConnectionState<'a> {
             next_transaction: body.small()?,
             sent: body.bytes()?,
             messages: Vec::new(),
+            is_shut_out: false,
         };
         for _ in 0..body.count()? {
             let origin = if body.flag()? {
@@ -171,6 +175,7 @@ impl<'a> ConnectionState<'a> {
             };
             state.messages.push(MessageDetails { origin, deadline_ms: body.optional()? });
         }
+        state.is_shut_out = body.flag().unwrap_or(false);
         Some(state)
     }
 }

@@ -133,6 +133,7 @@ impl<'a> Saver<'a> {
             next_transaction: session.map_or(0, |session| session.next_transaction),
             sent,
             messages: details.chain(reply.map(|_| MessageDetails::default())).collect(),
+            is_shut_out: connection.is_shut_out,
         };
         visit(&state.write())
     }

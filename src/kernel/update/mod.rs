@@ -104,8 +104,15 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
     let mappings = platform.ring_mappings();
     let program = Program::File(&successor.image, &successor.file);
     let command_line = successor.command_line.as_deref();
-    let parts =
-        Try { program, command_line, crash: CrashNote::NONE, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
+    let parts = Try {
+        program,
+        command_line,
+        crash: CrashNote::NONE,
+        stream: &stream,
+        state_bytes,
+        mappings: &mappings,
+        stopped_ns,
+    };
     match room {
         Ok(Room::BesideState) => {
             let why = try_successor(platform.memory(), home, &parts);
