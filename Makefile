@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch fuzz clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch fuzz soak clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom, .gz, and with symbols -syms (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -46,13 +46,15 @@ lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --features hosted,tools,image-tests,xen-tests -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD) -- -D warnings
+	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),boot-test -- -D warnings
+	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),hostile-guest -- -D warnings
 
 test-host: kernel ## unit and integration tests that need no Xen, and what can panic in the kernel's image
 	$(CARGO) test --features hosted,tools,image-tests
 
 # Images for tests: one that fails on purpose, and one that knows only version 1 of the stream.
 test-kernels: have-rust
-	@for kind in boot-test stream-v1; do \
+	@for kind in boot-test stream-v1 hostile-guest; do \
 	    $(KERNEL_CARGO) build $(KERNEL_BUILD),$$kind --target-dir target/$$kind >&2; \
 	    strip -s -o target/xenstore-stubdom-$$kind target/$$kind/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom; done
 
@@ -62,6 +64,10 @@ test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and
 FUZZ_SECONDS ?= 60
 fuzz: have-rust ## each fuzz target (fuzz/run.sh lists them) for FUZZ_SECONDS (60), or only TARGET=…
 	fuzz/run.sh $(FUZZ_SECONDS) $(TARGET)
+
+SOAK_SECONDS ?= 1800
+soak: test-kernels ## everything together on Xen 4.17 for SOAK_SECONDS (1800): guests, load, attacks, updates, crashes
+	tests/xen/soak.sh $(SOAK_SECONDS)
 
 clean: ## remove target/, downloads included
 	rm -rf target

@@ -4,6 +4,9 @@ pub(crate) mod boot_info;
 #[cfg(feature = "boot-test")]
 mod boot_test;
 pub(crate) mod heap;
+#[cfg(feature = "hostile-guest")]
+#[path = "../../tests/xen/hostile-guest/mod.rs"]
+mod hostile;
 pub(crate) mod intrinsics;
 pub(crate) mod line_buffer;
 pub(crate) mod log;
@@ -65,12 +68,21 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     let memory = make_heap(&boot, memory);
     #[cfg(feature = "boot-test")]
     boot_test::run(&boot);
-    let options = read_options(&boot);
+    #[cfg(feature = "hostile-guest")]
+    hostile::run(&boot, &memory);
+    #[cfg(not(feature = "hostile-guest"))]
+    serve_as_told(&boot, has_predecessor, memory)
+}
+
+/// Serves, as the successor of another kernel or as the first.
+#[cfg_attr(feature = "hostile-guest", allow(dead_code, reason = "that image serves nobody"))]
+fn serve_as_told(boot: &BootInfo, has_predecessor: bool, memory: Memory) -> ! {
+    let options = read_options(boot);
     if has_predecessor {
-        serve_on(&boot, &options, memory)
+        serve_on(boot, &options, memory)
     }
     let ports = open_events();
-    serve(&boot, &options, memory, ports)
+    serve(boot, &options, memory, ports)
 }
 
 /// The page tables, and the shared-info page in its place.

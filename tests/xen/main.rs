@@ -9,5 +9,6 @@ mod commands;
 mod crash;
 mod guests;
 mod harness;
+mod hostile;
 mod protocol;
 mod update;

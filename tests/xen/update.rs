@@ -10,7 +10,7 @@ use crate::harness::{Run, boot};
 const UPDATES: u32 = 30;
 /// The heap may hold a little more or less: what waits to be sent, and where trees split. One lost connection, or a
 /// hundred bytes lost at each update, are more.
-const HEAP_TOLERANCE_BYTES: u64 = 16 * 1024;
+pub(crate) const HEAP_TOLERANCE_BYTES: u64 = 16 * 1024;
 
 /// Rounds that each client must have made: it was at work all the time.
 const ROUNDS_LEAST: u64 = 100;
@@ -49,12 +49,12 @@ fn failures() -> &'static Run {
 }
 
 /// A number behind `name=` in a line.
-fn figure(line: &str, name: &str) -> u64 {
+pub(crate) fn figure(line: &str, name: &str) -> u64 {
     let found = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     found.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {name}= in {line:?}"))
 }
 
-fn line<'a>(run: &Run, output: &'a str, prefix: &str) -> &'a str {
+pub(crate) fn line<'a>(run: &Run, output: &'a str, prefix: &str) -> &'a str {
     let found = output.lines().find(|line| line.starts_with(prefix));
     found.unwrap_or_else(|| run.fail(&format!("no line {prefix:?} in\n{output}")))
 }

@@ -1,0 +1,162 @@
+//! The guest's side of its ring: requests in, replies out, and the ring's words as it likes.
+
+use alloc::vec::Vec;
+
+use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
+use xenstore::wire::ring::{Field, RING_BYTES};
+
+use crate::xen::shared_page::SharedPage;
+use crate::xen::{event_channel, sched, time};
+
+/// Where the replies are in the page; requests are at its beginning.
+const REPLIES: usize = RING_BYTES;
+/// How long a reply may take before the client gives up on it.
+const PATIENCE_MS: u64 = 5000;
+
+pub(super) struct Client {
+    page: SharedPage,
+    port: u32,
+    next_request: u32,
+}
+
+impl Client {
+    pub(super) const fn new(page: SharedPage, port: u32) -> Self {
+        Self { page, port, next_request: 0 }
+    }
+
+    pub(super) fn load(&self, field: Field) -> u32 {
+        self.page.load32(field.offset())
+    }
+
+    pub(super) fn store(&self, field: Field, value: u32) {
+        self.page.store32(field.offset(), value);
+    }
+
+    pub(super) const fn port(&self) -> u32 {
+        self.port
+    }
+
+    pub(super) const fn page(&self) -> &SharedPage {
+        &self.page
+    }
+
+    /// Signals the server.
+    pub(super) fn signal(&self) {
+        // A port whose other end is gone signals nobody.
+        let _ = event_channel::send(self.port);
+    }
+
+    /// Rests for a millisecond.
+    pub(super) fn rest() {
+        sched::sleep(time::now_ns() + 1_000_000);
+    }
+
+    /// Puts as many of the bytes into the ring as there is room for, without a signal. Returns how many.
+    pub(super) fn put(&self, bytes: &[u8]) -> usize {
+        let producer = self.load(Field::RequestProducer);
+        let used = producer.wrapping_sub(self.load(Field::RequestConsumer)) as usize;
+        let count = bytes.len().min(RING_BYTES.saturating_sub(used));
+        for (at, byte) in bytes.iter().take(count).enumerate() {
+            self.page.store8(producer.wrapping_add(at as u32) as usize % RING_BYTES, *byte);
+        }
+        self.store(Field::RequestProducer, producer.wrapping_add(count as u32));
+        count
+    }
+
+    /// Takes up to `most` bytes of replies.
+    fn take(&self, most: usize) -> Vec<u8> {
+        let consumer = self.load(Field::ReplyConsumer);
+        let there = (self.load(Field::ReplyProducer).wrapping_sub(consumer) as usize).min(RING_BYTES);
+        let count = there.min(most);
+        let byte = |at: usize| self.page.load8(REPLIES + consumer.wrapping_add(at as u32) as usize % RING_BYTES);
+        let bytes = (0..count).map(byte).collect();
+        self.store(Field::ReplyConsumer, consumer.wrapping_add(count as u32));
+        bytes
+    }
+
+    /// Throws away all replies that are there.
+    pub(super) fn drop_replies(&self) {
+        self.store(Field::ReplyConsumer, self.load(Field::ReplyProducer));
+    }
+
+    /// Sends all of the bytes. Returns whether that went on for no longer than `patience_ms`.
+    pub(super) fn send(&self, mut bytes: &[u8], patience_ms: u64) -> bool {
+        let end_ms = time::now_ms() + patience_ms;
+        while !bytes.is_empty() {
+            let count = self.put(bytes);
+            bytes = &bytes[count..];
+            self.signal();
+            if count == 0 {
+                if time::now_ms() > end_ms {
+                    return false;
+                }
+                Self::rest();
+            }
+        }
+        true
+    }
+
+    /// Receives exactly so many bytes.
+    fn receive(&self, count: usize) -> Option<Vec<u8>> {
+        let end_ms = time::now_ms() + PATIENCE_MS;
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            let more = self.take(count - bytes.len());
+            if more.is_empty() {
+                if time::now_ms() > end_ms {
+                    return None;
+                }
+                Self::rest();
+            } else {
+                bytes.extend(more);
+                self.signal();
+            }
+        }
+        Some(bytes)
+    }
+
+    /// A request's bytes.
+    pub(super) fn request(&mut self, kind: u32, transaction_id: u32, payload: &[u8]) -> Vec<u8> {
+        self.next_request = self.next_request.wrapping_add(1);
+        let header =
+            Header { kind, request_id: self.next_request, transaction_id, payload_bytes: payload.len() as u32 };
+        [&header.emit()[..], payload].concat()
+    }
+
+    /// Asks, and waits for the answer; events are passed over. `None` if there is none, else its payload or the error's
+    /// name.
+    pub(super) fn ask(
+        &mut self,
+        kind: MessageType,
+        transaction_id: u32,
+        payload: &[u8],
+    ) -> Option<Result<Vec<u8>, Vec<u8>>> {
+        let request = self.request(kind.to_wire(), transaction_id, payload);
+        if !self.send(&request, PATIENCE_MS) {
+            return None;
+        }
+        loop {
+            let header = Header::parse(self.receive(HEADER_BYTES)?.first_chunk()?);
+            let payload = self.receive(header.payload_bytes as usize)?;
+            if header.kind == MessageType::WatchEvent.to_wire() {
+                continue;
+            }
+            assert_eq!(header.request_id, self.next_request, "one reply to each request, in order");
+            return Some(if header.kind == MessageType::Error.to_wire() { Err(payload) } else { Ok(payload) });
+        }
+    }
+
+    /// Asks for a fresh connection. Returns whether it was given within a second.
+    pub(super) fn reconnect(&self) -> bool {
+        self.store(Field::Connection, 1);
+        let end_ms = time::now_ms() + 1000;
+        while self.load(Field::Connection) != 0 {
+            self.signal();
+            if time::now_ms() > end_ms {
+                return false;
+            }
+            Self::rest();
+        }
+        true
+    }
+}

@@ -1,0 +1,82 @@
+//! A hostile guest: an ordinary PV guest that does to its Xenstore what it can, for tests on real Xen. Only in images that
+//! are built with the feature `hostile-guest`, of the project's own entry, memory and hypercalls.
+//!
+//! Its command line says what: `--hostile=<mode> --seconds=<n>`. When it is done it says so on its console, with what it
+//! counted, and waits to be destroyed.
+
+mod client;
+mod modes;
+mod processor;
+mod random;
+mod revoke;
+
+use core::ptr::{self, NonNull};
+
+use crate::kernel::boot_info::BootInfo;
+use crate::xen::event_channel::two_level;
+use crate::xen::memory::Memory;
+use crate::xen::sched::{self, Reason};
+use crate::xen::shared_page::SharedPage;
+use crate::xen::{shared_info, time};
+
+use client::Client;
+use random::Random;
+
+/// What every mode has at hand.
+pub(crate) struct Attack<'a> {
+    memory: &'a Memory,
+    client: Client,
+    random: Random,
+    /// When it is over, in milliseconds of system time.
+    end_ms: u64,
+}
+
+impl Attack<'_> {
+    /// Whether there is time left.
+    fn goes_on(&self) -> bool {
+        time::now_ms() < self.end_ms
+    }
+}
+
+/// The value of a word `name=value` of the command line.
+fn word<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Does what the command line says, and never returns.
+pub(crate) fn run(boot: &BootInfo, memory: &Memory) -> ! {
+    two_level::unmask_all(shared_info::page().expect("mapped before"));
+    time::stop_periodic_timer();
+    let line = core::str::from_utf8(boot.command_line).unwrap_or_default();
+    let mode = word(line, "--hostile").expect("the command line says what to do");
+    let seconds: u64 = word(line, "--seconds").and_then(|text| text.parse().ok()).expect("and for how long");
+    let channel = boot.store.expect("an ordinary guest has a Xenstore");
+    let address = memory.address_of_frame(channel.frame).expect("the ring is one of the guest's pages");
+    let page = NonNull::new(ptr::with_exposed_provenance_mut(address)).expect("page 0 is not at address 0");
+    // SAFETY: the builder made the page for the ring; it stays mapped, and is never looked at but through this.
+    let page = unsafe { SharedPage::new(page) };
+    let mut attack = Attack {
+        memory,
+        client: Client::new(page, channel.port),
+        random: Random::new(time::now_ns()),
+        end_ms: time::now_ms() + seconds * 1000,
+    };
+    log::info!("hostile: {mode} begins");
+    let counted = match mode {
+        "indices" => modes::indices(&mut attack),
+        "flood" => modes::flood(&mut attack),
+        "garbage" => modes::garbage(&mut attack),
+        "fill" => modes::fill(&mut attack),
+        "walk" => modes::walk(&mut attack),
+        "revoke" => revoke::run(&mut attack),
+        "die" => {
+            modes::half_a_request(&mut attack);
+            sched::shutdown(Reason::Crash)
+        }
+        _ => panic!("there is no mode {mode:?}"),
+    };
+    log::info!("hostile: {mode} is done: {counted}");
+    loop {
+        sched::sleep(time::now_ns() + 1_000_000_000);
+    }
+}

@@ -1,0 +1,56 @@
+//! A hostile guest on real Xen: whatever it does, it harms nobody else, and leaves nothing behind.
+
+use std::path::Path;
+
+use crate::harness::boot;
+use crate::update::{HEAP_TOLERANCE_BYTES, assert_nothing_lost, figure, image, line};
+
+/// What the guest does, and what it must have counted at least: else it did not attack.
+const MODES: [(&str, &[(&str, u64)]); 6] = [
+    ("indices", &[("scribbled", 10_000), ("signals", 1000), ("errors", 5), ("reconnections", 5)]),
+    ("flood", &[("signals", 10_000)]),
+    ("garbage", &[("bytes", 5000), ("requests", 100), ("reconnections", 1)]),
+    ("fill", &[("watches", 128), ("transactions", 10), ("nodes", 800), ("unread", 20)]),
+    ("walk", &[("refused", 100)]),
+    ("revoke", &[("granted", 1)]),
+];
+
+/// How much longer dom0 may wait for a read, in the median, than with nobody hostile. A guest that computes without rest takes
+/// processors away, of which the emulated host has two for everybody; a store that is held up would show as hundreds.
+const SLOWER_AT_MOST: u64 = 10;
+
+#[test]
+fn a_hostile_guest_harms_nobody_else_and_leaves_nothing() {
+    let guest = image("hostile-guest");
+    assert!(Path::new(&guest).exists());
+    let job = ". /functions\nsection hostile 400 sh -l /job/hostile.sh\n";
+    let run = boot("4.17 hostile", "4.17", job, &["--file", &format!("{guest}:hostile")]);
+    let output = run.section("hostile");
+    assert!(!output.contains("FAILED") && !output.contains("VIOLATION"), "{output}");
+    assert!(line(&run, &output, "latency quiet:").contains("reads="), "{output}");
+    let quiet = figure(line(&run, &output, "latency quiet:"), "median");
+    for (mode, counts) in MODES {
+        let done = format!("hostile: {mode} is done:");
+        let said = output.lines().rfind(|line| line.contains(&done));
+        let said = said.unwrap_or_else(|| run.fail(&format!("no {done:?} in\n{output}")));
+        for (name, least) in counts {
+            assert!(figure(said, name) >= *least, "fewer than {least}: {said}");
+        }
+        println!("4.17: {said}");
+    }
+    assert!(output.contains("second-processor=yes"), "{output}");
+    assert!(output.contains("violations=0 unanswered=0"), "{output}");
+    for mode in MODES.map(|(mode, _)| mode).into_iter().chain(["die"]) {
+        let latency = line(&run, &output, &format!("latency {mode}:"));
+        println!("4.17: {latency}; quiet: {quiet} us");
+        let median = figure(latency, "median");
+        assert!(median <= quiet * SLOWER_AT_MOST, "{mode}: {median} us, {quiet} us without");
+    }
+    let (before, after) = (line(&run, &output, "before "), line(&run, &output, "after "));
+    println!("4.17: {before}\n4.17: {after}");
+    for what in ["rings", "ports"] {
+        assert_eq!(figure(before, what), figure(after, what), "{what}");
+    }
+    assert!(figure(before, "used").abs_diff(figure(after, "used")) < HEAP_TOLERANCE_BYTES, "the heap");
+    assert_nothing_lost(&run, &output, "guest: rounds");
+}
