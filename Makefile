@@ -52,11 +52,11 @@ lint: have-rust ## formatting and clippy, warnings being errors
 test-host: kernel ## unit and integration tests that need no Xen, and what can panic in the kernel's image
 	$(CARGO) test --features hosted,tools,image-tests
 
-# Images for tests: one that fails on purpose, and one that knows only version 1 of the stream.
+# Images for tests: one that fails on purpose, one that knows only version 1 of the stream, and a hostile guest.
 test-kernels: have-rust
 	@for kind in boot-test stream-v1 hostile-guest; do \
-	    $(KERNEL_CARGO) build $(KERNEL_BUILD),$$kind --target-dir target/$$kind >&2; \
-	    strip -s -o target/xenstore-stubdom-$$kind target/$$kind/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom; done
+	    $(KERNEL_CARGO) build $(KERNEL_BUILD),$$kind --target-dir target/test-kernels >&2 || exit 1; \
+	    strip -s -o target/xenstore-stubdom-$$kind target/test-kernels/x86_64-unknown-linux-gnu/kernel/xenstore-stubdom; done
 
 test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1

@@ -15,7 +15,7 @@ pub(crate) const RELEASES: [&str; 3] = ["4.14", "4.17", "4.20"];
 pub(crate) const RELEASES_WITH_GUESTS: [&str; 2] = ["4.17", "4.20"];
 
 /// Requests of each kind in the tree's own test of a store.
-const TEST_XENSTORE_ITERATIONS: u32 = 200;
+const TEST_XENSTORE_ITERATIONS: u32 = 50;
 
 /// Most seconds that one job may take: twenty rounds of guests on a busy machine.
 const JOB_TIMEOUT_S: u32 = 900;

@@ -2,7 +2,7 @@
 # for one read is measured meanwhile, and before. SECONDS_EACH is how long each mode lasts.
 . /functions
 . /job/guest-functions.sh
-SECONDS_EACH=${SECONDS_EACH:-6}
+SECONDS_EACH=${SECONDS_EACH:-3}
 console=/var/log/xen/console/guest-Xenstore.log
 hostile_console=/var/log/xen/console/guest-hostile.log
 cat >/root/hostile.cfg <<END
@@ -55,7 +55,7 @@ at=$(hammers pv)
 for mode in walk fill; do attack $mode; done
 figures before
 measure
-usleep 6000000
+usleep 3000000
 measured quiet
 for mode in indices flood garbage fill walk revoke die; do attack $mode; done
 figures after
