@@ -15,9 +15,9 @@ const MODES: [(&str, &[(&str, u64)]); 6] = [
     ("revoke", &[("granted", 1)]),
 ];
 
-/// How much longer dom0 may wait for a read, in the median, than with nobody hostile. A guest that computes without rest takes
-/// processors away, of which the emulated host has two for everybody; a store that is held up would show as hundreds.
-const SLOWER_AT_MOST: u64 = 10;
+/// How much longer dom0 may wait for a read, in the median, than beside a guest that only computes: that takes processors away
+/// as well, of which the emulated host has two for everybody. A store that is held up would show as hundreds.
+const SLOWER_AT_MOST: u64 = 20;
 
 #[test]
 fn a_hostile_guest_harms_nobody_else_and_leaves_nothing() {
@@ -27,8 +27,9 @@ fn a_hostile_guest_harms_nobody_else_and_leaves_nothing() {
     let run = boot("4.17 hostile", "4.17", job, &["--file", &format!("{guest}:hostile")]);
     let output = run.section("hostile");
     assert!(!output.contains("FAILED") && !output.contains("VIOLATION"), "{output}");
-    assert!(line(&run, &output, "latency quiet:").contains("reads="), "{output}");
-    let quiet = figure(line(&run, &output, "latency quiet:"), "median");
+    let median = |what: &str| figure(line(&run, &output, &format!("latency {what}:")), "median");
+    let quiet = median("quiet").max(median("spin"));
+    println!("4.17: {}\n4.17: {}", line(&run, &output, "latency quiet:"), line(&run, &output, "latency spin:"));
     for (mode, counts) in MODES {
         let done = format!("hostile: {mode} is done:");
         let said = output.lines().rfind(|line| line.contains(&done));
@@ -42,8 +43,8 @@ fn a_hostile_guest_harms_nobody_else_and_leaves_nothing() {
     assert!(output.contains("violations=0 unanswered=0"), "{output}");
     for mode in MODES.map(|(mode, _)| mode).into_iter().chain(["die"]) {
         let latency = line(&run, &output, &format!("latency {mode}:"));
-        println!("4.17: {latency}; quiet: {quiet} us");
-        let median = figure(latency, "median");
+        println!("4.17: {latency}");
+        let median = median(mode);
         assert!(median <= quiet * SLOWER_AT_MOST, "{mode}: {median} us, {quiet} us without");
     }
     let (before, after) = (line(&run, &output, "before "), line(&run, &output, "after "));

@@ -63,6 +63,7 @@ pub(crate) fn run(boot: &BootInfo, memory: &Memory) -> ! {
     };
     log::info!("hostile: {mode} begins");
     let counted = match mode {
+        "spin" => modes::spin(&mut attack),
         "indices" => modes::indices(&mut attack),
         "flood" => modes::flood(&mut attack),
         "garbage" => modes::garbage(&mut attack),

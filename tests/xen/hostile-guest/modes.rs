@@ -15,6 +15,16 @@ use super::{Attack, processor};
 /// How long a request may wait for room before the guest is taken for one that is not read from.
 const STUCK_MS: u64 = 300;
 
+/// Computes on both processors and leaves its store alone: what the other modes are measured against.
+pub(super) fn spin(attack: &mut Attack<'_>) -> String {
+    let second = processor::start(attack.memory, 0).is_ok();
+    let mut turns = 0_u64;
+    while attack.goes_on() {
+        turns += 1;
+    }
+    format!("turns={turns} second-processor={}", if second { "yes" } else { "no" })
+}
+
 /// Scribbles on the indices, from a second processor, while the first one sends.
 pub(super) fn indices(attack: &mut Attack<'_>) -> String {
     let page = core::ptr::from_ref(attack.client.page());
