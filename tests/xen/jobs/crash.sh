@@ -3,17 +3,25 @@
 . /job/guest-functions.sh
 console=/var/log/xen/console/guest-Xenstore.log
 node=/tool/xenstored/crash
-is_ready() { xenstore-exists "/local/domain/$(xl domid "$1")/data/ready"; }
+# Rounds that each client makes before the first crash and after the last.
+ROUNDS=${ROUNDS:-60}
+# has_counted PATH: that client has made so many rounds, all in all.
+has_counted() { [ "$(xenstore-read "$1")" -ge "$rounds" ]; }
 
 start pv hammer
 id=$(xl domid pv)
-until_true 100 xenstore-read "/local/domain/$id/data/hammer/counter" || echo "FAILED: pv does not hammer"
-start pvh crash
-await pvh 100 is_ready pvh
-crasher=$(xl domid pvh)
+counter=/local/domain/$id/data/hammer/counter
+until_true 100 xenstore-read "$counter" || echo "FAILED: pv does not hammer"
+sed 's/^name = .*/name = "crasher"/' /root/pv.cfg >/root/crasher.cfg
+start crasher crash
+crasher=$(xl domid crasher)
+until_true 100 xenstore-exists "/local/domain/$crasher/data/ready" || echo "FAILED: the other guest is not ready"
 store-hammer dom0 /hammer >/tmp/hammered 2>&1 &
 hammer=$!
-until_true 20 xenstore-exists /hammer/counter || echo "FAILED: dom0 does not hammer"
+rounds=$ROUNDS
+for client in /hammer/counter "$counter"; do
+    until_true 60 has_counted "$client" || echo "FAILED: $client is not at $rounds before the crashes"
+done
 
 for how in panic fault; do
     said=$(xenstore-write /crash-by-$how x 2>&1) && echo "FAILED: dom0's request was done"
@@ -21,11 +29,15 @@ for how in panic fault; do
     xenstore-rm $node
 done
 xenstore-write "/local/domain/$crasher/data/go" 1
-until_true 20 xenstore-exists $node || echo "FAILED: the guest's crash is not told of"
+until_true 60 xenstore-exists $node || echo "FAILED: the guest's crash is not told of"
 echo "guest: $(xenstore-read $node | sed "s/domain $crasher,/domain N,/")"
 xl destroy "$crasher"
 until_true 60 gone "$crasher" || echo "FAILED: domain $crasher is still in the store"
 xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
+for client in /hammer/counter "$counter"; do
+    rounds=$(($(xenstore-read "$client") + ROUNDS))
+    until_true 60 has_counted "$client" || echo "FAILED: $client is not at $rounds after the crashes"
+done
 xenstore-write "/local/domain/$id/data/hammer/stop" 1
 xenstore-write /hammer/stop 1
 wait $hammer || echo "FAILED: dom0's hammer ended with $?"
