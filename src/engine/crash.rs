@@ -5,10 +5,12 @@
 
 use crate::engine::Engine;
 use crate::engine::connection::Fault;
-use crate::engine::hypervisor::Hypervisor;
-use crate::engine::requests::Reply;
+use crate::engine::hypervisor::{Hypervisor, Port};
+use crate::engine::in_hand::{self, InHand};
+use crate::engine::requests::{self, Reply};
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
+use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 
 /// A crash, as its predecessor tells of it.
@@ -25,6 +27,31 @@ pub struct Crash<'a> {
 }
 
 impl Engine {
+    /// Gives up a request whose handler never ended, and never will, in the engine that it was handled in: there is no
+    /// memory for another. The control domain is answered EIO; a guest gets no answer, as [`Engine::handle_crash`] shuts its
+    /// connection. The request's transaction is lost with it.
+    pub fn abandon_request(&mut self, request: &InHand) {
+        in_hand::end();
+        // The handler was filling it in, so that nothing is sure about it: it is left where it is.
+        core::mem::forget(core::mem::take(&mut self.changes));
+        let InHand { connection, header, .. } = *request;
+        let row = MessageType::from_wire(header.kind).and_then(requests::row);
+        if header.transaction_id != 0 && row.is_some_and(|row| !row.ignores_transaction) {
+            self.note_closed(connection, 1);
+        }
+        let origin = self.origin.take();
+        if self.domid_of(connection) == self.config.privileged {
+            self.queue_reply(connection, header, Err(Errno::Io), origin);
+        } else if let Some(origin) = origin {
+            self.settle(origin);
+        }
+    }
+
+    /// All ports of connections.
+    pub fn ports(&self) -> impl Iterator<Item = Port> {
+        self.ports.keys().copied()
+    }
+
     /// Makes the connection pay whose request it was, and tells of the crash in a node that only the control domain may read.
     /// A path that can't be one leaves the console as the only place.
     pub fn handle_crash(&mut self, crash: &Crash<'_>, hypervisor: &mut dyn Hypervisor, now_ms: u64) {

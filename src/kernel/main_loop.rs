@@ -11,7 +11,7 @@ use super::platform::XenPlatform;
 use super::update::{Home, restart};
 use super::{heap, log, update};
 use crate::xen::event_channel::two_level;
-use crate::xen::{sched, shared_info, time};
+use crate::xen::{entry, sched, shared_info, time};
 
 /// The ports that are the kernel's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,15 @@ pub(crate) struct OwnPorts {
 /// Runs the server, for ever.
 #[inline(never)]
 pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>) -> ! {
+    // SAFETY: this function never returns.
+    unsafe { restart::register(&raw mut server, &raw mut platform, home, entry::stack_pointer()) };
+    serve(&mut server, &mut platform, home)
+}
+
+/// Serves, for ever: from the start, and again after a crash that cost no more than a request.
+pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>) -> ! {
     let ports = home.ports;
     let shared_info = shared_info::page().expect("mapped at boot");
-    // SAFETY: this function never returns.
-    unsafe { restart::register(&raw mut server, &raw mut platform, home) };
     // What was set last, so that an alarm costs a hypercall only when it changes.
     let mut alarm_ms = None;
     loop {
@@ -45,9 +50,9 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>
                 server.handle_event(Port(port));
             }
         });
-        let poll = server.poll(&mut platform, time::now_ms());
+        let poll = server.poll(platform, time::now_ms());
         while let Some(action) = server.poll_action() {
-            perform(action, &mut server, &mut platform, home);
+            perform(action, server, platform, home);
             // An update sets an alarm of its own.
             alarm_ms = None;
         }

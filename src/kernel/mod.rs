@@ -173,7 +173,7 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
 
 /// Serves, for ever.
 fn serve_with(server: Server, platform: XenPlatform, ports: OwnPorts, boot: &BootInfo, options: &Options) -> ! {
-    main_loop::run(server, platform, &Home { boot, ports, config: options.config() })
+    main_loop::run(server, platform, &Home { boot, ports, config: options.config(), crash_node: &options.crash_node })
 }
 
 /// A server with the state of the boot module, if there is one: a stream that was saved before. Without it, or if it can't

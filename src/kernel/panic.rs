@@ -1,6 +1,6 @@
 //! The end on a panic or a processor fault: says where and why. If this is a live update it goes back to the predecessor;
-//! if a request was being handled the kernel starts anew with the state of before; else it ends the domain with the crash
-//! reason.
+//! if a request was being handled the kernel starts anew with the state of before, or goes on without that request where
+//! there is no memory for that; else it ends the domain with the crash reason.
 
 use core::fmt;
 use core::panic::PanicInfo;
@@ -50,9 +50,14 @@ fn begin() {
     unsafe { take_over() };
 }
 
-fn end(why: &Why) -> ! {
+/// Leads to whatever is left. After a panic this kernel itself may go on; after a fault it may not, as something has run wild.
+fn end(why: &Why, is_panic: bool) -> ! {
     successor::give_up(why);
-    print_line(format_args!("no warm restart: {}", restart::start(why)));
+    let refused = restart::start(why);
+    print_line(format_args!("no warm restart: {}", refused.why));
+    if let Some(rest) = refused.rest.filter(|_| is_panic) {
+        rest.go_on(|| ENDING.store(false, Ordering::SeqCst));
+    }
     last_words();
     sched::shutdown(Reason::Crash)
 }
@@ -68,10 +73,11 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     }
     print_line(format_args!("  {}", info.message()));
     print_registers(&registers);
-    end(&match info.location() {
+    let why = match info.location() {
         Some(location) => why(format_args!("panic at {location}: {}", info.message())),
         None => why(format_args!("panic: {}", info.message())),
-    })
+    };
+    end(&why, true)
 }
 
 /// A fault's name, in the processor manual's words.
@@ -101,7 +107,7 @@ pub(crate) extern "C" fn fault(frame: &FaultFrame) -> ! {
         }
     }
     print_registers(frame);
-    end(&why(format_args!("fault {} ({}) at {:#x}", f.vector, name(f.vector), f.rip)))
+    end(&why(format_args!("fault {} ({}) at {:#x}", f.vector, name(f.vector), f.rip)), false)
 }
 
 /// Prints the registers, and what on the stack looks like the way there.

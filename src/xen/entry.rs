@@ -150,6 +150,27 @@ pub(crate) fn registers() -> FaultFrame {
     }
 }
 
+/// The stack pointer of whoever calls this.
+#[inline(always)]
+pub(crate) fn stack_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: a register is read.
+    unsafe { asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer
+}
+
+/// Leaves everything that the stack holds below `stack_pointer`, and calls `next` there.
+///
+/// # Safety
+/// `stack_pointer` must be what [`stack_pointer`] gave in a function that has not returned. What was called from there never
+/// runs again, and nothing may be used any more that it kept on the stack.
+pub(crate) unsafe fn unwind_to(stack_pointer: usize, next: extern "C" fn() -> !) -> ! {
+    // SAFETY: the caller's promise. At a call the stack pointer is a multiple of 16, as the ABI wants it.
+    unsafe {
+        asm!("mov rsp, {}", "and rsp, -16", "call {}", "ud2", in(reg) stack_pointer, in(reg) next, options(noreturn))
+    }
+}
+
 /// Looks through the kernel's stack upwards from `rsp` for numbers that point into the code, stores them and returns
 /// how many they are. None, if `rsp` is not in that stack.
 pub(crate) fn code_addresses(rsp: usize, found: &mut [usize]) -> usize {

@@ -1,5 +1,7 @@
 //! After a crash while a request was handled: whose request it was pays, and nobody else notices.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use xenstore::engine::config::Config;
 use xenstore::engine::crash::Crash;
 use xenstore::engine::in_hand::InHand;
@@ -83,4 +85,55 @@ fn the_control_domains_request_is_answered_and_its_connection_goes_on() {
     assert_eq!(reply.payload, b"EIO\0");
     assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
     assert_eq!(world.end(0, transaction, true), ok(), "its other transactions are there");
+}
+
+/// The server panics in the middle of a request of `domid`, and the same server goes on without it.
+fn panic_and_go_on(world: &mut World, domid: u16, transaction: u32) {
+    const UNKNOWN: DomId = DomId(99);
+    let connection = world.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
+    world.machine.panics_at = Some(UNKNOWN);
+    let kind = MessageType::SetPerms.to_wire();
+    let payload = b"/shared\0n99\0";
+    let sent = catch_unwind(AssertUnwindSafe(|| world.send(domid, transaction, kind, payload)));
+    assert!(sent.is_err(), "the handler panicked");
+    world.machine.panics_at = None;
+    let payload_bytes = payload.len() as u32;
+    let header = Header { kind, request_id: 4711, transaction_id: transaction, payload_bytes };
+    let request = InHand { connection, header, payload: 0 };
+    world.server.abandon_request(&request, &mut world.machine);
+    let crash = Crash { domid: DomId(domid), is_repeated: false, report: "it broke", node: NODE };
+    world.server.handle_crash(&crash, &mut world.machine, world.now_ms);
+    world.run();
+    world.check();
+}
+
+#[test]
+fn without_memory_for_another_world_the_same_server_goes_on_without_the_request() {
+    let mut world = World::with_homes([3, 4]);
+    world.write(0, "/shared", "value").unwrap();
+    world.set_perms(0, "/shared", "b0").unwrap();
+    let others = world.begin(4);
+    for (domid, in_transaction) in [(0, false), (0, true), (3, false), (3, true)] {
+        if domid == 3 && in_transaction {
+            world.set_word(3, Field::Connection, 1);
+            world.signal(3);
+            world.forget_incoming(3);
+        }
+        let transaction = if in_transaction { world.begin(domid) } else { 0 };
+        panic_and_go_on(&mut world, domid, transaction);
+        if domid == 0 {
+            let reply = world.reply(0).expect("an answer");
+            assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 4711));
+            assert_eq!((reply.transaction, &reply.payload[..]), (transaction, &b"EIO\0"[..]));
+        }
+        assert_eq!(world.read(0, "/shared"), Ok(b"value".to_vec()));
+        assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
+        if domid == 0 {
+            assert!(!in_transaction || world.end(0, transaction, true).is_err_and(|error| error == "ENOENT"));
+        } else {
+            assert_eq!(world.word(3, Field::Error), 1, "its ring says that the communication failed");
+        }
+    }
+    assert_eq!(world.write_in(4, others, "x", "1"), ok());
+    assert_eq!(world.end(4, others, true), ok());
 }

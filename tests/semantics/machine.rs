@@ -102,6 +102,8 @@ pub struct Machine {
     pub free_memory: Option<usize>,
     /// Where it is asked for instead, each time that the server asks.
     pub free_probe: Option<fn() -> usize>,
+    /// Whoever asks about this domain panics: for a server that ends in the middle of a request.
+    pub panics_at: Option<DomId>,
     next_port: u32,
 }
 
@@ -146,6 +148,7 @@ impl Hypervisor for Machine {
 
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
         assert!(!domid.is_reserved(), "the hypervisor may mean something by {domid}");
+        assert_ne!(self.panics_at, Some(domid), "asked for");
         match self.domains.get(&domid) {
             Some(state) => DomainInfo { state: *state, unique_id: self.unique_ids.get(&domid).copied() },
             None => DomainInfo::ABSENT,

@@ -6,6 +6,7 @@
 //! bridge down, everything that the predecessor has stays as it is: its memory is not mapped elsewhere, its ring mappings
 //! and ports are not touched.
 
+mod in_place;
 pub(crate) mod pages;
 pub(crate) mod program;
 pub(crate) mod restart;
@@ -61,6 +62,8 @@ pub(crate) struct Home<'a> {
     pub(crate) ports: OwnPorts,
     /// What its server was configured with.
     pub(crate) config: Config,
+    /// The path of the node that tells of a crash.
+    pub(crate) crash_node: &'a str,
 }
 
 /// What a try needs.

@@ -1,7 +1,8 @@
 //! Warm restart: after a panic or a fault while a request was handled, the state as it was before that request goes to this
 //! same program, started anew in a world of its own. Its client pays with its connection (`docs/warm-restart.md`).
 //!
-//! What can't be done so ends the domain: a crash while something else was done, another one on the way, too little memory.
+//! What can't be done so ends the domain: a crash while something else was done, another one on the way. Where there is too
+//! little memory for it, this kernel itself may go on ([`super::in_place`]).
 
 use core::fmt::Write as _;
 use core::ptr;
@@ -10,8 +11,10 @@ use spin::Mutex;
 use xenstore::engine::crash::Crash;
 use xenstore::engine::in_hand::{self, InHand};
 use xenstore::server::Server;
+use xenstore::stream::writer::WriteError;
 use xenstore::wire::header::MessageType;
 
+use super::in_place::Rest;
 use super::pages::PageStream;
 use super::program::Program;
 use super::{Home, Try, bytes_beside_stream, try_successor};
@@ -27,10 +30,45 @@ const PATH_BYTES: usize = 256;
 
 /// Where the main loop keeps what it serves with.
 #[derive(Clone, Copy)]
-struct Serving {
+pub(super) struct Serving {
     server: usize,
     platform: usize,
     home: usize,
+    stack_pointer: usize,
+}
+
+impl Serving {
+    /// What it serves with.
+    ///
+    /// # Safety
+    /// Whoever used it must never run again.
+    pub(super) unsafe fn everything<'a>(self) -> (&'a mut Server, &'a mut XenPlatform, &'a Home<'a>) {
+        // SAFETY: they are where the main loop said, for good, and nobody else uses them.
+        unsafe {
+            let server = &mut *ptr::with_exposed_provenance_mut::<Server>(self.server);
+            let platform = &mut *ptr::with_exposed_provenance_mut::<XenPlatform>(self.platform);
+            (server, platform, &*ptr::with_exposed_provenance::<Home<'a>>(self.home))
+        }
+    }
+
+    /// The main loop's stack pointer.
+    pub(super) const fn stack_pointer(self) -> usize {
+        self.stack_pointer
+    }
+}
+
+/// Why there is no restart.
+pub(crate) struct Refused {
+    /// In words.
+    pub(crate) why: &'static str,
+    /// What it takes to go on without one, if only memory is missing.
+    pub(crate) rest: Option<Rest>,
+}
+
+impl From<&'static str> for Refused {
+    fn from(why: &'static str) -> Self {
+        Self { why, rest: None }
+    }
 }
 
 static SERVING: Mutex<Option<Serving>> = Mutex::new(None);
@@ -38,11 +76,28 @@ static RECENT: Mutex<[RecentCrash; RECENT_CRASHES]> = Mutex::new([RecentCrash::N
 
 /// Says where everything is that a restart needs.
 ///
+/// `stack_pointer` is that of the function that holds them.
+///
 /// # Safety
-/// The values must stay where they are for good.
-pub(crate) unsafe fn register(server: *mut Server, platform: *mut XenPlatform, home: *const Home<'_>) {
+/// The values must stay where they are for good, and that function must never return.
+pub(crate) unsafe fn register(
+    server: *mut Server,
+    platform: *mut XenPlatform,
+    home: *const Home<'_>,
+    stack_pointer: usize,
+) {
+    let (server, platform) = (server.expose_provenance(), platform.expose_provenance());
     let home = home.cast::<()>().expose_provenance();
-    let serving = Serving { server: server.expose_provenance(), platform: platform.expose_provenance(), home };
+    *SERVING.lock() = Some(Serving { server, platform, home, stack_pointer });
+}
+
+/// What is served with, once [`register`] or [`serve_again`] said so.
+pub(super) fn serving() -> Option<Serving> {
+    *SERVING.lock()
+}
+
+/// What was served with before a crash is served with once more.
+pub(super) fn serve_again(serving: Serving) {
     *SERVING.lock() = Some(serving);
 }
 
@@ -68,40 +123,38 @@ fn note(domain: u16, now_ms: u64) -> bool {
 }
 
 /// Starts this program anew. Returns why that is not possible.
-pub(crate) fn start(what: &str) -> &'static str {
-    let Some(Serving { server, platform, home }) = SERVING.try_lock().and_then(|mut serving| serving.take()) else {
-        return "nothing was served";
+pub(crate) fn start(what: &str) -> Refused {
+    let Some(serving) = SERVING.try_lock().and_then(|mut serving| serving.take()) else {
+        return "nothing was served".into();
     };
-    let Some(request) = in_hand::current() else { return "no request was being handled" };
+    let Some(request) = in_hand::current() else { return "no request was being handled".into() };
     if heap::is_busy() {
-        return "it came in the middle of the allocator";
+        return "it came in the middle of the allocator".into();
     }
     let stopped_ns = time::now_ns();
-    // SAFETY: they are where the main loop said, for good. It never runs again, nor does the handler below it, which had
-    // no more than a shared view of the state.
-    let (server, platform, home) = unsafe {
-        let server = &*ptr::with_exposed_provenance::<Server>(server);
-        let platform = &*ptr::with_exposed_provenance::<XenPlatform>(platform);
-        (server, platform, &*ptr::with_exposed_provenance::<Home<'static>>(home))
-    };
+    // SAFETY: the main loop never runs again, nor does the handler below it, which had no more than a shared view of the state.
+    let (server, platform, home) = unsafe { serving.everything() };
     let domain = server.domain_in_hand(&request).0;
     let crash = describe(what, domain, &request, note(domain, time::now_ms()));
     let state_bytes = heap::usage().used;
     let mut stream = PageStream::default();
-    if server.save_after_crash(&request, &mut stream, time::now_ms()).is_err() {
-        return "the state can't be saved";
-    }
+    let saved = server.save_after_crash(&request, &mut stream, time::now_ms());
     stream.trim();
     let program = Program::Own;
     let rings = platform.ring_count();
-    if heap::usage().free < bytes_beside_stream(platform.memory(), program.memory_bytes(), rings, state_bytes) {
-        return "there is not enough memory for another world";
+    let needed = bytes_beside_stream(platform.memory(), program.memory_bytes(), rings, state_bytes);
+    if matches!(saved, Err(WriteError::Full)) || heap::usage().free < needed {
+        let why = "there is not enough memory for another world";
+        return Refused { why, rest: Some(Rest { serving, request, crash }) };
+    }
+    if saved.is_err() {
+        return "the state can't be saved".into();
     }
     let mappings = platform.ring_mappings();
     let parts =
         Try { program, command_line: None, crash, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
     log::error!("{}", try_successor(platform.memory(), home, &parts));
-    "the restart failed as well"
+    "the restart failed as well".into()
 }
 
 /// The note for the kernel that goes on.
@@ -128,13 +181,18 @@ pub(crate) fn settle(handover: &Handover, node: &str, server: &mut Server, platf
     if !handover.crash.is_there() {
         return;
     }
-    let CrashNote { domain, is_repeated, report, report_bytes } = &handover.crash;
+    tell(&handover.crash, node, server, platform);
+}
+
+/// The same for one crash, in whichever kernel goes on.
+pub(super) fn tell(crash: &CrashNote, node: &str, server: &mut Server, platform: &mut XenPlatform) {
+    let CrashNote { domain, is_repeated, report, report_bytes } = crash;
     let is_repeated = *is_repeated != 0;
     let report = report.get(..*report_bytes as usize).unwrap_or(report);
     let report = core::str::from_utf8(report).unwrap_or("a report that can't be read");
     let domid = xenstore::store::domain::DomId(*domain);
     let out = if is_repeated { "; not its first within a minute: it is shut out" } else { "" };
-    log::error!("restarted after a crash: {report}{out}");
+    log::error!("goes on after a crash: {report}{out}");
     let crash = Crash { domid, is_repeated, report, node };
     server.handle_crash(&crash, platform, time::now_ms());
 }
