@@ -6,7 +6,7 @@ use crate::update::{assert_nothing_lost, image};
 #[test]
 fn a_crash_in_a_request_costs_its_client_alone_and_the_store_goes_on() {
     let kernel = image("boot-test");
-    let job = ". /functions\nsection crash 600 sh -l /job/crash.sh\n";
+    let job = ". /functions\nsection crash 300 sh -l /job/crash.sh\n";
     // Less memory than usual is full sooner.
     let run = boot("4.17 crash", "4.17", job, &["--kernel", &kernel, "--memory", "5"]);
     let output = run.section("crash");

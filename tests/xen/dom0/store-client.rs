@@ -3,7 +3,8 @@
 //! - `store-client fill` meets every quota that a guest can meet through Linux: one line for each, with how much was
 //!   allowed, the error that ended it, and whether the guest could work again after it had cleaned up.
 //! - `store-client hold FILE` opens a transaction and writes in it, and commits it when FILE exists.
-//! - `store-client nodes PREFIX COUNT` makes so many nodes, in directories of a hundred, each with a value of 16 bytes.
+//! - `store-client nodes PREFIX COUNT [BYTES]` makes so many nodes, in directories of a hundred, each with a value of so many
+//!   bytes: 16 without that, which are the least.
 //! - `store-client latency FILE` reads a node over and over until FILE exists, and prints how long that took each time.
 //!
 //! The outstanding quota is not here: Linux sends a request only when the one before it was answered.
@@ -189,12 +190,13 @@ fn hold(end: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn nodes(prefix: &str, count: &str) -> io::Result<()> {
+fn nodes(prefix: &str, count: &str, bytes: &str) -> io::Result<()> {
     let count: u32 = count.parse().map_err(|_| io::Error::other("COUNT is a number"))?;
+    let bytes: usize = bytes.parse().map_err(|_| io::Error::other("BYTES is a number"))?;
     let mut store = Store::open()?;
     for node in 0..count {
         let path = format!("{prefix}/{:04}/node{:04}", node / 100, node % 100);
-        store.write(&path, &format!("value {node:010}")).map_err(io::Error::other)?;
+        store.write(&path, &format!("{:.<bytes$}", format!("value {node:010}"))).map_err(io::Error::other)?;
     }
     Ok(())
 }
@@ -205,9 +207,10 @@ fn main() -> ExitCode {
         ["fill"] => fill(),
         ["hold", end] => hold(Path::new(end)),
         ["latency", end] => latency(Path::new(end)),
-        ["nodes", prefix, count] => nodes(prefix, count),
+        ["nodes", prefix, count] => nodes(prefix, count, "0"),
+        ["nodes", prefix, count, bytes] => nodes(prefix, count, bytes),
         _ => {
-            eprintln!("usage: store-client fill | hold FILE | latency FILE | nodes PREFIX COUNT");
+            eprintln!("usage: store-client fill | hold FILE | latency FILE | nodes PREFIX COUNT [BYTES]");
             return ExitCode::from(2);
         }
     };

@@ -34,17 +34,13 @@ echo "guest: $(xenstore-read $node | sed "s/domain $crasher,/domain N,/")"
 xl destroy "$crasher"
 until_true 60 gone "$crasher" || echo "FAILED: domain $crasher is still in the store"
 # With more in the store than fits into the domain twice there is no room for a restart: the same kernel goes on.
-count=0
-while xenstore-control update-report | grep -q ': enough'; do
-    store-client nodes /full/$count 500 || echo "FAILED: no more nodes at $count"
-    count=$((count + 1))
-done
+fill_store
 xenstore-rm $node
 said=$(xenstore-write /crash-by-panic x 2>&1) && echo "FAILED: dom0's request was done without room"
 echo "no room: $said; $(xenstore-read $node)"
 until_true 20 grep -q "going on where it is" $console || echo "FAILED: the console does not say that it goes on"
-[ "$(xenstore-read /full/0/0004/node0099)" = "value 0000000499" ] || echo "FAILED: the store is not what it was"
-xenstore-rm /full
+still_full
+empty_store
 xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
 for client in /hammer/counter "$counter"; do
     rounds=$(($(xenstore-read "$client") + ROUNDS))

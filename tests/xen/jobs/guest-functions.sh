@@ -35,3 +35,16 @@ report() { raw_report "$1" | sed -e 's/domid=[0-9]* /domid=ID /' -e "s/by domain
 wait_for_report() { await "$1" "$2" raw_report "$1"; }
 gone() { ! xenstore-exists "/local/domain/$1"; }
 resets() { echo "guests reset by the emulator: $(xen_log | grep -c 'Triple fault')"; }
+# Fills the store until there is no memory for a second one beside it, with few large nodes: that is quick.
+fill_store() {
+    count=0
+    while xenstore-control update-report | grep -q ': enough'; do
+        store-client nodes /full/$count 50 2000 || { echo "FAILED: no more nodes at $count"; return; }
+        count=$((count + 1))
+    done
+    echo "full: $count times 50 nodes, $(xenstore-control update-report | grep memory:)"
+}
+still_full() {
+    xenstore-read /full/0/0000/node0049 | grep -q '^value 0000000049\.' || echo "FAILED: the store is not what it was"
+}
+empty_store() { xenstore-rm /full || echo "FAILED: what filled the store can't be removed"; }

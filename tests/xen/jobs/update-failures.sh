@@ -50,19 +50,14 @@ xenstore-control stream-version 1 || echo "FAILED: stream-version gave $?"
 try older 0 /job/old-kernel
 good
 # With more in the store than fits twice into the domain: refused, or without keeping it if that is asked for.
-count=0
-while xenstore-control update-report | grep -q ': enough'; do
-    store-client nodes /full/$count 500 || echo "FAILED: no more nodes at $count"
-    count=$((count + 1))
-done
-echo "full: $count times 500 nodes, $(xenstore-control update-report | grep memory:)"
+fill_store
 try no-room 3 /job/kernel
 try no-room-panic 3 -F -c "--update-test=panic-after" /job/test-kernel
 try no-room-corrupt 3 -F -c "--update-test=corrupt" /job/test-kernel
-[ "$(xenstore-read /full/0/0004/node0099)" = "value 0000000499" ] || echo "FAILED: the store is not what it was"
+still_full
 try no-room-good 0 -F /job/kernel
-[ "$(xenstore-read /full/0/0004/node0099)" = "value 0000000499" ] || echo "FAILED: the store is not what it was"
-xenstore-rm /full
+still_full
+empty_store
 xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
 xenstore-write "/local/domain/$id/data/hammer/stop" 1
 xenstore-write /hammer/stop 1
