@@ -1,0 +1,26 @@
+//! What happened in histories, by name.
+
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, Default)]
+pub struct Counts(pub BTreeMap<String, u64>);
+
+impl Counts {
+    pub fn add(&mut self, what: impl AsRef<str>, count: u64) {
+        if count == 0 {
+            return;
+        }
+        match self.0.get_mut(what.as_ref()) {
+            Some(have) => *have += count,
+            None => drop(self.0.insert(what.as_ref().to_owned(), count)),
+        }
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        other.0.iter().for_each(|(what, count)| self.add(what, *count));
+    }
+
+    pub fn get(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+}
