@@ -57,11 +57,14 @@ impl Engine {
         }
     }
 
-    /// A restored connection can't be taken over. It is shut, and its domain stays introduced.
+    /// A restored connection can't be taken over. It is shut, and its domain stays introduced and reads why in its ring, if
+    /// that is mapped.
     pub fn handle_not_taken_over(&mut self, id: ConnectionId) {
         if self.connections.get(&id).is_some_and(|connection| connection.fault().is_none()) {
             self.handle_fault(id, Fault::Communication);
         }
+        // Without a port nothing else would.
+        self.wake(id);
     }
 
     /// A restored connection can't be taken over. Its domain waits to be introduced anew, and keeps its nodes, rights,

@@ -91,6 +91,18 @@ fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
 }
 
 #[test]
+fn a_domain_whose_port_is_gone_reads_in_its_ring_that_it_is_not_served_any_more() {
+    let mut world = World::with_homes([3, 4]);
+    replace(&mut world, TakeOver::Live, |world| {
+        let port = world.port(3);
+        world.machine.bound.remove(&port);
+        world.machine.remote.remove(&port);
+    });
+    assert_eq!(world.word(3, Field::Error), 1, "the communication failed");
+    assert_eq!(world.word(4, Field::Error), 0);
+}
+
+#[test]
 fn after_a_cold_start_ports_are_bound_anew_and_who_has_none_waits_to_be_introduced() {
     let mut world = World::with_homes([3, 4]);
     world.set_word(3, Field::EventPort, 7);
