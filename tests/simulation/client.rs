@@ -1,6 +1,7 @@
 //! A domain's side of its ring.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use xenstore::wire::header::Header;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
@@ -26,6 +27,11 @@ impl Client {
     pub fn new(page: Page) -> Self {
         let (outgoing, incoming) = (VecDeque::new(), VecDeque::new());
         Self { page, outgoing, incoming, is_wild: false, next_request: 0, is_unheard: false }
+    }
+
+    /// Whether this page is its ring's.
+    pub fn has(&self, page: &Page) -> bool {
+        Rc::ptr_eq(&self.page.0, &page.0)
     }
 
     /// Its connection has begun anew.

@@ -197,12 +197,11 @@ impl Model {
             let state = self.state_of_known(domid, machine);
             let is_there = domid == 0 || matches!(state, DomainState::Running | DomainState::Shutdown);
             let can_be_mapped = is_there && machine.pages.contains_key(&DomId(domid));
-            let is_scarce = self.is_scarce;
             let connection = self.connection(domid);
             let lost_port = connection.has_port && closed == Some(domid);
             connection.has_port &= !lost_port;
             connection.is_mapped = can_be_mapped;
-            connection.may_have_lost_payload |= is_scarce && !connection.input.is_empty();
+            connection.may_be_lost |= connection.may_be_skipped && !connection.input.is_empty();
             if (lost_port || !can_be_mapped) && connection.fault.is_none() {
                 self.fault(domid, 1);
             }

@@ -29,8 +29,10 @@ pub struct Connection {
     pub is_shut_out: bool,
     pub is_mapped: bool,
     pub has_port: bool,
-    /// A long payload may have been skipped for lack of memory, and the server replaced since.
-    pub may_have_lost_payload: bool,
+    /// A long payload of the request that is being received may be skipped for lack of memory.
+    pub may_be_skipped: bool,
+    /// And the server was replaced since.
+    pub may_be_lost: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -175,7 +177,12 @@ impl Model {
     /// The server took bytes out of a domain's ring.
     pub fn took(&mut self, domid: u16, bytes: &[u8]) {
         self.starting = None;
+        let is_scarce = self.is_scarce;
         let connection = self.connection(domid);
+        if connection.input.is_empty() {
+            (connection.may_be_skipped, connection.may_be_lost) = (false, false);
+        }
+        connection.may_be_skipped |= is_scarce;
         connection.input.extend(bytes);
         if let Some(header) = connection.input.first_chunk::<HEADER_BYTES>().map(Header::parse)
             && header.payload_bytes > 4096
@@ -255,10 +262,10 @@ impl Model {
     ) -> Answer {
         let refused = |name: &str| refusal(name, observed);
         let is_long = payload.len() > 256 && domid != 0;
-        if is_long && self.is_scarce && observed == Err("ENOSPC") {
+        if is_long && self.connection(domid).may_be_skipped && observed == Err("ENOSPC") {
             return refused("ENOSPC");
         }
-        if is_long && self.connection(domid).may_have_lost_payload && observed == Err("EINVAL") {
+        if is_long && self.connection(domid).may_be_lost && observed == Err("EINVAL") {
             return refused("EINVAL");
         }
         let Some(kind) = T::from_wire(header.kind).filter(|kind| !matches!(kind, T::WatchEvent | T::Error)) else {
@@ -493,7 +500,7 @@ pub fn exactly(reply: &[u8], observed: Observed<'_>) -> Answer {
 
 fn wrong(domid: u16, header: Header, payload: &[u8], observed: Observed<'_>, expected: &str) -> String {
     let kind = T::from_wire(header.kind).map_or("?".to_owned(), |kind| format!("{kind:?}"));
-    let payload = payload.escape_ascii();
+    let payload = crate::script::spell(payload);
     let number = header.transaction_id;
     format!("domain {domid}: {kind} \"{payload}\" in {number} is answered {observed:?}, and {expected} would be right")
 }

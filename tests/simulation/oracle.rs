@@ -29,7 +29,7 @@ impl Runner {
         for (domid, connection) in &self.model.connections {
             let Some(client) = self.clients.get(domid) else { continue };
             let is_able = connection.fault.is_none() && connection.is_mapped && connection.has_port;
-            let is_current = self.machine.mapped.get(&DomId(*domid)).is_some_and(|page| is_same(page, &client.page));
+            let is_current = self.machine.mapped.get(&DomId(*domid)).is_some_and(|page| client.has(page));
             if !is_able || !is_current || client.is_wild || client.is_unheard || client.unread() == 0 {
                 continue;
             }
@@ -136,10 +136,6 @@ impl Runner {
         let watches = self.model.connections[&0].watches.len();
         same("G5: watches that are left", &engine.state().watches.len(), &watches)
     }
-}
-
-fn is_same(one: &crate::machine::Page, other: &crate::machine::Page) -> bool {
-    std::rc::Rc::ptr_eq(&one.0, &other.0)
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, have: &T, expected: &T) -> Result<(), String> {

@@ -27,9 +27,6 @@ pub struct Owed {
     is_optional: bool,
 }
 
-/// An event that was sent: path and token.
-pub type Event = Vec<u8>;
-
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     owed: VecDeque<Owed>,

@@ -368,7 +368,11 @@ impl Runner {
     fn restart_clients(&mut self) {
         for domid in self.model.take_restarted() {
             self.counts.add("fresh connections", 1);
-            if let Some(client) = self.clients.get_mut(&domid) {
+            // A ring that is not mapped can't be emptied.
+            let page = self.machine.mapped.get(&DomId(domid));
+            if let Some(client) =
+                self.clients.get_mut(&domid).filter(|client| page.is_some_and(|page| client.has(page)))
+            {
                 client.restart();
             }
         }

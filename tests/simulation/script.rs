@@ -2,6 +2,7 @@
 //! left out before it, so that a history can be made shorter.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::wire::header::MessageType as T;
@@ -75,6 +76,31 @@ pub enum Step {
     Crash { domid: u16, which: Which, is_repeated: bool },
     /// Dom0 looks at everything.
     Walk,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Ask { domid, which, kind, payload, now, signals } = self else { return write!(f, "{self:?}") };
+        let kind = T::from_wire(*kind).map_or("?".to_owned(), |kind| format!("{kind:?}"));
+        write!(f, "Ask {{ domid: {domid}, {kind} \"{}\"", spell(payload))?;
+        if *which != Which::None {
+            write!(f, ", in {which:?}")?;
+        }
+        if *now != usize::MAX {
+            write!(f, ", first {now} bytes")?;
+        }
+        f.write_str(if *signals { " }" } else { ", without a signal }" })
+    }
+}
+
+/// A payload to be read by people: what is repeated often is only counted.
+pub fn spell(payload: &[u8]) -> String {
+    let runs = payload.chunk_by(|one, other| one == other);
+    let spelled = runs.map(|run| match run.len() {
+        0..8 => run.escape_ascii().to_string(),
+        count => format!("{}*{count}", run[..1].escape_ascii()),
+    });
+    spelled.collect()
 }
 
 struct Writer {

@@ -103,7 +103,7 @@ fn is_alike(one: &str, other: &str) -> bool {
 pub fn describe(seed: u64, steps: &[Step], failure: &Failure) -> String {
     let mut text = format!("seed {seed} fails: {}\nwith these {} steps alone:\n", failure.what, steps.len());
     for step in steps {
-        text += &format!("  {step:?}\n");
+        text += &format!("  {step}\n");
     }
     text
 }
