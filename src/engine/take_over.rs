@@ -57,14 +57,11 @@ impl Engine {
         }
     }
 
-    /// A restored connection can't be taken over. It is shut, and its domain stays introduced and reads why in its ring, if
-    /// that is mapped.
+    /// A restored connection can't be taken over. It is shut, and its domain stays introduced.
     pub fn handle_not_taken_over(&mut self, id: ConnectionId) {
         if self.connections.get(&id).is_some_and(|connection| connection.fault().is_none()) {
             self.handle_fault(id, Fault::Communication);
         }
-        // Without a port nothing else would.
-        self.wake(id);
     }
 
     /// A restored connection can't be taken over. Its domain waits to be introduced anew, and keeps its nodes, rights,
@@ -81,10 +78,10 @@ impl Engine {
         self.close_account(domid, now_ms);
     }
 
-    /// Lets every connection be looked at that has a port.
+    /// Lets the connection of every domain be looked at, also one without a port: its ring has to say that it was shut.
     pub fn wake_all(&mut self) {
-        let mut all: Vec<ConnectionId> = self.ports.values().copied().collect();
-        all.sort_unstable();
+        let domains = self.connections.iter().filter(|(_, connection)| connection.peer != Peer::Socket);
+        let all: Vec<ConnectionId> = domains.map(|(id, _)| *id).collect();
         for id in all {
             self.wake(id);
         }
