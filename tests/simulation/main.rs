@@ -31,7 +31,7 @@ use shrink::{describe, history, shrink};
 /// Histories without `SEEDS`.
 const SEEDS: u64 = 5000;
 /// Steps of each.
-const STEPS: usize = 150;
+const STEPS: usize = 500;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is a number")))

@@ -553,6 +553,8 @@ impl Runner {
         self.machine.free_memory = None;
         self.model.is_scarce = false;
         self.clients.values().for_each(|client| client.page.scribble(None));
+        // Sooner or later it is told of every death.
+        self.tell()?;
         for round in 0..60 {
             for domid in [0].into_iter().chain(GUESTS) {
                 self.finish(domid)?;

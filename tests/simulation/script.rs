@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::trace::NOBODY;
 
 pub const GUESTS: [u16; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
-const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
+const NAMES: [&str; 4] = ["a", "b", "data", "x-y"];
 
 /// Which transaction a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,7 @@ pub fn script(seed: u64, steps: usize) -> Vec<Step> {
     while writer.steps.len() < steps {
         writer.next();
     }
+    writer.steps.truncate(steps);
     writer.steps
 }
 
@@ -161,7 +162,8 @@ impl Writer {
 
     fn next(&mut self) {
         match self.random.below(100) {
-            0..=63 => self.request(),
+            0..=59 => self.request(),
+            60..=63 => self.contest(),
             64..=65 => {
                 let domid = self.random_anybody();
                 self.steps.push(Step::SendRest { domid });
@@ -215,7 +217,7 @@ impl Writer {
     fn upheaval(&mut self) {
         let domid = self.random_guest();
         let tells = !self.random.once_in(3);
-        let step = match self.random.below(14) {
+        let step = match self.random.below(15) {
             0 | 1 if self.alive.remove(&domid) => Step::Kill { domid, tells },
             2 => return self.ask(0, T::Release, format!("{domid}\0")),
             3 => Step::State { domid, state: DomainState::Shutdown, tells },
@@ -223,6 +225,7 @@ impl Writer {
             5 if self.random.once_in(2) => Step::State { domid, state: DomainState::Dying, tells },
             6 => Step::Reconnect { domid },
             7 => Step::Grant { domid, gives: self.random.once_in(2) },
+            10 if self.alive.insert(domid) => Step::Build { domid },
             8 => return self.ask(0, T::Resume, format!("{domid}\0")),
             9 => {
                 let target = self.random_guest();
@@ -262,6 +265,57 @@ impl Writer {
         let clock = self.random.below(100_000) as u64;
         let newest = self.random.once_in(2);
         self.steps.push(Step::Update { newest, clock, meanwhile });
+    }
+
+    /// A domain changes things in a transaction while others change them too.
+    fn contest(&mut self) {
+        let domid = *self.random.one_of(&[0, 0, 1, 2, 3]);
+        self.ask(domid, T::TransactionStart, "\0");
+        for _ in 0..1 + self.random.below(4) {
+            self.request_by(domid, Which::Open(0));
+            if self.random.once_in(3) {
+                let other = self.random_anybody();
+                self.request_by(other, Which::None);
+            }
+        }
+        let end = if self.random.once_in(8) { "F\0" } else { "T\0" };
+        let kind = T::TransactionEnd.to_wire();
+        let payload = end.as_bytes().to_vec();
+        self.steps.push(Step::Ask { domid, which: Which::Open(0), kind, payload, now: usize::MAX, signals: true });
+        self.steps.push(Step::Take { domid, most: usize::MAX });
+    }
+
+    /// A request for a node that everybody knows, in a transaction or outside.
+    fn request_by(&mut self, domid: u16, which: Which) {
+        let path = match self.random.below(4) {
+            0 => format!("/local/domain/{}/{}", 1 + self.random.below(3), self.random.one_of(&NAMES)),
+            1 => format!("/shared/{}/{}", self.random.one_of(&["a", "b"]), self.random.one_of(&["a", "b"])),
+            _ => format!("/shared/{}", self.random.one_of(&["a", "b"])),
+        };
+        let kind = *self.random.one_of(&[
+            T::Write,
+            T::Write,
+            T::Write,
+            T::Read,
+            T::Read,
+            T::Rm,
+            T::Mkdir,
+            T::Directory,
+            T::DirectoryPart,
+            T::SetPerms,
+            T::GetPerms,
+        ]);
+        let payload = match kind {
+            T::Write => format!("{path}\0{}", self.random.below(3)),
+            T::SetPerms => format!("{path}\0{}", self.entries()),
+            T::DirectoryPart => format!("{path}\x000\0"),
+            _ => format!("{path}\0"),
+        };
+        let (kind, payload) = (kind.to_wire(), payload.into_bytes());
+        self.steps.push(Step::Ask { domid, which, kind, payload, now: usize::MAX, signals: true });
+        if self.random.once_in(self.laziness) {
+            self.steps.push(Step::Take { domid, most: usize::MAX });
+        }
     }
 
     /// A domain asks for much at once.
