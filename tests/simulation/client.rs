@@ -58,6 +58,11 @@ impl Client {
         self.outgoing.len()
     }
 
+    /// Whether it keeps to the rules, and has neither sent nor to read anything.
+    pub fn is_idle(&self) -> bool {
+        !self.is_wild && self.outgoing.is_empty() && self.incoming.is_empty() && self.unread() == 0
+    }
+
     /// Bytes of requests in the ring.
     pub fn unread(&self) -> u32 {
         self.page.load(Field::RequestProducer).wrapping_sub(self.page.load(Field::RequestConsumer))

@@ -1,9 +1,10 @@
 //! What happened in histories, by name.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 #[derive(Clone, Debug, Default)]
-pub struct Counts(pub BTreeMap<String, u64>);
+pub struct Counts(BTreeMap<String, u64>);
 
 impl Counts {
     pub fn add(&mut self, what: impl AsRef<str>, count: u64) {
@@ -22,5 +23,11 @@ impl Counts {
 
     pub fn get(&self, what: &str) -> u64 {
         self.0.get(what).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(what, count)| writeln!(f, "{count:10} {what}"))
     }
 }

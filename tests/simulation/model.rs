@@ -97,6 +97,8 @@ pub struct Tally {
     pub replays: usize,
     pub deaths: usize,
     pub refused_for_memory: usize,
+    /// A ring could not be mapped, or a port not be bound.
+    pub introductions_failed: u64,
     /// Connections whose session ended: their clients start from nothing.
     pub restarted: Vec<u16>,
 }

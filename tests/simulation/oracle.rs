@@ -25,7 +25,8 @@ impl Runner {
     }
 
     /// G1: dom0 is served at once, and others are if nothing is known that keeps them.
-    fn check_served(&self) -> Result<(), String> {
+    fn check_served(&mut self) -> Result<(), String> {
+        let (mut many, mut full, mut held) = (0, 0, 0);
         let engine = self.server.engine();
         for (domid, connection) in &self.model.connections {
             let Some(client) = self.clients.get(domid) else { continue };
@@ -39,10 +40,17 @@ impl Runner {
             let limit = quotas[quota("outstanding")] as usize;
             let has_many = limit > 0 && engine.connection(id).is_some_and(|of| of.outstanding() >= limit);
             let is_full = limit_of_memory(&quotas).is_some_and(|limit| engine.memory_of(DomId(*domid)) >= limit);
-            if *domid == 0 || !(has_many || is_full || engine.is_held_back(id)) {
+            let is_held_back = engine.is_held_back(id);
+            if *domid == 0 || !(has_many || is_full || is_held_back) {
                 return Err(format!("G1: domain {domid} is not served"));
             }
+            many += u64::from(has_many);
+            full += u64::from(is_full);
+            held += u64::from(is_held_back);
         }
+        self.counts.add("steps at which a guest has too much outstanding", many);
+        self.counts.add("steps at which a guest has to read first", full);
+        self.counts.add("steps at which a guest is held back", held);
         Ok(())
     }
 

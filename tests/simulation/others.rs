@@ -144,14 +144,14 @@ impl Model {
         let can_be_mapped = machine.pages.contains_key(&DomId(domid));
         if self.connections.contains_key(&domid) {
             let answer = simply_ok(observed)?;
+            let failed = u64::from(!can_be_mapped && !self.connection(domid).is_mapped || port == BAD_PORT);
+            self.tally.introductions_failed += failed;
             self.introduce_again(domid, can_be_mapped, port != BAD_PORT);
             return Ok(answer);
         }
-        if !can_be_mapped {
-            return refusal("ENOENT", observed);
-        }
-        if port == BAD_PORT {
-            return refusal("EINVAL", observed);
+        if !can_be_mapped || port == BAD_PORT {
+            self.tally.introductions_failed += 1;
+            return refusal(if can_be_mapped { "EINVAL" } else { "ENOENT" }, observed);
         }
         let answer = simply_ok(observed)?;
         self.introduce(domid, machine);

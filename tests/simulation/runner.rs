@@ -2,20 +2,12 @@
 //! the model.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use xenstore::engine::config::Config;
-use xenstore::engine::crash::Crash;
 use xenstore::engine::hypervisor::{DomainState, Port};
-use xenstore::engine::in_hand::InHand;
-use xenstore::engine::snapshot::SaveOptions;
 use xenstore::engine::trace::{Switches, Trace};
 use xenstore::server::Server;
-use xenstore::server::stream::load;
-use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
-use xenstore::stream::record::Version;
-use xenstore::wire::header::MessageType as T;
 use xenstore::wire::ring::{Field, RingPage};
 
 use crate::client::Client;
@@ -23,15 +15,13 @@ use crate::counts::Counts;
 use crate::machine::{DOM0, Machine, Page};
 use crate::model::{Flaw, Model};
 use crate::random::Random;
-use crate::script::{GUESTS, Meanwhile, Step, Which, has_unique_ids, trapped_request};
-use crate::trace::{self, Deed, OnPurpose};
+use crate::script::{Step, Which, has_unique_ids};
+use crate::trace::{self, Deed};
 
 /// Turns of the server after which it has to have come to rest.
 const TURNS: usize = 20_000;
 /// The same, while a ring changes at each look and gives work for ever.
 const TURNS_SCRIBBLED: usize = 30;
-/// The node that tells of a crash.
-const CRASH_NODE: &str = "/tool/xenstored/crash";
 
 pub struct Runner {
     pub server: Server,
@@ -41,7 +31,7 @@ pub struct Runner {
     pub now_ms: u64,
     pub counts: Counts,
     /// The server was told that a domain has ended.
-    is_told: bool,
+    pub is_told: bool,
     has_unique_ids: bool,
     next_unique_id: u64,
     /// Domains whose requests were handled since the last step began.
@@ -50,7 +40,7 @@ pub struct Runner {
     pub memory_before: BTreeMap<u16, usize>,
 }
 
-fn config() -> Config {
+pub fn config() -> Config {
     Config { trace: Trace { switches: Switches::IO, is_on: true }, ..Config::default() }
 }
 
@@ -174,6 +164,7 @@ impl Runner {
         | Step::Scribble { domid, .. }
         | Step::Rest { domid }
         | Step::Garbage { domid, .. }
+        | Step::Erase { domid }
         | Step::Reconnect { domid }) = step
         else {
             unreachable!("{step:?} is made elsewhere");
@@ -198,6 +189,15 @@ impl Runner {
                 self.counts.add("scribbled rings", 1);
             }
             Step::Rest { .. } => page.scribble(None),
+            Step::Erase { .. } => {
+                let connection = self.model.connections.get(domid);
+                let is_idle =
+                    connection.is_some_and(|of| of.input.is_empty() && of.queue.is_empty()) && client.is_idle();
+                if is_idle && self.model.features(*domid) & 1 == 0 {
+                    page.0.borrow_mut().fill(0);
+                    self.counts.add("erased rings", 1);
+                }
+            }
             Step::Garbage { bytes, .. } if client.unread() as usize + bytes.len() <= 1024 && !page.is_scribbled() => {
                 client.is_wild = true;
                 client.put_bytes(bytes);
@@ -226,7 +226,7 @@ impl Runner {
     }
 
     /// A domain is gone.
-    fn end_domain(&mut self, domid: u16) {
+    pub fn end_domain(&mut self, domid: u16) {
         if self.machine.domains.remove(&DomId(domid)).is_some() {
             self.counts.add("deaths", 1);
         }
@@ -236,13 +236,13 @@ impl Runner {
     }
 
     /// The hypervisor says that a domain has ended.
-    fn tell(&mut self) -> Result<(), String> {
+    pub fn tell(&mut self) -> Result<(), String> {
         self.is_told = true;
         self.server.handle_domain_exception();
         self.run()
     }
 
-    fn ask(
+    pub fn ask(
         &mut self,
         domid: u16,
         which: Which,
@@ -260,7 +260,7 @@ impl Runner {
     }
 
     /// The number of a transaction.
-    fn transaction(&self, domid: u16, which: Which) -> u32 {
+    pub fn transaction(&self, domid: u16, which: Which) -> u32 {
         let open = self.model.connections.get(&domid).map(|connection| &connection.transactions);
         match (which, open) {
             (Which::Open(at), Some(open)) if !open.is_empty() => *open.keys().rev().nth(at % open.len()).expect("one"),
@@ -270,7 +270,7 @@ impl Runner {
     }
 
     /// A domain puts what it has to send into its ring, as the server makes room.
-    fn send(&mut self, domid: u16, mut most: usize, signals: bool) -> Result<(), String> {
+    pub fn send(&mut self, domid: u16, mut most: usize, signals: bool) -> Result<(), String> {
         loop {
             let Some(client) = self.clients.get_mut(&domid) else { return Ok(()) };
             let count = client.put(most);
@@ -287,7 +287,7 @@ impl Runner {
         }
     }
 
-    fn take(&mut self, domid: u16, mut most: usize) -> Result<(), String> {
+    pub fn take(&mut self, domid: u16, mut most: usize) -> Result<(), String> {
         loop {
             let Some(client) = self.clients.get_mut(&domid) else { return Ok(()) };
             let count = client.take(most)?;
@@ -300,7 +300,7 @@ impl Runner {
     }
 
     /// A domain signals its port.
-    fn signal(&mut self, domid: u16) -> Result<(), String> {
+    pub fn signal(&mut self, domid: u16) -> Result<(), String> {
         let port = self.machine.bound.iter().find(|(_, owner)| **owner == DomId(domid)).map(|(port, _)| *port);
         if let Some(port) = port {
             self.server.handle_event(port);
@@ -310,19 +310,14 @@ impl Runner {
     }
 
     /// Lets the server work until it has nothing to do, and tells the model what it did.
-    fn run(&mut self) -> Result<(), String> {
+    pub fn run(&mut self) -> Result<(), String> {
         self.begin_turns();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.turn()));
-        match outcome {
-            Ok(is_at_rest) => {
-                self.follow()?;
-                if is_at_rest { Ok(()) } else { Err("G1: the server does not come to rest".into()) }
-            }
-            Err(panic) => resume_unwind(panic),
-        }
+        let is_at_rest = self.turn();
+        self.follow()?;
+        if is_at_rest { Ok(()) } else { Err("G1: the server does not come to rest".into()) }
     }
 
-    fn begin_turns(&mut self) {
+    pub fn begin_turns(&mut self) {
         trace::take();
         if std::mem::take(&mut self.is_told) {
             self.model.look_at_all(&mut self.machine);
@@ -331,7 +326,7 @@ impl Runner {
     }
 
     /// Turns of the server; whether it came to rest.
-    fn turn(&mut self) -> bool {
+    pub fn turn(&mut self) -> bool {
         let is_scribbled = self.machine.mapped.values().any(Page::is_scribbled);
         for _ in 0..if is_scribbled { TURNS_SCRIBBLED } else { TURNS } {
             let is_busy = self.server.poll(&mut self.machine, self.now_ms).busy;
@@ -344,7 +339,7 @@ impl Runner {
     }
 
     /// Tells the model what the server did.
-    fn follow(&mut self) -> Result<(), String> {
+    pub fn follow(&mut self) -> Result<(), String> {
         for deed in trace::take() {
             match deed {
                 Deed::Took(domid, bytes) => self.model.took(domid, &bytes),
@@ -357,6 +352,8 @@ impl Runner {
                 Deed::Connected(domid) => self.model.connected(domid),
                 Deed::Handled(domid, outcome) => {
                     self.active.push(domid);
+                    let is_scribbled = self.clients.get(&domid).is_some_and(|client| client.page.is_scribbled());
+                    self.counts.add("requests out of scribbled rings", u64::from(is_scribbled));
                     self.model.handled(domid, outcome, &self.machine)?;
                 }
             }
@@ -403,203 +400,5 @@ impl Runner {
         let engine = self.server.engine();
         let connection = engine.state().domains.connection(DomId(domid)).and_then(|id| engine.connection(id));
         connection.and_then(|connection| connection.fault()).map(|fault| fault as u32)
-    }
-
-    /// The server is saved, and another one goes on.
-    fn update(&mut self, newest: bool, clock: u64, meanwhile: Meanwhile) -> Result<(), String> {
-        let needs_newest = !self.server.engine().version_2_needs(self.now_ms).is_empty();
-        let version = if newest || needs_newest { Version::Two } else { Version::One };
-        self.counts.add(if version == Version::One { "updates, version 1" } else { "updates, version 2" }, 1);
-        self.count_connections();
-        let mut stream = Vec::new();
-        let options = SaveOptions { now_ms: self.now_ms, reply: None };
-        self.server.save_to(&mut stream, version, &options).map_err(|error| format!("not saved: {error:?}"))?;
-        let closed = self.meanwhile(meanwhile);
-        // The successor has another clock.
-        self.now_ms += clock;
-        self.model.shift_clock(clock);
-        self.replace(&stream, closed)?;
-        self.run()
-    }
-
-    fn meanwhile(&mut self, meanwhile: Meanwhile) -> Option<u16> {
-        match meanwhile {
-            Meanwhile::Nothing => {}
-            Meanwhile::Dies(domid) => {
-                self.counts.add("deaths in an update", 1);
-                self.end_domain(domid);
-            }
-            Meanwhile::GrantEnds(domid) => {
-                self.counts.add("grants taken back in an update", 1);
-                self.machine.pages.remove(&DomId(domid));
-            }
-            Meanwhile::PortCloses(domid) => {
-                let bound = self.machine.bound.iter().find(|(_, owner)| **owner == DomId(domid));
-                if let Some(port) = bound.map(|(port, _)| *port) {
-                    self.counts.add("ports closed in an update", 1);
-                    self.machine.bound.remove(&port);
-                    self.machine.remote.remove(&port);
-                    return Some(domid);
-                }
-            }
-        }
-        None
-    }
-
-    /// A server with a saved state takes over.
-    fn replace(&mut self, stream: &[u8], closed: Option<u16>) -> Result<(), String> {
-        self.machine.mapped.clear();
-        let engine = load(stream, &config(), self.now_ms).map_err(|error| format!("not restored: {error:?}"))?;
-        self.server = Server::restored(engine);
-        let taken = self.server.take_over(&mut self.machine, self.now_ms, TakeOver::Live);
-        self.counts.add("connections lost in an update", taken.lost as u64);
-        if !taken.has_control {
-            return Err("G1: dom0 is not served any more".into());
-        }
-        self.model.taken_over(&self.machine, closed);
-        self.is_told = true;
-        Ok(())
-    }
-
-    fn count_connections(&mut self) {
-        for connection in self.model.connections.values() {
-            self.counts.add("half requests in an update", u64::from(!connection.input.is_empty()));
-            self.counts.add("half replies in an update", u64::from(connection.queue.has_half_message()));
-            self.counts.add("unread messages in an update", connection.queue.len() as u64);
-            self.counts.add("open transactions in an update", connection.transactions.len() as u64);
-            self.counts.add("shut connections in an update", u64::from(connection.fault.is_some()));
-        }
-    }
-
-    /// The server panics while it handles a request of a domain, and another one goes on.
-    fn crash(&mut self, domid: u16, which: Which, is_repeated: bool) -> Result<(), String> {
-        let (kind, payload) = trapped_request(domid);
-        let transaction = self.transaction(domid, which);
-        let Some(client) = self.clients.get_mut(&domid) else { return Ok(()) };
-        client.ask(transaction, kind.to_wire(), &payload);
-        client.put(usize::MAX);
-        client.is_unheard = false;
-        let port = self.machine.bound.iter().find(|(_, owner)| **owner == DomId(domid)).map(|(port, _)| *port);
-        port.into_iter().for_each(|port| self.server.handle_event(port));
-        self.begin_turns();
-        trace::set_trap(true);
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.turn()));
-        trace::set_trap(false);
-        match outcome {
-            Ok(_) => self.follow(),
-            Err(panic) if panic.is::<OnPurpose>() => self.restart(is_repeated),
-            Err(panic) => resume_unwind(panic),
-        }
-    }
-
-    /// A warm restart, after the server panicked with a request in hand.
-    fn restart(&mut self, is_repeated: bool) -> Result<(), String> {
-        self.follow()?;
-        let connections: Vec<u16> = self.model.connections.keys().copied().collect();
-        let in_hand = connections.into_iter().find_map(|domid| Some((domid, self.model.request(domid)?)));
-        let (domid, (header, payload)) = in_hand.ok_or("no request was in hand")?;
-        self.counts.add(if domid == 0 { "crashes by dom0" } else { "crashes by guests" }, 1);
-        self.model.look_at_named(domid, T::from_wire(header.kind).expect("it has a handler"), &payload, &self.machine);
-        let connection = self.server.engine().state().domains.connection(DomId(domid)).ok_or("it is connected")?;
-        let request = InHand { connection, header, payload: 0 };
-        let mut stream = Vec::new();
-        let saved = self.server.save_after_crash(&request, &mut stream, self.now_ms);
-        saved.map_err(|error| format!("not saved: {error:?}"))?;
-        self.machine.free_memory = None;
-        self.model.is_scarce = false;
-        self.model.crashed(domid, header);
-        self.replace(&stream, None)?;
-        let report = "it broke";
-        let crash = Crash { domid: DomId(domid), is_repeated, report, node: CRASH_NODE };
-        self.server.handle_crash(&crash, &mut self.machine, self.now_ms);
-        self.model.told_of_crash(domid, is_repeated, CRASH_NODE, report, &self.machine);
-        self.run()
-    }
-
-    /// Dom0 reads everything, node by node; the model knows what it has to find.
-    pub fn walk(&mut self) -> Result<(), String> {
-        self.finish(0)?;
-        self.ask_now(T::Control, "check\0")?;
-        let paths: Vec<String> = self.model.store.nodes.keys().cloned().collect();
-        for path in paths {
-            self.counts.add("nodes read in walks", 1);
-            for kind in [T::Directory, T::Read, T::GetPerms] {
-                self.ask_now(kind, &format!("{path}\0"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A request of dom0 that is answered at once.
-    fn ask_now(&mut self, kind: T, payload: &str) -> Result<(), String> {
-        self.ask(0, Which::None, kind.to_wire(), payload.as_bytes(), usize::MAX, true)?;
-        self.take(0, usize::MAX)
-    }
-
-    /// A domain sends and reads everything that it can.
-    fn finish(&mut self, domid: u16) -> Result<(), String> {
-        for _ in 0..100 {
-            self.send(domid, usize::MAX, true)?;
-            self.take(domid, usize::MAX)?;
-            if self.clients.get(&domid).is_none_or(|client| client.unsent() == 0) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Everybody reads and is answered; then all guests go, and nothing of them is left.
-    pub fn end(&mut self) -> Result<(), String> {
-        self.machine.free_memory = None;
-        self.model.is_scarce = false;
-        self.clients.values().for_each(|client| client.page.scribble(None));
-        // Sooner or later it is told of every death.
-        self.tell()?;
-        for round in 0..60 {
-            for domid in [0].into_iter().chain(GUESTS) {
-                self.finish(domid)?;
-            }
-            if round > 2 && self.unanswered().is_none() {
-                break;
-            }
-            self.now_ms += 1000;
-            self.run()?;
-        }
-        if let Some(domid) = self.unanswered() {
-            return Err(format!("G2: domain {domid} waits for a reply"));
-        }
-        self.check()?;
-        self.walk()?;
-        GUESTS.into_iter().for_each(|domid| self.end_domain(domid));
-        self.tell()?;
-        self.check()?;
-        self.walk()?;
-        self.check_nothing_is_left()
-    }
-
-    /// What happened.
-    pub fn counted(&self) -> Counts {
-        let mut counts = self.counts.clone();
-        let tally = &self.model.tally;
-        counts.add("requests", tally.requests as u64);
-        for (outcome, count) in &tally.outcomes {
-            counts.add(format!("answered {outcome}"), *count as u64);
-        }
-        counts.add("events", tally.events as u64);
-        counts.add("events that nobody read in time", tally.expired as u64);
-        counts.add("commits", tally.commits as u64);
-        counts.add("commits by a replay", tally.replays as u64);
-        counts.add("releases", tally.deaths as u64);
-        counts.add("refused for memory", tally.refused_for_memory as u64);
-        counts
-    }
-
-    /// A domain that keeps to the rules and has something to send or to be sent.
-    fn unanswered(&self) -> Option<u16> {
-        self.clients.iter().find_map(|(domid, client)| {
-            let connection = self.model.connections.get(domid).filter(|of| of.fault.is_none() && of.is_mapped)?;
-            let waits = client.unsent() > 0 || client.unread() > 0 || !connection.queue.is_empty();
-            (waits && !client.is_wild).then_some(*domid)
-        })
     }
 }

@@ -66,6 +66,8 @@ pub enum Step {
     Garbage { domid: u16, bytes: Vec<u8> },
     /// A domain asks for a fresh connection.
     Reconnect { domid: u16 },
+    /// A domain that is not offered reconnection erases its ring while nothing is under way, as firmware does.
+    Erase { domid: u16 },
     /// A domain takes the grant of its ring back, as far as it can be mapped again, or gives it.
     Grant { domid: u16, gives: bool },
     /// So much memory is free, or as much as anybody likes.
@@ -76,6 +78,13 @@ pub enum Step {
     Crash { domid: u16, which: Which, is_repeated: bool },
     /// Dom0 looks at everything.
     Walk,
+}
+
+impl Step {
+    /// Whether it is a request of this type.
+    pub fn asks(&self, asked: T) -> bool {
+        matches!(self, Self::Ask { kind, .. } if *kind == asked.to_wire())
+    }
 }
 
 impl fmt::Display for Step {
@@ -121,6 +130,7 @@ pub fn script(seed: u64, steps: usize) -> Vec<Step> {
     let mut writer = Writer { random, steps: Vec::new(), alive: BTreeSet::new(), laziness, is_poor };
     writer.ask(0, T::Write, "/shared\0");
     writer.ask(0, T::SetPerms, "/shared\0b0\0");
+    writer.ask(0, T::Write, format!("/shared/long\0{}", "v".repeat(700)));
     for domid in [1, 2, 3] {
         writer.bear(domid);
     }
@@ -238,7 +248,8 @@ impl Writer {
 
     fn cheat(&mut self) {
         let domid = self.random_guest();
-        let step = match self.random.below(6) {
+        let step = match self.random.below(8) {
+            6 | 7 => Step::Erase { domid },
             0 | 1 => Step::Cheat { domid, reply: self.random.once_in(2) },
             2 => Step::Scribble { domid, seed: self.random.next() },
             3 => Step::Rest { domid },
@@ -318,12 +329,14 @@ impl Writer {
         }
     }
 
-    /// A domain asks for much at once.
+    /// A domain asks for much at once, and perhaps for more than fits into its ring.
     fn burst(&mut self) {
         let domid = self.random_anybody();
         let path = self.path();
-        for at in 0..4 + self.random.below(22) {
+        let is_long = self.random.once_in(2);
+        for at in 0..4 + self.random.below(26) {
             let (kind, payload) = match self.random.below(4) {
+                _ if is_long => (T::Read, "/shared/long\0".to_owned()),
                 0 => (T::Read, format!("{path}\0")),
                 1 => (T::Watch, format!("/shared\0burst{at}\0")),
                 _ => (T::Write, format!("/shared/a\0{at}")),
@@ -395,6 +408,7 @@ impl Writer {
             T::Watch if self.random.once_in(3) => {
                 format!("{path}\0t{}\0{}\0", self.random.below(3), self.random.below(3))
             }
+            T::Watch if self.random.once_in(8) => "/shared\0t0\0".into(),
             T::Watch | T::Unwatch => format!("{path}\0t{}\0", self.random.below(3)),
             T::GetFeature if self.random.once_in(2) => String::new(),
             T::GetFeature => format!("{}\0", self.random.below(11)),
