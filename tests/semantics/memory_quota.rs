@@ -132,7 +132,7 @@ fn past_the_limit_everything_that_does_not_grow_is_possible() {
     let mut world = World::with_homes([1]);
     world.write(1, "a", "value").unwrap();
     world.set_perms(1, "a", "n1 r2").unwrap();
-    world.request(0, MessageType::SetQuota, "1\0memory\010\0").unwrap();
+    world.request(0, MessageType::SetQuota, "1\0memory\x0010\0").unwrap();
     assert_eq!(world.write(1, "a", "longer"), error("ENOSPC"));
     assert_eq!(world.write(1, "a", "other"), ok());
     assert_eq!(world.write(1, "a", "less"), ok());

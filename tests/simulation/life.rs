@@ -197,10 +197,13 @@ impl Model {
             let state = self.state_of_known(domid, machine);
             let is_there = domid == 0 || matches!(state, DomainState::Running | DomainState::Shutdown);
             let can_be_mapped = is_there && machine.pages.contains_key(&DomId(domid));
+            let is_scarce = self.is_scarce;
             let connection = self.connection(domid);
             let lost_port = connection.has_port && closed == Some(domid);
             connection.has_port &= !lost_port;
             connection.is_mapped = can_be_mapped;
+            // What was received is received once more.
+            connection.may_be_skipped |= is_scarce;
             connection.may_be_lost |= connection.may_be_skipped && !connection.input.is_empty();
             if (lost_port || !can_be_mapped) && connection.fault.is_none() {
                 self.fault(domid, 1);
@@ -282,6 +285,14 @@ impl Model {
                     watch.path == name || watch.path == SPECIALS[which] && watch.depth.is_some_and(|depth| depth > 0)
                 });
             }
+        }
+    }
+
+    /// The server is told of little memory from now on, or not any more.
+    pub fn set_scarce(&mut self, is_scarce: bool) {
+        self.is_scarce = is_scarce;
+        for connection in self.connections.values_mut() {
+            connection.may_be_skipped |= is_scarce;
         }
     }
 

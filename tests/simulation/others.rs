@@ -61,7 +61,7 @@ impl Model {
             T::Control => self.control(payload, observed),
             _ => unreachable!("{kind:?} is about nodes"),
         };
-        let is_long = matches!(&asked, Err(_)) && matches!(kind, T::GetDomainPath | T::GetQuota | T::Control);
+        let is_long = matches!(kind, T::GetDomainPath | T::GetQuota | T::Control);
         if asked.is_err() && observed == Err("ENOSPC") && (grows || is_long) && self.may_be_refused_memory(domid) {
             self.tally.refused_for_memory += 1;
             return refusal("ENOSPC", observed);

@@ -102,7 +102,7 @@ impl Runner {
             Step::Memory { free } => {
                 self.counts.add("memory shrinks", u64::from(free.is_some()));
                 self.machine.free_memory = *free;
-                self.model.is_scarce = free.is_some();
+                self.model.set_scarce(free.is_some());
                 Ok(())
             }
             Step::Update { newest, clock, meanwhile } => self.update(*newest, *clock, *meanwhile),
@@ -191,8 +191,9 @@ impl Runner {
             Step::Rest { .. } => page.scribble(None),
             Step::Erase { .. } => {
                 let connection = self.model.connections.get(domid);
-                let is_idle =
-                    connection.is_some_and(|of| of.input.is_empty() && of.queue.is_empty()) && client.is_idle();
+                let is_idle = connection
+                    .is_some_and(|of| of.fault.is_none() && of.input.is_empty() && of.queue.is_empty())
+                    && client.is_idle();
                 if is_idle && self.model.features(*domid) & 1 == 0 {
                     page.0.borrow_mut().fill(0);
                     self.counts.add("erased rings", 1);

@@ -143,7 +143,7 @@ pub fn script(seed: u64, steps: usize) -> Vec<Step> {
 
 /// Whether the hypervisor of a seed says which domain it is that has a number.
 pub const fn has_unique_ids(seed: u64) -> bool {
-    seed % 2 == 0
+    seed.is_multiple_of(2)
 }
 
 impl Writer {
