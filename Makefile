@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch fuzz soak clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate fuzz soak clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom, .gz, and with symbols -syms (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -60,6 +60,11 @@ test-kernels: have-rust
 
 test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
+
+# What the simulation finds in a seed it finds again: the seed is all that a report needs.
+simulate: have-rust ## histories of domains, failures and updates against the model: SEEDS=20000 of them, or FIRST-LAST, or SEED=n alone
+	@PROGRESS=1 SEEDS=$(or $(SEEDS),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --test simulation \
+	    the_server_does_what_the_model_says -- --nocapture
 
 FUZZ_SECONDS ?= 60
 fuzz: have-rust ## each fuzz target (fuzz/run.sh lists them) for FUZZ_SECONDS (60), or only TARGET=…

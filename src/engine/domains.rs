@@ -208,9 +208,11 @@ impl Engine {
     }
 
     /// A domain asked for a fresh connection: all that the old one had going on is dropped, and its ring is emptied.
-    /// Also a connection that was shut is open again, unless it was shut out.
+    /// Also a connection that was shut is open again, unless it was shut out, or has no port: it would be open and never
+    /// looked at. Then only the control domain helps, by introducing the domain again.
     pub fn handle_reconnect(&mut self, id: ConnectionId) {
-        if self.connections.get(&id).is_some_and(|connection| connection.is_shut_out) {
+        let has_no_port = |connection: &Connection| matches!(connection.peer, Peer::Domain { port: None, .. });
+        if self.connections.get(&id).is_some_and(|connection| connection.is_shut_out || has_no_port(connection)) {
             return;
         }
         self.drop_session(id, RestartPhase::Fresh);

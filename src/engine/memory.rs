@@ -30,11 +30,15 @@ impl Budget {
     /// No limit; for what is done on the server's own behalf.
     pub const UNLIMITED: Self = Self { used: 0, limit: usize::MAX, affordable: usize::MAX, kept_for_reply: 0 };
 
-    /// Takes `bytes` out of the budget.
+    /// Takes `bytes` out of the budget. What does not grow is always granted, also to a domain that has more than it may:
+    /// its quota was made smaller, or the control domain gave it something.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] when there is not so much; nothing is taken then.
     pub fn take(&mut self, bytes: usize) -> Result<(), Errno> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let used = self.used.saturating_add(bytes);
         let heap = heap_bytes(bytes);
         if used > self.limit || heap > self.affordable {
@@ -63,11 +67,8 @@ impl Budget {
     }
 }
 
-/// Bytes of the heap that one thing takes at most that counts for `bytes`. What does not grow takes nothing.
+/// Bytes of the heap that one thing takes at most that counts for `bytes`.
 const fn heap_bytes(bytes: usize) -> usize {
-    if bytes == 0 {
-        return 0;
-    }
     bytes.saturating_mul(limits::HEAP_BYTES_PER_COUNTED_BYTE).saturating_add(limits::HEAP_BYTES_PER_OBJECT)
 }
 

@@ -78,10 +78,10 @@ impl Engine {
         self.close_account(domid, now_ms);
     }
 
-    /// Lets every connection be looked at that has a port.
+    /// Lets the connection of every domain be looked at, also one without a port: its ring has to say that it was shut.
     pub fn wake_all(&mut self) {
-        let mut all: Vec<ConnectionId> = self.ports.values().copied().collect();
-        all.sort_unstable();
+        let domains = self.connections.iter().filter(|(_, connection)| connection.peer != Peer::Socket);
+        let all: Vec<ConnectionId> = domains.map(|(id, _)| *id).collect();
         for id in all {
             self.wake(id);
         }

@@ -91,12 +91,12 @@ fn the_control_domains_request_is_answered_and_its_connection_goes_on() {
 fn panic_and_go_on(world: &mut World, domid: u16, transaction: u32) {
     const UNKNOWN: DomId = DomId(99);
     let connection = world.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
-    world.machine.panics_at = Some(UNKNOWN);
+    world.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
     let kind = MessageType::SetPerms.to_wire();
     let payload = b"/shared\0n99\0";
     let sent = catch_unwind(AssertUnwindSafe(|| world.send(domid, transaction, kind, payload)));
     assert!(sent.is_err(), "the handler panicked");
-    world.machine.panics_at = None;
+    world.machine.info_probe = None;
     let payload_bytes = payload.len() as u32;
     let header = Header { kind, request_id: 4711, transaction_id: transaction, payload_bytes };
     let request = InHand { connection, header, payload: 0 };

@@ -17,13 +17,32 @@ thread_local! {
     static STORES: Cell<u64> = const { Cell::new(0) };
 }
 
+/// What is done to a page.
+#[allow(dead_code, reason = "only the simulation looks")]
+pub enum Touch<'a> {
+    /// Requests are taken out of it.
+    Took(&'a [u8]),
+    /// Replies are put into it.
+    Put(&'a [u8]),
+    /// A word is stored.
+    Stored(Field, u32),
+}
+
+/// Who is told of that.
+pub type Onlooker = Rc<dyn Fn(Touch<'_>)>;
+
 /// A page that both sides hold, with the times of the last store to each of its words.
 #[derive(Clone)]
-pub struct Page(pub Rc<RefCell<[u8; 4096]>>, Rc<RefCell<BTreeMap<usize, u64>>>, Rc<RefCell<Option<Random>>>);
+pub struct Page(
+    pub Rc<RefCell<[u8; 4096]>>,
+    Rc<RefCell<BTreeMap<usize, u64>>>,
+    Rc<RefCell<Option<Random>>>,
+    Rc<RefCell<Option<Onlooker>>>,
+);
 
 impl Default for Page {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new([0; 4096])), Rc::default(), Rc::default())
+        Self(Rc::new(RefCell::new([0; 4096])), Rc::default(), Rc::default(), Rc::default())
     }
 }
 
@@ -42,6 +61,18 @@ impl Page {
     #[allow(dead_code, reason = "only the fuzz target asks")]
     pub fn is_scribbled(&self) -> bool {
         self.2.borrow().is_some()
+    }
+
+    /// From now on somebody is told of what is done to the page, in order.
+    #[allow(dead_code, reason = "only the simulation looks")]
+    pub fn watch(&self, onlooker: Onlooker) {
+        *self.3.borrow_mut() = Some(onlooker);
+    }
+
+    fn tell(&self, touch: Touch<'_>) {
+        if let Some(onlooker) = &*self.3.borrow() {
+            onlooker(touch);
+        }
     }
 
     /// All that is in the page.
@@ -71,16 +102,19 @@ impl RingPage for Page {
         let now = STORES.with(|stores| stores.replace(stores.get() + 1)) + 1;
         self.1.borrow_mut().insert(at, now);
         self.0.borrow_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        self.tell(Touch::Stored(field, value));
     }
 
     fn copy_requests(&self, at: usize, to: &mut [u8]) {
         assert!(at + to.len() <= RING_BYTES);
         to.copy_from_slice(&self.0.borrow()[at..at + to.len()]);
+        self.tell(Touch::Took(to));
     }
 
     fn copy_replies(&self, at: usize, from: &[u8]) {
         assert!(at + from.len() <= RING_BYTES);
         self.0.borrow_mut()[RING_BYTES + at..RING_BYTES + at + from.len()].copy_from_slice(from);
+        self.tell(Touch::Put(from));
     }
 
     fn fence(&self) {}
@@ -102,8 +136,8 @@ pub struct Machine {
     pub free_memory: Option<usize>,
     /// Where it is asked for instead, each time that the server asks.
     pub free_probe: Option<fn() -> usize>,
-    /// Whoever asks about this domain panics: for a server that ends in the middle of a request.
-    pub panics_at: Option<DomId>,
+    /// What is done each time that the server asks about a domain.
+    pub info_probe: Option<fn(DomId)>,
     next_port: u32,
 }
 
@@ -148,7 +182,9 @@ impl Hypervisor for Machine {
 
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
         assert!(!domid.is_reserved(), "the hypervisor may mean something by {domid}");
-        assert_ne!(self.panics_at, Some(domid), "asked for");
+        if let Some(probe) = self.info_probe {
+            probe(domid);
+        }
         match self.domains.get(&domid) {
             Some(state) => DomainInfo { state: *state, unique_id: self.unique_ids.get(&domid).copied() },
             None => DomainInfo::ABSENT,

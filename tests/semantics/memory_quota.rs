@@ -128,6 +128,22 @@ fn at_the_limit_everything_that_shrinks_is_possible_and_makes_room() {
 }
 
 #[test]
+fn past_the_limit_everything_that_does_not_grow_is_possible() {
+    let mut world = World::with_homes([1]);
+    world.write(1, "a", "value").unwrap();
+    world.set_perms(1, "a", "n1 r2").unwrap();
+    world.request(0, MessageType::SetQuota, "1\0memory\x0010\0").unwrap();
+    assert_eq!(world.write(1, "a", "longer"), error("ENOSPC"));
+    assert_eq!(world.write(1, "a", "other"), ok());
+    assert_eq!(world.write(1, "a", "less"), ok());
+    assert_eq!(world.set_perms(1, "a", "n1 b2"), ok());
+    assert_eq!(world.set_perms(1, "a", "n1"), ok());
+    assert_eq!(world.set_perms(1, "a", "n1 r2"), error("ENOSPC"));
+    assert_eq!(world.rm(1, "a"), ok());
+    world.check();
+}
+
+#[test]
 fn a_transaction_can_not_get_past_the_limit_by_looking_and_is_lost_when_it_tries() {
     let mut world = with_limit(10_000);
     for count in 0..40 {

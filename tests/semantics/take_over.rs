@@ -12,7 +12,7 @@ use xenstore::wire::ring::Field;
 
 use crate::items::{restore, save};
 use crate::live_update::{action, answer, kernel, own_text, start, upload};
-use crate::world::{World, error, event, ok};
+use crate::world::{BAD_PORT, World, error, event, ok};
 
 /// The server is replaced by one that was saved before; `between` is what happens meanwhile.
 fn replace(world: &mut World, mode: TakeOver, between: impl FnOnce(&mut World)) -> TakenOver {
@@ -88,6 +88,31 @@ fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
         assert_eq!(world.release(0, 3), ok());
         assert!(!world.machine.mapped.contains_key(&DomId(3)));
     }
+}
+
+#[test]
+fn a_domain_whose_port_is_gone_reads_in_its_ring_that_it_is_not_served_any_more() {
+    let mut world = World::with_homes([3, 4]);
+    replace(&mut world, TakeOver::Live, |world| {
+        let port = world.port(3);
+        world.machine.bound.remove(&port);
+        world.machine.remote.remove(&port);
+    });
+    assert_eq!(world.word(3, Field::Error), 1, "the communication failed");
+    assert_eq!(world.word(4, Field::Error), 0);
+}
+
+#[test]
+fn a_domain_without_a_port_is_not_told_that_it_is_connected_until_it_is_introduced_again() {
+    let mut world = World::with_homes([3]);
+    assert_eq!(world.introduce(0, 3, BAD_PORT), ok());
+    world.set_word(3, Field::Connection, 1);
+    replace(&mut world, TakeOver::Live, |_| ());
+    assert_eq!((world.word(3, Field::Connection), world.word(3, Field::Error)), (1, 1));
+    assert_eq!(world.introduce(0, 3, 2), ok());
+    assert_eq!((world.word(3, Field::Connection), world.word(3, Field::Error)), (0, 0));
+    world.forget_incoming(3);
+    assert_eq!(world.write(3, "x", "on"), ok());
 }
 
 #[test]

@@ -1,0 +1,332 @@
+//! Domains that come and go, connections that begin and end, and who is told of what.
+
+use xenstore::engine::hypervisor::DomainState;
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::{Header, MessageType as T};
+
+use crate::machine::Machine;
+use crate::model::{Beside, Connection, Flaw, Known, Model, SPECIALS};
+use crate::nodes::{Told, View, child, name, parent, without};
+use crate::queue::Payload;
+use crate::rules;
+
+const INTRODUCED: usize = 0;
+const RELEASED: usize = 1;
+
+impl Model {
+    /// A domain becomes known, unless it is.
+    pub fn learn(&mut self, domid: u16, machine: &Machine) {
+        if self.known.contains_key(&domid) {
+            return;
+        }
+        self.serials += 1;
+        let known = Known {
+            serial: self.serials,
+            unique_id: unique_id(domid, machine),
+            is_shut_down: false,
+            target: None,
+            features: 15,
+            quotas: self.defaults,
+            own_quotas: [false; 10],
+        };
+        self.known.insert(domid, known);
+    }
+
+    pub fn introduce(&mut self, domid: u16, machine: &Machine) {
+        self.learn(domid, machine);
+        let known = self.known.get_mut(&domid).expect("it was learned");
+        known.is_shut_down = false;
+        known.unique_id = known.unique_id.or(unique_id(domid, machine));
+        self.connections.insert(domid, Connection { is_mapped: true, has_port: true, ..Connection::default() });
+        self.begin(domid);
+        self.tell_special(INTRODUCED);
+        self.tell_special_domain(INTRODUCED, domid);
+    }
+
+    /// An introduced domain is introduced: another port, and a connection as if new.
+    pub fn introduce_again(&mut self, domid: u16, can_be_mapped: bool, can_be_bound: bool) {
+        self.restart(domid, None);
+        self.begin(domid);
+        let connection = self.connection(domid);
+        connection.is_shut_out = false;
+        connection.is_mapped |= can_be_mapped;
+        connection.has_port = connection.is_mapped && can_be_bound;
+        if !connection.has_port {
+            self.fault(domid, 1);
+        }
+    }
+
+    /// A connection is dropped with all that it has going on, and is open or shut then.
+    pub fn restart(&mut self, domid: u16, fault: Option<u32>) {
+        let Some(connection) = self.connections.get_mut(&domid) else { return };
+        let Connection { is_mapped, has_port, is_shut_out, .. } = *connection;
+        *connection = Connection { is_mapped, has_port, is_shut_out, fault, ..Connection::default() };
+        if fault.is_none() {
+            self.tally.restarted.push(domid);
+        }
+    }
+
+    pub fn fault(&mut self, domid: u16, fault: u32) {
+        self.restart(domid, Some(fault));
+    }
+
+    /// The domain is not known any more, nor what it owned, nor its rights.
+    pub fn release(&mut self, domid: u16) {
+        let was_introduced = self.connections.remove(&domid).is_some();
+        self.tally.deaths += 1;
+        for path in self.naming("/", domid) {
+            let Some(node) = self.store.get(&path).cloned() else { continue };
+            if node.owner() != domid {
+                self.store.set_quietly(&path, without(&node.permissions, domid));
+            } else if path == "/" {
+                let mut permissions = without(&node.permissions, domid);
+                permissions[0].domid = 0;
+                self.store.set(&path, Some(crate::nodes::Node { permissions, ..(*node).clone() }));
+            } else if self.flaw != Flaw::DeadKeepNodes {
+                self.remove(&path);
+            }
+        }
+        for connection in self.connections.values_mut() {
+            connection.transactions.values_mut().for_each(|transaction| transaction.forget_domain(domid));
+        }
+        for permissions in &mut self.specials {
+            *permissions = without(permissions, domid);
+            if permissions[0].domid == domid {
+                permissions[0].domid = 0;
+            }
+        }
+        self.known.remove(&domid);
+        if was_introduced {
+            self.tell_special(RELEASED);
+            self.tell_special_domain(RELEASED, domid);
+        }
+    }
+
+    /// The nodes that name a domain, parents first. What is below one that it owns goes with that.
+    fn naming(&self, top: &str, domid: u16) -> Vec<String> {
+        let Some(node) = self.store.get(top) else { return Vec::new() };
+        let mut found = Vec::new();
+        if node.permissions.iter().any(|entry| entry.domid == domid) {
+            found.push(top.to_owned());
+        }
+        if node.owner() != domid || top == "/" {
+            for name in &node.children {
+                found.extend(self.naming(&child(top, name), domid));
+            }
+        }
+        found
+    }
+
+    fn remove(&mut self, top: &str) {
+        let gone = self.store.below(top);
+        for path in &gone {
+            self.store.tell_removal(path, path == top);
+        }
+        self.tell_all();
+        for path in &gone {
+            self.store.set(path, None);
+        }
+        let mut above = (**self.store.get(parent(top)).expect("it has a parent")).clone();
+        above.children.retain(|have| have != name(top));
+        self.store.set(parent(top), Some(above));
+    }
+
+    /// The server looks at all domains that it knows.
+    pub fn look_at_all(&mut self, machine: &mut Machine) {
+        let known: Vec<u16> = self.known.keys().copied().collect();
+        let mut has_shut_down = false;
+        for domid in known {
+            let Some(known) = self.known.get(&domid) else { continue };
+            let was_shut_down = known.is_shut_down;
+            let is_introduced = self.connections.contains_key(&domid);
+            match self.state_of_known(domid, machine) {
+                DomainState::Running => {}
+                _ if domid == 0 => {}
+                DomainState::Shutdown if is_introduced && !was_shut_down => {
+                    has_shut_down = true;
+                    self.known.get_mut(&domid).expect("it is known").is_shut_down = true;
+                    self.tell_special_domain(RELEASED, domid);
+                }
+                DomainState::Shutdown => {}
+                DomainState::Dying if !is_introduced => {}
+                DomainState::Dying | DomainState::Absent => {
+                    self.release(domid);
+                    has_shut_down &= !is_introduced;
+                }
+            }
+        }
+        if has_shut_down {
+            self.tell_special(RELEASED);
+        }
+    }
+
+    /// What has become of a domain that is known. Another one with its number means that it is gone.
+    fn state_of_known(&mut self, domid: u16, machine: &Machine) -> DomainState {
+        let state = machine.domains.get(&DomId(domid)).copied().unwrap_or(DomainState::Absent);
+        let found = unique_id(domid, machine).filter(|_| state != DomainState::Absent);
+        let Some(known) = self.known.get_mut(&domid) else { return state };
+        if known.unique_id.is_some() && found.is_some() && known.unique_id != found {
+            return DomainState::Absent;
+        }
+        known.unique_id = known.unique_id.or(found);
+        state
+    }
+
+    /// Before a request the server makes sure that the domains that it introduces or gives rights to are the known ones.
+    pub fn look_at_named(&mut self, domid: u16, kind: T, payload: &[u8], machine: &Machine) {
+        let (skipped, most, letters) = match kind {
+            T::Introduce => (0, 1, 0),
+            T::SetPerms => (1, 16, 1),
+            _ => return,
+        };
+        let strings = payload.split(|byte| *byte == 0).skip(skipped).take(most);
+        let named: Vec<u16> = strings.filter_map(|string| rules::domid(string.get(letters..)?).ok()).collect();
+        for named in named.into_iter().filter(|named| *named != 0 && *named != domid) {
+            let is_known_by_id = self.known.get(&named).is_some_and(|known| known.unique_id.is_some());
+            let is_there = unique_id(named, machine).is_some() && machine.domains.contains_key(&DomId(named));
+            if is_known_by_id && is_there && self.state_of_known(named, machine) == DomainState::Absent {
+                self.release(named);
+            }
+        }
+    }
+
+    /// Another server goes on. `closed` is a domain whose port is gone.
+    pub fn taken_over(&mut self, machine: &Machine, closed: Option<u16>) {
+        let all: Vec<u16> = self.connections.keys().copied().collect();
+        for domid in all {
+            let state = self.state_of_known(domid, machine);
+            let is_there = domid == 0 || matches!(state, DomainState::Running | DomainState::Shutdown);
+            let can_be_mapped = is_there && machine.pages.contains_key(&DomId(domid));
+            let is_scarce = self.is_scarce;
+            let connection = self.connection(domid);
+            let lost_port = connection.has_port && closed == Some(domid);
+            connection.has_port &= !lost_port;
+            connection.is_mapped = can_be_mapped;
+            // What was received is received once more.
+            connection.may_be_skipped |= is_scarce;
+            connection.may_be_lost |= connection.may_be_skipped && !connection.input.is_empty();
+            if (lost_port || !can_be_mapped) && connection.fault.is_none() {
+                self.fault(domid, 1);
+            }
+        }
+    }
+
+    /// The server crashed while it handled this request, and saved its state.
+    pub fn crashed(&mut self, domid: u16, header: Header) {
+        if domid == 0 {
+            let connection = self.connection(0);
+            connection.transactions.remove(&header.transaction_id);
+            let header = Header { kind: T::Error.to_wire(), payload_bytes: 4, ..header };
+            connection.queue.push_reply(header, Payload::Exactly(b"EIO\0".to_vec()));
+        }
+    }
+
+    /// The next server tells of a crash, and lets the domain pay.
+    pub fn told_of_crash(&mut self, domid: u16, is_repeated: bool, node: &str, report: &str, machine: &Machine) {
+        if domid != 0 && self.connections.contains_key(&domid) {
+            self.fault(domid, 1);
+            self.connection(domid).is_shut_out = is_repeated;
+        }
+        let payload = [node.as_bytes(), b"\0", report.as_bytes()].concat();
+        let who = self.who(0);
+        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        let answer = rules::answer(&mut self.store, &who, &beside, T::Write, &payload);
+        assert!(answer.is_ok(), "dom0 may write");
+        self.tell_all();
+    }
+
+    /// Whoever may know is told of what has changed.
+    pub fn tell_all(&mut self) {
+        for told in std::mem::take(&mut self.store.told) {
+            let domids: Vec<u16> = self.connections.keys().copied().collect();
+            for domid in domids {
+                let who = self.who(domid);
+                let may_know = told.readable.iter().any(|permissions| who.may_read(permissions));
+                if may_know || self.flaw == Flaw::EventsForAll {
+                    self.tell(domid, &told.path, |watch| concerns(&told, &watch.path, watch.depth));
+                }
+            }
+        }
+    }
+
+    /// Events for those watches of a domain that `concerned` says so of.
+    fn tell(&mut self, domid: u16, path: &str, concerned: impl Fn(&crate::model::Watch) -> bool) {
+        let is_optional = self.may_be_refused_memory(domid);
+        let guest_now_ms = (domid != 0).then_some(self.now_ms);
+        let connection = self.connection(domid);
+        for watch in connection.watches.iter().filter(|watch| concerned(watch)) {
+            let reported = path.get(watch.relative..).unwrap_or_default();
+            connection.queue.push_event(reported, &watch.token, guest_now_ms, is_optional);
+        }
+    }
+
+    /// The first event of a watch comes at once, whatever the permissions.
+    pub fn tell_new_watch(&mut self, domid: u16) {
+        let watch = self.connection(domid).watches.last().expect("it was just set").clone();
+        self.tell(domid, &watch.path, |other| other.path == watch.path && other.token == watch.token);
+    }
+
+    fn tell_special(&mut self, which: usize) {
+        let domids: Vec<u16> = self.connections.keys().copied().collect();
+        for domid in domids {
+            if self.who(domid).may_read(&self.specials[which]) {
+                self.tell(domid, SPECIALS[which], |watch| watch.path == SPECIALS[which] && watch.depth.is_none());
+            }
+        }
+    }
+
+    /// Tells of a domain those who asked to know which.
+    fn tell_special_domain(&mut self, which: usize, about: u16) {
+        let domids: Vec<u16> = self.connections.keys().copied().collect();
+        let name = format!("{}/{about}", SPECIALS[which]);
+        for domid in domids {
+            if self.who(domid).may_read(&self.specials[which]) && self.features(domid) & 4 != 0 {
+                self.tell(domid, &name, |watch| {
+                    watch.path == name || watch.path == SPECIALS[which] && watch.depth.is_some_and(|depth| depth > 0)
+                });
+            }
+        }
+    }
+
+    /// The server is told of little memory from now on, or not any more.
+    pub fn set_scarce(&mut self, is_scarce: bool) {
+        self.is_scarce = is_scarce;
+        for connection in self.connections.values_mut() {
+            connection.may_be_skipped |= is_scarce;
+        }
+    }
+
+    /// Time has come to this, and events that waited for too long are dropped.
+    pub fn expire(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        for connection in self.connections.values_mut() {
+            self.tally.expired += connection.queue.expire(now_ms);
+        }
+    }
+
+    pub fn shift_clock(&mut self, by_ms: u64) {
+        self.now_ms += by_ms;
+        self.connections.values_mut().for_each(|connection| connection.queue.shift_clock(by_ms));
+    }
+
+    /// What happened since the last time.
+    pub fn take_restarted(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.tally.restarted)
+    }
+}
+
+/// Whether a change concerns a watch.
+fn concerns(told: &Told, watched: &str, depth: Option<u32>) -> bool {
+    if told.path == watched {
+        return true;
+    }
+    let below = told.path.strip_prefix(watched.trim_end_matches('/')).filter(|rest| rest.starts_with('/'));
+    let Some(below) = below.filter(|_| told.above && !watched.starts_with('@')) else { return false };
+    let levels = below.matches('/').count() as u32;
+    depth.is_none_or(|depth| levels <= depth)
+}
+
+fn unique_id(domid: u16, machine: &Machine) -> Option<u64> {
+    let is_there = machine.domains.contains_key(&DomId(domid));
+    machine.unique_ids.get(&DomId(domid)).copied().filter(|_| is_there)
+}

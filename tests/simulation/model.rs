@@ -1,0 +1,508 @@
+//! The reference: what the server has to know and to say, written to be obviously right.
+//!
+//! Everything is a plain map or list, looked through from end to end. The model is told of each request when the server
+//! has handled it, in that order, with its outcome; it says what the outcome has to be, and what is sent to whom because of
+//! it. It follows the server only where the outcome is not determined: while memory is short, a request that makes
+//! something grow, or an answer that is not short, may be ENOSPC instead, and an event may be dropped.
+
+use std::collections::BTreeMap;
+
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
+
+use crate::machine::Machine;
+use crate::nodes::{ANY, Entry, InTransaction, Node, Permissions, Store, Transaction, View};
+use crate::queue::{Payload, Queue};
+use crate::rules::{self, DEFAULTS, Surroundings, Who, quota};
+
+/// What a domain has going on with the server.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    pub watches: Vec<Watch>,
+    pub transactions: BTreeMap<u32, Transaction>,
+    pub newest_transaction: u32,
+    /// Bytes of a request that the server has taken.
+    pub input: Vec<u8>,
+    pub queue: Queue,
+    /// Why it was shut, as in the ring's error word.
+    pub fault: Option<u32>,
+    pub is_shut_out: bool,
+    pub is_mapped: bool,
+    pub has_port: bool,
+    /// A long payload of the request that is being received may be skipped for lack of memory.
+    pub may_be_skipped: bool,
+    /// And the server was replaced since.
+    pub may_be_lost: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Watch {
+    pub path: String,
+    pub token: Vec<u8>,
+    pub depth: Option<u32>,
+    /// Bytes of a path that it does not report.
+    pub relative: usize,
+}
+
+/// A domain that was introduced, or that permissions or settings name.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Another number for each domain that becomes known.
+    pub serial: u64,
+    pub unique_id: Option<u64>,
+    pub is_shut_down: bool,
+    pub target: Option<(u16, u64)>,
+    pub features: u32,
+    pub quotas: [u32; 10],
+    pub own_quotas: [bool; 10],
+}
+
+/// How the model may be wrong on purpose, to see that it would be noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flaw {
+    #[default]
+    None,
+    /// It believes that the dead keep their nodes.
+    DeadKeepNodes,
+    /// It believes that nobody needs a right for an event.
+    EventsForAll,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub store: Store,
+    /// `@introduceDomain` and `@releaseDomain`.
+    pub specials: [Permissions; 2],
+    pub known: BTreeMap<u16, Known>,
+    pub connections: BTreeMap<u16, Connection>,
+    pub defaults: [u32; 10],
+    pub now_ms: u64,
+    /// Whether the server is told of little memory.
+    pub is_scarce: bool,
+    pub serials: u64,
+    pub flaw: Flaw,
+    /// Whose ring is being started because of a request that was just handled.
+    starting: Option<u16>,
+    pub tally: Tally,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub requests: usize,
+    pub outcomes: BTreeMap<String, usize>,
+    pub events: usize,
+    pub expired: usize,
+    pub commits: usize,
+    pub replays: usize,
+    pub deaths: usize,
+    pub refused_for_memory: usize,
+    /// A ring could not be mapped, or a port not be bound.
+    pub introductions_failed: u64,
+    /// Connections whose session ended: their clients start from nothing.
+    pub restarted: Vec<u16>,
+}
+
+pub const SPECIALS: [&str; 2] = ["@introduceDomain", "@releaseDomain"];
+
+/// What a request about nodes depends on beside them.
+pub struct Beside<'a> {
+    pub known: &'a BTreeMap<u16, Known>,
+    pub machine: &'a Machine,
+    pub specials: &'a [Permissions; 2],
+}
+
+impl Surroundings for Beside<'_> {
+    fn exists(&self, domid: u16) -> bool {
+        self.known.contains_key(&domid) || domid < 0x7ff0 && self.machine.domains.contains_key(&DomId(domid))
+    }
+
+    fn special(&self, name: &str) -> Option<&Permissions> {
+        SPECIALS.iter().position(|special| *special == name).map(|at| &self.specials[at])
+    }
+}
+
+impl Model {
+    /// A new store: what the server begins with.
+    pub fn new(flaw: Flaw) -> Self {
+        let mut model = Self { defaults: DEFAULTS, flaw, ..Self::default() };
+        let entry = |letter, domid| Entry { letter, domid, counts: true };
+        let node = |children: &[&str]| Node {
+            value: Vec::new(),
+            permissions: vec![entry('n', 0)],
+            children: children.iter().map(|name| (*name).to_owned()).collect(),
+            version: 0,
+        };
+        model.store.set("/", Some(node(&["tool"])));
+        model.store.set("/tool", Some(node(&["xenstored"])));
+        model.store.set("/tool/xenstored", Some(node(&[])));
+        model.specials = [vec![entry('n', 0)], vec![entry('n', 0), entry('r', ANY)]];
+        model
+    }
+
+    pub fn connection(&mut self, domid: u16) -> &mut Connection {
+        self.connections.get_mut(&domid).expect("it is connected")
+    }
+
+    /// Who a domain is.
+    pub fn who(&self, domid: u16) -> Who {
+        let known = self.known.get(&domid);
+        let target = known.and_then(|known| known.target);
+        let is_current = |(target, serial): &(u16, u64)| self.known.get(target).is_some_and(|of| of.serial == *serial);
+        Who {
+            domid,
+            is_privileged: domid == 0,
+            target: target.filter(is_current).map(|(target, _)| target),
+            quotas: known.map_or(self.defaults, |known| known.quotas),
+            nodes: 0,
+            may_name_all: self.features(domid) & 8 != 0,
+        }
+    }
+
+    /// What a domain is offered.
+    pub fn features(&self, domid: u16) -> u32 {
+        self.known.get(&domid).map_or(15, |known| known.features)
+    }
+
+    /// Whether memory may be refused to a domain.
+    pub fn may_be_refused_memory(&self, domid: u16) -> bool {
+        let limit = self.known.get(&domid).map_or(self.defaults, |known| known.quotas)[quota("memory")];
+        self.is_scarce || domid != 0 && limit != 0 && limit < 500_000
+    }
+
+    /// A domain's ring is started because of the request that is being handled.
+    pub fn begin(&mut self, domid: u16) {
+        self.starting = Some(domid);
+        self.tally.restarted.push(domid);
+    }
+
+    /// The server took bytes out of a domain's ring.
+    pub fn took(&mut self, domid: u16, bytes: &[u8]) {
+        self.starting = None;
+        let is_scarce = self.is_scarce;
+        let connection = self.connection(domid);
+        if connection.input.is_empty() {
+            (connection.may_be_skipped, connection.may_be_lost) = (false, false);
+        }
+        connection.may_be_skipped |= is_scarce;
+        connection.input.extend(bytes);
+        if let Some(header) = connection.input.first_chunk::<HEADER_BYTES>().map(Header::parse)
+            && header.payload_bytes > 4096
+        {
+            self.fault(domid, 3);
+        }
+    }
+
+    /// The server put bytes into a domain's ring.
+    pub fn put(&mut self, domid: u16, bytes: &[u8]) -> Result<(), String> {
+        self.starting = None;
+        let whole = self.connection(domid).queue.take(bytes)?;
+        self.tally.events += whole.iter().filter(|(header, _)| header.is_event()).count();
+        Ok(())
+    }
+
+    /// The server told a domain that it has a fresh connection.
+    pub fn connected(&mut self, domid: u16) {
+        if self.starting != Some(domid) {
+            self.restart(domid, None);
+        }
+    }
+
+    /// The request that the server has taken from a domain and that is whole.
+    pub fn request(&mut self, domid: u16) -> Option<(Header, Vec<u8>)> {
+        let connection = self.connections.get_mut(&domid)?;
+        let header = Header::parse(connection.input.first_chunk::<HEADER_BYTES>()?);
+        if connection.input.len() != HEADER_BYTES + header.payload_bytes as usize {
+            return None;
+        }
+        Some((header, std::mem::take(&mut connection.input).split_off(HEADER_BYTES)))
+    }
+
+    /// The server has handled a domain's request. `observed` is how many bytes it answers, or why not.
+    pub fn handled(&mut self, domid: u16, observed: Observed<'_>, machine: &Machine) -> Result<(), String> {
+        self.starting = None;
+        let (header, payload) = self.request(domid).ok_or("the request was not whole")?;
+        self.tally.requests += 1;
+        *self.tally.outcomes.entry(observed.err().unwrap_or("OK").into()).or_default() += 1;
+        let kind = T::from_wire(header.kind);
+        if let Some(kind) = kind {
+            self.look_at_named(domid, kind, &payload, machine);
+        }
+        let answer = self.answer(domid, header, &payload, observed, machine);
+        let reply = answer.map_err(|expected| wrong(domid, header, &payload, observed, &expected))?;
+        let Some(connection) = self.connections.get_mut(&domid) else { return Ok(()) };
+        let (reply_kind, reply) = match observed {
+            Ok(_) => (header.kind, reply),
+            Err(name) => (T::Error.to_wire(), Payload::Exactly([name.as_bytes(), b"\0"].concat())),
+        };
+        let payload_bytes = match &reply {
+            Payload::Exactly(bytes) => bytes.len(),
+            _ => observed.unwrap_or(0),
+        };
+        if observed.is_ok_and(|count| count != payload_bytes) {
+            return Err(wrong(domid, header, &payload, observed, &format!("{payload_bytes} bytes, {reply:?}")));
+        }
+        // A connection that this very request has shut or begun anew is answered only if it was begun anew.
+        if connection.fault.is_none() {
+            let header = Header { kind: reply_kind, payload_bytes: payload_bytes as u32, ..header };
+            connection.queue.push_reply(header, reply);
+        }
+        if kind == Some(T::Watch) && observed.is_ok() {
+            self.tell_new_watch(domid);
+        }
+        Ok(())
+    }
+
+    /// What a request is answered, after its changes were made. An error says what would have been right.
+    fn answer(
+        &mut self,
+        domid: u16,
+        header: Header,
+        payload: &[u8],
+        observed: Observed<'_>,
+        machine: &Machine,
+    ) -> Answer {
+        let refused = |name: &str| refusal(name, observed);
+        let is_long = payload.len() > 256 && domid != 0;
+        if is_long && self.connection(domid).may_be_skipped && observed == Err("ENOSPC") {
+            return refused("ENOSPC");
+        }
+        if is_long && self.connection(domid).may_be_lost && observed == Err("EINVAL") {
+            return refused("EINVAL");
+        }
+        let Some(kind) = T::from_wire(header.kind).filter(|kind| !matches!(kind, T::WatchEvent | T::Error)) else {
+            return refused("ENOSYS");
+        };
+        let is_privileged = matches!(
+            kind,
+            T::Control
+                | T::Introduce
+                | T::Release
+                | T::Resume
+                | T::SetTarget
+                | T::IsDomainIntroduced
+                | T::SetFeature
+                | T::GetQuota
+                | T::SetQuota
+        );
+        if is_privileged && domid != 0 {
+            return refused("EACCES");
+        }
+        let number = if matches!(kind, T::Watch | T::Unwatch) { 0 } else { header.transaction_id };
+        if number != 0 && !self.connection(domid).transactions.contains_key(&number) {
+            return refused("ENOENT");
+        }
+        match kind {
+            T::Read | T::Directory | T::DirectoryPart | T::GetPerms | T::Write | T::Mkdir | T::Rm | T::SetPerms => {
+                self.about_nodes(domid, number, kind, payload, observed, machine)
+            }
+            T::TransactionEnd => self.end(domid, number, payload, observed, machine),
+            _ => self.about_others(domid, number, kind, payload, observed, machine),
+        }
+    }
+
+    /// A request about nodes, in a transaction or not.
+    fn about_nodes(
+        &mut self,
+        domid: u16,
+        number: u32,
+        kind: T,
+        payload: &[u8],
+        observed: Observed<'_>,
+        machine: &Machine,
+    ) -> Answer {
+        let mut who = self.who(domid);
+        if matches!(kind, T::Write | T::Mkdir) && domid != 0 {
+            who.nodes = self.store.count(domid).cast_signed();
+        }
+        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        let may_be_refused = self.may_be_refused_memory(domid);
+        let mut taken = self.connections.get_mut(&domid).and_then(|of| of.transactions.remove(&number));
+        let before = may_be_refused.then(|| (self.store.clone(), taken.clone()));
+        let expected = match &mut taken {
+            Some(transaction) => {
+                who.nodes += transaction.counts().get(&domid).copied().unwrap_or(0);
+                let mut view = InTransaction { store: &self.store, transaction, limit: who.paths_in_transaction() };
+                rules::answer(&mut view, &who, &beside, kind, payload)
+            }
+            None => rules::answer(&mut self.store, &who, &beside, kind, payload),
+        };
+        let mut is_right = agrees(&expected, observed);
+        if let (false, Err("ENOSPC"), Some((store, transaction))) = (is_right, observed, before) {
+            // What makes nothing grow is never refused for lack of memory. In a transaction each look makes it grow.
+            let is_long = expected.as_ref().is_ok_and(|reply| reply.len() > 16);
+            let grows = expected.is_ok() && self.store.bytes() > store.bytes();
+            if taken.is_some() || is_long || grows {
+                (self.store, taken, is_right) = (store, transaction, true);
+                taken.iter_mut().for_each(|transaction| transaction.is_uncertain = true);
+                self.tally.refused_for_memory += 1;
+            }
+        }
+        if let Some(mut transaction) = taken {
+            transaction.may_lack_replay |= may_be_refused || kind == T::DirectoryPart;
+            let is_special = payload.starts_with(b"@") && kind == T::SetPerms && observed.is_ok();
+            if !is_special {
+                let reply = observed.map(|_| expected.clone().unwrap_or_default()).map_err(str::to_owned);
+                transaction.record(kind, payload, reply, domid == 0);
+            }
+            self.connection(domid).transactions.insert(number, transaction);
+        }
+        if !is_right {
+            return Err(format!("{expected:?}"));
+        }
+        if kind == T::SetPerms && observed.is_ok() {
+            self.after_permissions(&who, payload, machine);
+        }
+        self.tell_all();
+        Ok(match (expected, kind) {
+            (Ok(reply), T::DirectoryPart) => Payload::Behind(reply),
+            (Ok(reply), _) => Payload::Exactly(reply),
+            (Err(_), _) => Payload::Exactly(Vec::new()),
+        })
+    }
+
+    /// Permissions were set: whom they name becomes known; those of a special node are not in the store.
+    fn after_permissions(&mut self, who: &Who, payload: &[u8], machine: &Machine) {
+        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        let permissions = rules::parse_permissions(payload, who, &beside).expect("it was granted");
+        for entry in permissions.iter().filter(|entry| entry.counts && entry.domid != ANY) {
+            self.learn(entry.domid, machine);
+        }
+        if let Some(at) = SPECIALS.iter().position(|name| rules::split(payload).0[0] == name.as_bytes()) {
+            self.specials[at] = permissions;
+        }
+    }
+
+    /// TRANSACTION_END.
+    fn end(&mut self, domid: u16, number: u32, payload: &[u8], observed: Observed<'_>, machine: &Machine) -> Answer {
+        let commits = match rules::only(payload) {
+            Ok(b"T") => true,
+            Ok(b"F") => false,
+            _ => return refusal("EINVAL", observed),
+        };
+        let Some(transaction) = self.connection(domid).transactions.remove(&number) else {
+            return refusal("ENOENT", observed);
+        };
+        if !commits {
+            return simply_ok(observed);
+        }
+        let conflicts = transaction.conflicts(&self.store);
+        let mut names = Vec::new();
+        let expected = match self.may_commit(domid, &transaction) {
+            Err(refused) => Err(refused),
+            Ok(()) if !conflicts => Ok(None),
+            Ok(()) => self.replay(domid, &transaction, machine, &mut names).map(Some),
+        };
+        let may_conflict = conflicts && (transaction.may_lack_replay || self.may_be_refused_memory(domid));
+        let is_right = match (&expected, observed) {
+            (Ok(_), Ok(3)) => true,
+            (Err(refused), Err(name)) if *refused == name => true,
+            (Ok(_), Err("EAGAIN")) if may_conflict => true,
+            (_, Ok(3) | Err("EAGAIN" | "ENOMEM" | "ENOSPC")) => transaction.is_uncertain,
+            _ => false,
+        };
+        if !is_right {
+            return Err(format!("{:?}", expected.map(|replayed| if replayed.is_some() { "replayed" } else { "OK" })));
+        }
+        if observed.is_ok() {
+            self.tally.commits += 1;
+            let replayed = expected.ok().flatten();
+            if let Some(replayed) = replayed {
+                self.tally.replays += 1;
+                names.into_iter().for_each(|domid| self.learn(domid, machine));
+                replayed.commit(&mut self.store);
+            } else {
+                transaction.commit(&mut self.store);
+            }
+            self.tell_all();
+        }
+        Ok(Payload::Exactly(b"OK\0".to_vec()))
+    }
+
+    /// Whether owners may have the nodes that a commit would give them.
+    fn may_commit(&self, domid: u16, transaction: &Transaction) -> Result<(), &'static str> {
+        if transaction.has_failed {
+            return Err("ENOMEM");
+        }
+        for (owner, count) in transaction.counts().into_iter().filter(|(owner, count)| *count > 0 && *owner != ANY) {
+            if !self.known.contains_key(&owner) {
+                return Err("ENOMEM");
+            }
+            let after = self.store.count(owner).saturating_add_signed(count) as usize;
+            let is_limited = domid != 0 && owner != 0 && transaction.has_created;
+            if is_limited && self.who(owner).exceeds("nodes", after) {
+                return Err("ENOSPC");
+            }
+        }
+        Ok(())
+    }
+
+    /// The requests of a transaction, made once more on the state of now, if each is answered the same.
+    fn replay(
+        &self,
+        domid: u16,
+        old: &Transaction,
+        machine: &Machine,
+        names: &mut Vec<u16>,
+    ) -> Result<Transaction, &'static str> {
+        if old.is_unrecorded {
+            return Err("EAGAIN");
+        }
+        let mut new = Transaction::default();
+        let mut who = self.who(domid);
+        let owned = self.store.count(domid).cast_signed();
+        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        for request in &old.requests {
+            who.nodes = owned + new.counts().get(&domid).copied().unwrap_or(0);
+            let mut view =
+                InTransaction { store: &self.store, transaction: &mut new, limit: who.paths_in_transaction() };
+            let reply = rules::answer(&mut view, &who, &beside, request.kind, &request.payload);
+            if reply.clone().map_err(str::to_owned) != request.reply {
+                return Err("EAGAIN");
+            }
+            if request.kind == T::SetPerms && reply.is_ok() {
+                let named = rules::parse_permissions(&request.payload, &who, &beside).unwrap_or_default();
+                names.extend(named.iter().filter(|entry| entry.counts && entry.domid != ANY).map(|entry| entry.domid));
+            }
+        }
+        self.may_commit(domid, &Transaction { has_failed: false, ..new.clone() }).map_err(|_| "EAGAIN")?;
+        Ok(new)
+    }
+}
+
+/// How many bytes the server answers a request, or why not.
+pub type Observed<'a> = Result<usize, &'a str>;
+
+/// What a reply has to be if the outcome is right; what would have been right if not.
+pub type Answer = Result<Payload, String>;
+
+fn agrees(expected: &Result<Vec<u8>, &str>, observed: Observed<'_>) -> bool {
+    match (expected, observed) {
+        // How long it is, is looked at later.
+        (Ok(_), Ok(_)) => true,
+        (Err(expected), Err(observed)) => *expected == observed,
+        _ => false,
+    }
+}
+
+/// A request has to be refused.
+pub fn refusal(name: &str, observed: Observed<'_>) -> Answer {
+    if observed == Err(name) { Ok(Payload::Exactly(Vec::new())) } else { Err(name.to_owned()) }
+}
+
+/// A request has to be answered OK.
+pub fn simply_ok(observed: Observed<'_>) -> Answer {
+    exactly(b"OK\0", observed)
+}
+
+/// A request has to be answered so.
+pub fn exactly(reply: &[u8], observed: Observed<'_>) -> Answer {
+    if observed.is_ok() { Ok(Payload::Exactly(reply.to_vec())) } else { Err(format!("{}", reply.escape_ascii())) }
+}
+
+fn wrong(domid: u16, header: Header, payload: &[u8], observed: Observed<'_>, expected: &str) -> String {
+    let kind = T::from_wire(header.kind).map_or("?".to_owned(), |kind| format!("{kind:?}"));
+    let payload = crate::script::spell(payload);
+    let number = header.transaction_id;
+    format!("domain {domid}: {kind} \"{payload}\" in {number} is answered {observed:?}, and {expected} would be right")
+}

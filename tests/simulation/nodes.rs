@@ -1,0 +1,334 @@
+//! The nodes as the model has them: a map from path to node, copied freely; and transactions, which remember what they have
+//! looked at and what they made of it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use xenstore::limits;
+use xenstore::store::record::Record;
+use xenstore::wire::errno::Errno;
+use xenstore::wire::header::MessageType as T;
+
+/// A right that is given to a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub letter: char,
+    pub domid: u16,
+    /// Whether the domain existed that it names. One that counts never outlives its domain: it is taken out at the death.
+    pub counts: bool,
+}
+
+/// Names all domains.
+pub const ANY: u16 = 0x7ff5;
+
+pub type Permissions = Vec<Entry>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub value: Vec<u8>,
+    /// The owner's entry first.
+    pub permissions: Permissions,
+    /// In the order of making.
+    pub children: Vec<String>,
+    /// Another number after each change.
+    pub version: u64,
+}
+
+impl Node {
+    pub fn owner(&self) -> u16 {
+        self.permissions[0].domid
+    }
+
+    /// What the quota `node-size` limits.
+    pub fn record_bytes(&self) -> usize {
+        16 + 8 * self.permissions.len()
+            + self.value.len()
+            + self.children.iter().map(|name| name.len() + 1).sum::<usize>()
+    }
+
+    /// What its owner pays in memory, by its path.
+    pub fn memory_bytes(&self, path: &str) -> usize {
+        16 + 8 * self.permissions.len() + self.value.len() + path.len() + name(path).len() + 1
+    }
+}
+
+/// A change that may be told: to whoever may read by any of these permissions.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub path: String,
+    /// Also to watches above the path, not only to those on it.
+    pub above: bool,
+    pub readable: Vec<Permissions>,
+}
+
+/// Why a look is refused.
+pub type Refused = &'static str;
+
+/// What a client sees: all nodes, or those of a transaction.
+pub trait View {
+    fn look(&mut self, path: &str) -> Result<Option<Rc<Node>>, Refused>;
+    fn set(&mut self, path: &str, node: Option<Node>);
+    /// The node has changed, apart from its list of children.
+    fn tell(&mut self, path: &str, before: Option<&Node>);
+    /// The node is about to go: the topmost one of those that go, or one below.
+    fn tell_removal(&mut self, path: &str, is_top: bool);
+    /// A node was made, so that the owners' counts matter.
+    fn note_created(&mut self) {}
+}
+
+/// All nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    pub nodes: BTreeMap<String, Rc<Node>>,
+    versions: u64,
+    /// What has been changed and not been told yet.
+    pub told: Vec<Told>,
+}
+
+impl Store {
+    pub fn next_version(&mut self) -> u64 {
+        self.versions += 1;
+        self.versions
+    }
+
+    pub fn get(&self, path: &str) -> Option<&Rc<Node>> {
+        self.nodes.get(path)
+    }
+
+    /// Changes permissions without anybody's noticing: nobody gets another right by it.
+    pub fn set_quietly(&mut self, path: &str, permissions: Permissions) {
+        let node = Rc::make_mut(self.nodes.get_mut(path).expect("the node is there"));
+        node.permissions = permissions;
+    }
+
+    /// How many nodes each domain owns, and their bytes.
+    pub fn counts(&self) -> BTreeMap<u16, (u64, usize)> {
+        let mut counts = BTreeMap::<u16, (u64, usize)>::new();
+        for (path, node) in &self.nodes {
+            let count = counts.entry(node.owner()).or_default();
+            count.0 += 1;
+            count.1 += node.memory_bytes(path);
+        }
+        counts
+    }
+
+    pub fn count(&self, domid: u16) -> u64 {
+        self.nodes.values().filter(|node| node.owner() == domid).count() as u64
+    }
+
+    /// What all nodes take.
+    pub fn bytes(&self) -> usize {
+        self.nodes.iter().map(|(path, node)| node.memory_bytes(path)).sum()
+    }
+
+    /// The node and all below, children before their parents.
+    pub fn below(&self, top: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some(node) = self.get(top) {
+            for name in &node.children {
+                found.extend(self.below(&child(top, name)));
+            }
+            found.push(top.to_owned());
+        }
+        found
+    }
+}
+
+impl View for Store {
+    fn look(&mut self, path: &str) -> Result<Option<Rc<Node>>, Refused> {
+        Ok(self.nodes.get(path).cloned())
+    }
+
+    fn set(&mut self, path: &str, node: Option<Node>) {
+        let version = self.next_version();
+        match node {
+            Some(node) => drop(self.nodes.insert(path.into(), Rc::new(Node { version, ..node }))),
+            None => drop(self.nodes.remove(path)),
+        }
+    }
+
+    fn tell(&mut self, path: &str, before: Option<&Node>) {
+        let mut readable: Vec<Permissions> = before.map(|node| node.permissions.clone()).into_iter().collect();
+        if let Some(node) = self.nodes.get(path) {
+            readable.push(node.permissions.clone());
+            readable.extend(self.nodes.get(parent(path)).map(|above| above.permissions.clone()));
+        }
+        self.told.push(Told { path: path.into(), above: true, readable });
+    }
+
+    fn tell_removal(&mut self, path: &str, is_top: bool) {
+        self.tell(path, None);
+        self.told.last_mut().expect("it was just told").above = is_top;
+    }
+}
+
+/// A node that a transaction has looked at.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// When it was first looked at, among all that were.
+    order: usize,
+    /// What was there.
+    pub base: Option<Rc<Node>>,
+    /// What the transaction made of it.
+    pub now: Option<Option<Rc<Node>>>,
+    /// What is to be told of it: also to watches above, or not.
+    above: Option<bool>,
+}
+
+/// A request of a transaction, and its reply.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub kind: T,
+    pub payload: Vec<u8>,
+    pub reply: Result<Vec<u8>, String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    pub seen: BTreeMap<String, Seen>,
+    /// It can't be committed any more.
+    pub has_failed: bool,
+    pub has_created: bool,
+    pub requests: Vec<Recorded>,
+    pub record_bytes: usize,
+    /// It could not keep all requests, and can't be replayed.
+    pub is_unrecorded: bool,
+    /// Memory may have been refused to it on the way, or a reply was one that the model does not know: what it has seen,
+    /// and whether it can be replayed, is not certain.
+    pub is_uncertain: bool,
+    /// The same, but only for a replay.
+    pub may_lack_replay: bool,
+}
+
+impl Transaction {
+    /// By how much each owner's count of nodes will change.
+    pub fn counts(&self) -> BTreeMap<u16, i64> {
+        let mut counts = BTreeMap::new();
+        for seen in self.seen.values() {
+            let Some(now) = &seen.now else { continue };
+            if let Some(base) = &seen.base {
+                *counts.entry(base.owner()).or_default() -= 1;
+            }
+            if let Some(now) = now {
+                *counts.entry(now.owner()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// Keeps a request for a replay, within limits.
+    pub fn record(&mut self, kind: T, payload: &[u8], reply: Result<Vec<u8>, String>, is_privileged: bool) {
+        let (requests, bytes) = if is_privileged {
+            (limits::REPLAY_REQUESTS_PRIVILEGED, limits::REPLAY_BYTES_PRIVILEGED)
+        } else {
+            (limits::REPLAY_REQUESTS, limits::REPLAY_BYTES)
+        };
+        self.record_bytes += Record::bytes_of(payload, reply.as_deref().map_err(|_| Errno::Inval));
+        self.is_unrecorded |= self.requests.len() >= requests || self.record_bytes > bytes;
+        self.requests.push(Recorded { kind, payload: payload.to_vec(), reply });
+    }
+
+    /// Whether a node that it has seen is another by now.
+    pub fn conflicts(&self, store: &Store) -> bool {
+        let version = |node: Option<&Rc<Node>>| node.map(|node| node.version);
+        self.seen.iter().any(|(path, seen)| version(seen.base.as_ref()) != version(store.get(path)))
+    }
+
+    /// Makes its changes in a store with which it does not conflict.
+    pub fn commit(self, store: &mut Store) {
+        let mut events: Vec<_> = Vec::new();
+        for (path, seen) in self.seen {
+            if let Some(above) = seen.above {
+                events.push((seen.order, path.clone(), above, seen.base));
+            }
+            if let Some(now) = seen.now {
+                store.set(&path, now.map(|node| (*node).clone()));
+            }
+        }
+        events.sort_by_key(|(order, ..)| *order);
+        for (_, path, above, before) in events {
+            store.tell(&path, before.as_deref());
+            store.told.last_mut().expect("it was just told").above = above;
+        }
+    }
+
+    /// A domain is dead. The transaction can't be committed any more if it gave a node to it.
+    pub fn forget_domain(&mut self, domid: u16) {
+        for seen in self.seen.values_mut() {
+            let was_owner = seen.base.as_ref().is_some_and(|base| base.owner() == domid);
+            if let Some(base) = &mut seen.base {
+                Rc::make_mut(base).permissions = without(&base.permissions, domid);
+            }
+            if let Some(Some(node)) = &mut seen.now {
+                self.has_failed |= node.owner() == domid && !was_owner;
+                Rc::make_mut(node).permissions = without(&node.permissions, domid);
+            }
+        }
+    }
+}
+
+/// A transaction with what it stands on, and how many paths it may see.
+pub struct InTransaction<'a> {
+    pub store: &'a Store,
+    pub transaction: &'a mut Transaction,
+    pub limit: usize,
+}
+
+impl View for InTransaction<'_> {
+    fn look(&mut self, path: &str) -> Result<Option<Rc<Node>>, Refused> {
+        let order = self.transaction.seen.len();
+        if !self.transaction.seen.contains_key(path) {
+            if order + 1 > self.limit {
+                self.transaction.has_failed = true;
+                return Err("ENOSPC");
+            }
+            let base = self.store.get(path).cloned();
+            self.transaction.seen.insert(path.into(), Seen { order, base, now: None, above: None });
+        }
+        let seen = &self.transaction.seen[path];
+        Ok(seen.now.as_ref().unwrap_or(&seen.base).clone())
+    }
+
+    fn set(&mut self, path: &str, node: Option<Node>) {
+        // A parent that was not looked at is gone already for others; the commit will conflict.
+        if let Some(seen) = self.transaction.seen.get_mut(path) {
+            seen.now = Some(node.map(Rc::new));
+        }
+    }
+
+    fn tell(&mut self, path: &str, _before: Option<&Node>) {
+        self.tell_removal(path, true);
+    }
+
+    fn tell_removal(&mut self, path: &str, is_top: bool) {
+        if let Some(seen) = self.transaction.seen.get_mut(path) {
+            seen.above = Some(is_top || seen.above == Some(true));
+        }
+    }
+
+    fn note_created(&mut self) {
+        self.transaction.has_created = true;
+    }
+}
+
+/// The permissions without a dead domain's entries, the owner's excepted.
+pub fn without(permissions: &Permissions, domid: u16) -> Permissions {
+    let kept = permissions.iter().enumerate().filter(|(at, entry)| *at == 0 || entry.domid != domid);
+    kept.map(|(_, entry)| entry.clone()).collect()
+}
+
+/// The path above; the root's is the root.
+pub fn parent(path: &str) -> &str {
+    match path.rsplit_once('/').expect("a path has a slash").0 {
+        "" => "/",
+        parent => parent,
+    }
+}
+
+pub fn name(path: &str) -> &str {
+    path.rsplit_once('/').expect("a path has a slash").1
+}
+
+pub fn child(path: &str, name: &str) -> String {
+    format!("{}/{name}", if path == "/" { "" } else { path })
+}

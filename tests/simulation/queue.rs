@@ -1,0 +1,155 @@
+//! What one connection is owed: its replies and events, in order. What the server really sends is held against it.
+
+use std::collections::VecDeque;
+
+use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
+
+/// Milliseconds until a guest's event that nobody reads is dropped.
+const EVENT_TIMEOUT_MS: u64 = 20_000;
+
+/// What is known of a reply's payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    Exactly(Vec<u8>),
+    /// A number, and then exactly this.
+    Behind(Vec<u8>),
+    /// So many bytes.
+    Some(usize),
+}
+
+#[derive(Clone, Debug)]
+pub struct Owed {
+    pub header: Header,
+    pub payload: Payload,
+    /// When it may be dropped, if it is an event for a guest.
+    deadline_ms: Option<u64>,
+    /// It may have been dropped for lack of memory.
+    is_optional: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    owed: VecDeque<Owed>,
+    /// What was sent of the first message.
+    sent: Vec<u8>,
+}
+
+impl Queue {
+    pub fn is_empty(&self) -> bool {
+        self.owed.iter().all(|owed| owed.is_optional)
+    }
+
+    /// How many events and replies wait that can't have been dropped.
+    pub fn len(&self) -> usize {
+        self.owed.iter().filter(|owed| !owed.is_optional).count()
+    }
+
+    /// Bytes of all, if there are none that may have been dropped.
+    pub fn bytes(&self) -> Option<usize> {
+        let bytes = self.owed.iter().map(|owed| HEADER_BYTES + owed.header.payload_bytes as usize).sum();
+        self.owed.iter().all(|owed| !owed.is_optional).then_some(bytes)
+    }
+
+    /// Whether a part of a message was sent, and not its end.
+    pub fn has_half_message(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    pub fn push_reply(&mut self, header: Header, payload: Payload) {
+        self.owed.push_back(Owed { header, payload, deadline_ms: None, is_optional: false });
+    }
+
+    /// An event is due, unless the same waits already.
+    pub fn push_event(&mut self, path: &str, token: &[u8], guest_now_ms: Option<u64>, is_optional: bool) {
+        let payload = [path.as_bytes(), b"\0", token, b"\0"].concat();
+        if payload.len() > 4096 {
+            return;
+        }
+        let same = |owed: &&Owed| owed.header.is_event() && owed.payload == Payload::Exactly(payload.clone());
+        let may_be_dropped = is_optional || !path.starts_with('@') && self.owed.iter().any(|owed| same(&owed));
+        if may_be_dropped && !path.starts_with('@') && self.owed.iter().any(|owed| same(&owed) && !owed.is_optional) {
+            return;
+        }
+        let payload_bytes = payload.len() as u32;
+        let header = Header { kind: T::WatchEvent.to_wire(), request_id: 0, transaction_id: 0, payload_bytes };
+        let deadline_ms = guest_now_ms.map(|now_ms| now_ms + EVENT_TIMEOUT_MS);
+        let payload = Payload::Exactly(payload);
+        self.owed.push_back(Owed { header, payload, deadline_ms, is_optional: may_be_dropped });
+    }
+
+    /// Drops events that waited for too long. One of which a part was sent stays. Returns how many.
+    pub fn expire(&mut self, now_ms: u64) -> usize {
+        let before = self.owed.len();
+        let is_over = |owed: &Owed| owed.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
+        // If the first one may have been dropped, the part that was sent may be one of another.
+        let mut may_be_sent = !self.sent.is_empty();
+        let sent = std::mem::take(&mut self.sent);
+        self.owed.retain_mut(|owed| {
+            let is_kept = may_be_sent && owed.begins_with(&sent);
+            may_be_sent &= owed.is_optional;
+            is_kept || !is_over(owed)
+        });
+        self.sent = sent;
+        before - self.owed.len()
+    }
+
+    /// The clock is another one from now on.
+    pub fn shift_clock(&mut self, by_ms: u64) {
+        for owed in &mut self.owed {
+            owed.deadline_ms = owed.deadline_ms.map(|deadline_ms| deadline_ms + by_ms);
+        }
+    }
+
+    /// Looks at bytes that the server sent, and returns the messages that they complete.
+    ///
+    /// # Errors
+    /// When they are none that is owed.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>, String> {
+        self.sent.extend(bytes);
+        let mut whole = Vec::new();
+        loop {
+            while self.owed.front().is_some_and(|owed| owed.is_optional && !owed.begins_with(&self.sent)) {
+                self.owed.pop_front();
+            }
+            if self.sent.is_empty() {
+                return Ok(whole);
+            }
+            let Some(first) = self.owed.front() else {
+                return Err(format!("nothing is owed, and this is sent: {}", self.sent.escape_ascii()));
+            };
+            if !first.begins_with(&self.sent) {
+                return Err(format!("{first:?} is owed, and this is sent: {}", self.sent.escape_ascii()));
+            }
+            let end = HEADER_BYTES + first.header.payload_bytes as usize;
+            if self.sent.len() < end {
+                return Ok(whole);
+            }
+            let payload = self.sent[HEADER_BYTES..end].to_vec();
+            whole.push((first.header, payload));
+            self.sent.drain(..end);
+            self.owed.pop_front();
+        }
+    }
+}
+
+impl Owed {
+    /// Whether these bytes can be the beginning of the message.
+    fn begins_with(&self, sent: &[u8]) -> bool {
+        let header = self.header.emit();
+        let common = sent.len().min(HEADER_BYTES);
+        if sent[..common] != header[..common] {
+            return false;
+        }
+        let have = &sent[common..];
+        let end = have.len().min(self.header.payload_bytes as usize);
+        let have = &have[..end];
+        match &self.payload {
+            Payload::Exactly(payload) => payload.starts_with(have),
+            Payload::Behind(rest) => {
+                let number = have.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                rest.starts_with(&have[number..])
+            }
+            Payload::Some(_) => true,
+        }
+    }
+}
