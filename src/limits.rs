@@ -65,6 +65,13 @@ pub const PRIVILEGED_EVENT_BYTES: usize = 1024 * 1024;
 /// Bytes that a new connection counts for before it is used.
 pub const CONNECTION_BYTES: usize = 1024;
 
+/// Bytes of a name or a value that are kept in place; a longer one is a block of the heap. It fills what pointer and length of
+/// a block would take, with one byte for the length and one that tells which it is.
+pub const SHORT_BYTES: usize = 22;
+
+/// Entries of permissions that a node keeps in place, in two words: owner, a peer, and one more. Longer lists are rare.
+pub const ENTRIES_IN_PLACE: usize = 3;
+
 /// Children that a directory keeps in one list, searched from end to end. Above it, names are found by binary search;
 /// below it the list is smaller and no slower.
 pub const SMALL_DIRECTORY: usize = 24;
