@@ -65,9 +65,13 @@ pub const PRIVILEGED_EVENT_BYTES: usize = 1024 * 1024;
 /// Bytes that a new connection counts for before it is used.
 pub const CONNECTION_BYTES: usize = 1024;
 
-/// Bytes of a name or a value that are kept in place; a longer one is a block of the heap. It fills what pointer and length of
-/// a block would take, with one byte for the length and one that tells which it is.
-pub const SHORT_BYTES: usize = 22;
+/// Bytes of a name that are kept in place; a longer one is a block of the heap. They fill what pointer and length of a block
+/// would take, with one byte for the length and one that tells which it is.
+pub const SHORT_NAME_BYTES: usize = 22;
+
+/// Bytes of a value that are kept in place: numbers, states, MAC addresses, and paths of a backend. A node with them fills its
+/// block, which is a multiple of 32 bytes.
+pub const SHORT_VALUE_BYTES: usize = 38;
 
 /// Entries of permissions that a node keeps in place, in two words: owner, a peer, and one more. Longer lists are rare.
 pub const ENTRIES_IN_PLACE: usize = 3;

@@ -27,8 +27,9 @@ thread_local! {
 /// Counts the bytes that are allocated, rounded up as the kernel's allocator does.
 struct Counting;
 
+/// As the kernel's allocator rounds: a word behind each block, and multiples of 32 bytes.
 fn rounded(layout: Layout) -> usize {
-    layout.size().next_multiple_of(8).max(16)
+    (layout.size() + size_of::<usize>()).next_multiple_of(32)
 }
 
 // SAFETY: every call is passed on to the system's allocator as it is.

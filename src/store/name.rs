@@ -7,7 +7,7 @@ use core::cmp::Ordering;
 use core::fmt;
 use core::ops::Deref;
 
-use crate::limits::SHORT_BYTES;
+use crate::limits::SHORT_NAME_BYTES;
 
 /// A name. It is ordered and compared as its text.
 #[derive(Clone)]
@@ -15,7 +15,7 @@ pub struct Name(Text);
 
 #[derive(Clone)]
 enum Text {
-    Short(heapless::String<SHORT_BYTES, u8>),
+    Short(heapless::String<SHORT_NAME_BYTES, u8>),
     Long(Rc<str>),
 }
 
@@ -76,11 +76,12 @@ mod tests {
 
     #[test]
     fn text_of_any_length_comes_back_and_is_ordered_as_text() {
-        let texts = ["", "a", "backend", &"b".repeat(SHORT_BYTES), &"b".repeat(SHORT_BYTES + 1), &"c".repeat(2000)];
+        let texts =
+            ["", "a", "backend", &"b".repeat(SHORT_NAME_BYTES), &"b".repeat(SHORT_NAME_BYTES + 1), &"c".repeat(2000)];
         for (at, text) in texts.iter().enumerate() {
             let name = Name::from(*text);
             assert_eq!(&*name, *text);
-            assert_eq!(matches!(name.0, Text::Long(_)), text.len() > SHORT_BYTES);
+            assert_eq!(matches!(name.0, Text::Long(_)), text.len() > SHORT_NAME_BYTES);
             for (other_at, other) in texts.iter().enumerate() {
                 assert_eq!(name.cmp(&Name::from(*other)), at.cmp(&other_at));
             }

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::ops::Deref;
 
-use crate::limits::SHORT_BYTES;
+use crate::limits::SHORT_VALUE_BYTES;
 
 /// A value. Equal bytes are equal values.
 #[derive(Clone)]
@@ -12,11 +12,11 @@ pub struct Value(Bytes);
 
 #[derive(Clone)]
 enum Bytes {
-    Short(heapless::Vec<u8, SHORT_BYTES, u8>),
+    Short(heapless::Vec<u8, SHORT_VALUE_BYTES, u8>),
     Long(Box<[u8]>),
 }
 
-const _: () = assert!(size_of::<Value>() == 24, "the short form fills what the long one needs anyway");
+const _: () = assert!(size_of::<Value>() == 40, "as `SHORT_VALUE_BYTES` says");
 
 impl Default for Value {
     /// The empty value.
@@ -62,12 +62,12 @@ mod tests {
 
     #[test]
     fn bytes_of_any_number_come_back_and_only_many_take_a_block() {
-        for count in [0, 1, SHORT_BYTES - 1, SHORT_BYTES, SHORT_BYTES + 1, 4096] {
+        for count in [0, 1, SHORT_VALUE_BYTES - 1, SHORT_VALUE_BYTES, SHORT_VALUE_BYTES + 1, 4096] {
             let bytes = alloc::vec![0xa5; count];
             let value = Value::from(&bytes[..]);
             assert_eq!(&*value, &bytes[..]);
             assert_eq!(value.clone(), value);
-            assert_eq!(matches!(value.0, Bytes::Long(_)), count > SHORT_BYTES);
+            assert_eq!(matches!(value.0, Bytes::Long(_)), count > SHORT_VALUE_BYTES);
         }
         assert_eq!(Value::default(), Value::from(&b""[..]));
     }
