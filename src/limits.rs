@@ -49,7 +49,7 @@ pub const PRIVILEGED_WORK_BYTES: usize = 128 * 1024;
 
 /// Bytes of the heap that a byte that is counted takes at most, beside [`HEAP_BYTES_PER_OBJECT`].
 /// `tests/memory_factor.rs` measures both.
-pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 4;
+pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 3;
 
 /// Bytes of the heap that one node, watch or path in a transaction takes at most beside that. Short watches are the
 /// worst: path and token are all that counts, and each stands in two lists.

@@ -80,6 +80,22 @@ fn small_nodes_take_no_more_than_their_bound() {
 }
 
 #[test]
+fn nodes_whose_value_and_permissions_have_blocks_of_their_own_take_no_more_than_their_bound() {
+    let mut world = World::with_homes([1]);
+    let value = "v".repeat(limits::SHORT_VALUE_BYTES + 1);
+    bounded("100 nodes with values too long for them", 110, &mut world, |world| {
+        for count in 0..100 {
+            world.write(1, &format!("{}/{count}", count / 10), &value).unwrap();
+        }
+    });
+    bounded("their permissions", 100, &mut world, |world| {
+        for count in 0..100 {
+            assert_eq!(world.set_perms(1, &format!("{}/{count}", count / 10), "n1 r2 r3 r4"), ok());
+        }
+    });
+}
+
+#[test]
 fn short_watches_take_no_more_than_their_bound() {
     let mut world = World::with_homes([1]);
     bounded("64 watches on one path", 64, &mut world, |world| {

@@ -7,8 +7,8 @@ use crate::heap::{free_bytes, largest_asked, largest_block, set_size, usage};
 use crate::host::Host;
 use crate::random::Random;
 
-/// Bytes of the heap that a domain of 8 MiB has when it begins to serve (`docs/boot.md`), rounded down.
-const HEAP_BYTES: usize = 7_300_000;
+/// Bytes of the heap that a domain of 8 MiB has, with what is set apart, rounded down: of 7,587,328 when this was written.
+const HEAP_BYTES: usize = 7_500_000;
 const GUESTS: u16 = 100;
 /// Nodes that it must hold at least.
 const NODES: usize = 25_000;

@@ -87,7 +87,7 @@ unsafe impl GlobalAlloc for Split {
 
 /// What the work of the server left behind; nothing is looked at here.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Taken;
+pub struct Taken(());
 
 impl Taken {
     pub const fn and(self, _later: Self) -> Self {
@@ -100,7 +100,7 @@ pub fn on_heap<T>(work: impl FnOnce() -> T) -> (T, Taken) {
     HEAP.with(|heap| heap.is_server.set(true));
     let result = work();
     HEAP.with(|heap| heap.is_server.set(false));
-    (result, Taken)
+    (result, Taken(()))
 }
 
 /// Gives this thread's heap its memory.
