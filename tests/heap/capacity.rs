@@ -12,8 +12,8 @@ const HEAP_BYTES: usize = 7_500_000;
 const GUESTS: u16 = 100;
 /// Nodes that it must hold at least.
 const NODES: usize = 25_000;
-/// Requests of dom0 whose replies and events it does not read: as many as it is read from.
-const UNREAD: usize = 2000;
+/// Requests of dom0 whose replies it does not read: as long as it is read from.
+const UNREAD: usize = 6000;
 /// Leaves of a directory.
 const LEAVES: usize = 9;
 /// Nodes of a guest's transaction that is as large as it may be.
@@ -102,7 +102,7 @@ fn an_8_mib_domain_holds_25000_nodes_of_100_guests_and_serves_on_when_it_is_full
     }
     host.take(0);
     println!("all removed: {:?}, largest {}, asked {}", usage(), largest_block(), largest_asked());
-    assert!(largest_block() > HEAP_BYTES / 2, "what was freed is in large pieces again");
+    assert!(largest_block() > HEAP_BYTES / 4, "what was freed is in large pieces again");
     host.check();
 }
 
