@@ -49,7 +49,7 @@ pub const PRIVILEGED_WORK_BYTES: usize = 128 * 1024;
 
 /// Bytes of the heap that a byte that is counted takes at most, beside [`HEAP_BYTES_PER_OBJECT`].
 /// `tests/memory_factor.rs` measures both.
-pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 4;
+pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 3;
 
 /// Bytes of the heap that one node, watch or path in a transaction takes at most beside that. Short watches are the
 /// worst: path and token are all that counts, and each stands in two lists.
@@ -64,6 +64,17 @@ pub const PRIVILEGED_EVENT_BYTES: usize = 1024 * 1024;
 
 /// Bytes that a new connection counts for before it is used.
 pub const CONNECTION_BYTES: usize = 1024;
+
+/// Bytes of a name that are kept in place; a longer one is a block of the heap. They fill what pointer and length of a block
+/// would take, with one byte for the length and one that tells which it is.
+pub const SHORT_NAME_BYTES: usize = 22;
+
+/// Bytes of a value that are kept in place: numbers, states, MAC addresses, and paths of a backend. A node with them fills its
+/// block, which is a multiple of 32 bytes.
+pub const SHORT_VALUE_BYTES: usize = 38;
+
+/// Entries of permissions that a node keeps in place, in two words: owner, a peer, and one more. Longer lists are rare.
+pub const ENTRIES_IN_PLACE: usize = 3;
 
 /// Children that a directory keeps in one list, searched from end to end. Above it, names are found by binary search;
 /// below it the list is smaller and no slower.

@@ -27,8 +27,9 @@ thread_local! {
 /// Counts the bytes that are allocated, rounded up as the kernel's allocator does.
 struct Counting;
 
+/// As the kernel's allocator rounds: a word behind each block, and multiples of 32 bytes.
 fn rounded(layout: Layout) -> usize {
-    layout.size().next_multiple_of(8).max(16)
+    (layout.size() + size_of::<usize>()).next_multiple_of(32)
 }
 
 // SAFETY: every call is passed on to the system's allocator as it is.
@@ -74,6 +75,22 @@ fn small_nodes_take_no_more_than_their_bound() {
     bounded("200 directories of one node", 400, &mut world, |world| {
         for count in 0..200 {
             world.write(1, &format!("{count}/a"), "").unwrap();
+        }
+    });
+}
+
+#[test]
+fn nodes_whose_value_and_permissions_have_blocks_of_their_own_take_no_more_than_their_bound() {
+    let mut world = World::with_homes([1]);
+    let value = "v".repeat(limits::SHORT_VALUE_BYTES + 1);
+    bounded("100 nodes with values too long for them", 110, &mut world, |world| {
+        for count in 0..100 {
+            world.write(1, &format!("{}/{count}", count / 10), &value).unwrap();
+        }
+    });
+    bounded("their permissions", 100, &mut world, |world| {
+        for count in 0..100 {
+            assert_eq!(world.set_perms(1, &format!("{}/{count}", count / 10), "n1 r2 r3 r4"), ok());
         }
     });
 }

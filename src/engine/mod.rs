@@ -27,6 +27,7 @@ pub mod input;
 pub mod memory;
 pub mod needs;
 pub mod output;
+mod queue;
 pub mod rate;
 pub mod report;
 pub mod requests;

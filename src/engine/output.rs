@@ -1,9 +1,10 @@
 //! What waits to be sent to one connection: replies and events, in order.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::engine::queue::Queue;
 use crate::limits;
 use crate::store::watch::ConnectionId;
 use crate::wire::header::{HEADER_BYTES, Header, MessageType};
@@ -52,7 +53,7 @@ struct EventInfo {
 /// The queue of one connection.
 #[derive(Debug, Default)]
 pub struct Output {
-    messages: VecDeque<Message>,
+    messages: Queue<Message>,
     /// Bytes of all messages.
     queued_bytes: usize,
     /// Bytes of the first message that were sent.
@@ -91,13 +92,13 @@ impl Output {
 
     /// Gives the last reply to a request another payload. A message of which something was sent stays as it is.
     pub fn replace_last_reply(&mut self, header: &Header, payload: &[u8]) {
-        let partly_sent = usize::from(self.sent > 0);
+        let unsent = self.messages.len().saturating_sub(usize::from(self.sent > 0));
         let is_reply = |message: &Message| {
             let have = message.bytes.first_chunk::<HEADER_BYTES>().map(Header::parse);
             !message.is_rest
                 && have.is_some_and(|have| (have.kind, have.request_id) == (header.kind, header.request_id))
         };
-        if let Some(message) = self.messages.iter_mut().skip(partly_sent).rfind(|message| is_reply(message)) {
+        if let Some(message) = self.messages.iter_mut().rev().take(unsent).find(|message| is_reply(message)) {
             let header = Header { payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX), ..*header };
             let old = core::mem::replace(&mut message.bytes, self::message(header, payload));
             self.queued_bytes = self.queued_bytes.saturating_sub(old.len()).saturating_add(message.bytes.len());
@@ -176,7 +177,7 @@ impl Output {
         self.sent = 0;
         self.queued_bytes = 0;
         self.event_hashes.clear();
-        self.messages.drain(..).filter_map(|message| message.origin).collect()
+        self.messages.drain().filter_map(|message| message.origin).collect()
     }
 
     /// Whether nothing waits.
@@ -210,7 +211,7 @@ impl Output {
 
     /// Changes the causes of the messages that wait.
     pub(super) fn map_origins(&mut self, mut map: impl FnMut(Origin) -> Option<Origin>) {
-        for message in &mut self.messages {
+        for message in self.messages.iter_mut() {
             message.origin = message.origin.and_then(&mut map);
         }
     }

@@ -1,14 +1,16 @@
 //! A node's children, in the order in which they were made (the order in which DIRECTORY lists them).
 //!
 //! Few children are a list that is searched from end to end. Many are two maps: by name, and by a number that grows with
-//! every child made. Both forms give the same answers; a directory stays in the larger form until it is empty.
+//! every child made. Both forms give the same answers. What they take is in proportion to the children that there are, not
+//! to those that there were: lists grow by small steps and shrink, and the maps become a list again.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use crate::limits::SMALL_DIRECTORY;
-use crate::store::chunk_map::ChunkMap;
+use crate::store::chunk_map::{ChunkMap, make_room, take_room};
+use crate::store::name::Name;
 use crate::store::node::Node;
 
 /// The children of one node.
@@ -18,7 +20,7 @@ pub enum Children {
     #[default]
     None,
     /// A list in the order of making.
-    Few(Vec<(Box<str>, Rc<Node>)>),
+    Few(Vec<(Name, Rc<Node>)>),
     /// Maps by name and by order.
     Many(Box<Many>),
 }
@@ -26,8 +28,8 @@ pub enum Children {
 /// A large directory.
 #[derive(Clone, Debug)]
 pub struct Many {
-    by_name: ChunkMap<Rc<str>, (u64, Rc<Node>)>,
-    by_order: ChunkMap<u64, Rc<str>>,
+    by_name: ChunkMap<Name, (u64, Rc<Node>)>,
+    by_order: ChunkMap<u64, Name>,
     next: u64,
 }
 
@@ -75,11 +77,15 @@ impl Children {
     pub fn insert(&mut self, name: &str, node: Rc<Node>) {
         match self {
             Self::None => *self = Self::Few(alloc::vec![(name.into(), node)]),
-            Self::Few(list) if list.len() < SMALL_DIRECTORY => list.push((name.into(), node)),
+            Self::Few(list) if list.len() < SMALL_DIRECTORY => {
+                let step = (list.len() / 4).min(SMALL_DIRECTORY.saturating_sub(list.len()));
+                make_room(list, step);
+                list.push((name.into(), node));
+            }
             Self::Few(list) => {
                 let mut many = Many { by_name: ChunkMap::new(), by_order: ChunkMap::new(), next: 1 };
                 for (name, node) in list.drain(..) {
-                    many.insert(name.into(), node);
+                    many.insert(name, node);
                 }
                 many.insert(name.into(), node);
                 *self = Self::Many(Box::new(many));
@@ -94,7 +100,9 @@ impl Children {
             Self::None => None,
             Self::Few(list) => {
                 let at = list.iter().position(|(have, _)| **have == *name)?;
-                Some(list.remove(at).1)
+                let (_, node) = list.remove(at);
+                take_room(list);
+                Some(node)
             }
             Self::Many(many) => {
                 let (order, node) = many.by_name.remove(name)?;
@@ -102,8 +110,10 @@ impl Children {
                 Some(node)
             }
         };
-        if self.is_empty() {
-            *self = Self::None;
+        match self {
+            _ if self.is_empty() => *self = Self::None,
+            Self::Many(many) if many.by_name.len() <= SMALL_DIRECTORY / 2 => *self = Self::Few(many.to_list()),
+            _ => {}
         }
         removed
     }
@@ -159,10 +169,18 @@ impl Children {
 }
 
 impl Many {
-    fn insert(&mut self, name: Rc<str>, node: Rc<Node>) {
+    fn insert(&mut self, name: Name, node: Rc<Node>) {
         self.by_order.insert(self.next, name.clone());
         self.by_name.insert(name, (self.next, node));
         self.next = self.next.saturating_add(1);
+    }
+
+    /// The same children as a list.
+    fn to_list(&self) -> Vec<(Name, Rc<Node>)> {
+        let mut list = Vec::with_capacity(self.by_name.len());
+        let node = |name: &Name| self.by_name.get(&**name).map(|(_, node)| node.clone());
+        list.extend(self.by_order.iter().filter_map(|(_, name)| Some((name.clone(), node(name)?))));
+        list
     }
 }
 

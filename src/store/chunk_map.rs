@@ -1,7 +1,8 @@
 //! A sorted map in chunks that versions share: the directories that are too large for a list.
 //!
 //! Cloning it copies the list of chunks (one pointer for about fifty entries) and no entry. A change copies the one chunk
-//! that it touches, and only while another version still holds that chunk.
+//! that it touches, and only while another version still holds that chunk. Chunks have little more room than entries, and
+//! small neighbours become one, so that a map takes no more after removals than if it had always been that small.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -14,6 +15,25 @@ use crate::limits::CHUNK_ENTRIES;
 pub(super) struct ChunkMap<K, V> {
     chunks: Vec<Rc<Vec<(K, V)>>>,
     len: usize,
+}
+
+/// Entries of a chunk for which room is made at once.
+const CHUNK_STEP: usize = 8;
+
+const _: () = assert!(CHUNK_ENTRIES.is_multiple_of(CHUNK_STEP), "a full chunk has no room that it can't use");
+
+/// Makes room for `step` more entries when there is none for one: doubling would leave a third of all lists empty.
+pub(super) fn make_room<T>(list: &mut Vec<T>, step: usize) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(step.max(1));
+    }
+}
+
+/// Gives back room of a list from which entries were removed, when more than half of it is empty.
+pub(super) fn take_room<T>(list: &mut Vec<T>) {
+    if list.len() <= list.capacity() / 2 {
+        list.shrink_to_fit();
+    }
 }
 
 impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
@@ -62,22 +82,38 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
             return;
         };
         let entries = Rc::make_mut(chunk);
-        match entries.binary_search_by(|(k, _)| k.cmp(&key)) {
+        let at = match entries.binary_search_by(|(k, _)| k.cmp(&key)) {
             Ok(at) => {
                 if let Some(entry) = entries.get_mut(at) {
                     entry.1 = value;
                 }
                 return;
             }
-            Err(at) => entries.insert(at, (key, value)),
-        }
+            Err(at) => at,
+        };
         self.len = self.len.saturating_add(1);
-        if entries.len() > CHUNK_ENTRIES {
-            // Keys that come in order fill chunks from the left: leave those full.
-            let split = if at_chunk.saturating_add(1) == self.chunks.len() { CHUNK_ENTRIES } else { CHUNK_ENTRIES / 2 };
-            let upper = self.chunks.get_mut(at_chunk).map(|chunk| Rc::make_mut(chunk).split_off(split));
-            self.chunks.insert(at_chunk.saturating_add(1), Rc::new(upper.unwrap_or_default()));
+        if entries.len() < CHUNK_ENTRIES {
+            make_room(entries, CHUNK_STEP);
+            entries.insert(at, (key, value));
+            return;
         }
+        // Keys that come in order fill chunks from the left: leave those full.
+        let upper = if at == entries.len() {
+            alloc::vec![(key, value)]
+        } else {
+            let mut upper = entries.split_off(CHUNK_ENTRIES / 2);
+            take_room(entries);
+            let (half, at) = match at.checked_sub(entries.len()) {
+                Some(at) => (&mut upper, at),
+                None => (entries, at),
+            };
+            make_room(half, CHUNK_STEP);
+            half.insert(at, (key, value));
+            upper
+        };
+        let step = self.chunks.len() / 8;
+        make_room(&mut self.chunks, step);
+        self.chunks.insert(at_chunk.saturating_add(1), Rc::new(upper));
     }
 
     pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
@@ -87,12 +123,38 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         let at_chunk = self.chunk_of(key);
         let chunk = self.chunks.get_mut(at_chunk)?;
         let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
-        let (_, value) = Rc::make_mut(chunk).remove(at);
-        if chunk.is_empty() {
-            self.chunks.remove(at_chunk);
-        }
+        let entries = Rc::make_mut(chunk);
+        let (_, value) = entries.remove(at);
+        take_room(entries);
+        let left = entries.len();
         self.len = self.len.saturating_sub(1);
+        if left == 0 {
+            self.chunks.remove(at_chunk);
+            take_room(&mut self.chunks);
+        } else if left < CHUNK_ENTRIES / 4 {
+            self.merge(at_chunk.saturating_sub(1));
+        }
         Some(value)
+    }
+
+    /// Makes one chunk of one and the next, if both together are small enough to grow again.
+    fn merge(&mut self, at_chunk: usize) {
+        let next = at_chunk.saturating_add(1);
+        let len = |at: usize| self.chunks.get(at).map(|chunk| chunk.len());
+        let (Some(lower), Some(upper)) = (len(at_chunk), len(next)) else { return };
+        if lower.saturating_add(upper) > CHUNK_ENTRIES / 2 {
+            return;
+        }
+        let upper = self.chunks.remove(next);
+        if let Some(chunk) = self.chunks.get_mut(at_chunk) {
+            let chunk = Rc::make_mut(chunk);
+            chunk.reserve_exact(upper.len());
+            match Rc::try_unwrap(upper) {
+                Ok(upper) => chunk.extend(upper),
+                Err(shared) => chunk.extend(shared.iter().cloned()),
+            }
+        }
+        take_room(&mut self.chunks);
     }
 
     /// The first entry whose key is greater than `key`, or the very first for `None`.

@@ -1,4 +1,7 @@
 //! A node: value, permissions, children, and when it was last written.
+//!
+//! Most nodes are leaves with a short value and few permissions: such a node is one block of the heap, and all that only
+//! directories need is behind one pointer.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -7,18 +10,27 @@ use crate::store::children::Children;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
 use crate::store::permission::Permissions;
+use crate::store::value::Value;
 
 /// One node of the tree. Versions of the tree share nodes that are the same in both.
 #[derive(Clone, Debug)]
 pub struct Node {
-    value: Box<[u8]>,
+    value: Value,
     permissions: Permissions,
     generation: u64,
+    below: Option<Box<Below>>,
+}
+
+const _: () = assert!(size_of::<Node>() == 72, "with its two counts and the allocator's word, it fills 96 bytes");
+
+/// What is below a directory. Never without children.
+#[derive(Clone, Debug, Default)]
+struct Below {
     mentioned: Mentioned,
     children: Children,
 }
 
-/// Which domains this node or one below may name in its permissions: one bit for all domids that are the same modulo 64.
+/// Which domains the nodes below may name in their permissions: one bit for all domids that are the same modulo 64.
 /// A bit that is not set is certain; one that is set may be left over. It lets the removal of a dead domain's nodes and
 /// rights pass over what has nothing to do with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,8 +41,15 @@ impl Mentioned {
         Self(1 << (domid.0 % 64))
     }
 
-    fn by(permissions: &Permissions) -> Self {
-        permissions.entries().iter().fold(Self::default(), |sum, entry| Self(sum.0 | Self::of(entry.domid).0))
+    /// Notes all that `permissions` name.
+    fn add(&mut self, permissions: &Permissions) {
+        self.0 = permissions.entries().iter().fold(self.0, |sum, entry| sum | Self::of(entry.domid).0);
+    }
+
+    /// Notes all that `node` or one below it may name.
+    fn add_node(&mut self, node: &Node) {
+        self.add(&node.permissions);
+        self.0 |= node.below.as_ref().map_or(0, |below| below.mentioned.0);
     }
 }
 
@@ -40,14 +59,13 @@ impl Node {
 
     /// A node without children.
     #[must_use]
-    pub fn new(value: Box<[u8]>, permissions: Permissions, generation: u64) -> Self {
-        let mentioned = Mentioned::by(&permissions);
-        Self { value, permissions, generation, mentioned, children: Children::None }
+    pub const fn new(value: Value, permissions: Permissions, generation: u64) -> Self {
+        Self { value, permissions, generation, below: None }
     }
 
     /// Its value.
     #[must_use]
-    pub const fn value(&self) -> &[u8] {
+    pub fn value(&self) -> &[u8] {
         &self.value
     }
 
@@ -65,23 +83,42 @@ impl Node {
 
     /// Its children.
     #[must_use]
-    pub const fn children(&self) -> &Children {
-        &self.children
+    pub fn children(&self) -> &Children {
+        const NONE: &Children = &Children::None;
+        self.below.as_ref().map_or(NONE, |below| &below.children)
     }
 
-    /// Its children, to be changed.
-    pub(super) const fn children_mut(&mut self) -> &mut Children {
-        &mut self.children
+    /// The child `name`, to be changed.
+    pub(super) fn child_mut(&mut self, name: &str) -> Option<&mut Rc<Self>> {
+        self.below.as_mut()?.children.get_mut(name)
+    }
+
+    /// Adds a child at the end; `name` is not there yet. The nodes above have to [`Node::mention`] what it names.
+    pub(super) fn insert_child(&mut self, name: &str, node: Rc<Self>) {
+        let below = self.below.get_or_insert_default();
+        below.mentioned.add_node(&node);
+        below.children.insert(name, node);
+    }
+
+    /// Takes the child `name` out.
+    pub(super) fn remove_child(&mut self, name: &str) -> Option<Rc<Self>> {
+        let removed = self.below.as_mut()?.children.remove(name);
+        self.below.take_if(|below| below.children.is_empty());
+        removed
+    }
+
+    /// Takes the place of `other`, whose children become its own; it has none yet.
+    pub(super) fn take_children_of(&mut self, other: &Self) {
+        self.below.clone_from(&other.below);
     }
 
     /// Sets the value.
-    pub(super) fn set_value(&mut self, value: Box<[u8]>) {
+    pub(super) fn set_value(&mut self, value: Value) {
         self.value = value;
     }
 
     /// Sets the permissions. The nodes above have to [`Node::mention`] them.
     pub(super) fn set_permissions(&mut self, permissions: Permissions) {
-        self.mentioned.0 |= Mentioned::by(&permissions).0;
         self.permissions = permissions;
     }
 
@@ -92,12 +129,9 @@ impl Node {
 
     /// Notes that a node below has `permissions`.
     pub(super) fn mention(&mut self, permissions: &Permissions) {
-        self.mentioned.0 |= Mentioned::by(permissions).0;
-    }
-
-    /// Notes that all that `other` or a node below it names is named below.
-    pub(super) const fn mention_all(&mut self, other: &Self) {
-        self.mentioned.0 |= other.mentioned.0;
+        if let Some(below) = &mut self.below {
+            below.mentioned.add(permissions);
+        }
     }
 
     /// A node with children of these names, in this order, which stand for nodes that a transaction does not look at here.
@@ -105,9 +139,9 @@ impl Node {
     #[must_use]
     pub(crate) fn with_names<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
         for name in names {
-            if self.children.get(name).is_none() {
-                let placeholder = Self::new(Box::default(), self.permissions.clone(), self.generation);
-                self.children.insert(name, Rc::new(placeholder));
+            if self.children().get(name).is_none() {
+                let placeholder = Self::new(Value::default(), self.permissions.clone(), self.generation);
+                self.insert_child(name, Rc::new(placeholder));
             }
         }
         self
@@ -115,8 +149,19 @@ impl Node {
 
     /// Whether this node or one below may name `domid`.
     #[must_use]
-    pub const fn may_mention(&self, domid: DomId) -> bool {
-        self.mentioned.0 & Mentioned::of(domid).0 != 0
+    pub fn may_mention(&self, domid: DomId) -> bool {
+        self.permissions.entries().iter().any(|entry| entry.domid == domid)
+            || self.below.as_ref().is_some_and(|below| below.mentioned.0 & Mentioned::of(domid).0 != 0)
+    }
+
+    /// See [`Children::pop_unshared`].
+    fn pop_unshared(&mut self) -> Option<Rc<Self>> {
+        self.below.as_mut()?.children.pop_unshared()
+    }
+
+    /// See [`Children::swap_first_unshared`].
+    fn swap_first_unshared(&mut self, node: &mut Rc<Self>) -> bool {
+        self.below.as_mut().is_some_and(|below| below.children.swap_first_unshared(node))
     }
 
     /// Bytes that a node at `path` counts for in its owner's memory: its record without the names of children, its path,
@@ -146,7 +191,7 @@ impl Node {
 /// Drops a subtree by loops instead of by recursion: a guest chooses the depth, and the stack is small.
 impl Drop for Node {
     fn drop(&mut self) {
-        while let Some(child) = self.children.pop_unshared() {
+        while let Some(child) = self.pop_unshared() {
             dismantle(child);
         }
     }
@@ -158,13 +203,13 @@ impl Drop for Node {
 /// node has no other child left, the parked one comes out of it again.
 fn dismantle(mut current: Rc<Node>) {
     let mut parked = 0_usize;
-    while let Some(mut child) = Rc::get_mut(&mut current).and_then(|node| node.children.pop_unshared()) {
-        if parked > 0 && current.children.is_empty() {
+    while let Some(mut child) = Rc::get_mut(&mut current).and_then(Node::pop_unshared) {
+        if parked > 0 && current.children().is_empty() {
             current = child;
             parked = parked.saturating_sub(1);
             continue;
         }
-        while Rc::get_mut(&mut child).is_some_and(|node| node.children.swap_first_unshared(&mut current)) {
+        while Rc::get_mut(&mut child).is_some_and(|node| node.swap_first_unshared(&mut current)) {
             core::mem::swap(&mut child, &mut current);
             parked = parked.saturating_add(1);
         }
@@ -176,7 +221,7 @@ mod tests {
     use super::*;
 
     fn node() -> Node {
-        Node::new(Box::default(), Permissions::private(DomId(0)), 1)
+        Node::new(Value::default(), Permissions::private(DomId(0)), 1)
     }
 
     /// Counts the nodes of a subtree.
@@ -195,7 +240,7 @@ mod tests {
         *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let width = if depth == 0 { 0 } else { [0, 1, 2, 3, 30][(*seed >> 8) as usize % 5] };
         for at in 0..width {
-            top.children_mut().insert(&alloc::format!("{at}"), Rc::new(bush(depth - 1, seed)));
+            top.insert_child(&alloc::format!("{at}"), Rc::new(bush(depth - 1, seed)));
         }
         top
     }
@@ -205,7 +250,7 @@ mod tests {
         let mut chain = Rc::new(node());
         for _ in 0..2_000_000 {
             let mut above = node();
-            above.children_mut().insert("x", chain);
+            above.insert_child("x", chain);
             chain = Rc::new(above);
         }
         drop(chain);

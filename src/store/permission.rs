@@ -9,6 +9,7 @@ use core::fmt;
 
 use bitflags::bitflags;
 
+use crate::limits::ENTRIES_IN_PLACE;
 use crate::store::domain::DomId;
 use crate::wire::payload;
 
@@ -36,26 +37,43 @@ pub struct Entry {
     pub stale: bool,
 }
 
-/// A node's permissions: the owner's entry and then the others. Never empty; shared between the nodes that inherit them.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Permissions(Rc<[Entry]>);
+/// A node's permissions: the owner's entry and then the others. Never empty. Those that are too many to be kept in place are
+/// shared between the nodes that inherit them.
+#[derive(Clone)]
+pub struct Permissions(Entries);
+
+/// Few entries are the usual case, and looking at them looks nowhere else.
+#[derive(Clone)]
+enum Entries {
+    Few(heapless::Vec<Entry, ENTRIES_IN_PLACE, u8>),
+    Many(Rc<Vec<Entry>>),
+}
+
+const _: () = assert!(size_of::<Permissions>() == 16, "as many in place as two words hold");
 
 /// The spelling is not that of permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPermissions;
 
 impl Permissions {
+    /// Permissions of these entries, of which there is at least one.
+    fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
+        let mut all = Entries::NONE;
+        entries.into_iter().for_each(|entry| all.push(entry));
+        Self(all)
+    }
+
     /// Nobody but `owner` (and privileged clients) may do anything.
     #[must_use]
     pub fn private(owner: DomId) -> Self {
-        Self(Rc::new([Entry { domid: owner, access: Access::empty(), stale: false }]))
+        Self::of([Entry { domid: owner, access: Access::empty(), stale: false }])
     }
 
     /// `owner` may do everything, and all others may read.
     #[must_use]
     pub fn readable_by_all(owner: DomId) -> Self {
         let entry = |domid, access| Entry { domid, access, stale: false };
-        Self(Rc::new([entry(owner, Access::empty()), entry(DomId::ANY, Access::READ)]))
+        Self::of([entry(owner, Access::empty()), entry(DomId::ANY, Access::READ)])
     }
 
     /// Reads `count` entries, each a letter and a decimal domid and a NUL. Nothing is known about the domains yet.
@@ -63,7 +81,7 @@ impl Permissions {
     /// # Errors
     /// [`InvalidPermissions`] for no entry, another letter, or a number that no domain can have.
     pub fn parse(mut strings: &[u8], count: usize) -> Result<Self, InvalidPermissions> {
-        let mut entries = Vec::with_capacity(count);
+        let mut entries = Entries::NONE;
         for _ in 0..count {
             let (string, rest) = payload::split_string(strings).ok_or(InvalidPermissions)?;
             let (letter, number) = string.split_first().ok_or(InvalidPermissions)?;
@@ -73,31 +91,34 @@ impl Permissions {
             entries.push(Entry { domid, access, stale: false });
             strings = rest;
         }
-        if entries.is_empty() { Err(InvalidPermissions) } else { Ok(Self(entries.into())) }
+        if count == 0 { Err(InvalidPermissions) } else { Ok(Self(entries)) }
     }
 
     /// Permissions of these entries, as restored; `None` for no entry.
     #[must_use]
     pub fn from_entries(entries: &[Entry]) -> Option<Self> {
-        (!entries.is_empty()).then(|| Self(entries.into()))
+        (!entries.is_empty()).then(|| Self::of(entries.iter().copied()))
     }
 
     /// The entries, the owner's first.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
-        &self.0
+        match &self.0 {
+            Entries::Few(entries) => entries,
+            Entries::Many(entries) => entries,
+        }
     }
 
     /// Whose node it is.
     #[must_use]
     pub fn owner(&self) -> DomId {
-        self.0.first().map_or(DomId::DOM0, |entry| entry.domid)
+        self.entries().first().map_or(DomId::DOM0, |entry| entry.domid)
     }
 
     /// Whether any entry names `domid` and counts.
     #[must_use]
     pub fn names(&self, domid: DomId) -> bool {
-        self.0.iter().any(|entry| entry.domid == domid && !entry.stale)
+        self.entries().iter().any(|entry| entry.domid == domid && !entry.stale)
     }
 
     /// The same with another owner, whose letter stays.
@@ -106,30 +127,47 @@ impl Permissions {
         if self.owner() == owner {
             return self.clone();
         }
-        let mut entries: Vec<_> = self.0.to_vec();
-        if let Some(first) = entries.first_mut() {
-            first.domid = owner;
-        }
-        Self(entries.into())
+        let (first, others) = (self.entries().iter().take(1), self.entries().iter().skip(1));
+        Self::of(first.map(|first| Entry { domid: owner, ..*first }).chain(others.copied()))
     }
 
     /// The same without entries for `domid`, the owner's excepted.
     #[must_use]
     pub fn without(&self, domid: DomId) -> Self {
-        let kept = self.0.iter().enumerate().filter(|(at, entry)| *at == 0 || entry.domid != domid);
-        Self(kept.map(|(_, entry)| *entry).collect())
+        let kept = self.entries().iter().enumerate().filter(|(at, entry)| *at == 0 || entry.domid != domid);
+        Self::of(kept.map(|(_, entry)| *entry))
     }
 
     /// The same, with every entry that `is_stale` says so for marked, the owner's excepted. Marks stay.
     #[must_use]
     pub fn marked(&self, mut is_stale: impl FnMut(DomId) -> bool) -> Self {
-        let mut entries: Vec<_> = self.0.to_vec();
-        for entry in entries.iter_mut().skip(1) {
-            entry.stale = entry.stale || is_stale(entry.domid);
-        }
-        Self(entries.into())
+        let entries = self.entries().iter().enumerate();
+        Self::of(entries.map(|(at, entry)| Entry { stale: entry.stale || at > 0 && is_stale(entry.domid), ..*entry }))
     }
 }
+
+impl Entries {
+    const NONE: Self = Self::Few(heapless::Vec::new());
+
+    fn push(&mut self, entry: Entry) {
+        match self {
+            Self::Few(entries) => {
+                if entries.push(entry).is_err() {
+                    *self = Self::Many(Rc::new(entries.iter().copied().chain([entry]).collect()));
+                }
+            }
+            Self::Many(entries) => Rc::make_mut(entries).push(entry),
+        }
+    }
+}
+
+impl PartialEq for Permissions {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries() == other.entries()
+    }
+}
+
+impl Eq for Permissions {}
 
 impl fmt::Debug for Permissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,5 @@
 //! Everything that is stored: tree, special nodes, domains and watches, with the generation that orders its changes.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -13,6 +12,7 @@ use crate::store::quota::Quotas;
 use crate::store::special::Specials;
 use crate::store::transaction::{CommitEvent, Transaction};
 use crate::store::tree::Tree;
+use crate::store::value::Value;
 use crate::store::watch::Watches;
 
 /// The store's committed state.
@@ -55,7 +55,7 @@ impl State {
     #[must_use]
     pub fn new(privileged: DomId, quotas: Quotas) -> Self {
         let mut state = Self {
-            tree: Tree::new(Node::new(Box::default(), Permissions::private(privileged), 1)),
+            tree: Tree::new(Node::new(Value::default(), Permissions::private(privileged), 1)),
             specials: Specials::new(privileged, 1),
             domains: Domains::new(quotas),
             watches: Watches::default(),
@@ -65,7 +65,7 @@ impl State {
         state.domains.learn(privileged, 0);
         for path in [Path::TOOL, Path::TOOL_XENSTORED] {
             let generation = state.next_generation();
-            state.tree.create(path, Node::new(Box::default(), Permissions::private(privileged), generation));
+            state.tree.create(path, Node::new(Value::default(), Permissions::private(privileged), generation));
         }
         for path in [Path::ROOT, Path::TOOL, Path::TOOL_XENSTORED] {
             state.domains.charge_nodes(privileged, NodeCount::one(Node::memory_bytes(path, 1, 0)));
@@ -77,7 +77,7 @@ impl State {
     #[must_use]
     pub fn bare(privileged: DomId, quotas: Quotas) -> Self {
         let mut state = Self {
-            tree: Tree::new(Node::new(Box::default(), Permissions::private(privileged), 1)),
+            tree: Tree::new(Node::new(Value::default(), Permissions::private(privileged), 1)),
             specials: Specials::new(privileged, 1),
             domains: Domains::new(quotas),
             watches: Watches::default(),

@@ -20,6 +20,7 @@ use crate::store::path::{Path, PathBuf};
 use crate::store::permission::Permissions;
 use crate::store::record::Record;
 use crate::store::tree::Tree;
+use crate::store::value::Value;
 use crate::store::watch::Scope;
 
 pub(crate) use parts::{Seen, TransactionState};
@@ -32,14 +33,14 @@ pub enum NodeChange {
         /// Which node.
         path: PathBuf,
         /// Its value.
-        value: Box<[u8]>,
+        value: Value,
     },
     /// A node is made; its parent exists or was made just before.
     Create {
         /// Which node.
         path: PathBuf,
         /// Its value.
-        value: Box<[u8]>,
+        value: Value,
         /// Its permissions.
         permissions: Permissions,
         /// Whether there is an event: for the node that was asked for, not for those made on the way to it.
@@ -383,10 +384,10 @@ impl Transaction {
     fn add_child(&mut self, path: Path<'_>, generation: u64) {
         self.change_parent(path, ChildChange::Add(path.name().into()), |parent| {
             // What stands for the child in the list is never looked at: the child has an entry of its own.
-            let placeholder = Rc::new(Node::new(Box::default(), parent.permissions().clone(), generation));
+            let placeholder = Rc::new(Node::new(Value::default(), parent.permissions().clone(), generation));
             // The list may still name a child that others removed after the parent was seen; the commit will conflict.
             if parent.children().get(path.name()).is_none() {
-                parent.children_mut().insert(path.name(), placeholder);
+                parent.insert_child(path.name(), placeholder);
             }
             parent.set_generation(generation);
         });
@@ -394,7 +395,7 @@ impl Transaction {
 
     fn remove_child(&mut self, path: Path<'_>, generation: u64) {
         self.change_parent(path, ChildChange::Remove(path.name().into()), |parent| {
-            parent.children_mut().remove(path.name());
+            parent.remove_child(path.name());
             parent.set_generation(generation);
         });
     }

@@ -3,7 +3,6 @@
 //! A version of it can be kept by cloning, which costs nothing; after that a change copies the nodes from the root down to
 //! where it happens, once. Reading allocates nothing. No operation recurses.
 
-use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -13,6 +12,7 @@ use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf, PathCursor};
 use crate::store::permission::Permissions;
 use crate::store::transaction::ChildOperation;
+use crate::store::value::Value;
 
 /// The tree. It always has a root.
 #[derive(Clone, Debug)]
@@ -51,13 +51,13 @@ impl Tree {
             if let Some(permissions) = mention {
                 node.mention(permissions);
             }
-            node = Rc::make_mut(node.children_mut().get_mut(name)?);
+            node = Rc::make_mut(node.child_mut(name)?);
         }
         Some(node)
     }
 
     /// Sets the value of the node at `path`. Does nothing when there is none.
-    pub fn write(&mut self, path: Path<'_>, value: Box<[u8]>, generation: u64) {
+    pub fn write(&mut self, path: Path<'_>, value: Value, generation: u64) {
         if let Some(node) = self.get_mut(path, None) {
             node.set_value(value);
             node.set_generation(generation);
@@ -77,9 +77,8 @@ impl Tree {
     pub fn create(&mut self, path: Path<'_>, node: Node) {
         let Some(parent) = path.parent() else { return };
         if let Some(above) = self.get_mut(parent, Some(node.permissions())) {
-            above.mention(node.permissions());
             above.set_generation(node.generation());
-            above.children_mut().insert(path.name(), Rc::new(node));
+            above.insert_child(path.name(), Rc::new(node));
         }
     }
 
@@ -88,20 +87,16 @@ impl Tree {
     /// already.
     pub fn restore(&mut self, path: Path<'_>, node: Node) -> bool {
         let Some(parent) = path.parent() else {
-            let children = core::mem::take(Rc::make_mut(&mut self.root).children_mut());
-            let mentioned = self.root.clone();
-            self.root = Rc::new(node);
-            let root = Rc::make_mut(&mut self.root);
-            *root.children_mut() = children;
-            root.mention_all(&mentioned);
+            let mut root = node;
+            root.take_children_of(&self.root);
+            self.root = Rc::new(root);
             return true;
         };
         if self.get(parent).is_none_or(|parent| parent.children().get(path.name()).is_some()) {
             return false;
         }
         let Some(above) = self.get_mut(parent, Some(node.permissions())) else { return false };
-        above.mention(node.permissions());
-        above.children_mut().insert(path.name(), Rc::new(node));
+        above.insert_child(path.name(), Rc::new(node));
         true
     }
 
@@ -114,7 +109,7 @@ impl Tree {
     /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.
     pub fn remove(&mut self, path: Path<'_>, generation: u64) -> Option<Rc<Node>> {
         let parent = self.get_mut(path.parent()?, None)?;
-        let removed = parent.children_mut().remove(path.name())?;
+        let removed = parent.remove_child(path.name())?;
         parent.set_generation(generation);
         Some(removed)
     }
@@ -131,10 +126,10 @@ impl Tree {
         let Some(node) = self.get_mut(path, None) else { return };
         match change {
             ChildOperation::Add(name) => {
-                let child = Node::new(Box::default(), permissions.clone(), generation);
-                node.children_mut().insert(name, Rc::new(child));
+                let child = Node::new(Value::default(), permissions.clone(), generation);
+                node.insert_child(name, Rc::new(child));
             }
-            ChildOperation::Remove(name) => drop(node.children_mut().remove(name)),
+            ChildOperation::Remove(name) => drop(node.remove_child(name)),
         }
     }
 
@@ -227,7 +222,7 @@ mod tests {
     use alloc::string::String;
 
     fn tree(paths: &[(&str, u16)]) -> Tree {
-        let mut tree = Tree::new(Node::new(Box::default(), Permissions::private(DomId(0)), 1));
+        let mut tree = Tree::new(Node::new(Value::default(), Permissions::private(DomId(0)), 1));
         for (path, owner) in paths {
             tree.create(
                 at(path).as_path(),
@@ -245,7 +240,7 @@ mod tests {
     fn an_older_version_stays_as_it_was() {
         let mut tree = tree(&[("/a", 0), ("/a/b", 0), ("/c", 0)]);
         let older = tree.clone();
-        tree.write(at("/a/b").as_path(), (*b"new").into(), 9);
+        tree.write(at("/a/b").as_path(), b"new"[..].into(), 9);
         tree.remove(at("/c").as_path(), 10);
         assert_eq!(older.get(at("/a/b").as_path()).unwrap().value(), b"/a/b");
         assert!(older.get(at("/c").as_path()).is_some());

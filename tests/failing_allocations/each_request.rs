@@ -7,7 +7,7 @@ use xenstore::wire::header::MessageType as T;
 use crate::heap;
 use crate::host::{Answer, Host};
 
-/// Steps of free memory. Budgets are in units of four bytes and 256 beside; smaller steps show nothing more.
+/// Steps of free memory. Budgets are in units of three bytes and 256 beside; smaller steps show nothing more.
 const STEP_BYTES: usize = 256;
 
 /// What a request may keep without asking: the reply that always passes, its ticket, places in queues, two events, and a list

@@ -38,9 +38,9 @@ struct Accounting;
 #[global_allocator]
 static ACCOUNTING: Accounting = Accounting;
 
-/// As the kernel's allocator rounds.
+/// As the kernel's allocator rounds: a word behind each block, and multiples of 32 bytes.
 fn rounded(layout: Layout) -> usize {
-    layout.size().next_multiple_of(8).max(16)
+    (layout.size() + size_of::<usize>()).next_multiple_of(32)
 }
 
 // SAFETY: every call is passed on to the system's allocator as it is.

@@ -1,6 +1,5 @@
 //! READ, WRITE, MKDIR, RM.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::engine::requests::Call;
@@ -10,6 +9,7 @@ use crate::store::path::{Path, PathBuf, PathCursor, PathScratch};
 use crate::store::permission::Access;
 use crate::store::quota::Quota;
 use crate::store::transaction::NodeChange;
+use crate::store::value::Value;
 use crate::store::watch::Scope;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
@@ -97,7 +97,7 @@ fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno
         call.grow(Node::memory_bytes(*made, entries, if level == 0 { value.len() } else { 0 }))?;
     }
     while let Some(made) = missing.pop() {
-        let value: Box<[u8]> = if missing.is_empty() { value.into() } else { Box::default() };
+        let value = if missing.is_empty() { value.into() } else { Value::default() };
         let announced = missing.is_empty();
         let (path, permissions) = (made.to_owned(), permissions.clone());
         call.changes.nodes.push(NodeChange::Create { path, value, permissions, announced });

@@ -11,8 +11,8 @@ use xenstore::stream::writer::{Sink, SinkFull};
 use crate::kernel::heap;
 use crate::xen::shared_page::PAGE_BYTES;
 
-/// Pages that are asked for at once. Large blocks keep the heap's list of holes short; where there is none, a single page
-/// does as well.
+/// Pages that are asked for at once. The allocator's word behind each block costs up to a page, for each block; where there is no
+/// large one, a single page does as well.
 const BLOCK_PAGES: usize = 32;
 /// What the heap keeps when pages are taken from it: room for what goes on beside, log lines and lists of pages.
 pub(crate) const RESERVE_BYTES: usize = 256 * 1024;

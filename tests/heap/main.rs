@@ -1,0 +1,21 @@
+//! The server on the kernel's own allocator: what each kind of object takes, and how much an 8 MiB domain holds.
+#![allow(missing_docs, reason = "a test")]
+
+#[path = "../../src/kernel/heap/arena.rs"]
+#[allow(dead_code, reason = "the kernel's")]
+mod arena;
+mod capacity;
+mod heap;
+#[path = "../failing_allocations/host.rs"]
+#[allow(dead_code, reason = "shared with the tests of failing allocations")]
+mod host;
+#[path = "../semantics/items.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod items;
+#[path = "../semantics/machine.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod machine;
+mod objects;
+#[path = "../semantics/random.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod random;
