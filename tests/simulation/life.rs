@@ -244,6 +244,10 @@ impl Model {
                 let may_know = told.readable.iter().any(|permissions| who.may_read(permissions));
                 if may_know || self.flaw == Flaw::EventsForAll {
                     self.tell(domid, &told.path, |watch| concerns(&told, &watch.path, watch.depth));
+                } else {
+                    let watches = &self.connections[&domid].watches;
+                    self.tally.withheld +=
+                        watches.iter().filter(|watch| concerns(&told, &watch.path, watch.depth)).count();
                 }
             }
         }

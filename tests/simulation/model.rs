@@ -92,6 +92,10 @@ pub struct Tally {
     pub requests: usize,
     pub outcomes: BTreeMap<String, usize>,
     pub events: usize,
+    /// Those about domains.
+    pub special_events: usize,
+    /// Those that a watch would have had, if its client might know.
+    pub withheld: usize,
     pub expired: usize,
     pub commits: usize,
     pub replays: usize,
@@ -198,6 +202,8 @@ impl Model {
         self.starting = None;
         let whole = self.connection(domid).queue.take(bytes)?;
         self.tally.events += whole.iter().filter(|(header, _)| header.is_event()).count();
+        let is_special = |(header, payload): &&(Header, Vec<u8>)| header.is_event() && payload.starts_with(b"@");
+        self.tally.special_events += whole.iter().filter(is_special).count();
         Ok(())
     }
 
@@ -265,6 +271,9 @@ impl Model {
         let refused = |name: &str| refusal(name, observed);
         let is_long = payload.len() > 256 && domid != 0;
         if is_long && self.connection(domid).may_be_skipped && observed == Err("ENOSPC") {
+            let transaction = self.connection(domid).transactions.get_mut(&header.transaction_id);
+            // Or it was not skipped, and refused a look.
+            transaction.into_iter().for_each(|transaction| transaction.is_uncertain = true);
             return refused("ENOSPC");
         }
         if is_long && self.connection(domid).may_be_lost && observed == Err("EINVAL") {
@@ -334,11 +343,12 @@ impl Model {
             let grows = expected.is_ok() && self.store.bytes() > store.bytes();
             if taken.is_some() || is_long || grows {
                 (self.store, taken, is_right) = (store, transaction, true);
-                taken.iter_mut().for_each(|transaction| transaction.is_uncertain = true);
                 self.tally.refused_for_memory += 1;
             }
         }
         if let Some(mut transaction) = taken {
+            // Also if it had to be refused: a look may have been refused before.
+            transaction.is_uncertain |= may_be_refused && observed == Err("ENOSPC");
             transaction.may_lack_replay |= may_be_refused || kind == T::DirectoryPart;
             let is_special = payload.starts_with(b"@") && kind == T::SetPerms && observed.is_ok();
             if !is_special {
