@@ -172,7 +172,8 @@ impl Model {
         state
     }
 
-    /// Before a request the server makes sure that the domains that it introduces or gives rights to are the known ones.
+    /// Before a request the server makes sure that the domains that it introduces or gives rights to are the known
+    /// ones.
     pub fn look_at_named(&mut self, domid: u16, kind: T, payload: &[u8], machine: &Machine) {
         let (skipped, most, letters) = match kind {
             T::Introduce => (0, 1, 0),

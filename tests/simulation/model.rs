@@ -1,9 +1,9 @@
 //! The reference: what the server has to know and to say, written to be obviously right.
 //!
 //! Everything is a plain map or list, looked through from end to end. The model is told of each request when the server
-//! has handled it, in that order, with its outcome; it says what the outcome has to be, and what is sent to whom because of
-//! it. It follows the server only where the outcome is not determined: while memory is short, a request that makes
-//! something grow, or an answer that is not short, may be ENOSPC instead, and an event may be dropped.
+//! has handled it, in that order, with its outcome; it says what the outcome has to be, and what is sent to whom
+//! because of it. It follows the server only where the outcome is not determined: while memory is short, a request that
+//! makes something grow, or an answer that is not short, may be ENOSPC instead, and an event may be dropped.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +33,14 @@ pub struct Connection {
     pub may_be_skipped: bool,
     /// And the server was replaced since.
     pub may_be_lost: bool,
+}
+
+impl Connection {
+    /// Whether the server has taken a whole request, which it has to handle at once.
+    pub fn has_whole_request(&self) -> bool {
+        let header = self.input.first_chunk::<HEADER_BYTES>().map(Header::parse);
+        header.is_some_and(|header| self.input.len() == HEADER_BYTES + header.payload_bytes as usize)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -217,10 +225,10 @@ impl Model {
     /// The request that the server has taken from a domain and that is whole.
     pub fn request(&mut self, domid: u16) -> Option<(Header, Vec<u8>)> {
         let connection = self.connections.get_mut(&domid)?;
-        let header = Header::parse(connection.input.first_chunk::<HEADER_BYTES>()?);
-        if connection.input.len() != HEADER_BYTES + header.payload_bytes as usize {
+        if !connection.has_whole_request() {
             return None;
         }
+        let header = Header::parse(connection.input.first_chunk::<HEADER_BYTES>()?);
         Some((header, std::mem::take(&mut connection.input).split_off(HEADER_BYTES)))
     }
 

@@ -1,5 +1,5 @@
-//! What has to hold after each step, whatever it was: the global oracles G1 to G7 of `docs/security.md`, as far as they are
-//! not held against each message already.
+//! What has to hold after each step, whatever it was: the global oracles G1 to G7 of `docs/security.md`, as far as they
+//! are not held against each message already.
 
 use std::collections::{BTreeMap, BTreeSet};
 

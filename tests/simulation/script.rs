@@ -1,5 +1,5 @@
-//! What happens in a history: decided by its seed beforehand. Each step makes sense, or does nothing, whatever steps were
-//! left out before it, so that a history can be made shorter.
+//! What happens in a history: decided by its seed beforehand. Each step makes sense, or does nothing, whatever steps
+//! were left out before it, so that a history can be made shorter.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,8 +35,8 @@ pub enum Meanwhile {
 /// One step.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A domain begins to send a request: so many of its bytes now, the others before its next one. Without a signal the
-    /// server does not learn of it yet.
+    /// A domain begins to send a request: so many of its bytes now, the others before its next one. Without a signal
+    /// the server does not learn of it yet.
     Ask { domid: u16, which: Which, kind: u32, payload: Vec<u8>, now: usize, signals: bool },
     /// A domain sends what is left of its requests.
     SendRest { domid: u16 },
