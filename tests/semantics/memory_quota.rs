@@ -188,7 +188,7 @@ fn copies_that_a_transaction_makes_of_what_it_changes_count_before_they_are_made
         world.request(0, MessageType::SetQuota, format!("1\0memory\0{limit}\0")).unwrap();
         assert_eq!(world.request_in(1, transaction, request.to_wire(), payload), error("ENOSPC"), "{payload:?}");
         assert!(used(&world, 1) <= limit, "{payload:?}");
-        world.request(0, MessageType::SetQuota, "1\0memory\0100000\0").unwrap();
+        world.request(0, MessageType::SetQuota, "1\0memory\x00100000\0").unwrap();
         assert_eq!(world.request_in(1, transaction, request.to_wire(), payload), ok(), "{payload:?}");
         assert!(used(&world, 1) > looked + 1500, "{payload:?}");
         world.check();
