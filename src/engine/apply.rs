@@ -176,11 +176,15 @@ impl Engine {
                     domain.features = features;
                 }
             }
-            Effect::SetQuota { whom, quota, value } => match whom {
-                QuotaScope::Domain(domid) => self.state.domains.set_quota(domid, quota, value),
-                QuotaScope::NewDomains => self.state.domains.set_default_quota(quota, value),
-                QuotaScope::AllDomains => self.state.domains.set_quota_everywhere(quota, value),
-            },
+            Effect::SetQuota { whom, quota, value } => {
+                match whom {
+                    QuotaScope::Domain(domid) => self.state.domains.set_quota(domid, quota, value),
+                    QuotaScope::NewDomains => self.state.domains.set_default_quota(quota, value),
+                    QuotaScope::AllDomains => self.state.domains.set_quota_everywhere(quota, value),
+                }
+                // Whoever was not read because of the old value may be read now.
+                self.wake_all();
+            }
             Effect::SetTrace(trace) => self.trace = trace,
             Effect::Print(text) => log::info!("control: {text}"),
         }

@@ -223,6 +223,22 @@ impl Transaction {
         path.as_str().len().saturating_add(limits::TRANSACTION_ENTRY_BYTES).saturating_add(copy)
     }
 
+    /// Bytes that its first change of a node that it has seen takes: a copy of the node.
+    #[must_use]
+    pub fn bytes_of_copy(&self, path: Path<'_>) -> usize {
+        let accessed = self.accessed.get(path.as_str());
+        let untouched = accessed.filter(|accessed| matches!(accessed.local, Local::Untouched));
+        untouched.and_then(|accessed| accessed.base.as_ref()).map_or(0, |base| content_bytes(base))
+    }
+
+    /// Bytes that it takes to add a node to the list above, or to take it out: the name, and a copy of the node above if
+    /// that was not changed before.
+    #[must_use]
+    pub fn bytes_of_child_change(&self, path: Path<'_>) -> usize {
+        let copy = path.parent().map_or(0, |parent| self.bytes_of_copy(parent));
+        copy.saturating_add(path.name().len()).saturating_add(size_of::<ChildChange>())
+    }
+
     /// The node at `path` as the transaction sees it, if it has looked at that path.
     #[must_use]
     pub fn seen(&self, path: Path<'_>) -> Option<Option<&Rc<Node>>> {

@@ -167,6 +167,35 @@ fn a_transaction_can_not_get_past_the_limit_by_looking_and_is_lost_when_it_tries
 }
 
 #[test]
+fn copies_that_a_transaction_makes_of_what_it_changes_count_before_they_are_made() {
+    for (request, payload) in [
+        (MessageType::Rm, "/shared/child\0"),
+        (MessageType::Write, "/shared/new\0"),
+        (MessageType::Mkdir, "/shared/new/below\0"),
+        (MessageType::SetPerms, "/shared\0b1\0r2\0"),
+    ] {
+        let mut world = World::with_homes([1]);
+        world.write(0, "/shared/child", "").unwrap();
+        world.write(0, "/shared", &"v".repeat(1500)).unwrap();
+        world.set_perms(0, "/shared", "b1").unwrap();
+        world.set_perms(0, "/shared/child", "b0").unwrap();
+        let transaction = world.begin(1);
+        for path in ["/shared/child", "/shared/new/below"] {
+            let _ = world.read_in(1, transaction, path);
+        }
+        let looked = used(&world, 1);
+        let limit = looked + 1000;
+        world.request(0, MessageType::SetQuota, format!("1\0memory\0{limit}\0")).unwrap();
+        assert_eq!(world.request_in(1, transaction, request.to_wire(), payload), error("ENOSPC"), "{payload:?}");
+        assert!(used(&world, 1) <= limit, "{payload:?}");
+        world.request(0, MessageType::SetQuota, "1\0memory\x00100000\0").unwrap();
+        assert_eq!(world.request_in(1, transaction, request.to_wire(), payload), ok(), "{payload:?}");
+        assert!(used(&world, 1) > looked + 1500, "{payload:?}");
+        world.check();
+    }
+}
+
+#[test]
 fn a_long_reply_past_the_limit_is_refused_and_an_error_always_fits() {
     let mut world = with_limit(2000);
     world.write(0, "/long", &"v".repeat(1900)).unwrap();

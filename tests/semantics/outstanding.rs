@@ -251,3 +251,19 @@ fn what_a_domain_caused_before_it_was_introduced_again_counts_for_nobody() {
     assert_eq!(world.outstanding(3), 0);
     assert_eq!(world.request(0, MessageType::Control, "check\0"), Ok(b"OK\0".to_vec()));
 }
+
+#[test]
+fn a_guest_that_may_have_more_outstanding_from_now_on_is_read_at_once() {
+    for command in
+        [(MessageType::SetQuota, "1\0outstanding\x0025\0"), (MessageType::Control, "quota\0set\0outstanding\x0025\0")]
+    {
+        let mut world = with_large_node();
+        stuff(&mut world, 1);
+        for _ in 0..30 {
+            world.send(1, 0, MessageType::Read.to_wire(), b"/large\0");
+        }
+        assert_eq!(world.outstanding(1), LIMIT);
+        world.request(0, command.0, command.1).unwrap();
+        assert_eq!((world.outstanding(1), waiting(&world, 1, 7)), (25, 31 - 25), "without another signal");
+    }
+}

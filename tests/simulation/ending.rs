@@ -77,6 +77,8 @@ impl Runner {
             counts.add(format!("answered {outcome}"), *count as u64);
         }
         counts.add("events", tally.events as u64);
+        counts.add("events about domains", tally.special_events as u64);
+        counts.add("events that their watch may not know", tally.withheld as u64);
         counts.add("events that nobody read in time", tally.expired as u64);
         counts.add("commits", tally.commits as u64);
         counts.add("commits by a replay", tally.replays as u64);

@@ -172,7 +172,8 @@ impl Model {
         state
     }
 
-    /// Before a request the server makes sure that the domains that it introduces or gives rights to are the known ones.
+    /// Before a request the server makes sure that the domains that it introduces or gives rights to are the known
+    /// ones.
     pub fn look_at_named(&mut self, domid: u16, kind: T, payload: &[u8], machine: &Machine) {
         let (skipped, most, letters) = match kind {
             T::Introduce => (0, 1, 0),
@@ -244,6 +245,10 @@ impl Model {
                 let may_know = told.readable.iter().any(|permissions| who.may_read(permissions));
                 if may_know || self.flaw == Flaw::EventsForAll {
                     self.tell(domid, &told.path, |watch| concerns(&told, &watch.path, watch.depth));
+                } else {
+                    let watches = &self.connections[&domid].watches;
+                    self.tally.withheld +=
+                        watches.iter().filter(|watch| concerns(&told, &watch.path, watch.depth)).count();
                 }
             }
         }

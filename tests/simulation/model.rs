@@ -1,9 +1,9 @@
 //! The reference: what the server has to know and to say, written to be obviously right.
 //!
 //! Everything is a plain map or list, looked through from end to end. The model is told of each request when the server
-//! has handled it, in that order, with its outcome; it says what the outcome has to be, and what is sent to whom because of
-//! it. It follows the server only where the outcome is not determined: while memory is short, a request that makes
-//! something grow, or an answer that is not short, may be ENOSPC instead, and an event may be dropped.
+//! has handled it, in that order, with its outcome; it says what the outcome has to be, and what is sent to whom
+//! because of it. It follows the server only where the outcome is not determined: while memory is short, a request that
+//! makes something grow, or an answer that is not short, may be ENOSPC instead, and an event may be dropped.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +33,14 @@ pub struct Connection {
     pub may_be_skipped: bool,
     /// And the server was replaced since.
     pub may_be_lost: bool,
+}
+
+impl Connection {
+    /// Whether the server has taken a whole request, which it has to handle at once.
+    pub fn has_whole_request(&self) -> bool {
+        let header = self.input.first_chunk::<HEADER_BYTES>().map(Header::parse);
+        header.is_some_and(|header| self.input.len() == HEADER_BYTES + header.payload_bytes as usize)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -92,6 +100,10 @@ pub struct Tally {
     pub requests: usize,
     pub outcomes: BTreeMap<String, usize>,
     pub events: usize,
+    /// Those about domains.
+    pub special_events: usize,
+    /// Those that a watch would have had, if its client might know.
+    pub withheld: usize,
     pub expired: usize,
     pub commits: usize,
     pub replays: usize,
@@ -198,6 +210,8 @@ impl Model {
         self.starting = None;
         let whole = self.connection(domid).queue.take(bytes)?;
         self.tally.events += whole.iter().filter(|(header, _)| header.is_event()).count();
+        let is_special = |(header, payload): &&(Header, Vec<u8>)| header.is_event() && payload.starts_with(b"@");
+        self.tally.special_events += whole.iter().filter(is_special).count();
         Ok(())
     }
 
@@ -211,10 +225,10 @@ impl Model {
     /// The request that the server has taken from a domain and that is whole.
     pub fn request(&mut self, domid: u16) -> Option<(Header, Vec<u8>)> {
         let connection = self.connections.get_mut(&domid)?;
-        let header = Header::parse(connection.input.first_chunk::<HEADER_BYTES>()?);
-        if connection.input.len() != HEADER_BYTES + header.payload_bytes as usize {
+        if !connection.has_whole_request() {
             return None;
         }
+        let header = Header::parse(connection.input.first_chunk::<HEADER_BYTES>()?);
         Some((header, std::mem::take(&mut connection.input).split_off(HEADER_BYTES)))
     }
 
@@ -265,6 +279,9 @@ impl Model {
         let refused = |name: &str| refusal(name, observed);
         let is_long = payload.len() > 256 && domid != 0;
         if is_long && self.connection(domid).may_be_skipped && observed == Err("ENOSPC") {
+            let transaction = self.connection(domid).transactions.get_mut(&header.transaction_id);
+            // Or it was not skipped, and refused a look.
+            transaction.into_iter().for_each(|transaction| transaction.is_uncertain = true);
             return refused("ENOSPC");
         }
         if is_long && self.connection(domid).may_be_lost && observed == Err("EINVAL") {
@@ -334,11 +351,12 @@ impl Model {
             let grows = expected.is_ok() && self.store.bytes() > store.bytes();
             if taken.is_some() || is_long || grows {
                 (self.store, taken, is_right) = (store, transaction, true);
-                taken.iter_mut().for_each(|transaction| transaction.is_uncertain = true);
                 self.tally.refused_for_memory += 1;
             }
         }
         if let Some(mut transaction) = taken {
+            // Also if it had to be refused: a look may have been refused before.
+            transaction.is_uncertain |= may_be_refused && observed == Err("ENOSPC");
             transaction.may_lack_replay |= may_be_refused || kind == T::DirectoryPart;
             let is_special = payload.starts_with(b"@") && kind == T::SetPerms && observed.is_ok();
             if !is_special {

@@ -1,5 +1,5 @@
-//! The nodes as the model has them: a map from path to node, copied freely; and transactions, which remember what they have
-//! looked at and what they made of it.
+//! The nodes as the model has them: a map from path to node, copied freely; and transactions, which remember what they
+//! have looked at and what they made of it.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,7 +14,8 @@ use xenstore::wire::header::MessageType as T;
 pub struct Entry {
     pub letter: char,
     pub domid: u16,
-    /// Whether the domain existed that it names. One that counts never outlives its domain: it is taken out at the death.
+    /// Whether the domain existed that it names. One that counts never outlives its domain: it is taken out at the
+    /// death.
     pub counts: bool,
 }
 
@@ -193,8 +194,8 @@ pub struct Transaction {
     pub record_bytes: usize,
     /// It could not keep all requests, and can't be replayed.
     pub is_unrecorded: bool,
-    /// Memory may have been refused to it on the way, or a reply was one that the model does not know: what it has seen,
-    /// and whether it can be replayed, is not certain.
+    /// Memory may have been refused to it on the way, or a reply was one that the model does not know: what it has
+    /// seen, and whether it can be replayed, is not certain.
     pub is_uncertain: bool,
     /// The same, but only for a replay.
     pub may_lack_replay: bool,

@@ -1,5 +1,5 @@
-//! What has to hold after each step, whatever it was: the global oracles G1 to G7 of `docs/security.md`, as far as they are
-//! not held against each message already.
+//! What has to hold after each step, whatever it was: the global oracles G1 to G7 of `docs/security.md`, as far as they
+//! are not held against each message already.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,9 +12,8 @@ use crate::others::limit_of_memory;
 use crate::rules::quota;
 use crate::runner::Runner;
 
-/// Bytes that a request may take whatever the quota of memory says: those of a short reply with its header, and what a
-/// transaction keeps of a removal, which is the name and what holds it.
-const UNLIMITED_BYTES: usize = 32 + 40 + 32;
+/// Bytes of a short reply with its header, which is sent whatever the quota of memory says.
+const SMALL_REPLY_BYTES: usize = 32;
 
 impl Runner {
     /// Looks at everything that can be looked at cheaply.
@@ -99,7 +98,7 @@ impl Runner {
         };
         let has = self.server.engine().memory_of(DomId(domid));
         let before = self.memory_before.get(&domid).copied().unwrap_or(0);
-        let allowed = limit.max(before) + self.active.len() * UNLIMITED_BYTES;
+        let allowed = limit.max(before) + self.active.len() * SMALL_REPLY_BYTES;
         if has <= allowed {
             Ok(())
         } else {

@@ -65,16 +65,20 @@ impl Queue {
         if payload.len() > 4096 {
             return;
         }
-        let same = |owed: &&Owed| owed.header.is_event() && owed.payload == Payload::Exactly(payload.clone());
-        let may_be_dropped = is_optional || !path.starts_with('@') && self.owed.iter().any(|owed| same(&owed));
-        if may_be_dropped && !path.starts_with('@') && self.owed.iter().any(|owed| same(&owed) && !owed.is_optional) {
+        let payload_bytes = payload.len() as u32;
+        let payload = Payload::Exactly(payload);
+        let is_same = |owed: &&Owed| owed.header.is_event() && owed.payload == payload;
+        // Events about domains are told as often as they happen.
+        let collapses = !path.starts_with('@');
+        let waiting: Vec<&Owed> = self.owed.iter().filter(is_same).filter(|_| collapses).collect();
+        if waiting.iter().any(|owed| !owed.is_optional) {
             return;
         }
-        let payload_bytes = payload.len() as u32;
+        // One of several is sent, if any of them may have been dropped.
+        let is_optional = is_optional || !waiting.is_empty();
         let header = Header { kind: T::WatchEvent.to_wire(), request_id: 0, transaction_id: 0, payload_bytes };
         let deadline_ms = guest_now_ms.map(|now_ms| now_ms + EVENT_TIMEOUT_MS);
-        let payload = Payload::Exactly(payload);
-        self.owed.push_back(Owed { header, payload, deadline_ms, is_optional: may_be_dropped });
+        self.owed.push_back(Owed { header, payload, deadline_ms, is_optional });
     }
 
     /// Drops events that waited for too long. One of which a part was sent stays. Returns how many.

@@ -1,5 +1,5 @@
-//! What each request for nodes is answered, and what it changes: the rules of the protocol, written down once more and as
-//! plainly as can be.
+//! What each request for nodes is answered, and what it changes: the rules of the protocol, written down once more and
+//! as plainly as can be.
 
 use std::rc::Rc;
 

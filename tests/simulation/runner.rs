@@ -1,5 +1,5 @@
-//! Makes a history: the server, the machine around it, and the domains; and holds everything that the server does against
-//! the model.
+//! Makes a history: the server, the machine around it, and the domains; and holds everything that the server does
+//! against the model.
 
 use std::collections::BTreeMap;
 
@@ -315,6 +315,10 @@ impl Runner {
         self.begin_turns();
         let is_at_rest = self.turn();
         self.follow()?;
+        let unhandled = self.model.connections.iter().find(|(_, connection)| connection.has_whole_request());
+        if let Some((domid, _)) = unhandled {
+            return Err(format!("G2: a request of domain {domid} was taken and not handled"));
+        }
         if is_at_rest { Ok(()) } else { Err("G1: the server does not come to rest".into()) }
     }
 

@@ -1,5 +1,5 @@
-//! What happens in a history: decided by its seed beforehand. Each step makes sense, or does nothing, whatever steps were
-//! left out before it, so that a history can be made shorter.
+//! What happens in a history: decided by its seed beforehand. Each step makes sense, or does nothing, whatever steps
+//! were left out before it, so that a history can be made shorter.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,8 +35,8 @@ pub enum Meanwhile {
 /// One step.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A domain begins to send a request: so many of its bytes now, the others before its next one. Without a signal the
-    /// server does not learn of it yet.
+    /// A domain begins to send a request: so many of its bytes now, the others before its next one. Without a signal
+    /// the server does not learn of it yet.
     Ask { domid: u16, which: Which, kind: u32, payload: Vec<u8>, now: usize, signals: bool },
     /// A domain sends what is left of its requests.
     SendRest { domid: u16 },
@@ -170,6 +170,18 @@ impl Writer {
         self.ask(0, T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0"));
     }
 
+    /// Another domain gets the number of one that is gone, before anybody is told of that.
+    fn bear_again(&mut self, domid: u16) {
+        self.steps.push(Step::Kill { domid, tells: false });
+        self.steps.push(Step::Build { domid });
+        match self.random.below(4) {
+            0 => self.bear(domid),
+            1 => self.ask(0, T::SetPerms, format!("/shared\0b0\0r{domid}\0")),
+            2 => self.ask(0, T::SetFeature, format!("{domid}\x003\0")),
+            _ => {}
+        }
+    }
+
     fn next(&mut self) {
         match self.random.below(100) {
             0..=59 => self.request(),
@@ -227,7 +239,14 @@ impl Writer {
     fn upheaval(&mut self) {
         let domid = self.random_guest();
         let tells = !self.random.once_in(3);
-        let step = match self.random.below(15) {
+        let step = match self.random.below(17) {
+            15 if self.alive.contains(&domid) => return self.bear_again(domid),
+            16 => {
+                let special = *self.random.one_of(&["@introduceDomain", "@releaseDomain"]);
+                let entries = self.entries();
+                self.ask(0, T::SetPerms, format!("{special}\0{entries}"));
+                return self.ask(domid, T::Watch, format!("{special}\0t\0"));
+            }
             0 | 1 if self.alive.remove(&domid) => Step::Kill { domid, tells },
             2 => return self.ask(0, T::Release, format!("{domid}\0")),
             3 => Step::State { domid, state: DomainState::Shutdown, tells },
@@ -347,7 +366,17 @@ impl Writer {
     }
 
     fn quota(&mut self) {
-        let quotas = ["nodes", "watches", "transactions", "outstanding", "memory", "node-size", "transaction-nodes"];
+        let quotas = [
+            "nodes",
+            "watches",
+            "transactions",
+            "outstanding",
+            "memory",
+            "node-size",
+            "transaction-nodes",
+            "node-permissions",
+            "path-max",
+        ];
         let quota = *self.random.one_of(&quotas);
         let value =
             *self.random.one_of(if quota == "memory" { &[600, 2000, 2_621_440] } else { &[3, 5, 20, 128, 1000] });

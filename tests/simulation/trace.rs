@@ -1,5 +1,5 @@
-//! What the server does, in order: the bytes that it takes out of rings and puts into them, and the outcome of each request,
-//! which it tells in its log.
+//! What the server does, in order: the bytes that it takes out of rings and puts into them, and the outcome of each
+//! request, which it tells in its log.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

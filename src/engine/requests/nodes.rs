@@ -31,8 +31,14 @@ pub(super) fn write(call: &mut Call<'_>) -> Result<(), Errno> {
         Ok(node) => {
             check_size(call, &node, value.len(), 0)?;
             // In a transaction it is kept beside the old one.
-            let replaced = if call.view.transaction.is_some() { 0 } else { node.value().len() };
-            call.grow(value.len().saturating_sub(replaced))?;
+            let growth = match &call.view.transaction {
+                Some(transaction) => {
+                    let copy = transaction.bytes_of_copy(path).saturating_sub(node.value().len());
+                    value.len().saturating_add(copy)
+                }
+                None => value.len().saturating_sub(node.value().len()),
+            };
+            call.grow(growth)?;
             call.changes.nodes.push(NodeChange::Write { path: path.to_owned(), value: value.into() });
         }
         Err(Errno::NoEnt) => create(call, path, value)?,
@@ -68,6 +74,7 @@ pub(super) fn rm(call: &mut Call<'_>) -> Result<(), Errno> {
     let parent = path.parent().ok_or(Errno::Inval)?;
     if call.view.transaction.is_some() {
         call.view.read(parent)?;
+        grow_list_above(call, path)?;
         remove_in_transaction(call, path)?;
     } else {
         call.changes.nodes.push(NodeChange::Remove { path: path.to_owned(), scope: Scope::Subtree });
@@ -95,6 +102,7 @@ fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno
     let entries = permissions.entries().len();
     for (level, made) in missing.iter().enumerate() {
         call.grow(Node::memory_bytes(*made, entries, if level == 0 { value.len() } else { 0 }))?;
+        grow_list_above(call, *made)?;
     }
     while let Some(made) = missing.pop() {
         let value = if missing.is_empty() { value.into() } else { Value::default() };
@@ -142,6 +150,12 @@ fn check_count(call: &mut Call<'_>, more: usize) -> Result<(), Errno> {
     let after = owned.saturating_add_signed(pending).saturating_add(more as u64);
     let after = usize::try_from(after).unwrap_or(usize::MAX);
     if call.exceeds(Quota::Nodes, after) { Err(Errno::NoSpc) } else { Ok(()) }
+}
+
+/// Takes memory for what a transaction keeps of a change to the list of children above `path`.
+fn grow_list_above(call: &mut Call<'_>, path: Path<'_>) -> Result<(), Errno> {
+    let bytes = call.view.transaction.as_ref().map_or(0, |transaction| transaction.bytes_of_child_change(path));
+    call.grow(bytes)
 }
 
 /// Removes a subtree as the transaction sees it, children first.

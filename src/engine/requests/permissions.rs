@@ -65,8 +65,12 @@ fn set_node_perms(call: &mut Call<'_>, path: Path<'_>, permissions: Permissions)
     if call.exceeds(Quota::NodeSize, bytes) {
         return Err(Errno::NoSpc);
     }
-    let before = if call.view.transaction.is_some() { 0 } else { node.permissions().entries().len() };
-    call.grow(permissions.entries().len().saturating_sub(before).saturating_mul(Node::ENTRY_BYTES))?;
+    let (before, copy) = match &call.view.transaction {
+        Some(transaction) => (0, transaction.bytes_of_copy(path)),
+        None => (node.permissions().entries().len(), 0),
+    };
+    let more = permissions.entries().len().saturating_sub(before).saturating_mul(Node::ENTRY_BYTES);
+    call.grow(more.saturating_add(copy))?;
     call.changes.nodes.push(NodeChange::SetPermissions { path: path.to_owned(), permissions });
     Ok(())
 }
