@@ -9,7 +9,7 @@ use xenstore::server::{Action, Server};
 
 use super::platform::XenPlatform;
 use super::update::{Home, restart};
-use super::{heap, log, update};
+use super::{heap, log, update, work};
 use crate::xen::event_channel::two_level;
 use crate::xen::{sched, shared_info, time};
 
@@ -33,8 +33,10 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>
     unsafe { restart::register(&raw mut server, &raw mut platform, home) };
     // What was set last, so that an alarm costs a hypercall only when it changes.
     let mut alarm_ms = None;
+    let mut has_replied = false;
     loop {
         two_level::take_fired(shared_info, |port| {
+            work::EVENTS.count();
             if port == ports.domain_exception {
                 server.handle_domain_exception();
             } else if port == ports.timer {
@@ -46,6 +48,10 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>
             }
         });
         let poll = server.poll(&mut platform, time::now_ms());
+        if !has_replied && server.requests_handled() > 0 {
+            has_replied = true;
+            work::report_first_reply();
+        }
         while let Some(action) = server.poll_action() {
             perform(action, &mut server, &mut platform, home);
             // An update sets an alarm of its own.
@@ -57,6 +63,7 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>
                 time::set_alarm(poll.deadline_ms);
                 alarm_ms = poll.deadline_ms;
             }
+            work::WAKEUPS.count();
             sched::block();
         }
     }
@@ -69,6 +76,7 @@ fn perform(action: Action, server: &mut Server, platform: &mut XenPlatform, home
             let heap::Usage { used, free, peak } = heap::usage();
             let (rings, ports) = (platform.ring_count(), platform.port_count());
             info!("memory: used={used} free={free} peak={peak} rings={rings} ports={ports}");
+            work::report(server);
         }
         Action::StartUpdate => update::start(server, platform, home),
     }
