@@ -102,7 +102,8 @@ pub struct Machine {
     pub free_memory: Option<usize>,
     /// Where it is asked for instead, each time that the server asks.
     pub free_probe: Option<fn() -> usize>,
-    next_port: u32,
+    /// The port that was bound last; raise it to leave ports out.
+    pub last_port: u32,
 }
 
 impl Hypervisor for Machine {
@@ -120,10 +121,10 @@ impl Hypervisor for Machine {
         if remote_port == BAD_PORT || self.remote.values().any(|remote| *remote == (domid, remote_port)) {
             return Err(Errno::Inval);
         }
-        self.next_port += 1;
-        self.remote.insert(Port(self.next_port), (domid, remote_port));
-        self.bound.insert(Port(self.next_port), domid);
-        Ok(Port(self.next_port))
+        self.last_port += 1;
+        self.remote.insert(Port(self.last_port), (domid, remote_port));
+        self.bound.insert(Port(self.last_port), domid);
+        Ok(Port(self.last_port))
     }
 
     fn adopt_port(&mut self, domid: DomId, port: u32) -> Result<Port, Errno> {
