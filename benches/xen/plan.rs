@@ -21,8 +21,10 @@ pub(crate) const LARGE_NODES: u32 = 100_000;
 const SCALE_HOST_MIB: u32 = 4096;
 /// Seconds for which a store is left alone.
 pub(crate) const IDLE_S: u32 = 60;
-/// Seconds that a job may take; sections have limits of their own.
-const JOB_TIMEOUT_S: u32 = 1500;
+/// Seconds that the job of a round may take: several times what it takes on a quiet machine.
+const ROUND_TIMEOUT_S: u32 = 400;
+/// The same for the jobs with many nodes or guests.
+const LONG_TIMEOUT_S: u32 = 1200;
 
 /// Whose Xenstore it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,6 +155,14 @@ impl Boot {
         self.file("status").is_some_and(|status| status.trim() == "0")
     }
 
+    /// Seconds that its job may take.
+    const fn timeout_s(&self) -> u32 {
+        match self.work {
+            Work::Round(_) | Work::Ports => ROUND_TIMEOUT_S,
+            Work::Large | Work::Scale => LONG_TIMEOUT_S,
+        }
+    }
+
     /// The parts of its job: a name, seconds at most, and a command.
     pub(crate) fn sections(&self) -> Vec<(&'static str, u32, String)> {
         let Size { iterations, guests, work_ms, nodes: [few, many], large_nodes, idle_s, scale_guests } = self.size;
@@ -161,9 +171,9 @@ impl Boot {
             Work::Round(round) => {
                 let sizes = format!("env NODES='{few} {many}' ROUNDS=1 ");
                 let mut sections = vec![
-                    ("test-xenstore", 120, format!("test-xenstore -i {iterations}")),
+                    ("test-xenstore", 180, format!("test-xenstore -i {iterations}")),
                     ("alone", 60, part("alone")),
-                    ("guests", 150, format!("env GUESTS={guests} WORK_MS={work_ms} ") + &part("guests")),
+                    ("guests", 180, format!("env GUESTS={guests} WORK_MS={work_ms} ") + &part("guests")),
                     ("updates", 240, sizes + &part("updates")),
                 ];
                 if round == 0 && self.store == Store::Stubdom {
@@ -193,7 +203,7 @@ impl Boot {
         let memory = if self.work == Work::Large { LARGE_MEMORY_MIB } else { ROUND_MEMORY_MIB };
         let mut command = Command::new(project().join("tests/xen/boot.sh"));
         command.args(["--live", "--store", self.store.name(), "--command", &job]);
-        command.args(["--timeout", &JOB_TIMEOUT_S.to_string(), "--memory", &memory.to_string()]);
+        command.args(["--timeout", &self.timeout_s().to_string(), "--memory", &memory.to_string()]);
         if self.work == Work::Scale {
             command.args(["--host-memory", &SCALE_HOST_MIB.to_string()]);
         }
