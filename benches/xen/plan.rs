@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::{folder, machine, project};
+use crate::{machine, project};
 
 /// The releases on which both stores have live update, and where Debian packages `test-xenstore`.
 pub(crate) const RELEASES: [&str; 2] = ["4.17", "4.20"];
@@ -71,6 +71,10 @@ pub(crate) enum Work {
 /// How much of everything is done.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
+    /// Below `target/`: where the boots leave what they brought back.
+    folder: &'static str,
+    /// Whether the figures are for the page.
+    pub(crate) is_full: bool,
     iterations: u32,
     guests: u32,
     work_ms: u32,
@@ -82,6 +86,8 @@ pub(crate) struct Size {
 
 impl Size {
     pub(crate) const FULL: Self = Self {
+        folder: "xen-bench",
+        is_full: true,
         iterations: 100,
         guests: 4,
         work_ms: 4000,
@@ -91,6 +97,8 @@ impl Size {
         scale_guests: 300,
     };
     pub(crate) const QUICK: Self = Self {
+        folder: "xen-bench-quick",
+        is_full: false,
         iterations: 10,
         guests: 2,
         work_ms: 500,
@@ -99,6 +107,13 @@ impl Size {
         idle_s: 5,
         scale_guests: 10,
     };
+}
+
+impl Size {
+    /// Where the boots leave what they brought back.
+    pub(crate) fn folder(&self) -> PathBuf {
+        project().join("target").join(self.folder)
+    }
 }
 
 /// One boot.
@@ -147,7 +162,7 @@ impl Boot {
     }
 
     fn folder(&self) -> PathBuf {
-        folder().join(self.name())
+        self.size.folder().join(self.name())
     }
 
     /// Whether it has come to its end.
@@ -165,7 +180,7 @@ impl Boot {
 
     /// The parts of its job: a name, seconds at most, and a command.
     pub(crate) fn sections(&self) -> Vec<(&'static str, u32, String)> {
-        let Size { iterations, guests, work_ms, nodes: [few, many], large_nodes, idle_s, scale_guests } = self.size;
+        let Size { iterations, guests, work_ms, nodes: [few, many], large_nodes, idle_s, scale_guests, .. } = self.size;
         let part = |what: &str| format!("sh -l /job/bench-round.sh {what}");
         match self.work {
             Work::Round(round) => {

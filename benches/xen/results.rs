@@ -106,9 +106,9 @@ impl Results {
     }
 
     fn read_boot(&mut self, boot: &Boot) {
-        if let Some(load) = boot.file("load").and_then(|text| text.trim().parse().ok()) {
-            self.loads.push(load);
-        }
+        // Without it the host was never booted.
+        let Some(load) = boot.file("load") else { return };
+        self.loads.extend(load.trim().parse::<f64>().ok());
         for (section, ..) in boot.sections() {
             let output = boot.file(&format!("{section}.out")).unwrap_or_default();
             match boot.file(&format!("{section}.status")) {
