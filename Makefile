@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate fuzz soak clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate fuzz soak bench-xen clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom, .gz, and with symbols -syms (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -73,6 +73,9 @@ fuzz: have-rust ## each fuzz target (fuzz/run.sh lists them) for FUZZ_SECONDS (6
 SOAK_SECONDS ?= 1800
 soak: test-kernels ## everything together on Xen 4.17 for SOAK_SECONDS (1800): guests, load, attacks, updates, crashes
 	tests/xen/soak.sh $(SOAK_SECONDS)
+
+bench-xen: kernel test-kernels ## this kernel against the C daemon on emulated hosts, under 40 minutes: docs/benchmarks/xen.md (BENCH='--quick|--resume|--report')
+	$(CARGO) bench --features bench --bench xen -- $(BENCH)
 
 clean: ## remove target/, downloads included
 	rm -rf target

@@ -9,7 +9,7 @@ use xenstore::server::{Action, Server};
 
 use super::platform::XenPlatform;
 use super::update::{Home, restart};
-use super::{heap, log, update};
+use super::{heap, log, update, work};
 use crate::xen::event_channel::two_level;
 use crate::xen::{entry, sched, shared_info, time};
 
@@ -38,8 +38,10 @@ pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home
     let shared_info = shared_info::page().expect("mapped at boot");
     // What was set last, so that an alarm costs a hypercall only when it changes.
     let mut alarm_ms = None;
+    let mut has_replied = false;
     loop {
         two_level::take_fired(shared_info, |port| {
+            work::EVENTS.count();
             if port == ports.domain_exception {
                 server.handle_domain_exception();
             } else if port == ports.timer {
@@ -51,6 +53,10 @@ pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home
             }
         });
         let poll = server.poll(platform, time::now_ms());
+        if !has_replied && server.requests_handled() > 0 {
+            has_replied = true;
+            work::report_first_reply();
+        }
         while let Some(action) = server.poll_action() {
             perform(action, server, platform, home);
             // An update sets an alarm of its own.
@@ -62,6 +68,7 @@ pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home
                 time::set_alarm(poll.deadline_ms);
                 alarm_ms = poll.deadline_ms;
             }
+            work::WAKEUPS.count();
             sched::block();
         }
     }
@@ -74,6 +81,7 @@ fn perform(action: Action, server: &mut Server, platform: &mut XenPlatform, home
             let heap::Usage { used, free, peak } = heap::usage();
             let (rings, ports) = (platform.ring_count(), platform.port_count());
             info!("memory: used={used} free={free} peak={peak} rings={rings} ports={ports}");
+            work::report(server);
         }
         Action::StartUpdate => update::start(server, platform, home),
     }

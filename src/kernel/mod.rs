@@ -17,6 +17,7 @@ pub(crate) mod slots;
 pub(crate) mod update;
 #[cfg(feature = "boot-test")]
 mod update_test;
+pub(crate) mod work;
 
 use alloc::string::String;
 use core::ptr::{self, NonNull};
@@ -61,6 +62,7 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     }
     log::init();
     let memory = open_memory(&boot);
+    work::begin();
     connect_console(&boot, &memory);
     let (major, minor) = hypercall::xen_version();
     let kib = boot.pages * (PAGE_BYTES / 1024);

@@ -13,6 +13,7 @@ use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 use super::heap;
 use super::slots::Slots;
 use super::update;
+use super::work;
 use crate::xen::abi::{GNTTAB_RESERVED_XENSTORE, XenError};
 use crate::xen::domain_state::State;
 use crate::xen::domctl::Interface;
@@ -241,6 +242,7 @@ impl Platform for XenPlatform {
     }
 
     fn notify(&mut self, port: Port) {
+        work::NOTIFICATIONS.count();
         if let Err(error) = event_channel::send(port.0) {
             log::debug!("port {} can't be signalled: {error:?}", port.0);
         }

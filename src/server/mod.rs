@@ -83,6 +83,8 @@ pub struct Server {
     has_exception: bool,
     /// Clients of the hosted server that may have something to do.
     sockets: VecDeque<ConnectionId>,
+    /// Requests that were handled.
+    requests: u64,
 }
 
 /// What happened to a ring in one turn.
@@ -108,6 +110,7 @@ impl Server {
             actions: VecDeque::new(),
             has_exception: false,
             sockets: VecDeque::new(),
+            requests: 0,
         }
     }
 
@@ -115,6 +118,12 @@ impl Server {
     #[must_use]
     pub const fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// How many requests were handled; a successor or a restart counts from zero.
+    #[must_use]
+    pub const fn requests_handled(&self) -> u64 {
+        self.requests
     }
 
     /// Connects the domain that was there before us, as [`Engine::handle_boot_domain`].
@@ -172,6 +181,7 @@ impl Server {
             rest = behind;
             if self.engine.handle_received(id, count, platform, now_ms) {
                 requests = requests.saturating_add(1);
+                self.requests = self.requests.saturating_add(1);
                 self.start_introduced(platform);
             }
         }
@@ -326,6 +336,7 @@ impl Server {
             turn.moved = true;
             if self.engine.handle_received(id, count, platform, now_ms) {
                 requests = requests.saturating_add(1);
+                self.requests = self.requests.saturating_add(1);
                 self.start_introduced(platform);
                 self.send(id, domid, platform, &mut turn)?;
             }

@@ -14,6 +14,7 @@ pub mod special;
 pub mod state;
 pub mod transaction;
 pub mod tree;
+pub mod tree_builder;
 pub mod unknown_quotas;
 pub mod value;
 pub mod watch;

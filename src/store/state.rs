@@ -73,7 +73,7 @@ impl State {
         state
     }
 
-    /// A store with nothing but a root, to restore another one into. Nothing is counted yet; see [`State::recount_nodes`].
+    /// A store with nothing but a root, to restore another one into. The root is not counted yet: another may take its place.
     #[must_use]
     pub fn bare(privileged: DomId, quotas: Quotas) -> Self {
         let mut state = Self {
@@ -88,14 +88,15 @@ impl State {
         state
     }
 
-    /// Counts the nodes of all domains anew.
-    pub fn recount_nodes(&mut self) {
-        let mut found = self.count_nodes();
-        for (domid, domain) in self.domains.iter_mut() {
-            let count = found.remove(&domid).unwrap_or_default();
-            domain.nodes = count.nodes.unsigned_abs();
-            domain.node_bytes = count.bytes.unsigned_abs();
-        }
+    /// Takes the tree out, to be put back; until then there is a bare root.
+    pub fn take_tree(&mut self) -> Tree {
+        let bare = Node::new(Value::default(), Permissions::private(self.privileged), self.generation);
+        core::mem::replace(&mut self.tree, Tree::new(bare))
+    }
+
+    /// Counts the root of a [`State::bare`] store for its owner.
+    pub fn charge_root(&mut self) {
+        self.domains.charge_nodes(self.privileged, NodeCount::one(Node::memory_bytes(Path::ROOT, 1, 0)));
     }
 
     /// The control domain.

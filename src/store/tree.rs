@@ -82,22 +82,9 @@ impl Tree {
         }
     }
 
-    /// Puts a node that is restored at `path`, in the place of the root or below a node that is there, at the end of its
-    /// children; nothing else is changed. Returns whether it did: not when there is no parent, or there is such a node
-    /// already.
-    pub fn restore(&mut self, path: Path<'_>, node: Node) -> bool {
-        let Some(parent) = path.parent() else {
-            let mut root = node;
-            root.take_children_of(&self.root);
-            self.root = Rc::new(root);
-            return true;
-        };
-        if self.get(parent).is_none_or(|parent| parent.children().get(path.name()).is_some()) {
-            return false;
-        }
-        let Some(above) = self.get_mut(parent, Some(node.permissions())) else { return false };
-        above.insert_child(path.name(), Rc::new(node));
-        true
+    /// The root, with everything below; a copy where another version has it too.
+    pub(super) fn into_root(self) -> Node {
+        Rc::unwrap_or_clone(self.root)
     }
 
     /// All nodes, parents before their children and these in the order of making.

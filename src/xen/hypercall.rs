@@ -6,12 +6,21 @@
 
 use core::arch::asm;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::abi::XenError;
 use super::entry;
 
 /// Bytes of one stub in the hypercall page.
 const STUB_BYTES: usize = 32;
+
+/// Calls that were made.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// How many hypercalls were made, without those that block.
+pub(crate) fn count() -> u64 {
+    COUNT.load(Ordering::Relaxed)
+}
 
 /// Makes hypercall `number` and returns what Xen returned.
 ///
@@ -23,6 +32,8 @@ const STUB_BYTES: usize = 32;
 /// change what this domain's addresses mean.
 #[inline]
 pub(crate) unsafe fn raw(number: u32, arguments: [usize; 5]) -> isize {
+    // There is one processor, so that no locked addition is needed.
+    COUNT.store(count().wrapping_add(1), Ordering::Relaxed);
     let [a1, a2, a3, a4, a5] = arguments;
     let stub = entry::hypercall_stubs() + number as usize * STUB_BYTES;
     let result: isize;

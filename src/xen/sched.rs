@@ -1,4 +1,4 @@
-//! Sleeping, yielding and ending.
+//! Sleeping, yielding and ending, and for how long the processor was ours.
 
 use super::entry;
 use super::event_channel::two_level::offset;
@@ -48,4 +48,25 @@ pub(crate) fn sleep(until_ns: u64) {
     let mut argument = Poll { ports: 0, port_count: 0, timeout_ns: until_ns };
     // SAFETY: the structure is the one of SCHEDOP_poll; with no ports the pointer is not used.
     let _ = unsafe { hypercall::operation(xen_sys::__HYPERVISOR_sched_op, xen_sys::SCHEDOP_poll, &mut argument) };
+}
+
+/// `VCPUOP_get_runstate_info` (`xen/include/public/vcpu.h`).
+const GET_RUNSTATE: usize = 4;
+
+/// `struct vcpu_runstate_info`; the first of the times is that of running.
+#[derive(Default)]
+#[repr(C)]
+struct RunState {
+    state: u32,
+    entered_ns: u64,
+    times_ns: [u64; 4],
+}
+
+/// For how long this domain has had a processor, in nanoseconds; 0 if Xen does not say.
+pub(crate) fn running_ns() -> u64 {
+    let mut state = RunState::default();
+    let argument = core::ptr::from_mut(&mut state).expose_provenance();
+    // SAFETY: the structure is the operation's, of vCPU 0.
+    let outcome = unsafe { hypercall::checked(xen_sys::__HYPERVISOR_vcpu_op, [GET_RUNSTATE, 0, argument, 0, 0]) };
+    if outcome.is_ok() { state.times_ns[0] } else { 0 }
 }

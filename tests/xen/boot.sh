@@ -19,6 +19,7 @@ usage: boot.sh [options] RELEASE          RELEASE is 4.14, 4.17 or 4.20
   --merge                 keep the job's stderr in order with its stdout
   --out DIR               where results go (default target/xen-run, emptied first)
   --timeout SECONDS       for the job (default 300)
+  --host-memory MIB       of the emulated host (default 2048; dom0 has 896 of it)
   --live                  show the job's output on stderr as it comes
   --logs                  show the kernel's console and Xen's log on stderr at the end
 
@@ -30,7 +31,7 @@ END
 }
 
 store=stubdom kernel=$project_dir/target/xenstore-stubdom memory=8 param= ramdisk= xencommons= script= command= interactive= always=
-merge= out=$project_dir/target/xen-run timeout=300 live= logs= files=()
+merge= out=$project_dir/target/xen-run timeout=300 host_memory=2048 live= logs= files=()
 while [ $# -gt 0 ]; do
     case $1 in
         --interactive) interactive=1 ;;
@@ -38,9 +39,13 @@ while [ $# -gt 0 ]; do
         --merge) merge=1 ;;
         --live) live=1 ;;
         --logs) logs=1 ;;
-        --store | --kernel | --memory | --param | --ramdisk | --xencommons | --script | --command | --out | --timeout | --file)
+        --store | --kernel | --memory | --param | --ramdisk | --xencommons | --script | --command | --out | --timeout | --host-memory | --file)
             [ $# -ge 2 ] || usage
-            case $1 in --file) files+=("$2") ;; *) printf -v "${1#--}" %s "$2" ;; esac
+            case $1 in
+                --file) files+=("$2") ;;
+                --host-memory) host_memory=$2 ;;
+                *) printf -v "${1#--}" %s "$2" ;;
+            esac
             shift ;;
         -*) usage ;;
         *) break ;;
@@ -56,7 +61,7 @@ case $store in stubdom | c | none) ;; *) die "no store '$store': choose stubdom,
 [ -z "$script" ] || [ -r "$script" ] || die "no script at $script"
 [ -z "$ramdisk" ] || [ -r "$ramdisk" ] || die "no boot module at $ramdisk"
 [ -z "$xencommons" ] || [ -r "$xencommons" ] || die "no configuration at $xencommons"
-[[ $memory =~ ^[0-9]+$ && $timeout =~ ^[0-9]+$ ]] || die "--memory and --timeout take whole numbers"
+[[ $memory =~ ^[0-9]+$ && $timeout =~ ^[0-9]+$ && $host_memory =~ ^[0-9]+$ ]] || die "--memory, --timeout and --host-memory take whole numbers"
 
 need_tools qemu-system-x86_64:qemu-system-x86 cpio:cpio flock:util-linux base64:coreutils
 initramfs=$("$tests_dir/initramfs.sh" "$release")
@@ -104,12 +109,14 @@ cp "$initramfs" "$work/initrd"
 lock_qemu
 say "==> Booting Xen $release and dom0 in QEMU (store: $store)"
 qemu=(
-    qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64,+svm,+npt -smp 2 -m 2048
+    qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64,+svm,+npt -smp 2 -m "$host_memory"
     -display none -no-reboot -nodefaults -monitor none
     -kernel "$have/xen" -append "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all conring_size=256k dom0_mem=896M,max:896M dom0_max_vcpus=1"
     -initrd "$have/vmlinux console=hvc0 quiet loglevel=4 rdinit=/init,$work/initrd"
     -chardev "file,id=xen,path=$out/xen.log" -serial chardev:xen
 )
+# dom0 says every 15 s that it is alive. On a machine that is much too busy, QEMU 7.2 now and then loses its timer for good.
+SILENCE_S=120
 # The job's time, and as much again as starting and stopping take on a busy machine.
 limit=$((timeout + ${BOOT_LIMIT:-120}))
 status=125
@@ -122,8 +129,16 @@ mkfifo "$work/channel"
 timeout -k 5 "$limit" "${qemu[@]}" -chardev "file,id=channel,path=$work/channel" -serial chardev:channel </dev/null 9>&- &
 qemu_pid=$!
 results=
-while IFS= read -r line || [ -n "$line" ]; do
+while :; do
+    IFS= read -r -t $SILENCE_S line && read_status=0 || read_status=$?
+    if [ $read_status -gt 128 ]; then
+        say "==> nothing was heard of dom0 for $SILENCE_S s: it stands still, and is stopped"
+        kill "$qemu_pid" 2>/dev/null || true
+        break
+    fi
+    [ $read_status -eq 0 ] || [ -n "$line" ] || break
     case $line in
+        "@@alive"*) ;;
         "@@results"*) results=1 ;;
         "@@end"*) results=2 ;;
         *"@@stage "*) say "--> ${line##*@@stage }" ;;

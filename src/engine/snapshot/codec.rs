@@ -56,6 +56,11 @@ impl Writer {
         self.0.extend_from_slice(bytes);
     }
 
+    /// Adds all of another body.
+    pub(in crate::engine) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     /// The body.
     pub(in crate::engine) fn into_body(self) -> Vec<u8> {
         self.0

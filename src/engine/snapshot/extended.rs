@@ -91,6 +91,7 @@ impl Restorer {
     fn transaction_extension(&mut self, body: &[u8]) -> Option<()> {
         let ((connection, id), body) = pending::read_name(body)?;
         let name = (ConnectionNumber(connection), id);
+        self.settle_tree();
         let nodes = self.pending.get(&name)?;
         let transaction = pending::read(body, nodes, &self.engine.state.tree, self.now_ms)?;
         self.pending.remove(&name);

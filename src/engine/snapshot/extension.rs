@@ -230,27 +230,26 @@ impl DomainState {
 }
 
 /// Writes when nodes were last written, as differences.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct GenerationWriter {
     body: Writer,
+    nodes: usize,
     before: u64,
 }
 
 impl GenerationWriter {
-    /// For so many nodes.
-    pub(super) fn new(nodes: usize) -> Self {
-        let mut body = body();
-        body.size(nodes);
-        Self { body, before: 0 }
-    }
-
     pub(super) fn push(&mut self, generation: u64) {
         self.body.signed(generation.wrapping_sub(self.before).cast_signed());
         self.before = generation;
+        self.nodes = self.nodes.saturating_add(1);
     }
 
+    /// The extension: how many there are, and all of them.
     pub(super) fn finish(self) -> Item<'static> {
-        item(GENERATIONS, self.body)
+        let mut body = body();
+        body.size(self.nodes);
+        body.append(self.body);
+        item(GENERATIONS, body)
     }
 }
 

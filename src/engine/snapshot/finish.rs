@@ -19,6 +19,10 @@ impl Restorer {
     /// # Errors
     /// What is wrong with the whole.
     pub fn finish(mut self) -> Result<Engine, RestoreError> {
+        self.settle_tree();
+        if !self.has_root {
+            self.engine.state.charge_root();
+        }
         for (id, fault) in core::mem::take(&mut self.faults) {
             self.engine.drop_session(id, RestartPhase::Faulted(fault));
         }
@@ -40,7 +44,6 @@ impl Restorer {
                 domain.target = target;
             }
         }
-        self.engine.state.recount_nodes();
         self.look_at_transactions();
         self.restore_tickets();
         self.restore_deadlines();

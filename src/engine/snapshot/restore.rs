@@ -23,7 +23,7 @@ use crate::engine::snapshot::{
 };
 use crate::limits;
 use crate::store::domain::DomId;
-use crate::store::domain_table::Domains;
+use crate::store::domain_table::{Domains, NodeCount};
 use crate::store::node::Node;
 use crate::store::path::{AnyPath, Path, PathScratch};
 use crate::store::permission::{Access, Entry, Permissions};
@@ -31,6 +31,7 @@ use crate::store::quota::Quota;
 use crate::store::special::Special;
 use crate::store::state::State;
 use crate::store::transaction::Transaction;
+use crate::store::tree_builder::{Misplaced, TreeBuilder};
 use crate::store::unknown_quotas::UnknownQuotas;
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
@@ -52,6 +53,8 @@ pub struct Restorer {
     pub(super) targets: Vec<(DomId, DomId)>,
     /// When the nodes to come were last written.
     pub(super) generations: GenerationReader,
+    /// The tree, while nodes come.
+    builder: Option<TreeBuilder>,
     pub(super) has_root: bool,
     pub(super) specials: [bool; Special::ALL.len()],
     /// Transactions that only their nodes' records have told of so far.
@@ -74,6 +77,7 @@ impl Restorer {
             described: BTreeSet::new(),
             targets: Vec::new(),
             generations: GenerationReader::default(),
+            builder: None,
             has_root: false,
             specials: [false; Special::ALL.len()],
             pending: BTreeMap::new(),
@@ -235,19 +239,33 @@ impl Restorer {
         if path.is_root() && core::mem::replace(&mut self.has_root, true) {
             return Err(RestoreError::Node(name()));
         }
-        let parent = match path.parent() {
-            None => None,
-            Some(parent) => Some(state.tree.get(parent).ok_or_else(|| RestoreError::NoParent(name()))?),
-        };
-        // Most nodes inherited theirs; those share them, as they did before.
-        let inherited = parent.map(|parent| parent.permissions()).filter(|inherited| **inherited == permissions);
-        let permissions = inherited.cloned().unwrap_or(permissions);
         let newest = state.generation();
         let generation = self.generations.next(newest).unwrap_or_else(|| state.next_generation());
-        if state.tree.restore(path, Node::new((*item.value).into(), permissions, generation)) {
-            Ok(())
+        let owner = permissions.owner();
+        let bytes = Node::memory_bytes(path, permissions.entries().len(), item.value.len());
+        let builder = self.builder.get_or_insert_with(|| TreeBuilder::new(state.take_tree()));
+        if path.is_root() {
+            builder.replace_root(Node::new((*item.value).into(), permissions, generation));
         } else {
-            Err(RestoreError::Node(name()))
+            let added = builder.add(path, |parent| {
+                // Most nodes inherited theirs; those share them, as they did before.
+                let inherited = parent.permissions();
+                let permissions = if *inherited == permissions { inherited.clone() } else { permissions };
+                Node::new((*item.value).into(), permissions, generation)
+            });
+            added.map_err(|why| match why {
+                Misplaced::NoParent => RestoreError::NoParent(name()),
+                Misplaced::Exists => RestoreError::Node(name()),
+            })?;
+        }
+        state.domains.charge_nodes(owner, NodeCount::one(bytes));
+        Ok(())
+    }
+
+    /// Puts the tree in its place: something looks at it.
+    pub(super) fn settle_tree(&mut self) {
+        if let Some(builder) = self.builder.take() {
+            self.engine.state.tree = builder.finish();
         }
     }
 

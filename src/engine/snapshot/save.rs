@@ -203,12 +203,7 @@ impl<'a> Saver<'a> {
     /// The special nodes and the tree, with the generations of all before them.
     fn nodes<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
         let state = &self.engine.state;
-        let mut nodes = Special::ALL.len();
-        let mut walk = state.tree.walk();
-        while walk.next().is_some() {
-            nodes = nodes.saturating_add(1);
-        }
-        let mut generations = GenerationWriter::new(nodes);
+        let mut generations = GenerationWriter::default();
         for special in Special::ALL {
             generations.push(state.specials.get(special).generation);
         }

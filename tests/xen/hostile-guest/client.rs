@@ -64,7 +64,7 @@ impl Client {
     }
 
     /// Takes up to `most` bytes of replies.
-    fn take(&self, most: usize) -> Vec<u8> {
+    pub(super) fn take(&self, most: usize) -> Vec<u8> {
         let consumer = self.load(Field::ReplyConsumer);
         let there = (self.load(Field::ReplyProducer).wrapping_sub(consumer) as usize).min(RING_BYTES);
         let count = there.min(most);

@@ -2,9 +2,10 @@
 //! are built with the feature `hostile-guest`, of the project's own entry, memory and hypercalls.
 //!
 //! Its command line says what: `--hostile=<mode> --seconds=<n>`. When it is done it says so on its console, with what it
-//! counted, and waits to be destroyed.
+//! counted, and waits to be destroyed. `--hostile=serve` is the opposite: see [`honest`].
 
 mod client;
+mod honest;
 mod modes;
 mod processor;
 mod random;
@@ -49,18 +50,18 @@ pub(crate) fn run(boot: &BootInfo, memory: &Memory) -> ! {
     time::stop_periodic_timer();
     let line = core::str::from_utf8(boot.command_line).unwrap_or_default();
     let mode = word(line, "--hostile").expect("the command line says what to do");
-    let seconds: u64 = word(line, "--seconds").and_then(|text| text.parse().ok()).expect("and for how long");
     let channel = boot.store.expect("an ordinary guest has a Xenstore");
     let address = memory.address_of_frame(channel.frame).expect("the ring is one of the guest's pages");
     let page = NonNull::new(ptr::with_exposed_provenance_mut(address)).expect("page 0 is not at address 0");
     // SAFETY: the builder made the page for the ring; it stays mapped, and is never looked at but through this.
     let page = unsafe { SharedPage::new(page) };
-    let mut attack = Attack {
-        memory,
-        client: Client::new(page, channel.port),
-        random: Random::new(time::now_ns()),
-        end_ms: time::now_ms() + seconds * 1000,
-    };
+    let client = Client::new(page, channel.port);
+    if mode == "serve" {
+        honest::serve(client)
+    }
+    let seconds: u64 = word(line, "--seconds").and_then(|text| text.parse().ok()).expect("and for how long");
+    let mut attack =
+        Attack { memory, client, random: Random::new(time::now_ns()), end_ms: time::now_ms() + seconds * 1000 };
     log::info!("hostile: {mode} begins");
     let counted = match mode {
         "spin" => modes::spin(&mut attack),

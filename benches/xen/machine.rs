@@ -1,0 +1,43 @@
+//! What the figures were measured on.
+
+use std::fs;
+use std::process::Command;
+
+use crate::plan::RELEASES;
+use crate::project;
+
+/// The load of the machine now: runnable processes, in the mean of one minute.
+pub(crate) fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// The first line that a program prints.
+fn first_line(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("unknown").to_owned()
+}
+
+/// Lines that describe machine and versions.
+pub(crate) fn describe() -> Vec<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let commit = first_line("git", &["-C", &project().display().to_string(), "describe", "--always", "--dirty"]);
+    let mut lines = vec![
+        format!("Machine: {model}, {cores} processors; {}", first_line("qemu-system-x86_64", &["--version"])),
+        "Emulation: QEMU without KVM, two virtual processors; dom0 has one of them and 896 MiB".to_owned(),
+        format!("This project: commit {commit}, built by {}", first_line("rustc", &["--version"])),
+    ];
+    for release in RELEASES {
+        let names = fs::read_to_string(project().join("target/xen").join(release).join("packages")).unwrap_or_default();
+        let version = |prefix: &str| {
+            let found = names.lines().find(|name| name.starts_with(prefix)).unwrap_or("unknown");
+            found.trim_end_matches(".deb").trim_end_matches("_amd64").replace("%2b", "+").replace("%3a", ":")
+        };
+        lines.push(format!("Xen {release}: {}, {}", version("xen-hypervisor-"), version("linux-image-")));
+    }
+    lines
+}
