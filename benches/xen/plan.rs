@@ -24,7 +24,7 @@ pub(crate) const IDLE_S: u32 = 60;
 /// Seconds that the job of a round may take: several times what it takes on a quiet machine.
 const ROUND_TIMEOUT_S: u32 = 400;
 /// The same for the jobs with many nodes or guests.
-const LONG_TIMEOUT_S: u32 = 1200;
+const LONG_TIMEOUT_S: u32 = 1320;
 
 /// Whose Xenstore it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

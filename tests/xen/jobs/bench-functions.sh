@@ -25,10 +25,12 @@ memory = 4
 vcpus = 1
 extra = "--hostile=serve"
 END
-# create_honest COUNT: so many of them, by `xl create` one after the other. Their ids are in $ids then.
+# create_honest COUNT: so many of them, by `xl create` one after the other, as far as CREATE_SECONDS suffice. Their ids are in
+# $ids then.
 create_honest() {
-    ids='' _made=0
+    ids='' _made=0 _create_end=$(($(now_ms) + ${CREATE_SECONDS:-700} * 1000))
     while [ $_made -lt "$1" ]; do
+        [ "$(now_ms)" -lt $_create_end ] || { echo "FAILED: only $_made of $1 guests in ${CREATE_SECONDS:-700} s"; return 1; }
         # -e: no process that waits for the guest's end.
         xl create -qe /root/honest.cfg "name=\"honest-$_made\"" || { echo "FAILED: the creation of guest $_made"; return 1; }
         ids="$ids $(xl domid "honest-$_made")"
