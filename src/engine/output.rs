@@ -133,6 +133,12 @@ impl Output {
         self.messages.front().and_then(|message| message.bytes.get(self.sent..)).unwrap_or_default()
     }
 
+    /// All bytes to send, message by message.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let behind = self.messages.iter().skip(1).map(|message| &*message.bytes);
+        core::iter::once(self.bytes()).filter(|bytes| !bytes.is_empty()).chain(behind)
+    }
+
     /// Notes that `count` bytes of [`Output::bytes`] were sent. Returns the cause of a message that is now delivered.
     pub fn advance(&mut self, count: usize) -> Option<Origin> {
         self.sent = self.sent.saturating_add(count);
