@@ -68,8 +68,8 @@ impl Measurement for CpuTime {
 fn main() {
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(400))
         .without_plots()
         .configure_from_args();
     let mut group = criterion.benchmark_group(GROUP);

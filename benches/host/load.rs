@@ -12,6 +12,8 @@ use crate::server::Server;
 
 /// Requests in flight, unless a test is about one at a time.
 pub const IN_FLIGHT: usize = 32;
+/// How long one measurement lasts at most: a server that is slow at something makes fewer requests.
+const MOST: Duration = Duration::from_secs(1);
 /// How long a server may take for one answer: it may be in the middle of a removal in a large store.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -76,34 +78,57 @@ impl Load {
         self.receive()
     }
 
-    /// Makes `count` requests of which up to [`IN_FLIGHT`] are under way, and measures them. `next` makes the payload of
-    /// each in the buffer and returns its type.
+    /// Makes up to `count` requests, for [`MOST`] at most, of which up to [`IN_FLIGHT`] are under way, and measures them.
+    /// `next` makes the payload of each in the buffer and returns its type.
     pub fn pipelined(
         &mut self,
         server: &Server,
         count: usize,
+        next: impl FnMut(usize, &mut Vec<u8>) -> u32,
+    ) -> io::Result<Cost> {
+        self.pipelined_for(server, count, MOST, next)
+    }
+
+    /// The same with all of them, however long it takes.
+    pub fn all(
+        &mut self,
+        server: &Server,
+        count: usize,
+        next: impl FnMut(usize, &mut Vec<u8>) -> u32,
+    ) -> io::Result<Cost> {
+        self.pipelined_for(server, count, Duration::MAX, next)
+    }
+
+    fn pipelined_for(
+        &mut self,
+        server: &Server,
+        count: usize,
+        most: Duration,
         mut next: impl FnMut(usize, &mut Vec<u8>) -> u32,
     ) -> io::Result<Cost> {
         let begin = Begin::now(server)?;
         let mut payload = Vec::new();
         let (mut sent, mut done) = (0, 0);
-        while done < count {
-            while sent < count && sent - done < IN_FLIGHT {
+        loop {
+            while sent < count && sent - done < IN_FLIGHT && begin.at.elapsed() < most {
                 payload.clear();
                 let kind = next(sent, &mut payload);
                 self.send(&Request::new(kind, &payload))?;
                 sent += 1;
             }
+            if done == sent {
+                return begin.cost(server, done);
+            }
             self.receive()?;
             done += 1;
         }
-        begin.cost(server, count)
     }
 
-    /// Makes `count` requests, one at a time, and returns how long each took in nanoseconds.
+    /// Makes up to `count` requests, one at a time, and returns how long each took in nanoseconds.
     pub fn latencies(&mut self, count: usize, kind: u32, payload: &[u8]) -> io::Result<Vec<u64>> {
         let mut all = Vec::with_capacity(count);
-        for _ in 0..count {
+        let first = Instant::now();
+        while all.len() < count && first.elapsed() < MOST {
             let begin = Instant::now();
             self.ask(kind, payload)?;
             all.push(begin.elapsed().as_nanos() as u64);
@@ -111,8 +136,8 @@ impl Load {
         Ok(all)
     }
 
-    /// Makes `count` transactions with the given requests in each, one request at a time, and measures them. `next` makes
-    /// the requests of each.
+    /// Makes up to `count` transactions with the given requests in each, one request at a time, and measures them. `next`
+    /// makes the requests of each.
     pub fn transactions(
         &mut self,
         server: &Server,
@@ -122,6 +147,9 @@ impl Load {
         let begin = Begin::now(server)?;
         let mut requests = 0;
         for at in 0..count {
+            if begin.is_over() {
+                break;
+            }
             let id = self.ask(TRANSACTION_START, b"\0")?;
             let id = str::from_utf8(id).ok().and_then(|id| id.trim_end_matches('\0').parse().ok());
             let id = id.ok_or_else(|| io::Error::other("no number of a transaction"))?;
@@ -204,6 +232,11 @@ impl Begin {
     /// Begins now.
     pub fn now(server: &Server) -> io::Result<Self> {
         Ok(Self { cpu_ns: server.cpu_ns()?, at: Instant::now() })
+    }
+
+    /// Whether a measurement has lasted long enough.
+    pub fn is_over(&self) -> bool {
+        self.at.elapsed() >= MOST
     }
 
     /// What `requests` that were made since then cost, one by one.
