@@ -19,18 +19,13 @@ const SINGLE_REQUESTS: usize = 8_000;
 
 /// Nodes that a store has beside the few of the preparation.
 pub const NODES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// What only this project's server is given: each node costs the C server the more, the more there are, and a million would
-/// take it most of an hour.
-pub const LARGE_STORE: usize = 1_000_000;
-/// From this size on the C server gets one round: it takes long to build it.
+/// From this size on the C server gets one round: each node costs it the more, the more there are.
 const C_IN_ONE_ROUND: usize = 100_000;
 /// Children of one node.
 pub const CHILDREN: [usize; 4] = [10, 100, 1_000, 10_000];
 /// Watches, so many for each client.
 pub const WATCHES: [usize; 4] = [0, 300, 9_000, 90_000];
 const WATCHES_OF_CLIENT: usize = 300;
-/// From this number on the C server gets one round: setting them takes it minutes.
-const C_WATCHES_IN_ONE_ROUND: usize = 90_000;
 /// Connected domains, of which one asks.
 pub const DOMAINS: [usize; 3] = [10, 1_000, 4_000];
 
@@ -47,14 +42,18 @@ pub fn run(group: Group, kind: Kind, round: usize, results: &mut Results) -> io:
     match group {
         Group::Plain => plain(kind, results),
         Group::Nodes => NODES.into_iter().try_for_each(|size| {
-            let is_left_out =
-                size >= LARGE_STORE && kind != Kind::Ours || size >= C_IN_ONE_ROUND && kind == Kind::C && round > 0;
-            if is_left_out { Ok(()) } else { nodes(kind, size, results) }
+            let is_left_out = size >= C_IN_ONE_ROUND && kind == Kind::C && round > 0;
+            if is_left_out || is_too_large(&NODES, size, kind) { Ok(()) } else { nodes(kind, size, results) }
         }),
         Group::Children => children(kind, results),
-        Group::Watches => watches(kind, round, results),
+        Group::Watches => watches(kind, results),
         Group::Domains => domains(kind, results),
     }
+}
+
+/// The largest size of all is for this project's server alone: what leads there takes the others many minutes.
+fn is_too_large(sizes: &[usize], size: usize, kind: Kind) -> bool {
+    kind != Kind::Ours && sizes.last() == Some(&size)
 }
 
 /// A server with the nodes that single requests are about.
@@ -203,12 +202,12 @@ fn children(kind: Kind, results: &mut Results) -> io::Result<()> {
     Ok(())
 }
 
-fn watches(kind: Kind, round: usize, results: &mut Results) -> io::Result<()> {
+fn watches(kind: Kind, results: &mut Results) -> io::Result<()> {
     let (server, mut load) = prepared(kind)?;
     let mut clients: Vec<Load> = Vec::new();
     for size in WATCHES {
-        if size >= C_WATCHES_IN_ONE_ROUND && kind == Kind::C && round > 0 {
-            continue;
+        if is_too_large(&WATCHES, size, kind) {
+            break;
         }
         while clients.len() * WATCHES_OF_CLIENT < size {
             let mut client = Load::connect(server.folder())?;
@@ -231,6 +230,9 @@ fn domains(kind: Kind, results: &mut Results) -> io::Result<()> {
     let mut busy = Client::create_domain(server.folder(), 1)?;
     let mut introduced = 0;
     for size in DOMAINS {
+        if is_too_large(&DOMAINS, size, kind) {
+            break;
+        }
         while introduced < size {
             introduced += 1;
             introduce(&server, &mut load, introduced as u32)?;
