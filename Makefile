@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate fuzz soak bench-xen clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate fuzz soak bench bench-xen clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom, .gz, and with symbols -syms (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -44,7 +44,7 @@ test: lint test-host test-xen ## everything: style, host tests, tests on real Xe
 
 lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --features hosted,tools,image-tests,xen-tests -- -D warnings
+	$(CARGO) clippy --all-targets --features hosted,tools,image-tests,xen-tests,bench -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD) -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),boot-test -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),hostile-guest -- -D warnings
@@ -73,6 +73,12 @@ fuzz: have-rust ## each fuzz target (fuzz/run.sh lists them) for FUZZ_SECONDS (6
 SOAK_SECONDS ?= 1800
 soak: test-kernels ## everything together on Xen 4.17 for SOAK_SECONDS (1800): guests, load, attacks, updates, crashes
 	tests/xen/soak.sh $(SOAK_SECONDS)
+
+# Benchmarks: the peers are downloaded first, so that no time is measured meanwhile.
+bench: have-rust ## host part of docs/benchmarks.md against Debian's servers, under 25 minutes on 2 idle cores (ROUNDS=5, ONLY=plain,nodes,children,watches,domains or engine)
+	@tests/peers/fetch.sh >/dev/null
+	@case ",$(or $(ONLY),engine)," in *,engine,*) $(CARGO) bench --features bench --bench engine >&2 ;; esac
+	@[ "$(ONLY)" = engine ] || ROUNDS=$(ROUNDS) ONLY=$(ONLY) $(CARGO) bench --features bench --bench host
 
 bench-xen: kernel test-kernels ## this kernel against the C daemon on emulated hosts, under 40 minutes: docs/benchmarks/xen.md (BENCH='--quick|--resume|--report')
 	$(CARGO) bench --features bench --bench xen -- $(BENCH)

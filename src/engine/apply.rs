@@ -34,7 +34,9 @@ impl Engine {
     /// parents too.
     pub(super) fn apply_nodes(&mut self, now_ms: u64) -> usize {
         let mut written = 0_usize;
-        for change in core::mem::take(&mut self.changes.nodes) {
+        // Taken out for the time, and put back for its room.
+        let mut changes = core::mem::take(&mut self.changes.nodes);
+        for change in changes.drain(..) {
             self.trace_change(&change);
             let nodes = match change {
                 NodeChange::Write { path, value } => {
@@ -70,6 +72,7 @@ impl Engine {
             };
             written = written.saturating_add(nodes);
         }
+        self.changes.nodes = changes;
         written
     }
 

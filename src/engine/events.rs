@@ -64,16 +64,20 @@ pub(super) struct Delivery {
     watch: Rc<Watch>,
 }
 
-/// The watches that are told of a change of `path`.
-pub(super) fn deliveries(
+/// The watches that are told of a change of `path`. Most changes concern none; only otherwise it is asked who may read.
+pub(super) fn deliveries<'a>(
     state: &State,
     requester_of: impl Fn(ConnectionId) -> Option<Requester>,
     path: Path<'_>,
     scope: Scope,
-    readables: Readables<'_>,
+    readables: impl FnOnce() -> Readables<'a>,
 ) -> Vec<Delivery> {
     let mut concerned = Vec::new();
     state.watches.concerned(path, scope, &mut concerned);
+    if concerned.is_empty() {
+        return Vec::new();
+    }
+    let readables = readables();
     let may_know = |watch: &Rc<Watch>| requester_of(watch.connection).is_some_and(|who| readables.by(&who));
     concerned.into_iter().filter(may_know).map(|watch| Delivery { watch }).collect()
 }
@@ -82,12 +86,14 @@ impl Engine {
     /// Tells of a change of a node that is still there (or was never), after the change. The node as it was before counts
     /// too.
     pub(super) fn announce(&mut self, path: Path<'_>, scope: Scope, before: Option<Readable<'_>>, now_ms: u64) {
-        let node = self.state.tree.get(path);
-        let parent = path.parent().and_then(|parent| self.state.tree.get(parent)).or(node);
-        let readables = Readables {
-            node: node.map(|node| Readable::node(node)),
-            parent: parent.map(|parent| Readable::node(parent)),
-            before,
+        let readables = || {
+            let node = self.state.tree.get(path);
+            let parent = path.parent().and_then(|parent| self.state.tree.get(parent)).or(node);
+            Readables {
+                node: node.map(|node| Readable::node(node)),
+                parent: parent.map(|parent| Readable::node(parent)),
+                before,
+            }
         };
         let deliveries = deliveries(&self.state, |id| self.requester_of(id), path, scope, readables);
         self.deliver(path, deliveries, now_ms);
@@ -101,8 +107,11 @@ impl Engine {
         self.state.tree.visit_children_first(top, |visit| {
             let scope = if visit.parent.is_some() { Scope::Exact } else { Scope::Subtree };
             let parent = visit.parent.or(above.as_deref());
-            let readables =
-                Readables { node: Some(Readable::node(visit.node)), parent: parent.map(Readable::node), before: None };
+            let readables = || Readables {
+                node: Some(Readable::node(visit.node)),
+                parent: parent.map(Readable::node),
+                before: None,
+            };
             let found = deliveries(&self.state, |id| self.requester_of(id), visit.path, scope, readables);
             if !found.is_empty() {
                 all.push((visit.path.to_owned(), found));

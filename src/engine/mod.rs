@@ -32,6 +32,7 @@ pub mod rate;
 pub mod report;
 pub mod requests;
 pub mod snapshot;
+mod spares;
 pub mod take_over;
 pub mod trace;
 pub mod view;
@@ -48,6 +49,7 @@ use crate::engine::hypervisor::{Hypervisor, Port};
 use crate::engine::memory::Budget;
 use crate::engine::output::Origin;
 use crate::engine::requests::{Call, Reply, Row, replay};
+use crate::engine::spares::Spares;
 use crate::engine::trace::{Switches, Trace};
 use crate::engine::view::View;
 use crate::limits;
@@ -59,7 +61,7 @@ use crate::store::state::State;
 use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
-use crate::wire::header::{Header, MessageType};
+use crate::wire::header::{HEADER_BYTES, Header, MessageType};
 
 /// What the engine asks its host to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,7 +92,7 @@ impl Deferred {
     #[must_use]
     pub fn reply(&self, payload: &[u8]) -> Vec<u8> {
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
-        output::message(Header { payload_bytes, ..self.header }, payload).into()
+        output::message(Header { payload_bytes, ..self.header }, payload)
     }
 }
 
@@ -125,6 +127,8 @@ pub struct Engine {
     origin: Option<Origin>,
     /// Kept between requests for its room.
     changes: ChangeSet,
+    /// The same for replies.
+    spares: Spares,
     /// The most that any guest has had of what is limited.
     peaks: Peaks,
     /// What is told in the log.
@@ -155,6 +159,7 @@ impl Engine {
             next_deferred: 0,
             origin: None,
             changes: ChangeSet::default(),
+            spares: Spares::default(),
             peaks: Peaks::default(),
             stream_limit: StreamLimit::default(),
             free_for_events: usize::MAX,
@@ -326,8 +331,11 @@ impl Engine {
 
     /// Notes that `count` bytes of a connection's [`output::Output::bytes`] were sent.
     pub fn handle_sent(&mut self, id: ConnectionId, count: usize) {
-        if let Some(cause) = self.session_mut(id).and_then(|session| session.output.advance(count)) {
-            self.settle(cause);
+        if let Some((cause, buffer)) = self.session_mut(id).and_then(|session| session.output.advance(count)) {
+            self.spares.give(buffer);
+            if let Some(cause) = cause {
+                self.settle(cause);
+            }
         }
     }
 
@@ -593,8 +601,13 @@ impl Engine {
         };
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
         let header = Header { kind, payload_bytes, ..request };
-        if let Some(session) = self.session_mut(id) {
-            session.output.push_reply(header, payload, origin);
+        let bytes = HEADER_BYTES.saturating_add(payload.len());
+        let Self { connections, spares, .. } = self;
+        if let Some((session, _)) = connections.get_mut(&id).and_then(Connection::session_mut) {
+            // What is not sent at once gets no more room than it needs.
+            let is_next = session.output.is_empty();
+            let buffer = if is_next { spares.take(bytes) } else { Vec::with_capacity(bytes) };
+            session.output.push_reply(buffer, header, payload, origin);
             self.wake(id);
         } else if let Some(origin) = origin {
             self.settle(origin);

@@ -1,6 +1,5 @@
 //! What waits to be sent to one connection: replies and events, in order.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -21,7 +20,7 @@ pub struct Origin {
 /// A message on its way.
 #[derive(Debug)]
 struct Message {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     origin: Option<Origin>,
     event: Option<EventInfo>,
     /// Only the end of a message, of which a predecessor sent the beginning.
@@ -85,9 +84,11 @@ impl Output {
         self.messages.push_back(message);
     }
 
-    /// Queues a reply.
-    pub fn push_reply(&mut self, header: Header, payload: &[u8], origin: Option<Origin>) {
-        self.push(Message { bytes: message(header, payload), origin, event: None, is_rest: false });
+    /// Queues a reply, in a buffer with enough room for it.
+    pub fn push_reply(&mut self, mut buffer: Vec<u8>, header: Header, payload: &[u8], origin: Option<Origin>) {
+        buffer.extend_from_slice(&header.emit());
+        buffer.extend_from_slice(payload);
+        self.push(Message { bytes: buffer, origin, event: None, is_rest: false });
     }
 
     /// Gives the last reply to a request another payload. A message of which something was sent stays as it is.
@@ -134,8 +135,15 @@ impl Output {
         self.messages.front().and_then(|message| message.bytes.get(self.sent..)).unwrap_or_default()
     }
 
-    /// Notes that `count` bytes of [`Output::bytes`] were sent. Returns the cause of a message that is now delivered.
-    pub fn advance(&mut self, count: usize) -> Option<Origin> {
+    /// All bytes to send, message by message.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let behind = self.messages.iter().skip(1).map(|message| &*message.bytes);
+        core::iter::once(self.bytes()).filter(|bytes| !bytes.is_empty()).chain(behind)
+    }
+
+    /// Notes that `count` bytes of [`Output::bytes`] were sent. Returns the cause of a message that is now delivered, and
+    /// its buffer.
+    pub fn advance(&mut self, count: usize) -> Option<(Option<Origin>, Vec<u8>)> {
         self.sent = self.sent.saturating_add(count);
         let whole = self.messages.front().is_some_and(|message| self.sent >= message.bytes.len());
         if !whole {
@@ -144,7 +152,7 @@ impl Output {
         self.sent = 0;
         let message = self.messages.pop_front()?;
         self.forget(&message);
-        message.origin
+        Some((message.origin, message.bytes))
     }
 
     /// Drops events whose time is over and of which nothing was sent, and returns what caused them.
@@ -255,7 +263,7 @@ impl Output {
         }
         // An event of which a part was sent is not dropped any more.
         let event = event_info(&whole, None);
-        *first = Message { bytes: whole.into(), origin: first.origin, event, is_rest: false };
+        *first = Message { bytes: whole, origin: first.origin, event, is_rest: false };
         self.queued_bytes = self.queued_bytes.saturating_add(sent.len());
         self.sent = sent.len();
         self.note_event(event);
@@ -313,11 +321,11 @@ fn length(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Header and payload in one piece.
-pub(super) fn message(header: Header, payload: &[u8]) -> Box<[u8]> {
+pub(super) fn message(header: Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES.saturating_add(payload.len()));
     bytes.extend_from_slice(&header.emit());
     bytes.extend_from_slice(payload);
-    bytes.into()
+    bytes
 }
 
 /// FNV-1a. A guest that makes its own events collide makes only its own queue slower.
@@ -338,7 +346,7 @@ mod tests {
     #[test]
     fn messages_leave_in_order_however_they_are_split() {
         let mut output = Output::default();
-        output.push_reply(header(b"one"), b"one", None);
+        output.push_reply(Vec::new(), header(b"one"), b"one", None);
         output.push_event(b"two\0t\0", true, None, None);
         let mut sent = Vec::new();
         while !output.is_empty() {
@@ -370,7 +378,7 @@ mod tests {
     fn what_a_predecessor_had_to_send_is_sent_from_where_it_stopped() {
         let mut before = Output::default();
         before.push_event(b"a\0t\0", true, None, Some(10));
-        before.push_reply(header(b"reply"), b"reply", None);
+        before.push_reply(Vec::new(), header(b"reply"), b"reply", None);
         before.advance(18);
         let bytes: Vec<u8> = before.messages().flat_map(|(bytes, _)| bytes.to_vec()).skip(18).collect();
         for knows_beginning in [true, false] {
@@ -394,14 +402,14 @@ mod tests {
     fn events_time_out_unless_a_part_was_sent_and_replies_never() {
         let mut output = Output::default();
         output.push_event(b"a", true, Some(ORIGIN), Some(10));
-        output.push_reply(header(b""), b"", None);
+        output.push_reply(Vec::new(), header(b""), b"", None);
         output.push_event(b"b", true, Some(ORIGIN), Some(20));
         output.push_event(b"c", true, None, Some(30));
         output.advance(1);
         assert_eq!(output.next_deadline_ms(), Some(20));
         assert_eq!(output.expire(25), [ORIGIN]);
-        assert_eq!(output.advance(16), Some(ORIGIN));
-        assert_eq!(output.advance(16), None);
+        let mut cause = |count| output.advance(count).map(|(cause, _)| cause);
+        assert_eq!((cause(16), cause(16)), (Some(Some(ORIGIN)), Some(None)));
         assert_eq!(output.bytes()[16..], *b"c");
     }
 }

@@ -188,16 +188,30 @@ impl Server {
         bytes.len().saturating_sub(rest.len())
     }
 
-    /// The bytes to send to a client of the hosted server; empty when there are none.
-    #[must_use]
-    pub fn poll_transmit(&self, id: ConnectionId) -> &[u8] {
+    /// The bytes to send to a client of the hosted server, message by message; nothing when there are none.
+    pub fn poll_transmit(&self, id: ConnectionId) -> impl Iterator<Item = &[u8]> {
         let session = self.engine.connection(id).and_then(Connection::session);
-        session.map_or(&[], |session| session.output.bytes())
+        session.into_iter().flat_map(|session| session.output.pieces())
     }
 
-    /// Notes that `count` of those bytes were sent.
-    pub fn handle_transmitted(&mut self, id: ConnectionId, count: usize) {
-        self.engine.handle_sent(id, count);
+    /// Whether there is something to send to a client of the hosted server.
+    #[must_use]
+    pub fn has_to_transmit(&self, id: ConnectionId) -> bool {
+        let session = self.engine.connection(id).and_then(Connection::session);
+        session.is_some_and(|session| !session.output.is_empty())
+    }
+
+    /// Notes that `count` of those bytes were sent, the first ones.
+    pub fn handle_transmitted(&mut self, id: ConnectionId, mut count: usize) {
+        while count > 0 {
+            let first = self.poll_transmit(id).next().map_or(0, <[u8]>::len);
+            if first == 0 {
+                return;
+            }
+            let sent = first.min(count);
+            self.engine.handle_sent(id, sent);
+            count = count.saturating_sub(sent);
+        }
     }
 
     /// Whether a connection is there and has not been shut for breaking the rules.

@@ -2,19 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
+use xenstore::limits::{PAYLOAD_BYTES, PRIVILEGED_QUEUE_BYTES, REQUESTS_PER_TURN};
 use xenstore::server::{ConnectionId, Server};
 
 use crate::platform::FolderPlatform;
 
 /// Bytes read from a client at once: some requests of common size.
 const READ_BYTES: usize = 16384;
+
+/// Turns of the server that a client gets at once, so that what one read brought is usually answered by one write, and
+/// others wait for no more than a few hundred microseconds. What this many turns answer fits into the client's queue.
+const TURNS: usize = 8;
+
+/// Messages that are sent by one call.
+const PIECES: usize = 64;
+
+const _: () = assert!(TURNS * REQUESTS_PER_TURN * PAYLOAD_BYTES <= PRIVILEGED_QUEUE_BYTES);
 
 /// One client.
 struct Client {
@@ -39,6 +49,8 @@ pub(crate) struct Clients {
     descriptors: BTreeMap<ConnectionId, RawFd>,
     /// Clients that have sent more than the server took in one turn.
     unfinished: BTreeSet<RawFd>,
+    /// Room for what is read, lent to a client for its turn.
+    room: Vec<u8>,
 }
 
 /// What epoll says about these instead of a client's descriptor.
@@ -80,6 +92,7 @@ impl Clients {
             clients: BTreeMap::new(),
             descriptors: BTreeMap::new(),
             unfinished: BTreeSet::new(),
+            room: Vec::new(),
         })
     }
 
@@ -131,8 +144,14 @@ impl Clients {
     pub(crate) fn serve(&mut self, descriptor: u64, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
         let Ok(descriptor) = RawFd::try_from(descriptor) else { return };
         let Some(client) = self.clients.get_mut(&descriptor) else { return };
+        if client.unread.is_empty() {
+            std::mem::swap(&mut client.unread, &mut self.room);
+        }
         let is_alive = client.read().is_ok();
         self.go_on(descriptor, server, platform, now_ms);
+        if let Some(client) = self.clients.get_mut(&descriptor).filter(|client| client.unread.is_empty()) {
+            self.room = std::mem::take(&mut client.unread);
+        }
         if !is_alive {
             self.remove(descriptor, server);
         }
@@ -194,25 +213,21 @@ impl Client {
         if self.unread.len() >= READ_BYTES {
             return Ok(());
         }
-        let mut bytes = [0; READ_BYTES];
-        match self.stream.read(&mut bytes) {
+        self.unread.reserve(READ_BYTES);
+        match rustix::io::read(&self.stream, rustix::buffer::spare_capacity(&mut self.unread)) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                self.unread.extend_from_slice(&bytes[..count]);
-                Ok(())
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
-            Err(error) => Err(error),
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Hands what was read to the server, as far as replies do not pile up.
+    /// Hands what was read to the server, for some turns.
     fn handle(&mut self, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
         let mut taken = 0;
-        loop {
+        for _ in 0..TURNS {
             let count = server.handle_received(self.id, &self.unread[taken..], platform, now_ms);
             taken += count;
-            if count == 0 || self.write(server).is_err() || !server.poll_transmit(self.id).is_empty() {
+            if count == 0 {
                 break;
             }
         }
@@ -224,23 +239,26 @@ impl Client {
     /// # Errors
     /// When the client is gone.
     fn write(&mut self, server: &mut Server) -> io::Result<()> {
-        loop {
-            let bytes = server.poll_transmit(self.id);
-            if bytes.is_empty() {
-                return Ok(());
+        while server.has_to_transmit(self.id) {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let mut count = 0;
+            for (piece, bytes) in pieces.iter_mut().zip(server.poll_transmit(self.id)) {
+                *piece = IoSlice::new(bytes);
+                count += 1;
             }
-            match self.stream.write(bytes) {
+            match self.stream.write_vectored(&pieces[..count]) {
                 Ok(count) => server.handle_transmitted(self.id, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Whether something read waits, and the server would take it.
     fn can_go_on(&self, server: &Server) -> bool {
-        !self.unread.is_empty() && server.poll_transmit(self.id).is_empty()
+        !self.unread.is_empty() && !server.has_to_transmit(self.id)
     }
 
     /// Waits for room when something is to be sent, and for input when not much waits.
@@ -249,7 +267,7 @@ impl Client {
         if self.unread.len() < READ_BYTES {
             wanted |= EventFlags::IN;
         }
-        if !server.poll_transmit(self.id).is_empty() {
+        if server.has_to_transmit(self.id) {
             wanted |= EventFlags::OUT;
         }
         let data = EventData::new_u64(self.stream.as_raw_fd() as u64);

@@ -1,0 +1,268 @@
+//! The results as a document.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::cases;
+use crate::machine;
+use crate::results::{Figure, Group, Results, Test};
+use crate::server::Kind;
+
+/// What a row of the plain tests is to reach: the most of the C server's cost, and of the OCaml server's.
+const MOST_OF_C: f64 = 0.25;
+const MOST_OF_OCAML: f64 = 0.2;
+/// The same for transactions, against the C server alone.
+const MOST_OF_C_FOR_TRANSACTIONS: f64 = 0.6;
+/// The most of the C server's cost for a node of a large store.
+const MOST_OF_C_FOR_A_BUILD: f64 = 0.1;
+/// How much dearer a request may be in a large store or directory than in a small one.
+const GROWTH: f64 = 1.5;
+/// The same for watches and domains that have nothing to do with it.
+const GROWTH_BY_OTHERS: f64 = 1.2;
+
+/// The document.
+pub fn write(results: &Results, rounds: usize, took: Duration) -> String {
+    let mut text = String::from(
+        "# Host part\n\nWritten by `make bench`; not by hand. What is measured and how: [benchmarks.md](../benchmarks.md).\n\n",
+    );
+    text.push_str(&machine::describe());
+    let _ = writeln!(
+        text,
+        "- Rounds: {rounds}; of the C server with 100,000 nodes one. The largest numbers of nodes, watches and domains are for \
+         this project alone: what leads there takes the others many minutes. Duration: {} minutes\n",
+        took.as_secs().div_ceil(60)
+    );
+    text.push_str(
+        "Server CPU time for one request in microseconds: median, and least and most of the rounds in brackets.\n",
+    );
+    for group in Group::ALL {
+        if results.tests(group).is_empty() {
+            continue;
+        }
+        match group {
+            Group::Plain => plain(&mut text, results),
+            Group::Nodes => nodes(&mut text, results),
+            _ => grown(&mut text, results, group),
+        }
+    }
+    text
+}
+
+fn plain(text: &mut String, results: &Results) {
+    text.push_str("\n## Requests of one kind\n\n32 in flight; transactions one request at a time.\n\n");
+    text.push_str("| Test | This project | C | OCaml | of C | goal | of OCaml | goal | |\n|---|---|---|---|---|---|---|---|---|\n");
+    let tests = in_order(results.tests(Group::Plain));
+    for test in &tests {
+        let is_transaction = test.name.starts_with("ta-");
+        let goal = if is_transaction { MOST_OF_C_FOR_TRANSACTIONS } else { MOST_OF_C };
+        let (of_c, of_ocaml) = (ratio(results, *test, Kind::C), ratio(results, *test, Kind::Ocaml));
+        let is_met = of_c.is_some_and(|of_c| of_c <= goal)
+            && (is_transaction || of_ocaml.is_some_and(|of_ocaml| of_ocaml <= MOST_OF_OCAML));
+        let goal_of_ocaml = if is_transaction { String::from("–") } else { format!("≤ {MOST_OF_OCAML}") };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | ≤ {goal} | {} | {goal_of_ocaml} | {} |",
+            test.name,
+            figure(results.cpu(*test, Kind::Ours)),
+            figure(results.cpu(*test, Kind::C)),
+            figure(results.cpu(*test, Kind::Ocaml)),
+            number(of_c),
+            number(of_ocaml),
+            verdict(is_met)
+        );
+    }
+    throughput(text, results, &tests);
+    latencies(text, results);
+}
+
+fn throughput(text: &mut String, results: &Results, tests: &[Test]) {
+    text.push_str("\n### Throughput\n\nRequests in a second, the client on the same machine.\n\n");
+    text.push_str("| Test | This project | C | OCaml |\n|---|---|---|---|\n");
+    for test in tests {
+        let [ours, c, ocaml] = Kind::ALL.map(|kind| match results.throughput(*test, kind) {
+            Some(Figure { median, least, most }) => format!("{median:.0} ({least:.0}–{most:.0})"),
+            None => "–".into(),
+        });
+        let _ = writeln!(text, "| {} | {ours} | {c} | {ocaml} |", test.name);
+    }
+}
+
+fn latencies(text: &mut String, results: &Results) {
+    text.push_str("\n### Latency\n\nMicroseconds from a request to its reply, one at a time, all rounds together.\n\n");
+    text.push_str("| Test | Server | 50 % | 90 % | 99 % | 99.9 % | most |\n|---|---|---|---|---|---|---|\n");
+    for name in ["read1", "write1"] {
+        for kind in Kind::ALL {
+            let all = results.latencies(name, kind);
+            if all.is_empty() {
+                continue;
+            }
+            let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
+            let _ = writeln!(
+                text,
+                "| {name} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} |",
+                kind.name(),
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                at(0.999),
+                at(1.0)
+            );
+        }
+    }
+    text.push_str("\n![Latency](latency.svg)\n");
+}
+
+fn nodes(text: &mut String, results: &Results) {
+    text.push_str(
+        "\n## Nodes\n\nA store of so many nodes, a hundred to a directory; requests on random ones. \
+         At 1,000,000 \"of C\" is of its cost at 100,000.\n\n",
+    );
+    text.push_str("| Test | Nodes | This project | C | OCaml | of C | of its own at 1,000 | goal | |\n|---|---|---|---|---|---|---|---|---|\n");
+    for test in in_order(results.tests(Group::Nodes)) {
+        let own = growth(results, test, Test { size: cases::NODES[0], ..test });
+        let is_largest = Some(&test.size) == cases::NODES.last();
+        let of_c = ratio(results, test, Kind::C).or_else(|| of_smaller(results, test).filter(|_| is_largest));
+        let (goal, is_met) = match test.name {
+            "build" => {
+                (format!("≤ {MOST_OF_C_FOR_A_BUILD} of C"), of_c.is_some_and(|of_c| of_c <= MOST_OF_C_FOR_A_BUILD))
+            }
+            "death" => ("only its own nodes".into(), own.is_some_and(|own| own <= GROWTH)),
+            _ => (format!("≤ {GROWTH} of its own"), own.is_some_and(|own| own <= GROWTH)),
+        };
+        let (goal, verdict) = if is_largest { (goal.as_str(), verdict(is_met)) } else { ("", "") };
+        row(text, results, test, of_c, own, goal, verdict);
+    }
+    text.push_str(
+        "\nA death is the RELEASE of a domain that owns 1,000 nodes, five in each round.\n\n![Nodes](nodes.svg)\n",
+    );
+    text.push_str("\nResident memory that the process grew by, for one node (8 to 15 bytes of path below `/load`, 16 of value):\n\n");
+    text.push_str("| Nodes | This project | C | OCaml |\n|---|---|---|---|\n");
+    for size in cases::NODES.into_iter().skip(2) {
+        let [ours, c, ocaml] = Kind::ALL.map(|kind| match results.memory(size, kind) {
+            Some(Figure { median, .. }) => format!("{median:.0} bytes"),
+            None => "–".into(),
+        });
+        let _ = writeln!(text, "| {} | {ours} | {c} | {ocaml} |", thousands(size));
+    }
+}
+
+fn grown(text: &mut String, results: &Results, group: Group) {
+    let (title, what, goal, plot) = match group {
+        Group::Children => ("Children", "MKDIR and RM in a directory of so many, 32 in flight.", GROWTH, None),
+        Group::Watches => (
+            "Watches",
+            "A WRITE that matches none of so many watches, 300 for each client, 32 in flight.",
+            GROWTH_BY_OTHERS,
+            Some("watches.svg"),
+        ),
+        _ => (
+            "Domains",
+            "READ by one domain over its ring, one at a time, while so many are connected.",
+            GROWTH_BY_OTHERS,
+            Some("domains.svg"),
+        ),
+    };
+    let tests = results.tests(group);
+    let Some(first) = tests.first().copied() else { return };
+    let _ = writeln!(text, "\n## {title}\n\n{what}\n");
+    let _ = writeln!(
+        text,
+        "| Test | {title} | This project | C | OCaml | of C | of its own at {} | goal | |\n|---|---|---|---|---|---|---|---|---|",
+        thousands(first.size)
+    );
+    for test in &tests {
+        let own = growth(results, *test, first);
+        let (goal, verdict) = if *test == first {
+            (String::new(), "")
+        } else {
+            (format!("≤ {goal} of its own"), verdict(own.is_some_and(|own| own <= goal)))
+        };
+        row(text, results, *test, ratio(results, *test, Kind::C), own, &goal, verdict);
+    }
+    if let Some(plot) = plot {
+        let _ = writeln!(text, "\n![{title}]({plot})");
+    }
+}
+
+fn row(
+    text: &mut String,
+    results: &Results,
+    test: Test,
+    of_c: Option<f64>,
+    own: Option<f64>,
+    goal: &str,
+    verdict: &str,
+) {
+    let [ours, c, ocaml] = Kind::ALL.map(|kind| figure(results.cpu(test, kind)));
+    let _ = writeln!(
+        text,
+        "| {} | {} | {ours} | {c} | {ocaml} | {} | {} | {goal} | {verdict} |",
+        test.name,
+        thousands(test.size),
+        number(of_c),
+        number(own)
+    );
+}
+
+/// Our cost as a part of the C server's on a tenth of the store, which is less than its cost on all of it.
+fn of_smaller(results: &Results, test: Test) -> Option<f64> {
+    let smaller = Test { size: test.size / 10, ..test };
+    Some(results.cpu(test, Kind::Ours)?.median / results.cpu(smaller, Kind::C)?.median)
+}
+
+/// Our cost as a part of another server's.
+fn ratio(results: &Results, test: Test, of: Kind) -> Option<f64> {
+    Some(results.cpu(test, Kind::Ours)?.median / results.cpu(test, of)?.median)
+}
+
+/// Our cost as a part of that of another test.
+fn growth(results: &Results, test: Test, of: Test) -> Option<f64> {
+    Some(results.cpu(test, Kind::Ours)?.median / results.cpu(of, Kind::Ours)?.median)
+}
+
+/// Tests as they are run, not by name.
+fn in_order(mut tests: Vec<Test>) -> Vec<Test> {
+    const ORDER: [&str; 12] = [
+        "read1",
+        "read2000",
+        "write1",
+        "write2000",
+        "dir100",
+        "mkdir-rm",
+        "ta-empty",
+        "build",
+        "read",
+        "write",
+        "ta-rmw",
+        "death",
+    ];
+    tests.sort_by_key(|test| ORDER.iter().position(|name| *name == test.name));
+    tests
+}
+
+fn figure(figure: Option<Figure>) -> String {
+    let Some(Figure { median, least, most }) = figure else { return "–".into() };
+    let digits = if median < 100.0 { 2 } else { 0 };
+    format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".into(), |value| format!("{value:.2}"))
+}
+
+const fn verdict(is_met: bool) -> &'static str {
+    if is_met { "met" } else { "**missed**" }
+}
+
+/// A number with a comma after each three digits.
+pub fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
