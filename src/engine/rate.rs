@@ -114,6 +114,15 @@ impl WriteCredits {
         self.reserve = self.reserve.min(RESERVE_MOST);
     }
 
+    /// Shares out the gain if somebody waits for it, or none was shared out for a while. It costs a look at each domain that
+    /// has less than a burst, and nobody but those in debt notices when it is done.
+    pub fn advance_if_due(&mut self, now_ms: u64) {
+        let is_old = |updated_ms: u64| now_ms.saturating_sub(updated_ms) >= limits::WRITE_SHARE_MS;
+        if !self.in_debt.is_empty() || self.updated_ms.is_none_or(is_old) {
+            self.advance(now_ms);
+        }
+    }
+
     /// Whether a domain must not be read.
     #[must_use]
     pub fn is_in_debt(&self, domid: DomId) -> bool {
