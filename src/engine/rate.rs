@@ -366,6 +366,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_shared_out_early_unless_somebody_waits_and_nothing_is_lost_by_that() {
+        let mut credits = credits(7);
+        credits.advance_if_due(limits::WRITE_SHARE_MS - 1);
+        assert_eq!((credits.credit(DomId(7)), credits.updated_ms), (Some(0), Some(0)), "nobody waits");
+        let mut often = self::credits(7);
+        (1..=limits::WRITE_SHARE_MS).for_each(|now_ms| often.advance(now_ms));
+        credits.advance_if_due(limits::WRITE_SHARE_MS);
+        assert_eq!((credits.credit(DomId(7)), credits.reserve()), (often.credit(DomId(7)), often.reserve()));
+        assert!(credits.debit(A, 50, limits::WRITE_SHARE_MS));
+        credits.advance_if_due(limits::WRITE_SHARE_MS + 1);
+        assert_eq!(credits.updated_ms, Some(limits::WRITE_SHARE_MS + 1), "somebody waits");
+    }
+
+    #[test]
     fn no_fraction_of_the_gain_is_lost_however_often_it_is_shared_out() {
         let (mut often, mut once) = (credits(7), credits(7));
         for domid in 1..=7 {
