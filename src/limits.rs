@@ -107,6 +107,10 @@ pub const WRITE_RESERVE: u32 = 1000;
 /// (`WRL_NEWDOMS`).
 pub const WRITE_RESERVE_SHORTAGE: u32 = 50;
 
+/// Milliseconds after which write credits are shared out although nobody waits for them: the gain of a tenth of a second at most
+/// is late, and with thousands of domains that are not at their burst the work is not done each millisecond.
+pub const WRITE_SHARE_MS: u64 = 100;
+
 /// Milliseconds after which it is logged that nobody was held back for writing any more (`WRL_LOGEVERY`).
 pub const WRITE_LOG_QUIET_MS: u64 = 120_000;
 

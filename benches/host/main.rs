@@ -80,10 +80,10 @@ fn run() -> io::Result<()> {
     }
     let folder = Path::new(FOLDER);
     fs::create_dir_all(folder)?;
-    plots::write(&results, folder)?;
     let text = report::write(&results, rounds, begin.elapsed());
     // A part alone is shown, and does not take the place of the whole.
     if only.is_empty() {
+        plots::write(&results, folder)?;
         fs::write(folder.join("host.md"), &text)?;
         eprintln!("==> {FOLDER}/host.md");
     } else {

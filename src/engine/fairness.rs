@@ -134,7 +134,7 @@ impl Engine {
     /// Lets those go on that have waited long enough.
     pub(super) fn advance_fairness(&mut self, now_ms: u64) {
         let fairness = &mut self.fairness;
-        fairness.writes.advance(now_ms);
+        fairness.writes.advance_if_due(now_ms);
         let recovered = fairness.conflicts.advance(now_ms, fairness.open_privileged > 0);
         if fairness.last_debt_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) >= limits::WRITE_LOG_QUIET_MS) {
             fairness.last_debt_ms = None;

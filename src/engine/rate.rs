@@ -114,6 +114,15 @@ impl WriteCredits {
         self.reserve = self.reserve.min(RESERVE_MOST);
     }
 
+    /// Shares out the gain if somebody waits for it, or none was shared out for a while. It costs a look at each domain that
+    /// has less than a burst, and nobody but those in debt notices when it is done.
+    pub fn advance_if_due(&mut self, now_ms: u64) {
+        let is_old = |updated_ms: u64| now_ms.saturating_sub(updated_ms) >= limits::WRITE_SHARE_MS;
+        if !self.in_debt.is_empty() || self.updated_ms.is_none_or(is_old) {
+            self.advance(now_ms);
+        }
+    }
+
     /// Whether a domain must not be read.
     #[must_use]
     pub fn is_in_debt(&self, domid: DomId) -> bool {
@@ -354,6 +363,20 @@ mod tests {
         credits.debit(B, 2000, 0);
         credits.remove(B, 0);
         assert_eq!((credits.next_ms(), credits.reserve()), (None, -10_000), "debts die with their domain");
+    }
+
+    #[test]
+    fn nothing_is_shared_out_early_unless_somebody_waits_and_nothing_is_lost_by_that() {
+        let mut credits = credits(7);
+        credits.advance_if_due(limits::WRITE_SHARE_MS - 1);
+        assert_eq!((credits.credit(DomId(7)), credits.updated_ms), (Some(0), Some(0)), "nobody waits");
+        let mut often = self::credits(7);
+        (1..=limits::WRITE_SHARE_MS).for_each(|now_ms| often.advance(now_ms));
+        credits.advance_if_due(limits::WRITE_SHARE_MS);
+        assert_eq!((credits.credit(DomId(7)), credits.reserve()), (often.credit(DomId(7)), often.reserve()));
+        assert!(credits.debit(A, 50, limits::WRITE_SHARE_MS));
+        credits.advance_if_due(limits::WRITE_SHARE_MS + 1);
+        assert_eq!(credits.updated_ms, Some(limits::WRITE_SHARE_MS + 1), "somebody waits");
     }
 
     #[test]
