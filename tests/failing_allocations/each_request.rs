@@ -10,9 +10,10 @@ use crate::host::{Answer, Host};
 /// Steps of free memory. Budgets are in units of three bytes and 256 beside; smaller steps show nothing more.
 const STEP_BYTES: usize = 256;
 
-/// What a request may keep without asking: the reply that always passes, its ticket, places in queues, two events, and a list
-/// of names that becomes a map.
-const UNASKED_BYTES: usize = 2048;
+/// What a request may keep without asking: the reply that always passes, its ticket, places in queues, two events, a list
+/// of names that becomes a map, and what the buffer of the control domain's reply is larger than that: the size above it, which
+/// is kept for replies to come.
+const UNASKED_BYTES: usize = 2560;
 
 /// What a request may take while it runs, beside what it keeps: payload, changes, permissions, lists.
 const WORK_BYTES: usize = 32 * 1024;
