@@ -40,7 +40,7 @@ run: kernel ## boot Xen with this kernel as the Xenstore: a shell in dom0 (XEN=4
 fetch: ## download and prepare what the emulated hosts need (all three releases), so that later runs need no network
 	@for release in 4.14 4.17 4.20; do tests/xen/initramfs.sh $$release >/dev/null; done
 
-test: lint test-host test-xen ## everything: style, host tests, tests on real Xen (under 25 minutes on 2 cores)
+test: lint test-host test-xen ## everything: style, host tests, tests on real Xen (under 40 minutes on 2 cores)
 
 lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
