@@ -21,6 +21,7 @@ pub mod crash;
 mod domains;
 mod events;
 mod fairness;
+mod handling;
 pub mod hypervisor;
 pub mod in_hand;
 pub mod input;
@@ -29,6 +30,7 @@ pub mod needs;
 pub mod output;
 mod queue;
 pub mod rate;
+mod replies;
 pub mod report;
 pub mod requests;
 pub mod snapshot;
@@ -41,27 +43,19 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::engine::change_set::{ChangeSet, Effect, UpdateCommand};
+use crate::engine::change_set::{ChangeSet, UpdateCommand};
 use crate::engine::config::{Config, StreamLimit};
 use crate::engine::connection::{Connection, Fault, Peer, Session};
 use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
-use crate::engine::memory::Budget;
 use crate::engine::output::Origin;
-use crate::engine::requests::{Call, Reply, Row, replay};
 use crate::engine::spares::Spares;
 use crate::engine::trace::{Switches, Trace};
-use crate::engine::view::View;
-use crate::limits;
 use crate::store::domain::DomId;
-use crate::store::permission::Requester;
 use crate::store::quota::{Peaks, Quota};
-use crate::store::record::Record;
 use crate::store::state::State;
-use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
-use crate::wire::errno::Errno;
-use crate::wire::header::{HEADER_BYTES, Header, MessageType};
+use crate::wire::header::Header;
 
 /// What the engine asks its host to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -339,313 +333,9 @@ impl Engine {
         }
     }
 
-    /// Handles one request: exactly one reply is queued, whatever it says. One without payload had one for which there was no
-    /// memory.
-    fn handle_request(
-        &mut self,
-        id: ConnectionId,
-        header: Header,
-        payload: Option<&[u8]>,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) {
-        self.free_for_events = hypervisor.free_memory();
-        if let (Some(kind), Some(payload)) = (MessageType::from_wire(header.kind), payload) {
-            self.look_at_named(id, kind, payload, hypervisor, now_ms);
-        }
-        let Some(requester) = self.requester_of(id) else { return };
-        self.origin = match &requester {
-            Requester::Privileged => None,
-            Requester::Domain { .. } => {
-                // Never used again, not even by a later session of the same connection: messages that an earlier one
-                // caused may still wait somewhere.
-                self.next_ticket = self.next_ticket.wrapping_add(1);
-                let ticket = self.next_ticket;
-                self.connections
-                    .get_mut(&id)
-                    .map(|connection| connection.issue_ticket(ticket))
-                    .map(|()| Origin { connection: id, ticket })
-            }
-        };
-        if self.trace.wants(Switches::IO) {
-            let kind = MessageType::from_wire(header.kind);
-            log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
-        }
-        let mut reply = Reply::new();
-        let outcome = match payload {
-            Some(payload) => self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms),
-            None => Err(Errno::NoSpc),
-        };
-        if self.trace.wants(Switches::IO) {
-            log::info!("io: {} gets {:?}", self.name(id), outcome.as_ref().map(|_| reply.len()));
-        }
-        if self.trace.wants(Switches::ACC)
-            && let Some(domain) = self.state.domains.get(self.domid_of(id))
-        {
-            log::info!("acc: {} has {} nodes and {} watches", self.name(id), domain.nodes, domain.watches);
-        }
-        let origin = self.origin.take();
-        if let Ok(Some(Effect::Update(command))) = outcome {
-            return self.defer(id, header, origin, command);
-        }
-        self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
-        if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
-            self.announce_watch(id, &path, &token, now_ms);
-        }
-    }
-
-    /// Finds the handler, runs it, and makes its changes true or drops them. Returns the effect that took place.
-    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
-    fn run(
-        &mut self,
-        id: ConnectionId,
-        requester: Requester,
-        header: Header,
-        payload: &[u8],
-        reply: &mut Reply,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) -> Result<Option<Effect>, Errno> {
-        let row = MessageType::from_wire(header.kind).and_then(requests::row).ok_or(Errno::NoSys)?;
-        if row.is_privileged && !requester.is_privileged() {
-            return Err(Errno::Acces);
-        }
-        let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
-        let open_transactions = self.connections.get(&id).and_then(Connection::session);
-        let open_transactions = open_transactions.map_or(0, Session::open_transactions);
-        let budget = self.budget(id, transaction.as_ref(), hypervisor);
-        self.changes.clear();
-        let mut call = Call {
-            view: View {
-                state: &self.state,
-                config: &self.config,
-                requester,
-                transaction: transaction.as_mut(),
-                budget,
-            },
-            connection: id,
-            domid: self.domid_of(id),
-            open_transactions,
-            trace: self.trace,
-            was_refused_memory: false,
-            payload,
-            hypervisor,
-            changes: &mut self.changes,
-            reply,
-        };
-        in_hand::begin(id, header, payload);
-        #[cfg(feature = "boot-test")]
-        in_hand::crash_if_asked(&mut call);
-        let mut outcome = (row.handler)(&mut call);
-        in_hand::end();
-        if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
-            outcome = call.grow_reply();
-        }
-        let (was_refused, used, mut budget) = (call.was_refused_memory, call.view.budget.used(), call.view.budget);
-        if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
-            self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
-        }
-        let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
-        self.warn_of_memory(id, used, was_refused, now_ms);
-        outcome
-    }
-
-    /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not. Without
-    /// memory for it there will be no replay.
-    fn record(
-        &self,
-        transaction: &mut Transaction,
-        kind: MessageType,
-        requester: Requester,
-        payload: &[u8],
-        reply: Result<&[u8], Errno>,
-        budget: &mut Budget,
-    ) {
-        if !self.config.replay || !replay::is_recorded(kind) || self.changes.effect.is_some() {
-            return;
-        }
-        let record = transaction.record_mut();
-        if record.requests().is_none() {
-            return;
-        }
-        match budget.take(Record::bytes_of(payload, reply)) {
-            Ok(()) => record.push(kind, payload, reply, replay::record_limits(requester.is_privileged())),
-            Err(_) => *record = Record::dropped(),
-        }
-    }
-
-    /// Makes the changes true, or drops them, and puts the transaction back unless it is over.
-    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
-    fn finish(
-        &mut self,
-        id: ConnectionId,
-        header: Header,
-        outcome: Result<(), Errno>,
-        mut transaction: Option<Transaction>,
-        reply: &mut Reply,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) -> Result<Option<Effect>, Errno> {
-        // Before the transaction counts as over: with the last one of all it is forgotten who wrote what.
-        let in_the_way = core::mem::take(&mut self.changes.in_the_way);
-        self.blame(id, &in_the_way, now_ms);
-        if outcome.is_err() {
-            self.changes.peaks.clear();
-        }
-        self.note_peaks(id, transaction.as_ref().map(Transaction::len));
-        let mut effect = None;
-        if outcome.is_ok() {
-            self.learn_domains(hypervisor);
-            match &mut transaction {
-                Some(transaction) => self.apply_in_transaction(transaction),
-                None if self.changes.nodes.is_empty() => {}
-                None => {
-                    let before = self.state.generation();
-                    let written = self.apply_nodes(now_ms);
-                    self.account_write(id, before, written, now_ms);
-                }
-            }
-            effect = self.changes.effect.take();
-        }
-        let mut ended = None;
-        if let Some(transaction) = transaction {
-            if self.changes.ends_transaction {
-                ended = Some(transaction);
-                self.note_closed(id, 1);
-            } else if let Some(session) = self.session_mut(id) {
-                session.transactions.insert(header.transaction_id, transaction);
-            }
-        }
-        self.changes.clear();
-        outcome?;
-        match effect {
-            Some(Effect::StartTransaction) => {
-                self.start_transaction(id, reply, now_ms);
-                Ok(None)
-            }
-            Some(Effect::Watch { path, token, relative, depth }) => {
-                self.add_watch(id, &path, &token, relative, depth);
-                Ok(Some(Effect::Watch { path, token, relative, depth }))
-            }
-            Some(Effect::Report(report)) => {
-                self.report(report, reply);
-                Ok(None)
-            }
-            Some(Effect::Update(command)) => Ok(Some(Effect::Update(command))),
-            Some(effect) => {
-                self.apply_effect(id, effect, ended, hypervisor, now_ms);
-                Ok(None)
-            }
-            None => Ok(None),
-        }
-    }
-
-    /// Notes how much a request's client has had, now that the request is granted or refused.
-    fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
-        let Some(domid) = self.domain_of(id) else { return };
-        let outstanding = self.connections.get(&id).map_or(0, Connection::outstanding);
-        self.changes.peaks.note(Quota::TransactionNodes, transaction_nodes.unwrap_or(0));
-        self.changes.peaks.note(Quota::Outstanding, outstanding);
-        if let Some(domain) = self.state.domains.get_mut(domid) {
-            domain.peaks.merge(&self.changes.peaks);
-        }
-        if domid != self.config.privileged {
-            self.peaks.merge(&self.changes.peaks);
-        }
-    }
-
     /// All open connections.
     fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.connections.values().filter_map(Connection::session)
-    }
-
-    /// Opens a transaction and answers its number.
-    fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply, now_ms: u64) {
-        let Some(session) = self.session_mut(id) else { return };
-        let transaction = session.free_transaction_id();
-        session.transactions.insert(transaction, Transaction::started(now_ms));
-        if self.trace.wants(Switches::OBJ) {
-            log::info!("obj: {} opens transaction {transaction}", self.name(id));
-        }
-        self.note_opened(id);
-        reply.clear();
-        // Ten digits and a NUL always fit.
-        let _ = requests::text(reply, format_args!("{transaction}\0"));
-    }
-
-    /// The transaction that a request names, taken out while the request is handled.
-    fn take_transaction(&mut self, id: ConnectionId, row: Row, number: u32) -> Result<Option<Transaction>, Errno> {
-        if number == 0 || row.ignores_transaction {
-            return Ok(None);
-        }
-        let session = self.session_mut(id).ok_or(Errno::NoEnt)?;
-        session.transactions.remove(&number).map(Some).ok_or(Errno::NoEnt)
-    }
-
-    fn queue_reply(
-        &mut self,
-        id: ConnectionId,
-        request: Header,
-        outcome: Result<&[u8], Errno>,
-        origin: Option<Origin>,
-    ) {
-        let mut error = heapless::Vec::<u8, 16>::new();
-        let (kind, payload) = match outcome {
-            Ok(payload) => (request.kind, payload),
-            Err(errno) => {
-                // The longest name is ENOTEMPTY.
-                let _ = error.extend_from_slice(errno.name().as_bytes());
-                let _ = error.push(0);
-                (MessageType::Error.to_wire(), error.as_slice())
-            }
-        };
-        let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
-        let header = Header { kind, payload_bytes, ..request };
-        let bytes = HEADER_BYTES.saturating_add(payload.len());
-        let Self { connections, spares, .. } = self;
-        if let Some((session, _)) = connections.get_mut(&id).and_then(Connection::session_mut) {
-            // What is not sent at once gets no more room than it needs.
-            let is_next = session.output.is_empty();
-            let buffer = if is_next { spares.take(bytes) } else { Vec::with_capacity(bytes) };
-            session.output.push_reply(buffer, header, payload, origin);
-            self.wake(id);
-        } else if let Some(origin) = origin {
-            self.settle(origin);
-        }
-    }
-
-    /// Leaves a request to the host, which answers it later.
-    fn defer(&mut self, id: ConnectionId, header: Header, origin: Option<Origin>, command: UpdateCommand) {
-        self.next_deferred = self.next_deferred.saturating_add(1);
-        let number = self.next_deferred;
-        let Some(session) = self.session_mut(id) else { return };
-        session.deferred.push(number);
-        let asked = Deferred { connection: id, header, origin, number };
-        self.actions.push_back(Action::Update { asked, command });
-    }
-
-    /// Answers a request that was left to the host. Nothing happens if its connection is gone or has begun anew since.
-    pub fn answer(&mut self, asked: Deferred, outcome: Result<&[u8], Errno>) {
-        let Deferred { connection, header, origin, number } = asked;
-        let Some(session) = self.session_mut(connection) else { return };
-        if let Some(at) = session.deferred.iter().position(|waiting| *waiting == number) {
-            session.deferred.swap_remove(at);
-            self.queue_reply(connection, header, outcome, origin);
-        }
-    }
-
-    /// Puts another answer in the place of the last one to a request, if nothing of that was sent.
-    pub fn replace_last_reply(&mut self, asked: &Deferred, payload: &[u8]) {
-        if let Some(session) = self.session_mut(asked.connection) {
-            session.output.replace_last_reply(&asked.header, payload);
-        }
-    }
-
-    /// Whether a request still waits for its answer.
-    #[must_use]
-    pub fn waits_for_answer(&self, asked: &Deferred) -> bool {
-        let session = self.connections.get(&asked.connection).and_then(Connection::session);
-        session.is_some_and(|session| session.deferred.contains(&asked.number))
     }
 
     /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.

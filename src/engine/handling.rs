@@ -1,0 +1,259 @@
+//! One request from its bytes to its reply: the handler computes a change set, and that is made true or dropped.
+
+use crate::engine::change_set::Effect;
+use crate::engine::connection::{Connection, Session};
+use crate::engine::hypervisor::Hypervisor;
+use crate::engine::memory::Budget;
+use crate::engine::output::Origin;
+use crate::engine::requests::{self, Call, Reply, Row, replay};
+use crate::engine::trace::Switches;
+use crate::engine::view::View;
+use crate::engine::{Engine, in_hand};
+use crate::limits;
+use crate::store::permission::Requester;
+use crate::store::quota::Quota;
+use crate::store::record::Record;
+use crate::store::transaction::Transaction;
+use crate::store::watch::ConnectionId;
+use crate::wire::errno::Errno;
+use crate::wire::header::{Header, MessageType};
+
+impl Engine {
+    /// Handles one request: exactly one reply is queued, whatever it says. One without payload had one for which there was no
+    /// memory.
+    pub(super) fn handle_request(
+        &mut self,
+        id: ConnectionId,
+        header: Header,
+        payload: Option<&[u8]>,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) {
+        self.free_for_events = hypervisor.free_memory();
+        if let (Some(kind), Some(payload)) = (MessageType::from_wire(header.kind), payload) {
+            self.look_at_named(id, kind, payload, hypervisor, now_ms);
+        }
+        let Some(requester) = self.requester_of(id) else { return };
+        self.origin = match &requester {
+            Requester::Privileged => None,
+            Requester::Domain { .. } => {
+                // Never used again, not even by a later session of the same connection: messages that an earlier one
+                // caused may still wait somewhere.
+                self.next_ticket = self.next_ticket.wrapping_add(1);
+                let ticket = self.next_ticket;
+                self.connections
+                    .get_mut(&id)
+                    .map(|connection| connection.issue_ticket(ticket))
+                    .map(|()| Origin { connection: id, ticket })
+            }
+        };
+        if self.trace.wants(Switches::IO) {
+            let kind = MessageType::from_wire(header.kind);
+            log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
+        }
+        let mut reply = Reply::new();
+        let outcome = match payload {
+            Some(payload) => self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms),
+            None => Err(Errno::NoSpc),
+        };
+        if self.trace.wants(Switches::IO) {
+            log::info!("io: {} gets {:?}", self.name(id), outcome.as_ref().map(|_| reply.len()));
+        }
+        if self.trace.wants(Switches::ACC)
+            && let Some(domain) = self.state.domains.get(self.domid_of(id))
+        {
+            log::info!("acc: {} has {} nodes and {} watches", self.name(id), domain.nodes, domain.watches);
+        }
+        let origin = self.origin.take();
+        if let Ok(Some(Effect::Update(command))) = outcome {
+            return self.defer(id, header, origin, command);
+        }
+        self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
+        if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
+            self.announce_watch(id, &path, &token, now_ms);
+        }
+    }
+
+    /// Finds the handler, runs it, and makes its changes true or drops them. Returns the effect that took place.
+    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
+    pub(super) fn run(
+        &mut self,
+        id: ConnectionId,
+        requester: Requester,
+        header: Header,
+        payload: &[u8],
+        reply: &mut Reply,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) -> Result<Option<Effect>, Errno> {
+        let row = MessageType::from_wire(header.kind).and_then(requests::row).ok_or(Errno::NoSys)?;
+        if row.is_privileged && !requester.is_privileged() {
+            return Err(Errno::Acces);
+        }
+        let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
+        let open_transactions = self.connections.get(&id).and_then(Connection::session);
+        let open_transactions = open_transactions.map_or(0, Session::open_transactions);
+        let budget = self.budget(id, transaction.as_ref(), hypervisor);
+        self.changes.clear();
+        let mut call = Call {
+            view: View {
+                state: &self.state,
+                config: &self.config,
+                requester,
+                transaction: transaction.as_mut(),
+                budget,
+            },
+            connection: id,
+            domid: self.domid_of(id),
+            open_transactions,
+            trace: self.trace,
+            was_refused_memory: false,
+            payload,
+            hypervisor,
+            changes: &mut self.changes,
+            reply,
+        };
+        in_hand::begin(id, header, payload);
+        #[cfg(feature = "boot-test")]
+        in_hand::crash_if_asked(&mut call);
+        let mut outcome = (row.handler)(&mut call);
+        in_hand::end();
+        if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
+            outcome = call.grow_reply();
+        }
+        let (was_refused, used, mut budget) = (call.was_refused_memory, call.view.budget.used(), call.view.budget);
+        if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
+            self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
+        }
+        let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
+        self.warn_of_memory(id, used, was_refused, now_ms);
+        outcome
+    }
+
+    /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not. Without
+    /// memory for it there will be no replay.
+    fn record(
+        &self,
+        transaction: &mut Transaction,
+        kind: MessageType,
+        requester: Requester,
+        payload: &[u8],
+        reply: Result<&[u8], Errno>,
+        budget: &mut Budget,
+    ) {
+        if !self.config.replay || !replay::is_recorded(kind) || self.changes.effect.is_some() {
+            return;
+        }
+        let record = transaction.record_mut();
+        if record.requests().is_none() {
+            return;
+        }
+        match budget.take(Record::bytes_of(payload, reply)) {
+            Ok(()) => record.push(kind, payload, reply, replay::record_limits(requester.is_privileged())),
+            Err(_) => *record = Record::dropped(),
+        }
+    }
+
+    /// Makes the changes true, or drops them, and puts the transaction back unless it is over.
+    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
+    fn finish(
+        &mut self,
+        id: ConnectionId,
+        header: Header,
+        outcome: Result<(), Errno>,
+        mut transaction: Option<Transaction>,
+        reply: &mut Reply,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) -> Result<Option<Effect>, Errno> {
+        // Before the transaction counts as over: with the last one of all it is forgotten who wrote what.
+        let in_the_way = core::mem::take(&mut self.changes.in_the_way);
+        self.blame(id, &in_the_way, now_ms);
+        if outcome.is_err() {
+            self.changes.peaks.clear();
+        }
+        self.note_peaks(id, transaction.as_ref().map(Transaction::len));
+        let mut effect = None;
+        if outcome.is_ok() {
+            self.learn_domains(hypervisor);
+            match &mut transaction {
+                Some(transaction) => self.apply_in_transaction(transaction),
+                None if self.changes.nodes.is_empty() => {}
+                None => {
+                    let before = self.state.generation();
+                    let written = self.apply_nodes(now_ms);
+                    self.account_write(id, before, written, now_ms);
+                }
+            }
+            effect = self.changes.effect.take();
+        }
+        let mut ended = None;
+        if let Some(transaction) = transaction {
+            if self.changes.ends_transaction {
+                ended = Some(transaction);
+                self.note_closed(id, 1);
+            } else if let Some(session) = self.session_mut(id) {
+                session.transactions.insert(header.transaction_id, transaction);
+            }
+        }
+        self.changes.clear();
+        outcome?;
+        match effect {
+            Some(Effect::StartTransaction) => {
+                self.start_transaction(id, reply, now_ms);
+                Ok(None)
+            }
+            Some(Effect::Watch { path, token, relative, depth }) => {
+                self.add_watch(id, &path, &token, relative, depth);
+                Ok(Some(Effect::Watch { path, token, relative, depth }))
+            }
+            Some(Effect::Report(report)) => {
+                self.report(report, reply);
+                Ok(None)
+            }
+            Some(Effect::Update(command)) => Ok(Some(Effect::Update(command))),
+            Some(effect) => {
+                self.apply_effect(id, effect, ended, hypervisor, now_ms);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Notes how much a request's client has had, now that the request is granted or refused.
+    fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
+        let Some(domid) = self.domain_of(id) else { return };
+        let outstanding = self.connections.get(&id).map_or(0, Connection::outstanding);
+        self.changes.peaks.note(Quota::TransactionNodes, transaction_nodes.unwrap_or(0));
+        self.changes.peaks.note(Quota::Outstanding, outstanding);
+        if let Some(domain) = self.state.domains.get_mut(domid) {
+            domain.peaks.merge(&self.changes.peaks);
+        }
+        if domid != self.config.privileged {
+            self.peaks.merge(&self.changes.peaks);
+        }
+    }
+
+    /// Opens a transaction and answers its number.
+    fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply, now_ms: u64) {
+        let Some(session) = self.session_mut(id) else { return };
+        let transaction = session.free_transaction_id();
+        session.transactions.insert(transaction, Transaction::started(now_ms));
+        if self.trace.wants(Switches::OBJ) {
+            log::info!("obj: {} opens transaction {transaction}", self.name(id));
+        }
+        self.note_opened(id);
+        reply.clear();
+        // Ten digits and a NUL always fit.
+        let _ = requests::text(reply, format_args!("{transaction}\0"));
+    }
+
+    /// The transaction that a request names, taken out while the request is handled.
+    fn take_transaction(&mut self, id: ConnectionId, row: Row, number: u32) -> Result<Option<Transaction>, Errno> {
+        if number == 0 || row.ignores_transaction {
+            return Ok(None);
+        }
+        let session = self.session_mut(id).ok_or(Errno::NoEnt)?;
+        session.transactions.remove(&number).map(Some).ok_or(Errno::NoEnt)
+    }
+}

@@ -1,0 +1,79 @@
+//! Replies: at once, or later by the host.
+
+use alloc::vec::Vec;
+
+use crate::engine::change_set::UpdateCommand;
+use crate::engine::connection::Connection;
+use crate::engine::output::Origin;
+use crate::engine::{Action, Deferred, Engine};
+use crate::store::watch::ConnectionId;
+use crate::wire::errno::Errno;
+use crate::wire::header::{HEADER_BYTES, Header, MessageType};
+
+impl Engine {
+    pub(super) fn queue_reply(
+        &mut self,
+        id: ConnectionId,
+        request: Header,
+        outcome: Result<&[u8], Errno>,
+        origin: Option<Origin>,
+    ) {
+        let mut error = heapless::Vec::<u8, 16>::new();
+        let (kind, payload) = match outcome {
+            Ok(payload) => (request.kind, payload),
+            Err(errno) => {
+                // The longest name is ENOTEMPTY.
+                let _ = error.extend_from_slice(errno.name().as_bytes());
+                let _ = error.push(0);
+                (MessageType::Error.to_wire(), error.as_slice())
+            }
+        };
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
+        let header = Header { kind, payload_bytes, ..request };
+        let bytes = HEADER_BYTES.saturating_add(payload.len());
+        let Self { connections, spares, .. } = self;
+        if let Some((session, _)) = connections.get_mut(&id).and_then(Connection::session_mut) {
+            // What is not sent at once gets no more room than it needs.
+            let is_next = session.output.is_empty();
+            let buffer = if is_next { spares.take(bytes) } else { Vec::with_capacity(bytes) };
+            session.output.push_reply(buffer, header, payload, origin);
+            self.wake(id);
+        } else if let Some(origin) = origin {
+            self.settle(origin);
+        }
+    }
+
+    /// Leaves a request to the host, which answers it later.
+    pub(super) fn defer(&mut self, id: ConnectionId, header: Header, origin: Option<Origin>, command: UpdateCommand) {
+        self.next_deferred = self.next_deferred.saturating_add(1);
+        let number = self.next_deferred;
+        let Some(session) = self.session_mut(id) else { return };
+        session.deferred.push(number);
+        let asked = Deferred { connection: id, header, origin, number };
+        self.actions.push_back(Action::Update { asked, command });
+    }
+
+    /// Answers a request that was left to the host. Nothing happens if its connection is gone or has begun anew since.
+    pub fn answer(&mut self, asked: Deferred, outcome: Result<&[u8], Errno>) {
+        let Deferred { connection, header, origin, number } = asked;
+        let Some(session) = self.session_mut(connection) else { return };
+        if let Some(at) = session.deferred.iter().position(|waiting| *waiting == number) {
+            session.deferred.swap_remove(at);
+            self.queue_reply(connection, header, outcome, origin);
+        }
+    }
+
+    /// Puts another answer in the place of the last one to a request, if nothing of that was sent.
+    pub fn replace_last_reply(&mut self, asked: &Deferred, payload: &[u8]) {
+        if let Some(session) = self.session_mut(asked.connection) {
+            session.output.replace_last_reply(&asked.header, payload);
+        }
+    }
+
+    /// Whether a request still waits for its answer.
+    #[must_use]
+    pub fn waits_for_answer(&self, asked: &Deferred) -> bool {
+        let session = self.connections.get(&asked.connection).and_then(Connection::session);
+        session.is_some_and(|session| session.deferred.contains(&asked.number))
+    }
+}
