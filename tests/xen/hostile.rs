@@ -44,6 +44,7 @@ fn a_hostile_guest_harms_nobody_else_and_leaves_nothing() {
     for mode in MODES.map(|(mode, _)| mode).into_iter().chain(["die"]) {
         let latency = line(&run, &output, &format!("latency {mode}:"));
         println!("4.17: {latency}");
+        assert!(figure(latency, "reads") >= 20, "{latency}");
         let median = median(mode);
         assert!(median <= quiet * SLOWER_AT_MOST, "{mode}: {median} us, {quiet} us without");
     }

@@ -100,10 +100,13 @@ fn own_entry() -> String {
     format!("n{}\0", String::from_utf8_lossy(&domid))
 }
 
+/// Reads that are made in any case: fewer say nothing.
+const LEAST_READS: usize = 20;
+
 fn latency(end: &Path) -> io::Result<()> {
     let mut store = Store::open()?;
     let mut taken: Vec<Duration> = Vec::new();
-    while !end.exists() {
+    while taken.len() < LEAST_READS || !end.exists() {
         let begin = Instant::now();
         store.request(READ, 0, b"/tool/xenstored\0").map_err(io::Error::other)?;
         taken.push(begin.elapsed());
