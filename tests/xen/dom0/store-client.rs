@@ -5,6 +5,8 @@
 //! - `store-client hold FILE` opens a transaction and writes in it, and commits it when FILE exists.
 //! - `store-client nodes PREFIX COUNT [BYTES]` makes so many nodes, in directories of a hundred, each with a value of so many
 //!   bytes: 16 without that, which are the least.
+//! - `store-client rm PATH` removes a node with all below, in one request. The system's own tool does so in a transaction, which
+//!   looks at each node and needs memory for that.
 //! - `store-client latency FILE` reads a node over and over until FILE exists, and prints how long that took each time.
 //!
 //! The outstanding quota is not here: Linux sends a request only when the one before it was answered.
@@ -142,16 +144,21 @@ fn nodes(prefix: &str, count: &str, bytes: &str) -> io::Result<()> {
     Ok(())
 }
 
+fn remove(path: &str) -> io::Result<()> {
+    Store::open()?.request(RM, 0, format!("{path}\0").as_bytes()).map(drop).map_err(io::Error::other)
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["fill"] => fill(),
         ["hold", end] => hold(Path::new(end)),
         ["latency", end] => latency(Path::new(end)),
+        ["rm", path] => remove(path),
         ["nodes", prefix, count] => nodes(prefix, count, "0"),
         ["nodes", prefix, count, bytes] => nodes(prefix, count, bytes),
         _ => {
-            eprintln!("usage: store-client fill | hold FILE | latency FILE | nodes PREFIX COUNT [BYTES]");
+            eprintln!("usage: store-client fill | hold FILE | latency FILE | nodes PREFIX COUNT [BYTES] | rm PATH");
             return ExitCode::from(2);
         }
     };

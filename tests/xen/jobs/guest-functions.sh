@@ -47,4 +47,4 @@ fill_store() {
 still_full() {
     xenstore-read /full/0/0000/node0049 | grep -q '^value 0000000049\.' || echo "FAILED: the store is not what it was"
 }
-empty_store() { xenstore-rm /full || echo "FAILED: what filled the store can't be removed"; }
+empty_store() { store-client rm /full || echo "FAILED: what filled the store can't be removed"; }
