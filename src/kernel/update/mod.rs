@@ -52,7 +52,7 @@ pub(crate) const fn expected_pause_ms(stream_bytes: usize) -> u64 {
 /// The pause with an empty store.
 const PAUSE_BASE_MS: u64 = 150;
 /// What each MiB of state adds.
-const PAUSE_PER_MIB_MS: u64 = 330;
+const PAUSE_PER_MIB_MS: u64 = 200;
 
 /// What of this kernel a live update needs.
 pub(crate) struct Home<'a> {
