@@ -1,7 +1,9 @@
 //! Random histories with live updates at random points: nobody can tell them from the same histories without.
 //!
 //! Each history is made twice, once without updates. Every byte that a domain receives has to be the same, at the same
-//! step, the states have to be the same after each update, and in the end everybody sees the same tree. `UPDATE_SEED=<n>` makes one history, `UPDATE_HISTORIES=<n>` as many.
+//! step, the states have to be the same after each update, and in the end everybody sees the same tree. Where an update is
+//! forced on version 1, the run without updates loses what the list of the update says, and no more (`loss.rs`).
+//! `UPDATE_SEED=<n>` makes one history, `UPDATE_HISTORIES=<n>` as many.
 #![allow(missing_docs, reason = "a test")]
 
 #[path = "../semantics/items.rs"]
@@ -17,6 +19,7 @@ mod random;
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod world;
 
+mod loss;
 mod runner;
 mod script;
 
@@ -49,7 +52,7 @@ fn nobody_can_tell_a_history_with_updates_from_one_without() {
             without.step(step);
             with.step(step);
             without.compare(&with, at, step);
-            if matches!(step, Step::Update) {
+            if matches!(step, Step::Update | Step::ForcedUpdate) {
                 without.compare_states(&with, at);
             }
         }
@@ -57,6 +60,7 @@ fn nobody_can_tell_a_history_with_updates_from_one_without() {
         with.end();
         without.compare(&with, steps.len(), "the end");
         with.add_to(&mut counts);
+        without.add_losses_to(&mut counts);
     }
     println!("{counts:#?}");
     if seeds.clone().count() > 100 {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use xenstore::engine::Engine;
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::engine::snapshot::SaveOptions;
@@ -14,7 +15,8 @@ use xenstore::stream::record::Version;
 use xenstore::wire::header::{Header, MessageType as T};
 use xenstore::wire::ring::Field;
 
-use crate::items::save;
+use crate::items::{restore, save};
+use crate::loss::lose;
 use crate::random::Random;
 use crate::script::{GUESTS, Step};
 use crate::world::{Page, World};
@@ -31,6 +33,10 @@ pub struct Counts {
     nodes_compared: usize,
     updates_by_version_1: usize,
     updates_by_version_2: usize,
+    updates_forced: usize,
+    features_lost: usize,
+    depths_lost: usize,
+    transactions_lost: usize,
     updates_with_half_requests: usize,
     updates_with_half_replies: usize,
     updates_with_unread_replies: usize,
@@ -47,6 +53,10 @@ impl Counts {
             self.events,
             self.updates_by_version_1,
             self.updates_by_version_2,
+            self.updates_forced,
+            self.features_lost,
+            self.depths_lost,
+            self.transactions_lost,
             self.updates_with_half_requests,
             self.updates_with_half_replies,
             self.updates_with_unread_replies,
@@ -126,6 +136,7 @@ impl Runner {
             }
             Step::Shutdown { .. } | Step::Cheat { .. } | Step::Reconnect { .. } => {}
             Step::Update => self.update(),
+            Step::ForcedUpdate => self.forced_update(),
         }
     }
 
@@ -212,12 +223,24 @@ impl Runner {
             Version::One => self.counts.updates_by_version_1 += 1,
             Version::Two => self.counts.updates_by_version_2 += 1,
         }
+        self.replace_by(version);
+    }
+
+    fn replace_by(&mut self, version: Version) {
         let mut stream = Vec::new();
-        let options = SaveOptions { now_ms: self.world.now_ms, reply: None };
-        self.world.server.save_to(&mut stream, version, &options).unwrap();
+        self.world.server.save_to(&mut stream, version, &self.save_options()).unwrap();
         // The successor has another clock.
         self.world.now_ms += self.random.below(100_000) as u64;
         let engine = load(&stream, &Config::default(), self.world.now_ms).unwrap();
+        self.go_on_with(engine);
+    }
+
+    fn save_options(&self) -> SaveOptions<'static> {
+        SaveOptions { now_ms: self.world.now_ms, reply: None }
+    }
+
+    /// Another server goes on, with this state.
+    fn go_on_with(&mut self, engine: Engine) {
         // The predecessor's mappings go with it; its ports stay.
         let before: BTreeSet<DomId> = std::mem::take(&mut self.world.machine.mapped).into_keys().collect();
         let mut server = Server::restored(engine);
@@ -227,6 +250,23 @@ impl Runner {
         assert_eq!(before, self.world.machine.mapped.keys().copied().collect());
         self.world.server = server;
         self.world.check();
+    }
+
+    /// An update by version 1, whatever that loses; or the same loss without a stream.
+    fn forced_update(&mut self) {
+        if self.updates {
+            self.counts.updates_forced += 1;
+            self.replace_by(Version::One);
+        } else {
+            let needs = self.world.server.engine().version_2_needs(self.world.now_ms);
+            let mut items = save(self.world.server.engine(), &self.save_options());
+            let lost = lose(&mut items, &needs);
+            self.counts.features_lost += lost.features;
+            self.counts.depths_lost += lost.depths;
+            self.counts.transactions_lost += lost.transactions;
+            self.go_on_with(restore(&items, &Config::default(), self.world.now_ms).unwrap());
+        }
+        self.world.run();
     }
 
     fn count_update(&mut self) {
@@ -304,6 +344,13 @@ impl Runner {
         self.world.check();
     }
 
+    /// Adds what was lost in the run without updates.
+    pub fn add_losses_to(&self, sum: &mut Counts) {
+        sum.features_lost += self.counts.features_lost;
+        sum.depths_lost += self.counts.depths_lost;
+        sum.transactions_lost += self.counts.transactions_lost;
+    }
+
     pub fn add_to(&self, sum: &mut Counts) {
         let Counts { requests, .. } = self.counts;
         sum.histories += 1;
@@ -319,6 +366,7 @@ impl Runner {
         for (sum, own) in [
             (&mut sum.updates_by_version_1, self.counts.updates_by_version_1),
             (&mut sum.updates_by_version_2, self.counts.updates_by_version_2),
+            (&mut sum.updates_forced, self.counts.updates_forced),
             (&mut sum.updates_with_half_requests, self.counts.updates_with_half_requests),
             (&mut sum.updates_with_half_replies, self.counts.updates_with_half_replies),
             (&mut sum.updates_with_unread_replies, self.counts.updates_with_unread_replies),

@@ -32,6 +32,8 @@ pub enum Step {
     Reconnect { domid: u16 },
     /// A live update, of which nobody shall notice anything.
     Update,
+    /// A live update by version 1, whatever it can't hold: nobody shall notice more than what the list says.
+    ForcedUpdate,
 }
 
 struct Writer {
@@ -123,6 +125,7 @@ impl Writer {
                 self.steps.push(Step::Pass { ms });
             }
             83..=85 => self.upheaval(),
+            _ if self.random.once_in(10) => self.steps.push(Step::ForcedUpdate),
             _ => self.steps.push(Step::Update),
         }
     }
