@@ -7,18 +7,26 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::borrow::Borrow;
+use core::cmp::Ordering;
 
 use crate::limits::CHUNK_ENTRIES;
 
-/// A persistent sorted map. No chunk is empty.
+/// A persistent sorted map. No chunk is empty. Beside each chunk stands its first key, so that a search for the chunk looks
+/// into none: in a large store each would be a miss of the cache.
 #[derive(Clone, Debug)]
 pub(super) struct ChunkMap<K, V> {
-    chunks: Vec<Rc<Vec<(K, V)>>>,
+    chunks: Vec<(K, Chunk<K, V>)>,
     len: usize,
 }
 
+/// Some of the entries, in order.
+type Chunk<K, V> = Rc<Vec<(K, V)>>;
+
 /// Entries of a chunk for which room is made at once.
 const CHUNK_STEP: usize = 8;
+
+/// Of each so many entries one is looked at first: about the root of a chunk's most.
+const STRIDE: usize = 8;
 
 const _: () = assert!(CHUNK_ENTRIES.is_multiple_of(CHUNK_STEP), "a full chunk has no room that it can't use");
 
@@ -36,6 +44,22 @@ pub(super) fn take_room<T>(list: &mut Vec<T>) {
     }
 }
 
+/// Finds `key` in a chunk, or where it would be: first among each [`STRIDE`]th entry, then among those between two of them.
+/// In a large store a chunk is not in the cache, and unlike those of a binary search these looks don't wait for each other.
+fn search<K: Borrow<Q>, Q: Ord + ?Sized, V>(entries: &[(K, V)], key: &Q) -> Result<usize, usize> {
+    let is_below = |at: &usize| entries.get(*at).is_some_and(|(k, _)| k.borrow() <= key);
+    let strides = (0..entries.len()).step_by(STRIDE).skip(1).take_while(is_below).count();
+    let begin = strides.saturating_mul(STRIDE);
+    for (at, (k, _)) in entries.iter().enumerate().skip(begin) {
+        match k.borrow().cmp(key) {
+            Ordering::Less => {}
+            Ordering::Equal => return Ok(at),
+            Ordering::Greater => return Err(at),
+        }
+    }
+    Err(entries.len())
+}
+
 impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
     pub(super) const fn new() -> Self {
         Self { chunks: Vec::new(), len: 0 }
@@ -50,7 +74,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let behind = self.chunks.partition_point(|chunk| chunk.first().is_some_and(|(first, _)| first.borrow() <= key));
+        let behind = self.chunks.partition_point(|(first, _)| first.borrow() <= key);
         behind.saturating_sub(1)
     }
 
@@ -58,8 +82,8 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let chunk = self.chunks.get(self.chunk_of(key))?;
-        let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+        let (_, chunk) = self.chunks.get(self.chunk_of(key))?;
+        let at = search(chunk, key).ok()?;
         chunk.get(at).map(|(_, value)| value)
     }
 
@@ -68,21 +92,21 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         K: Borrow<Q>,
     {
         let at_chunk = self.chunk_of(key);
-        let chunk = self.chunks.get_mut(at_chunk)?;
-        let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+        let (_, chunk) = self.chunks.get_mut(at_chunk)?;
+        let at = search(chunk, key).ok()?;
         Rc::make_mut(chunk).get_mut(at).map(|(_, value)| value)
     }
 
     /// Adds an entry whose key is not there yet; otherwise replaces the value.
     pub(super) fn insert(&mut self, key: K, value: V) {
         let at_chunk = self.chunk_of(&key);
-        let Some(chunk) = self.chunks.get_mut(at_chunk) else {
-            self.chunks.push(Rc::new(alloc::vec![(key, value)]));
+        let Some((first, chunk)) = self.chunks.get_mut(at_chunk) else {
+            self.chunks.push((key.clone(), Rc::new(alloc::vec![(key, value)])));
             self.len = 1;
             return;
         };
         let entries = Rc::make_mut(chunk);
-        let at = match entries.binary_search_by(|(k, _)| k.cmp(&key)) {
+        let at = match search(entries, &key) {
             Ok(at) => {
                 if let Some(entry) = entries.get_mut(at) {
                     entry.1 = value;
@@ -92,6 +116,9 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
             Err(at) => at,
         };
         self.len = self.len.saturating_add(1);
+        if at == 0 {
+            first.clone_from(&key);
+        }
         if entries.len() < CHUNK_ENTRIES {
             make_room(entries, CHUNK_STEP);
             entries.insert(at, (key, value));
@@ -111,9 +138,11 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
             half.insert(at, (key, value));
             upper
         };
+        let Some((first, _)) = upper.first() else { return };
+        let upper = (first.clone(), Rc::new(upper));
         let step = self.chunks.len() / 8;
         make_room(&mut self.chunks, step);
-        self.chunks.insert(at_chunk.saturating_add(1), Rc::new(upper));
+        self.chunks.insert(at_chunk.saturating_add(1), upper);
     }
 
     pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
@@ -121,11 +150,14 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         K: Borrow<Q>,
     {
         let at_chunk = self.chunk_of(key);
-        let chunk = self.chunks.get_mut(at_chunk)?;
-        let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+        let (first, chunk) = self.chunks.get_mut(at_chunk)?;
+        let at = search(chunk, key).ok()?;
         let entries = Rc::make_mut(chunk);
         let (_, value) = entries.remove(at);
         take_room(entries);
+        if let Some((now_first, _)) = entries.first().filter(|_| at == 0) {
+            first.clone_from(now_first);
+        }
         let left = entries.len();
         self.len = self.len.saturating_sub(1);
         if left == 0 {
@@ -140,13 +172,13 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
     /// Makes one chunk of one and the next, if both together are small enough to grow again.
     fn merge(&mut self, at_chunk: usize) {
         let next = at_chunk.saturating_add(1);
-        let len = |at: usize| self.chunks.get(at).map(|chunk| chunk.len());
+        let len = |at: usize| self.chunks.get(at).map(|(_, chunk)| chunk.len());
         let (Some(lower), Some(upper)) = (len(at_chunk), len(next)) else { return };
         if lower.saturating_add(upper) > CHUNK_ENTRIES / 2 {
             return;
         }
-        let upper = self.chunks.remove(next);
-        if let Some(chunk) = self.chunks.get_mut(at_chunk) {
+        let (_, upper) = self.chunks.remove(next);
+        if let Some((_, chunk)) = self.chunks.get_mut(at_chunk) {
             let chunk = Rc::make_mut(chunk);
             chunk.reserve_exact(upper.len());
             match Rc::try_unwrap(upper) {
@@ -159,25 +191,25 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
 
     /// The first entry whose key is greater than `key`, or the very first for `None`.
     pub(super) fn next_after(&self, key: Option<&K>) -> Option<&(K, V)> {
-        let Some(key) = key else { return self.chunks.first()?.first() };
+        let Some(key) = key else { return self.chunks.first()?.1.first() };
         let at_chunk = self.chunk_of(key);
-        let chunk = self.chunks.get(at_chunk)?;
+        let (_, chunk) = self.chunks.get(at_chunk)?;
         let at = chunk.partition_point(|(k, _)| k <= key);
-        chunk.get(at).or_else(|| self.chunks.get(at_chunk.checked_add(1)?)?.first())
+        chunk.get(at).or_else(|| self.chunks.get(at_chunk.checked_add(1)?)?.1.first())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
+        self.chunks.iter().flat_map(|(_, chunk)| chunk.iter())
     }
 
     /// Takes the last entry out if no other version holds it; drops what other versions hold too.
     pub(super) fn pop_unshared(&mut self) -> Option<(K, V)> {
-        while let Some(chunk) = self.chunks.last_mut() {
+        while let Some((_, chunk)) = self.chunks.last_mut() {
             if let Some(entry) = Rc::get_mut(chunk).and_then(Vec::pop) {
                 self.len = self.len.saturating_sub(1);
                 return Some(entry);
             }
-            let shared = self.chunks.pop().map_or(0, |chunk| chunk.len());
+            let shared = self.chunks.pop().map_or(0, |(_, chunk)| chunk.len());
             self.len = self.len.saturating_sub(shared);
         }
         None
@@ -185,7 +217,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
 
     /// The first value, if no other version holds it.
     pub(super) fn first_unshared(&mut self) -> Option<&mut V> {
-        Rc::get_mut(self.chunks.first_mut()?)?.first_mut().map(|(_, value)| value)
+        Rc::get_mut(&mut self.chunks.first_mut()?.1)?.first_mut().map(|(_, value)| value)
     }
 }
 
@@ -218,6 +250,7 @@ mod tests {
         versions.push((map, model));
         for (map, model) in &versions {
             assert_eq!(map.len(), model.len());
+            assert!(map.chunks.iter().all(|(first, chunk)| chunk.first().is_some_and(|(key, _)| key == first)));
             assert!(map.iter().map(|(k, v)| (*k, *v)).eq(model.iter().map(|(k, v)| (*k, *v))));
             for key in 0..700 {
                 assert_eq!(map.get(&key), model.get(&key));
