@@ -138,7 +138,9 @@ impl Engine {
     /// Compares the requests that count as outstanding with what waits because of them, wherever it waits.
     fn check_outstanding(&self, reply: &mut Reply) -> bool {
         let origins = self.sessions().flat_map(|session| session.output.origins());
-        let waiting: BTreeSet<_> = origins.map(|origin| (origin.connection, origin.ticket)).collect();
+        // One by one: all at once would be sorted first, which is 5 KB of code.
+        let mut waiting = BTreeSet::new();
+        waiting.extend(origins.map(|origin| (origin.connection, origin.ticket)));
         let mut is_fine = true;
         for (id, connection) in &self.connections {
             let found = waiting.range((*id, 0)..=(*id, u64::MAX)).count() as u64;

@@ -9,7 +9,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use crate::limits::SMALL_DIRECTORY;
-use crate::store::chunk_map::{ChunkMap, make_room, take_room};
+use crate::store::chunk_map::{ChunkMap, Place, make_room, take_room};
 use crate::store::name::Name;
 use crate::store::node::Node;
 
@@ -35,7 +35,12 @@ pub struct Many {
 
 /// A place in the list of children; it stays valid while the children do not change.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor(u64);
+pub struct Cursor {
+    /// How far a list, or the map by order, was gone through.
+    order: Place,
+    /// Behind the last child in the map by name: where the next one is if names are in the order of making.
+    name: Place,
+}
 
 impl Children {
     /// How many there are.
@@ -123,14 +128,12 @@ impl Children {
         match self {
             Self::None => None,
             Self::Few(list) => {
-                let (name, node) = list.get(usize::try_from(cursor.0).ok()?)?;
-                cursor.0 = cursor.0.saturating_add(1);
+                let (name, node) = cursor.order.next_of(list)?;
                 Some((name, node))
             }
             Self::Many(many) => {
-                let (order, name) = many.by_order.next_after(Some(&cursor.0))?;
-                cursor.0 = *order;
-                many.by_name.get(name).map(|(_, node)| (&**name, node))
+                let (_, name) = many.by_order.next(&mut cursor.order)?;
+                many.by_name.get_at(&**name, &mut cursor.name).map(|(_, node)| (&**name, node))
             }
         }
     }

@@ -19,6 +19,28 @@ pub(super) struct ChunkMap<K, V> {
     len: usize,
 }
 
+/// Where an entry is, as long as the map does not change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    chunk: usize,
+    at: usize,
+}
+
+impl Place {
+    /// The entry of a list that is here; this moves behind it.
+    pub(super) fn next_of<'a, T>(&mut self, list: &'a [T]) -> Option<&'a T> {
+        let entry = list.get(self.at)?;
+        self.at = self.at.saturating_add(1);
+        Some(entry)
+    }
+
+    /// The next place, behind an entry of a chunk of `len`.
+    const fn behind(self, len: usize) -> Self {
+        let at = self.at.saturating_add(1);
+        if at < len { Self { at, ..self } } else { Self { chunk: self.chunk.saturating_add(1), at: 0 } }
+    }
+}
+
 /// Some of the entries, in order.
 type Chunk<K, V> = Rc<Vec<(K, V)>>;
 
@@ -47,6 +69,9 @@ pub(super) fn take_room<T>(list: &mut Vec<T>) {
 /// Finds `key` in a chunk, or where it would be: first among each [`STRIDE`]th entry, then among those between two of them.
 /// In a large store a chunk is not in the cache, and unlike those of a binary search these looks don't wait for each other.
 fn search<K: Borrow<Q>, Q: Ord + ?Sized, V>(entries: &[(K, V)], key: &Q) -> Result<usize, usize> {
+    if entries.last().is_some_and(|(last, _)| last.borrow() < key) {
+        return Err(entries.len());
+    }
     let is_below = |at: &usize| entries.get(*at).is_some_and(|(k, _)| k.borrow() <= key);
     let strides = (0..entries.len()).step_by(STRIDE).skip(1).take_while(is_below).count();
     let begin = strides.saturating_mul(STRIDE);
@@ -74,8 +99,12 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let behind = self.chunks.partition_point(|(first, _)| first.borrow() <= key);
-        behind.saturating_sub(1)
+        let Some(((last, _), others)) = self.chunks.split_last() else { return 0 };
+        if last.borrow() <= key {
+            // Children are often made, and carried over, in the order of their names.
+            return others.len();
+        }
+        others.partition_point(|(first, _)| first.borrow() <= key).saturating_sub(1)
     }
 
     pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
@@ -142,7 +171,8 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         let upper = (first.clone(), Rc::new(upper));
         let step = self.chunks.len() / 8;
         make_room(&mut self.chunks, step);
-        self.chunks.insert(at_chunk.saturating_add(1), upper);
+        let behind = at_chunk.saturating_add(1).min(self.chunks.len());
+        self.chunks.insert(behind, upper);
     }
 
     pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
@@ -189,13 +219,26 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         take_room(&mut self.chunks);
     }
 
-    /// The first entry whose key is greater than `key`, or the very first for `None`.
-    pub(super) fn next_after(&self, key: Option<&K>) -> Option<&(K, V)> {
-        let Some(key) = key else { return self.chunks.first()?.1.first() };
-        let at_chunk = self.chunk_of(key);
-        let (_, chunk) = self.chunks.get(at_chunk)?;
-        let at = chunk.partition_point(|(k, _)| k <= key);
-        chunk.get(at).or_else(|| self.chunks.get(at_chunk.checked_add(1)?)?.1.first())
+    /// The entry at `place`, which moves behind it.
+    pub(super) fn next(&self, place: &mut Place) -> Option<&(K, V)> {
+        let (_, chunk) = self.chunks.get(place.chunk)?;
+        let entry = chunk.get(place.at)?;
+        *place = place.behind(chunk.len());
+        Some(entry)
+    }
+
+    /// As [`ChunkMap::get`], and `place` moves behind the entry. It costs no search if the entry is the one at `place`.
+    pub(super) fn get_at<Q: Ord + ?Sized>(&self, key: &Q, place: &mut Place) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let is_here = |chunk: &Chunk<K, V>| chunk.get(place.at).is_some_and(|(k, _)| k.borrow() == key);
+        if !self.chunks.get(place.chunk).is_some_and(|(_, chunk)| is_here(chunk)) {
+            let at_chunk = self.chunk_of(key);
+            let (_, chunk) = self.chunks.get(at_chunk)?;
+            *place = Place { chunk: at_chunk, at: search(chunk, key).ok()? };
+        }
+        self.next(place).map(|(_, value)| value)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
@@ -254,8 +297,13 @@ mod tests {
             assert!(map.iter().map(|(k, v)| (*k, *v)).eq(model.iter().map(|(k, v)| (*k, *v))));
             for key in 0..700 {
                 assert_eq!(map.get(&key), model.get(&key));
-                let next = model.range(key + 1..).next().map(|(k, v)| (*k, *v));
-                assert_eq!(map.next_after(Some(&key)).copied(), next);
+                let mut place = Place::default();
+                assert_eq!(map.get_at(&key, &mut place), model.get(&key));
+                if let Some((next, value)) = model.range(key + 1..).next().filter(|_| model.contains_key(&key)) {
+                    let mut behind = place;
+                    assert_eq!(map.next(&mut behind), Some(&(*next, *value)));
+                    assert_eq!(map.get_at(next, &mut place), Some(value));
+                }
             }
         }
     }

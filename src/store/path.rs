@@ -66,7 +66,8 @@ impl<'a> Path<'a> {
         };
         let well_formed = full == "/" || !(full.ends_with('/') || full.contains("//"));
         let path = Self(full);
-        let fits = path.counted_bytes() <= limit_bytes.min(limits::PATH_BYTES);
+        let limit_bytes = limit_bytes.min(limits::PATH_BYTES);
+        let fits = full.len() <= limit_bytes || path.counted_bytes() <= limit_bytes;
         if well_formed && fits { Ok(path) } else { Err(InvalidPath) }
     }
 

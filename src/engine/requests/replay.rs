@@ -69,7 +69,8 @@ pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed,
     let generation = call.view.state.generation();
     let mut new = Replayed { transaction: Transaction::default(), generation, domains: Vec::new() };
     for request in requests {
-        if !is_same(call, request, &mut new) || !is_cheap(call, &new.transaction) {
+        let is_same = is_same(call, request, &mut new) && !new.transaction.has_failed();
+        if !is_same || !is_cheap(call, &new.transaction) {
             return Err(in_the_way(call, request, old));
         }
     }

@@ -1,6 +1,6 @@
 //! The end of a restoration: what can only be done when all items are there, and what is counted.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::engine::conflict::{ConflictCredits, History};
@@ -65,13 +65,13 @@ impl Restorer {
     /// Which requests are outstanding: those that caused what waits to be sent.
     fn restore_tickets(&mut self) {
         let connections = &mut self.engine.connections;
-        let known: BTreeSet<ConnectionId> = connections.keys().copied().collect();
+        let known: Vec<ConnectionId> = connections.keys().copied().collect();
         let mut waiting: BTreeMap<ConnectionId, BTreeMap<u64, usize>> = BTreeMap::new();
         let newest = self.engine.next_ticket;
         for connection in connections.values_mut() {
             let Some((session, _)) = connection.session_mut() else { continue };
             session.output.map_origins(|origin| {
-                if !known.contains(&origin.connection) || origin.ticket > newest {
+                if known.binary_search(&origin.connection).is_err() || origin.ticket > newest {
                     return None;
                 }
                 let messages = waiting.entry(origin.connection).or_default().entry(origin.ticket).or_default();

@@ -276,15 +276,16 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
             transaction.note(parent, state.tree.get(parent).cloned());
         }
     }
-    let mut in_order: Vec<_> = nodes.iter().filter(|(_, record)| !is_only_read(record)).collect();
-    in_order.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let mut in_order: Vec<_> = nodes.iter().enumerate().filter(|(_, (_, record))| !is_only_read(record)).collect();
+    // Each path once as far as this server wrote it; else in the order of the records.
+    in_order.sort_unstable_by_key(|(at, (path, _))| (path, *at));
     // What is removed goes first; with a node goes what is below it.
-    for (path, _) in in_order.iter().filter(|(_, record)| record.permissions.is_none()) {
+    for (_, (path, _)) in in_order.iter().filter(|(_, (_, record))| record.permissions.is_none()) {
         if transaction.seen(path.as_path()).flatten().is_some() {
             remove(&mut transaction, path.as_path(), state);
         }
     }
-    for (path, record) in in_order {
+    for (_, (path, record)) in in_order {
         let Some(permissions) = record.permissions.clone() else { continue };
         let (path, value) = (path.clone(), (*record.value).into());
         if transaction.seen(path.as_path()).flatten().is_some() {

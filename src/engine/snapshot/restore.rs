@@ -289,11 +289,14 @@ impl Restorer {
     /// Permissions of a node; `None` for no entry. A dead owner's node goes to the control domain.
     fn permissions(&self, entries: &[Entry]) -> Option<Permissions> {
         let privileged = self.engine.config.privileged;
+        let can_be = |entry: &Entry| !entry.domid.is_reserved() || entry.domid == DomId::ANY;
+        if entries.iter().all(|entry| can_be(entry) && !entry.stale && !entry.access.contains(Access::OWNER)) {
+            return Permissions::from_entries(entries);
+        }
         let mut kept = Vec::with_capacity(entries.len());
         for (at, entry) in entries.iter().enumerate() {
             let mut entry = Entry { access: entry.access & !Access::OWNER, ..*entry };
-            let can_be = !entry.domid.is_reserved() || entry.domid == DomId::ANY;
-            entry.stale = entry.stale || !can_be;
+            entry.stale = entry.stale || !can_be(&entry);
             if at == 0 && entry.stale {
                 log::warn!("restore: a node of domain {} goes to the control domain", entry.domid);
                 entry = Entry { domid: privileged, stale: false, ..entry };
