@@ -29,7 +29,7 @@ crash() {
 # A guest that uses the store, or is destroyed while it starts.
 guest() {
     create pvh
-    [ $(($1 % 2)) -ne 0 ] || wait_for_report pvh 100
+    [ $(($1 % 2)) -ne 0 ] || wait_for_report pvh 200
     id=$(xl domid pvh)
     xl destroy pvh || echo "FAILED: xl destroy gave $?"
     until_true 60 gone "$id" || echo "FAILED: domain $id is still in the store"
