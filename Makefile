@@ -44,7 +44,9 @@ test: lint test-host test-xen ## everything: style, host tests, tests on real Xe
 
 lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --all-targets --features hosted,tools,image-tests,xen-tests,bench -- -D warnings
+	CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a RUSTFLAGS="--cfg fuzzing" $(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-lint -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD) -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),boot-test -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),hostile-guest -- -D warnings
@@ -87,6 +89,7 @@ clean: ## remove target/, downloads included
 	rm -rf target
 
 have-rust:
+	@command -v cc >/dev/null || { echo "error: no C compiler on this machine (Rust needs it to link): apt-get install gcc" >&2; exit 1; }
 	@command -v $(CARGO) >/dev/null || { echo "error: no cargo on this machine. Install Rust $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer: https://rustup.rs" >&2; exit 1; }
 
 help: ## this list

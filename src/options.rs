@@ -1,4 +1,5 @@
-//! The boot options: those of the C server by their names, long and short, a log level, and `--no-replay`: a commit that
+//! The boot options: those of the C server by their names, long and short, and four of its own: `--log-level`;
+//! `--stream-version`, a limit for live updates; `--crash-node`, which tells of a crash; and `--no-replay`: a commit that
 //! conflicts is refused at once, as by the C server.
 //!
 //! The store must start whatever its command line says. So nothing here fails: what is not understood becomes a warning

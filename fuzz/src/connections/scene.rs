@@ -231,7 +231,7 @@ impl Scene {
     /// The server is saved, and another one goes on.
     fn update(&mut self) {
         let needs_2 = !self.server.engine().version_2_needs(self.now_ms).is_empty();
-        let version = if needs_2 || self.now_ms % 2 == 0 { Version::Two } else { Version::One };
+        let version = if needs_2 || self.now_ms.is_multiple_of(2) { Version::Two } else { Version::One };
         let mut stream = Vec::new();
         self.server
             .save_to(&mut stream, version, &SaveOptions { now_ms: self.now_ms, reply: None })

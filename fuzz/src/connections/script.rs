@@ -123,7 +123,7 @@ impl<'a> Script<'a> {
                 let depth = if how & 12 == 12 { format!("{}\0", how >> 4) } else { String::new() };
                 format!("{}\0t{}\0{depth}", self.path(), how & 3)
             }
-            T::GetFeature if self.byte() % 2 == 0 => String::new(),
+            T::GetFeature if self.byte().is_multiple_of(2) => String::new(),
             T::SetFeature => format!("{}\0{}\0", self.byte() % 6, self.byte() % 17),
             T::DirectoryPart => format!("{}\0{}\0", self.path(), self.byte()),
             T::TransactionStart | T::ResetWatches => "\0".to_owned(),
@@ -148,13 +148,13 @@ impl<'a> Script<'a> {
                     "quota\0max\0-r\0",
                     "quota\0set\0outstanding\x002\0",
                     "quota\0set\0memory\x002000\0",
-                    "live-update\0-b\0100\0",
+                    "live-update\0-b\x00100\0",
                     "live-update\0-a\0",
                     "live-update\0-d\x003\0abc\0",
                     "update-report\0",
                     "stream\0",
-                    "stream\03000\0",
-                    "stream-version\02\0",
+                    "stream\x003000\0",
+                    "stream-version\x002\0",
                 ];
                 self.one_of(&commands).to_owned()
             }
@@ -197,8 +197,8 @@ impl Iterator for Script<'_> {
             20 => Step::Pass { ms: self.one_of(&[1, 50, 1000, 21_000]) },
             21..=22 => Step::Begin { domid: self.guest(), port: self.one_of(&[1, 2, 1, 666]) },
             23 => Step::Release { domid: self.guest() },
-            24 => Step::Kill { domid: self.guest(), tells: self.byte() % 4 != 0 },
-            25 => Step::State { domid: self.guest(), dying: self.byte() % 2 == 0 },
+            24 => Step::Kill { domid: self.guest(), tells: !self.byte().is_multiple_of(4) },
+            25 => Step::State { domid: self.guest(), dying: self.byte().is_multiple_of(2) },
             26 => Step::Scribble {
                 domid: self.guest(),
                 word: self.byte(),

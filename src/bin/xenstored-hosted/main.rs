@@ -38,6 +38,7 @@ Serves Xenstore on a plain Linux host, without Xen: for development, comparison 
 and the boot options of the kernel:
   --priv-domid N  --entry-nb N  --entry-size N  --watch-nb N  --transaction N  --perm-nb N  --path-max N
   --quota NAME=N  --quota-soft NAME=N  --timeout watch-event=SECONDS  --keep-orphans
+  --stream-version N the newest version of the stream that a live update may write
   --no-replay        refuse a commit that conflicts, as the C server does, instead of replaying its requests
 ";
 

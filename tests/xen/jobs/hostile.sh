@@ -34,13 +34,19 @@ measured() {
 }
 said() { grep -c "hostile: $1 $2" $hostile_console 2>/dev/null; }
 says() { [ "$(said "$1" "$2")" -gt "$3" ]; }
+# It ended itself as crashed, in the middle of a request.
+crashed() { xl list | grep -q '^hostile .* ....c. '; }
 attack() {
     begun=$(said "$1" begins) done=$(said "$1" "is done")
     xl create -q /root/hostile.cfg "extra=\"--hostile=$1 --seconds=$SECONDS_EACH\"" || echo "FAILED: xl create gave $?"
     id=$(xl domid hostile)
     until_true 60 says "$1" begins "${begun:-0}" || echo "FAILED: $1 does not begin"
     measure
-    if [ "$1" = die ]; then usleep 2000000; else until_true 90 says "$1" "is done" "${done:-0}" || echo "FAILED: $1 is never done"; fi
+    if [ "$1" = die ]; then
+        until_true 90 crashed || echo "FAILED: $1 does not crash"
+    else
+        until_true 90 says "$1" "is done" "${done:-0}" || echo "FAILED: $1 is never done"
+    fi
     measured "$1"
     xl destroy "$id" || echo "FAILED: xl destroy gave $?"
     until_true 60 gone "$id" || echo "FAILED: domain $id is still in the store"
