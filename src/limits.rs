@@ -29,6 +29,10 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 16;
 /// Milliseconds between two lines about one domain's memory (the C server's, 10 seconds).
 pub const MEMORY_LOG_INTERVAL_MS: u64 = 10_000;
 
+/// Milliseconds between two lines about rules of the ring that one domain breaks: it can break them, and ask for a new
+/// connection, as fast as it is served.
+pub const FAULT_LOG_INTERVAL_MS: u64 = 10_000;
+
 /// Bytes of free memory that no guest's request may use up: room for the work of a few hundred domains that goes on.
 pub const GUEST_RESERVE_BYTES: usize = 768 * 1024;
 

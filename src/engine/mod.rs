@@ -309,7 +309,7 @@ impl Engine {
         let has_room = self.has_room_for_input(id, hypervisor);
         let Some(session) = self.session_mut(id) else { return false };
         if session.input.advance(count, has_room).is_err() {
-            self.handle_fault(id, Fault::Protocol);
+            self.handle_broken_rule(id, Fault::Protocol, now_ms);
             return false;
         }
         if !session.input.is_complete() {

@@ -87,6 +87,15 @@ pub struct Server {
     requests: u64,
 }
 
+/// What a domain whose connection is shut was told now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Why, in the ring's error word.
+    News,
+    /// Nothing that does not stand there already.
+    Before,
+}
+
 /// What happened to a ring in one turn.
 #[derive(Default)]
 struct Turn {
@@ -276,17 +285,18 @@ impl Server {
             None => return,
         };
         self.look_for_reconnection(id, domid, platform);
-        if self.tell_of_fault(id, domid, platform) {
-            return;
+        if let Some(told) = self.tell_of_fault(id, domid, platform) {
+            // Shut since its last turn, by a crash or a restart: a domain that sleeps for a reply has to look.
+            let port = self.port_of(id).filter(|_| told == Told::News);
+            return port.into_iter().for_each(|port| platform.notify(port));
         }
         let outcome = self.serve_ring(id, domid, platform, now_ms);
         if outcome.is_err() {
-            self.engine.handle_fault(id, Fault::RingIndex);
+            self.engine.handle_broken_rule(id, Fault::RingIndex, now_ms);
         }
         // A request on this very ring may have introduced the domain again, with another port.
-        let Some(connection) = self.engine.connection(id) else { return };
-        let Peer::Domain { port, .. } = connection.peer else { return };
-        let is_shut = self.tell_of_fault(id, domid, platform);
+        let port = self.port_of(id);
+        let is_shut = self.tell_of_fault(id, domid, platform).is_some();
         let turn = outcome.unwrap_or_default();
         if turn.unfinished {
             self.engine.wake(id);
@@ -295,18 +305,38 @@ impl Server {
             && (turn.moved || is_shut)
         {
             platform.notify(port);
+            if self.has_more(id, domid, platform) {
+                self.engine.wake(id);
+            }
         }
     }
 
-    /// Whether a connection was shut. The ring's error word says why, if the domain was offered that.
-    fn tell_of_fault<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
-        let Some(fault) = self.engine.connection(id).and_then(Connection::fault) else { return false };
-        if let Some(page) = platform.page(domid)
-            && self.engine.features(id).contains(Features::ERROR)
-        {
-            page.store(Field::Error, fault as u32);
+    /// Our port of a domain's connection.
+    fn port_of(&self, id: ConnectionId) -> Option<Port> {
+        match self.engine.connection(id)?.peer {
+            Peer::Domain { port, .. } => port,
+            Peer::Socket => None,
         }
-        true
+    }
+
+    /// Whether the ring has moved on since it was served. A domain signals only if it finds the ring as full, or as empty, as
+    /// would keep us from going on; it may have looked just before we changed that, and then nobody would signal any more.
+    fn has_more<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
+        let (Some(connection), Some(page)) = (self.engine.connection(id), platform.page(domid)) else { return false };
+        let Some(session) = connection.session() else { return false };
+        page.fence();
+        let has_room = || connection.ring.writable(page).is_ok_and(|bytes| bytes > 0);
+        let has_requests = || connection.ring.readable(page).is_ok_and(|bytes| bytes > 0);
+        !session.output.is_empty() && has_room() || self.engine.may_receive(id) && has_requests()
+    }
+
+    /// Whether a connection was shut. The ring's error word says why, if the domain was offered that.
+    fn tell_of_fault<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> Option<Told> {
+        let fault = self.engine.connection(id).and_then(Connection::fault)?;
+        let page = platform.page(domid).filter(|_| self.engine.features(id).contains(Features::ERROR));
+        let Some(page) = page.filter(|page| page.load(Field::Error) != fault as u32) else { return Some(Told::Before) };
+        page.store(Field::Error, fault as u32);
+        Some(Told::News)
     }
 
     /// Starts afresh if the domain asks for it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").

@@ -40,6 +40,8 @@ pub struct Domain {
     pub watch_bytes: usize,
     /// When it was last said that it takes much memory.
     pub memory_logged_ms: Option<u64>,
+    /// When it was last said that it broke the rules of its ring.
+    pub fault_logged_ms: Option<u64>,
     /// What it may have; see [`Domains::set_quota`].
     quotas: Quotas,
     /// The quotas that were set for it alone, as bits.
@@ -128,6 +130,7 @@ impl Domains {
             watches: 0,
             watch_bytes: 0,
             memory_logged_ms: None,
+            fault_logged_ms: None,
             quotas: self.defaults.clone(),
             own_quotas: 0,
             unknown_quotas: UnknownQuotas::default(),

@@ -6,8 +6,11 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::store::domain::DomId;
+use crate::store::permission::Permissions;
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
+use crate::wire::payload;
 
 /// The most that a record may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +100,17 @@ impl Record {
     #[must_use]
     pub fn requests(&self) -> Option<&[Recorded]> {
         (!self.is_dropped).then_some(&self.requests)
+    }
+
+    /// Whether a SET_PERMS that was granted names `domid`.
+    #[must_use]
+    pub fn gives_rights_to(&self, domid: DomId) -> bool {
+        let granted = self.requests.iter().filter(|request| request.refused.is_none());
+        granted.filter(|request| request.kind == MessageType::SetPerms).any(|request| {
+            let (_, entries) = payload::split_string(request.payload()).unwrap_or_default();
+            let permissions = Permissions::parse(entries, payload::count_strings(entries));
+            permissions.is_ok_and(|permissions| permissions.entries().iter().any(|entry| entry.domid == domid))
+        })
     }
 
     /// Bytes that it takes, for the owner's account: payloads, replies, and what holds them.

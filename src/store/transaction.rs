@@ -298,8 +298,12 @@ impl Transaction {
     }
 
     /// Takes a dead domain's rights out of all that it holds: otherwise a commit would bring them back, perhaps when
-    /// another domain has the same number. It can't be committed any more if it gave a node to that domain.
+    /// another domain has the same number. It can't be committed any more if it gave a node to that domain, and not be
+    /// replayed if it gave it a right: the requests that did are made anew in a replay.
     pub fn forget_domain(&mut self, domid: DomId) {
+        if self.record.gives_rights_to(domid) {
+            self.record = Record::dropped();
+        }
         for accessed in self.accessed.values_mut() {
             let was_owner = accessed.base.as_ref().is_some_and(|base| base.permissions().owner() == domid);
             if let Some(base) = &mut accessed.base {

@@ -26,6 +26,7 @@ fn crash(world: &mut World, domid: u16, is_repeated: bool) {
     let mut stream = Vec::new();
     world.server.save_after_crash(&request, &mut stream, world.now_ms).unwrap();
     world.machine.mapped.clear();
+    world.machine.notified.clear();
     world.server = Server::restored(load(&stream, &Config::default(), world.now_ms).unwrap());
     world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
     let crash = Crash { domid: DomId(domid), is_repeated, report: "it broke", node: NODE };
@@ -42,6 +43,8 @@ fn a_guests_crash_costs_its_connection_alone_and_is_told_in_a_node() {
     let transaction = world.begin(4);
     crash(&mut world, 3, false);
     assert_eq!(world.word(3, Field::Error), 1, "its ring says that the communication failed");
+    assert!(world.machine.notified.contains(&DomId(3)), "and it is woken to see that");
+    assert!(!world.machine.notified.contains(&DomId(4)), "nobody else is");
     assert_eq!(world.events(0), [event(NODE, "c")]);
     assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
     assert_eq!(world.read(4, NODE).unwrap_err(), "EACCES");

@@ -140,6 +140,26 @@ fn a_right_does_not_survive_in_a_transaction() {
 }
 
 #[test]
+fn a_right_does_not_come_back_by_a_replay() {
+    for dies in [false, true] {
+        let mut world = World::new();
+        world.start(7);
+        let transaction = world.begin(0);
+        world.write_in(0, transaction, "/c", "").unwrap();
+        world.set_perms_in(0, transaction, "/c", "n0 b7").unwrap();
+        if dies {
+            world.kill(7);
+            world.start(7);
+        }
+        // The node above, which the transaction has seen, changes.
+        world.write(0, "/d", "").unwrap();
+        assert_eq!(world.end(0, transaction, true), if dies { error("EAGAIN") } else { ok() });
+        assert_eq!(world.read(7, "/c").is_ok(), !dies);
+        world.check();
+    }
+}
+
+#[test]
 fn a_node_given_in_a_transaction_to_a_domain_that_is_gone_is_not_its_successors() {
     let mut world = World::new();
     world.start(7);

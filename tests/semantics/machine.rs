@@ -138,6 +138,8 @@ pub struct Machine {
     pub free_probe: Option<fn() -> usize>,
     /// What is done each time that the server asks about a domain.
     pub info_probe: Option<fn(DomId)>,
+    /// What a domain's other processor does to its ring at the moment when it is signalled, without a signal of its own.
+    pub meanwhile: Option<fn(&Page)>,
     last_port: u32,
 }
 
@@ -208,7 +210,11 @@ impl Platform for Machine {
     }
 
     fn notify(&mut self, port: Port) {
-        self.notified.insert(self.bound[&port]);
+        let domid = self.bound[&port];
+        self.notified.insert(domid);
+        if let (Some(meanwhile), Some(page)) = (self.meanwhile, self.mapped.get(&domid)) {
+            meanwhile(page);
+        }
     }
 }
 

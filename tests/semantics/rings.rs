@@ -2,7 +2,7 @@
 
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
-use xenstore::wire::ring::{Field, RING_BYTES};
+use xenstore::wire::ring::{Field, RING_BYTES, RingPage as _};
 
 use crate::random::{Random, Seed};
 use crate::world::{World, error, event, ok};
@@ -318,4 +318,39 @@ fn odd_words_in_a_header_are_answered_and_come_back() {
 
 fn string(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn what_a_domain_does_to_its_ring_just_as_it_is_signalled_is_not_overlooked() {
+    let mut world = World::with_homes([5]);
+    world.write(5, "data", &"v".repeat(600)).unwrap();
+    // It reads all that is there, and does not find that it ought to signal: it looked before the ring was full.
+    world.machine.meanwhile = Some(|page| page.store(Field::ReplyConsumer, page.load(Field::ReplyProducer)));
+    let before = world.word(5, Field::ReplyProducer);
+    let read = request(1, MessageType::Read, b"data\0");
+    for _ in 0..8 {
+        world.put_bytes(5, &read);
+    }
+    world.signal(5);
+    world.run();
+    let replied = world.word(5, Field::ReplyProducer).wrapping_sub(before) as usize;
+    assert_eq!(replied, 8 * (HEADER_BYTES + 600), "all replies went out without another signal");
+
+    // It has put a part of a request, and puts the rest while the first part is taken.
+    world.machine.meanwhile = Some(|page| {
+        if page.load(Field::RequestProducer) % 2 == 0 {
+            page.store(Field::RequestProducer, page.load(Field::RequestProducer).wrapping_add(1));
+        }
+    });
+    let consumed = world.word(5, Field::RequestConsumer);
+    let odd = 1 + consumed % 2;
+    world.set_word(5, Field::RequestProducer, consumed.wrapping_add(odd));
+    world.signal(5);
+    world.run();
+    let taken = world.word(5, Field::RequestConsumer).wrapping_sub(consumed);
+    assert_eq!(
+        taken,
+        odd + (consumed.wrapping_add(odd) + 1) % 2,
+        "what came meanwhile was taken without another signal"
+    );
 }

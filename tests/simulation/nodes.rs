@@ -253,8 +253,15 @@ impl Transaction {
         }
     }
 
-    /// A domain is dead. The transaction can't be committed any more if it gave a node to it.
+    /// A domain is dead. The transaction can't be committed any more if it gave a node to it, nor be replayed if it gave it a
+    /// right.
     pub fn forget_domain(&mut self, domid: u16) {
+        let suffix = domid.to_string();
+        self.is_unrecorded |= self.requests.iter().any(|request| {
+            let mut strings = request.payload.split(|byte| *byte == 0).skip(1);
+            let is_grant = request.kind == T::SetPerms && request.reply.is_ok();
+            is_grant && strings.any(|entry| entry.get(1..) == Some(suffix.as_bytes()))
+        });
         for seen in self.seen.values_mut() {
             let was_owner = seen.base.as_ref().is_some_and(|base| base.owner() == domid);
             if let Some(base) = &mut seen.base {
