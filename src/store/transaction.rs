@@ -123,6 +123,7 @@ pub struct Transaction {
     counts: BTreeMap<DomId, i64>,
     created: bool,
     failed: bool,
+    outdated: bool,
     looks: usize,
     started_ms: u64,
     /// See [`Transaction::bytes`].
@@ -169,6 +170,17 @@ impl Transaction {
     /// Marks it as one that can't be committed.
     pub const fn fail(&mut self) {
         self.failed = true;
+    }
+
+    /// Marks it as one that is to be tried again: it saw nodes that were others later, and what it made of both can't be told.
+    pub const fn outdate(&mut self) {
+        self.outdated = true;
+    }
+
+    /// Whether it is to be tried again.
+    #[must_use]
+    pub const fn is_outdated(&self) -> bool {
+        self.outdated
     }
 
     /// Whether it can't be committed.

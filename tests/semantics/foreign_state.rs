@@ -288,7 +288,7 @@ fn a_transaction_of_records_alone_does_what_they_say() {
     let mut nowhere = saved.to_vec();
     nowhere.push(pending("/nowhere/made", "", written, owner(0)));
     let (outcome, _, names, _) = commit(&nowhere);
-    assert_eq!((outcome, names), (error("ENOMEM"), vec!["b".into()]), "what does not fit together is not committed");
+    assert_eq!((outcome, names), (error("EAGAIN"), vec!["b".into()]), "what does not fit together is not committed");
 }
 
 #[test]

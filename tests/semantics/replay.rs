@@ -278,11 +278,9 @@ fn a_domain_that_permissions_name_is_the_one_of_now_and_stays_unknown_when_the_r
     for is_same in [true, false] {
         let mut world = with_nodes();
         world.set_perms(0, "/n/a", "n0").unwrap();
-        world.build(DomId(7));
         let transaction = world.begin(0);
         world.set_perms_in(0, transaction, "/n/a", "n0 r7").unwrap();
         world.read_in(0, transaction, "/n/b").unwrap();
-        world.kill(7);
         world.build(DomId(7));
         world.write(0, "/n/a", "theirs").unwrap();
         if !is_same {

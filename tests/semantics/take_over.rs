@@ -269,6 +269,25 @@ fn a_server_that_dropped_its_state_for_a_successor_takes_it_back_and_says_why_th
 }
 
 #[test]
+fn a_transaction_that_conflicts_is_to_be_tried_again_after_an_update_as_well() {
+    for updates in [false, true] {
+        let mut world = World::without_replay([]);
+        world.write(0, "/a/c", "x").unwrap();
+        let transaction = world.begin(0);
+        world.read_in(0, transaction, "/a/c").unwrap();
+        world.rm(0, "/a/c").unwrap();
+        // What it sees of the node above is younger than what it saw of the one below.
+        world.rm_in(0, transaction, "/a").unwrap();
+        if updates {
+            replace(&mut world, TakeOver::Live, |_| {});
+        }
+        assert_eq!(world.end(0, transaction, true), error("EAGAIN"), "with an update: {updates}");
+        assert!(world.read(0, "/a").is_ok());
+        world.check();
+    }
+}
+
+#[test]
 fn what_was_said_of_the_streams_version_is_carried_and_goes_before_the_boot_option() {
     let mut world = World::with(Config { stream_version: Some(1), ..Config::default() });
     assert_eq!(own_text(&mut world, &["stream-version"]), "1");

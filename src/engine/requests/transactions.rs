@@ -45,6 +45,9 @@ fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
     if transaction.has_failed() {
         return Err(Errno::NoMem);
     }
+    if transaction.is_outdated() {
+        return Err(Errno::Again);
+    }
     check_counts(call, transaction)?;
     if !transaction.conflicts(&call.view.state.tree) {
         call.changes.effect = Some(Effect::Commit);

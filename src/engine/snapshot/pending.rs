@@ -298,7 +298,8 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
     }
     *transaction.record_mut() = Record::dropped();
     if !transaction.is_sound() {
-        transaction.fail();
+        // It conflicted already: a node was removed below one that it looked at later, for example.
+        transaction.outdate();
     }
     transaction
 }
