@@ -103,8 +103,10 @@ impl Engine {
     /// below are told only to watches on exactly them.
     pub(super) fn announce_removal(&mut self, top: Path<'_>, now_ms: u64) {
         let above = top.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
-        let mut all = Vec::new();
-        self.state.tree.visit_children_first(top, |visit| {
+        // Each is queued as the visit comes by: a list of all of them would be as long as the paths that guests watch. The
+        // tree that is visited stands still meanwhile.
+        let tree = self.state.tree.clone();
+        tree.visit_children_first(top, |visit| {
             let scope = if visit.parent.is_some() { Scope::Exact } else { Scope::Subtree };
             let parent = visit.parent.or(above.as_deref());
             let readables = || Readables {
@@ -113,13 +115,8 @@ impl Engine {
                 before: None,
             };
             let found = deliveries(&self.state, |id| self.requester_of(id), visit.path, scope, readables);
-            if !found.is_empty() {
-                all.push((visit.path.to_owned(), found));
-            }
+            self.deliver(visit.path, found, now_ms);
         });
-        for (path, deliveries) in all {
-            self.deliver(path.as_path(), deliveries, now_ms);
-        }
     }
 
     /// Tells of a special event, without saying which domain it is about.
