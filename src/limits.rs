@@ -90,6 +90,10 @@ pub const REQUESTS_PER_TURN: usize = 8;
 /// Bytes of a payload that fit into the buffer that a connection keeps between requests; a larger one is given back.
 pub const KEPT_INPUT_BYTES: usize = 256;
 
+/// Changes of nodes for which room is kept between requests; what takes more, a node with many missing ones above it, gives
+/// it back. Most requests make one.
+pub const KEPT_CHANGES: usize = 16;
+
 /// Milliseconds until an event that an unprivileged domain does not read is dropped, unless `--timeout` says otherwise.
 pub const EVENT_TIMEOUT_MS: u64 = 20_000;
 
