@@ -1,5 +1,5 @@
-//! Many nodes with the longest paths: what goes over all of them holds no list of them, which could be longer than all memory
-//! that is free.
+//! Many nodes with the longest paths, or very many watches: what goes over all of them holds no list of them, which could be
+//! longer than all memory that is free.
 
 use xenstore::limits;
 use xenstore::store::domain::DomId;
@@ -103,4 +103,25 @@ fn watched_nodes_go_whose_paths_are_longer_than_there_is_memory() {
         assert_eq!(host.ask(0, T::Read, format!("{directory}\0")), Err("ENOENT".into()));
         host.check();
     }
+}
+
+#[test]
+fn very_many_watches_on_the_same_are_told_without_a_list_of_all() {
+    let mut host = Host::new();
+    for domid in 1..=40 {
+        host.start(domid);
+        for at in 0..64 {
+            host.ask(domid, T::Watch, format!("/\0{at}\0")).unwrap();
+            host.ask(domid, T::Watch, format!("@releaseDomain\0{at}\0")).unwrap();
+        }
+    }
+    host.ask(0, T::Write, "/node\0value").unwrap();
+    host.taken();
+    heap::set_free(limits::PRIVILEGED_WORK_BYTES);
+    assert_eq!(host.ask(0, T::Write, "/node\0other"), Ok(b"OK\0".to_vec()));
+    check_work(&mut host, "a write");
+    heap::set_free(limits::PRIVILEGED_WORK_BYTES);
+    die(&mut host, 40);
+    check_work(&mut host, "a death");
+    host.check();
 }
