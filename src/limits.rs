@@ -48,7 +48,9 @@ pub const GUEST_EVENT_RESERVE_BYTES: usize = 512 * 1024;
 pub const GUEST_INPUT_RESERVE_BYTES: usize = 384 * 1024;
 
 /// Bytes of free memory that nothing but the work on one request, short replies and what shrinks may use: replies to the
-/// control domain and its events leave them. A removal of a thousand watched nodes takes a part of it.
+/// control domain and its events leave them. No work lists what guests have, be it nodes that go or watches that are told, so
+/// that a part of it is enough for any number of them; the exception, the changes of one transaction that is committed, is what
+/// the heap's spare part is for.
 pub const PRIVILEGED_WORK_BYTES: usize = 128 * 1024;
 
 /// Bytes of the heap that a byte that is counted takes at most, beside [`HEAP_BYTES_PER_OBJECT`].
@@ -93,6 +95,14 @@ pub const REQUESTS_PER_TURN: usize = 8;
 
 /// Bytes of a payload that fit into the buffer that a connection keeps between requests; a larger one is given back.
 pub const KEPT_INPUT_BYTES: usize = 256;
+
+/// Watches that one list holds when something is told, 8 KiB of them: all guests together can watch the same node so often that
+/// a list of all would be megabytes. More are told connection by connection.
+pub const WATCHES_AT_ONCE: usize = 1024;
+
+/// Changes of nodes for which room is kept between requests; what takes more, a node with many missing ones above it, gives
+/// it back. Most requests make one.
+pub const KEPT_CHANGES: usize = 16;
 
 /// Milliseconds until an event that an unprivileged domain does not read is dropped, unless `--timeout` says otherwise.
 pub const EVENT_TIMEOUT_MS: u64 = 20_000;

@@ -68,7 +68,7 @@ impl Engine {
                     self.announce(path.as_path(), Scope::Subtree, Some(Readable::node(&before)), now_ms);
                     1
                 }
-                NodeChange::Remove { path, .. } => self.remove_subtree(path.as_path(), now_ms).saturating_add(1),
+                NodeChange::Remove { path } => self.remove_subtree(path.as_path(), now_ms).saturating_add(1),
             };
             written = written.saturating_add(nodes);
         }

@@ -9,6 +9,7 @@ use crate::engine::hypervisor::Port;
 use crate::engine::report::Report;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Trace;
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::permission::Permissions;
 use crate::store::quota::{Peaks, Quota};
@@ -172,13 +173,33 @@ pub enum QuotaScope {
 }
 
 impl ChangeSet {
-    /// Drops everything, and keeps the room for the next request.
+    /// Drops everything, and keeps the room for the next request, unless it is more than most need.
     pub fn clear(&mut self) {
         self.domains.clear();
-        self.nodes.clear();
+        if self.nodes.capacity() > limits::KEPT_CHANGES {
+            self.nodes = Vec::new();
+        } else {
+            self.nodes.clear();
+        }
         self.effect = None;
         self.peaks.clear();
         self.ends_transaction = false;
         self.in_the_way.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::Path;
+
+    #[test]
+    fn the_room_of_many_changes_is_given_back_and_that_of_a_few_is_kept() {
+        let mut changes = ChangeSet::default();
+        for (count, kept) in [(3, 3..=limits::KEPT_CHANGES), (1000, 0..=limits::KEPT_CHANGES)] {
+            changes.nodes.resize(count, NodeChange::Remove { path: Path::TOOL.to_owned() });
+            changes.clear();
+            assert!(changes.nodes.is_empty() && kept.contains(&changes.nodes.capacity()));
+        }
     }
 }

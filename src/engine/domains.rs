@@ -14,6 +14,7 @@ use crate::engine::trace::Switches;
 use crate::engine::{Engine, RestartPhase};
 use crate::limits;
 use crate::store::domain::DomId;
+use crate::store::path::Path;
 use crate::store::special::Special;
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
@@ -259,21 +260,11 @@ impl Engine {
     /// root), and its entries in the permissions of all others.
     fn remove_nodes_and_rights(&mut self, domid: DomId, now_ms: u64) {
         let privileged = self.config.privileged;
-        for path in self.state.tree.nodes_naming(domid, self.config.keep_orphans) {
-            let Some(node) = self.state.tree.get(path.as_path()) else { continue };
-            let (permissions, generation) = (node.permissions(), node.generation());
-            if permissions.owner() != domid {
-                // Nobody gets another right by this, so that it is no change that a transaction could conflict with.
-                let permissions = permissions.without(domid);
-                self.state.set_permissions(path.as_path(), permissions, generation);
-            } else if self.config.keep_orphans || path.as_path().is_root() {
-                // Another owner is a change: a transaction that has seen the node would give it back to the dead.
-                let permissions = permissions.owned_by(privileged).without(domid);
-                let generation = self.state.next_generation();
-                self.state.set_permissions(path.as_path(), permissions, generation);
-            } else {
-                self.remove_subtree(path.as_path(), now_ms);
-            }
+        let mut next = self.state.tree.next_naming(domid, None, self.config.keep_orphans);
+        while let Some(path) = next {
+            // Before this one goes: then nobody could say what was behind it.
+            next = self.state.tree.next_naming(domid, Some(path.as_path()), self.config.keep_orphans);
+            self.remove_node_or_rights(path.as_path(), domid, now_ms);
         }
         for connection in self.connections.values_mut() {
             if let Some((session, _)) = connection.session_mut() {
@@ -288,6 +279,24 @@ impl Engine {
                 node.permissions.clone()
             };
             node.permissions = owned.without(domid);
+        }
+    }
+
+    /// Removes a node that a domain owns, or hands it to the control domain; or its entries in the node's permissions.
+    fn remove_node_or_rights(&mut self, path: Path<'_>, domid: DomId, now_ms: u64) {
+        let Some(node) = self.state.tree.get(path) else { return };
+        let (permissions, generation) = (node.permissions(), node.generation());
+        if permissions.owner() != domid {
+            // Nobody gets another right by this, so that it is no change that a transaction could conflict with.
+            let permissions = permissions.without(domid);
+            self.state.set_permissions(path, permissions, generation);
+        } else if self.config.keep_orphans || path.is_root() {
+            // Another owner is a change: a transaction that has seen the node would give it back to the dead.
+            let permissions = permissions.owned_by(self.config.privileged).without(domid);
+            let generation = self.state.next_generation();
+            self.state.set_permissions(path, permissions, generation);
+        } else {
+            self.remove_subtree(path, now_ms);
         }
     }
 

@@ -3,7 +3,6 @@
 //! An event goes to a watch on the changed path or above, if its connection may read the node, or its parent, or could
 //! read the node before (`docs/misc/xenstore.txt`, "Watches"). What is not allowed is not said.
 
-use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
@@ -15,9 +14,8 @@ use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Permissions, Requester};
 use crate::store::special::Special;
-use crate::store::state::State;
 use crate::store::transaction::Before;
-use crate::store::watch::{ConnectionId, Scope, Watch};
+use crate::store::watch::{ConnectionId, News, Scope, Watch};
 use crate::wire::feature::Features;
 
 /// Permissions and when they were written.
@@ -59,86 +57,65 @@ impl Readables<'_> {
     }
 }
 
-/// An event for one watch, decided and not yet queued.
-pub(super) struct Delivery {
-    watch: Rc<Watch>,
-}
-
-/// The watches that are told of a change of `path`. Most changes concern none; only otherwise it is asked who may read.
-pub(super) fn deliveries<'a>(
-    state: &State,
-    requester_of: impl Fn(ConnectionId) -> Option<Requester>,
-    path: Path<'_>,
-    scope: Scope,
-    readables: impl FnOnce() -> Readables<'a>,
-) -> Vec<Delivery> {
-    let mut concerned = Vec::new();
-    state.watches.concerned(path, scope, &mut concerned);
-    if concerned.is_empty() {
-        return Vec::new();
-    }
-    let readables = readables();
-    let may_know = |watch: &Rc<Watch>| requester_of(watch.connection).is_some_and(|who| readables.by(&who));
-    concerned.into_iter().filter(may_know).map(|watch| Delivery { watch }).collect()
-}
-
 impl Engine {
     /// Tells of a change of a node that is still there (or was never), after the change. The node as it was before counts
     /// too.
     pub(super) fn announce(&mut self, path: Path<'_>, scope: Scope, before: Option<Readable<'_>>, now_ms: u64) {
-        let readables = || {
-            let node = self.state.tree.get(path);
-            let parent = path.parent().and_then(|parent| self.state.tree.get(parent)).or(node);
+        // A version of its own, which costs nothing: events are queued while it is looked at.
+        let tree = self.state.tree.clone();
+        self.tell_change(path, scope, now_ms, || {
+            let node = tree.get(path);
+            let parent = path.parent().and_then(|parent| tree.get(parent)).or(node);
             Readables {
                 node: node.map(|node| Readable::node(node)),
                 parent: parent.map(|parent| Readable::node(parent)),
                 before,
             }
-        };
-        let deliveries = deliveries(&self.state, |id| self.requester_of(id), path, scope, readables);
-        self.deliver(path, deliveries, now_ms);
+        });
     }
 
     /// Tells of a node that is being removed, while it is still there, and of everything below it, children first. Those
     /// below are told only to watches on exactly them.
     pub(super) fn announce_removal(&mut self, top: Path<'_>, now_ms: u64) {
         let above = top.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
-        let mut all = Vec::new();
-        self.state.tree.visit_children_first(top, |visit| {
+        // Each event is queued as the visit comes by: a list of all would be as long as the paths that guests watch.
+        let tree = self.state.tree.clone();
+        tree.visit_children_first(top, |visit| {
             let scope = if visit.parent.is_some() { Scope::Exact } else { Scope::Subtree };
             let parent = visit.parent.or(above.as_deref());
-            let readables = || Readables {
+            self.tell_change(visit.path, scope, now_ms, || Readables {
                 node: Some(Readable::node(visit.node)),
                 parent: parent.map(Readable::node),
                 before: None,
-            };
-            let found = deliveries(&self.state, |id| self.requester_of(id), visit.path, scope, readables);
-            if !found.is_empty() {
-                all.push((visit.path.to_owned(), found));
-            }
+            });
         });
-        for (path, deliveries) in all {
-            self.deliver(path.as_path(), deliveries, now_ms);
-        }
+    }
+
+    /// Tells of a change of a node those who may know of it. Most changes concern nobody; only otherwise it is asked who may
+    /// read.
+    fn tell_change<'a>(&mut self, path: Path<'_>, scope: Scope, now_ms: u64, readables: impl Fn() -> Readables<'a>) {
+        let mut known = None;
+        let mut may_know = |engine: &Self, watch: &Watch| {
+            let readables = known.get_or_insert_with(&readables);
+            engine.requester_of(watch.connection).is_some_and(|who| readables.by(&who))
+        };
+        self.tell(News::Change(path, scope), path.as_str(), self.origin, now_ms, &mut may_know);
     }
 
     /// Tells of a special event, without saying which domain it is about.
     pub(super) fn announce_special(&mut self, special: Special, now_ms: u64) {
-        for watch in self.state.watches.concerned_special(special.name()) {
-            if self.may_know(&watch, special) {
-                self.queue_event(&watch, special.name(), None, now_ms);
-            }
-        }
+        let mut may_know = |engine: &Self, watch: &Watch| engine.may_know(watch, special);
+        self.tell(News::Special(special.name()), special.name(), None, now_ms, &mut may_know);
     }
 
     /// Tells of a special event about a domain those who asked to know which.
     pub(super) fn announce_special_domain(&mut self, special: Special, domid: DomId, now_ms: u64) {
-        let name = alloc::format!("{}/{domid}", special.name());
-        for watch in self.state.watches.concerned_special_domain(special.name(), &name) {
-            if self.features(watch.connection).contains(Features::WATCH_DEPTH) && self.may_know(&watch, special) {
-                self.queue_event(&watch, &name, None, now_ms);
-            }
-        }
+        let of_domain = alloc::format!("{}/{domid}", special.name());
+        let mut may_know = |engine: &Self, watch: &Watch| {
+            engine.features(watch.connection).contains(Features::WATCH_DEPTH) && engine.may_know(watch, special)
+        };
+        let news = News::SpecialDomain { name: special.name(), of_domain: &of_domain };
+        self.tell(news, &of_domain, None, now_ms, &mut may_know);
     }
 
     /// Whether a watch's client may read a special node.
@@ -148,10 +125,26 @@ impl Engine {
         self.requester_of(watch.connection).is_some_and(|who| readable.by(&who))
     }
 
-    fn deliver(&mut self, path: Path<'_>, deliveries: Vec<Delivery>, now_ms: u64) {
-        let origin = self.origin;
-        for delivery in deliveries {
-            self.queue_event(&delivery.watch, path.as_str(), origin, now_ms);
+    /// Queues an event for `path` for all watches that are told of something and whose clients may know it.
+    fn tell(
+        &mut self,
+        news: News<'_>,
+        path: &str,
+        origin: Option<Origin>,
+        now_ms: u64,
+        may_know: &mut dyn FnMut(&Self, &Watch) -> bool,
+    ) {
+        let (mut found, mut behind) = (Vec::new(), None);
+        loop {
+            behind = self.state.watches.told(news, behind, &mut found);
+            for watch in found.drain(..) {
+                if may_know(self, &watch) {
+                    self.queue_event(&watch, path, origin, now_ms);
+                }
+            }
+            if behind.is_none() {
+                return;
+            }
         }
     }
 

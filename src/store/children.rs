@@ -138,6 +138,26 @@ impl Children {
         }
     }
 
+    /// The child `name`, and a cursor behind it.
+    #[must_use]
+    pub fn behind(&self, name: &str) -> Option<(&Rc<Node>, Cursor)> {
+        let mut cursor = Cursor::default();
+        match self {
+            Self::None => None,
+            Self::Few(list) => loop {
+                let (have, node) = cursor.order.next_of(list)?;
+                if **have == *name {
+                    return Some((node, cursor));
+                }
+            },
+            Self::Many(many) => {
+                let (order, node) = many.by_name.get_at(name, &mut cursor.name)?;
+                many.by_order.get_at(order, &mut cursor.order)?;
+                Some((node, cursor))
+            }
+        }
+    }
+
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let few = if let Self::Few(list) = self { list.as_slice() } else { &[] };
@@ -222,6 +242,12 @@ mod tests {
             assert_eq!(children.get(name).unwrap().value(), name.as_bytes());
         }
         assert!(children.next(&mut cursor).is_none());
+        for (name, next) in model.iter().zip(model.iter().skip(1).map(Some).chain([None])) {
+            let (node, mut behind) = children.behind(name).unwrap();
+            assert_eq!(node.value(), name.as_bytes());
+            assert_eq!(children.next(&mut behind).map(|(name, _)| name), next.map(String::as_str));
+        }
+        assert!(children.behind("missing").is_none());
         for name in &model {
             children.remove(name);
         }

@@ -6,6 +6,7 @@
 //! bounds, and it conflicts only over what it used.
 
 mod parts;
+mod removal;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::store::value::Value;
 use crate::store::watch::Scope;
 
 pub(crate) use parts::{Seen, TransactionState};
+pub(crate) use removal::walk_seen;
 
 /// A change of one node, as a request makes it.
 #[derive(Clone, Debug)]
@@ -53,13 +55,10 @@ pub enum NodeChange {
         /// Its permissions.
         permissions: Permissions,
     },
-    /// A node is removed. In a transaction each node of a subtree has its own entry, children first, with
-    /// [`Scope::Subtree`] for the top; otherwise the top alone stands for all.
+    /// A node is removed, with all below. In a transaction that is what the transaction has seen of it.
     Remove {
         /// Which node.
         path: PathBuf,
-        /// Which watches it concerns.
-        scope: Scope,
     },
 }
 
@@ -294,18 +293,7 @@ impl Transaction {
                     }
                 }
             }
-            NodeChange::Remove { path, scope } => {
-                self.charge(self.owner(path.as_path()), -1);
-                if scope == Scope::Subtree {
-                    self.remove_child(path.as_path(), generation);
-                }
-                if let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) {
-                    self.bytes = self.bytes.saturating_sub(accessed.local_bytes());
-                    accessed.local = Local::Absent;
-                    accessed.children.clear();
-                    accessed.announce(scope);
-                }
-            }
+            NodeChange::Remove { path } => self.remove(path.as_path(), generation),
         }
     }
 

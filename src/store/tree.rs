@@ -139,21 +139,33 @@ impl Tree {
         }
     }
 
-    /// The paths of all nodes that name `domid` in their permissions, parents before their children. Below a node that
-    /// `domid` owns nothing is looked for, unless it is the root or `below_owned` says so. Costs what mentions the domain, not what exists.
+    /// The path of the next node that names `domid` in its permissions, parents before their children: the first one, or that
+    /// behind a node of the tree. Below a node that `domid` owns nothing is looked for, unless it is the root or `below_owned`
+    /// says so. To find all costs what mentions the domain, not what exists.
+    ///
+    /// One after the other, so that nobody has to hold a list of them: their paths can be longer than all else that there is
+    /// room for. Whoever removes what was found looks for the next one before.
     #[must_use]
-    pub fn nodes_naming(&self, domid: DomId, below_owned: bool) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut at = PathCursor::at(Path::ROOT);
-        let enter = |path: Path<'_>, node: &Node, found: &mut Vec<PathBuf>| {
-            if node.permissions().entries().iter().any(|entry| entry.domid == domid) {
-                found.push(path.to_owned());
-            }
-            below_owned || node.permissions().owner() != domid
-        };
+    pub fn next_naming(&self, domid: DomId, behind: Option<Path<'_>>, below_owned: bool) -> Option<PathBuf> {
+        let is_named = |node: &Node| node.permissions().entries().iter().any(|entry| entry.domid == domid);
+        if behind.is_none() && is_named(&self.root) {
+            return Some(Path::ROOT.to_owned());
+        }
+        let behind = behind.unwrap_or(Path::ROOT);
+        let mut at = PathCursor::at(behind);
+        let mut levels: Vec<(&Node, Cursor)> = Vec::new();
+        let mut node = &*self.root;
+        for name in behind.names() {
+            let (child, cursor) = node.children().behind(name)?;
+            levels.push((node, cursor));
+            node = child;
+        }
         // The root can't go, whoever owns it.
-        enter(Path::ROOT, &self.root, &mut found);
-        let mut levels: Vec<(&Node, Cursor)> = alloc::vec![(&*self.root, Cursor::default())];
+        if below_owned || behind.is_root() || node.permissions().owner() != domid {
+            levels.push((node, Cursor::default()));
+        } else {
+            at.pop();
+        }
         while let Some((node, cursor)) = levels.last_mut() {
             let Some((name, child)) = node.children().next(cursor) else {
                 levels.pop();
@@ -162,14 +174,25 @@ impl Tree {
             };
             if child.may_mention(domid) {
                 at.push(name);
-                if enter(at.as_path(), child, &mut found) {
-                    levels.push((child, Cursor::default()));
-                } else {
-                    at.pop();
+                if is_named(child) {
+                    return Some(at.as_path().to_owned());
                 }
+                levels.push((child, Cursor::default()));
             }
         }
-        found
+        None
+    }
+
+    /// The paths of all nodes that name `domid`: see [`Tree::next_naming`].
+    #[cfg(test)]
+    pub(super) fn nodes_naming(&self, domid: DomId, below_owned: bool) -> Vec<PathBuf> {
+        let mut next = self.next_naming(domid, None, below_owned);
+        core::iter::from_fn(|| {
+            let found = next.take()?;
+            next = self.next_naming(domid, Some(found.as_path()), below_owned);
+            Some(found)
+        })
+        .collect()
     }
 }
 
@@ -206,6 +229,7 @@ impl<'a> Walk<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::string::String;
 
     fn tree(paths: &[(&str, u16)]) -> Tree {
@@ -255,5 +279,52 @@ mod tests {
         };
         assert_eq!(paths(false), ["/a/b", "/a/d", "/e/f"]);
         assert_eq!(paths(true), ["/a/b", "/a/b/c", "/a/d", "/e/f"]);
+    }
+
+    #[test]
+    fn the_next_node_that_names_a_domain_is_found_while_those_before_it_go() {
+        // Directories of both forms; of five children each one is the domain's own, one names it, and one has such a node below.
+        let directories = [("/few", 20), ("/many", 300)];
+        let mut all = Vec::new();
+        for (directory, children) in directories {
+            all.push((String::from(directory), 0));
+            for at in 0..children {
+                let path = format!("{directory}/{at}");
+                all.push((path.clone(), if at % 5 == 1 { 7 } else { 0 }));
+                if at % 5 < 3 {
+                    all.push((format!("{path}/below"), 7));
+                }
+            }
+        }
+        let borrowed: Vec<_> = all.iter().map(|(path, owner)| (path.as_str(), *owner)).collect();
+        let mut tree = tree(&borrowed);
+        for (path, _) in all.iter().filter(|(path, _)| path.ends_with('2')) {
+            tree.set_permissions(at(path).as_path(), Permissions::parse(b"n0\0r7\0", 2).unwrap(), 3);
+        }
+        let expected = tree.nodes_naming(DomId(7), false);
+        assert!(expected.len() > 150);
+
+        let mut found = Vec::new();
+        let mut next = tree.next_naming(DomId(7), None, false);
+        while let Some(path) = next {
+            next = tree.next_naming(DomId(7), Some(path.as_path()), false);
+            let permissions = tree.get(path.as_path()).unwrap().permissions().clone();
+            if permissions.owner() == DomId(7) {
+                tree.remove(path.as_path(), 4).unwrap();
+            } else {
+                tree.set_permissions(path.as_path(), permissions.without(DomId(7)), 4);
+            }
+            found.push(path);
+        }
+        assert_eq!(found, expected);
+        assert!(tree.next_naming(DomId(7), None, true).is_none(), "nothing is left");
+    }
+
+    #[test]
+    fn the_root_is_found_once_and_what_is_below_is_looked_at_whoever_owns_it() {
+        let mut tree = tree(&[("/a", 7), ("/a/b", 7)]);
+        tree.set_permissions(Path::ROOT, Permissions::private(DomId(7)), 3);
+        assert_eq!(tree.nodes_naming(DomId(7), false), [Path::ROOT.to_owned(), at("/a")]);
+        assert_eq!(tree.nodes_naming(DomId(7), true), [Path::ROOT.to_owned(), at("/a"), at("/a/b")]);
     }
 }

@@ -7,6 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::limits;
 use crate::store::path::Path;
 
 /// A connection: a domain's, or a client's of the hosted server. Never used twice.
@@ -38,6 +39,30 @@ impl Watch {
     pub fn reported<'a>(&self, path: &'a str) -> &'a str {
         path.get(self.relative_bytes..).unwrap_or("")
     }
+
+    /// Whether the watch is told of this.
+    fn is_told(&self, news: News<'_>) -> bool {
+        match news {
+            News::Change(path, scope) => {
+                let Some(below) = path.as_str().strip_prefix(&*self.path) else { return false };
+                // The root's own slash stands before the first name below, and not behind another node's path.
+                let is_root = &*self.path == "/";
+                match below.as_bytes().first() {
+                    None => true,
+                    Some(first) => {
+                        let levels = below.bytes().filter(|byte| *byte == b'/').count().saturating_add(is_root.into());
+                        scope == Scope::Subtree
+                            && (is_root || *first == b'/')
+                            && self.depth.is_none_or(|depth| levels as u64 <= u64::from(depth))
+                    }
+                }
+            }
+            News::Special(name) => self.depth.is_none() && *self.path == *name,
+            News::SpecialDomain { name, of_domain } => {
+                *self.path == *of_domain || *self.path == *name && self.depth.is_some_and(|depth| depth > 0)
+            }
+        }
+    }
 }
 
 /// Which watches a change of a path concerns.
@@ -47,6 +72,36 @@ pub enum Scope {
     Exact,
     /// Those on this path or on one above.
     Subtree,
+}
+
+/// What watches are told of.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// A change of a node.
+    Change(Path<'a>, Scope),
+    /// What a special name stands for happened, and it is not said to which domain: for the watches on it without a depth.
+    Special(&'a str),
+    /// The same with the domain: for the watches on the special name with a depth, and on the name with the domain.
+    SpecialDomain {
+        /// The special name.
+        name: &'a str,
+        /// The name with the domain.
+        of_domain: &'a str,
+    },
+}
+
+impl<'a> News<'a> {
+    /// The paths and names with watches that may be told of it.
+    fn watched(self) -> impl Iterator<Item = &'a str> {
+        let (path, levels, names) = match self {
+            Self::Change(path, Scope::Exact) => (Some(path), 1, [None, None]),
+            Self::Change(path, Scope::Subtree) => (Some(path), usize::MAX, [None, None]),
+            Self::Special(name) => (None, 0, [Some(name), None]),
+            Self::SpecialDomain { name, of_domain } => (None, 0, [Some(name), Some(of_domain)]),
+        };
+        let above = path.into_iter().flat_map(Path::and_ancestors).take(levels).map(Path::as_str);
+        above.chain(names.into_iter().flatten())
+    }
 }
 
 /// All watches.
@@ -113,42 +168,48 @@ impl Watches {
         self.by_connection.get(&connection).map_or(&[], Vec::as_slice)
     }
 
-    /// Appends the watches that a change of `path` concerns, by connection and then in the order of setting.
-    pub fn concerned(&self, path: Path<'_>, scope: Scope, found: &mut Vec<Rc<Watch>>) {
-        if self.by_path.is_empty() {
-            return;
+    /// Appends the watches that are told of something, by connection and then in the order of setting: all of them, or those
+    /// of the first connections behind `behind`. Returns behind which connection to go on, if there may be more.
+    pub fn told(
+        &self,
+        news: News<'_>,
+        behind: Option<ConnectionId>,
+        found: &mut Vec<Rc<Watch>>,
+    ) -> Option<ConnectionId> {
+        if behind.is_none() && self.told_at_once(news, found) {
+            return None;
         }
-        let levels = match scope {
-            Scope::Exact => 1,
-            Scope::Subtree => usize::MAX,
-        };
+        // So many that a list of all could be too long: connection by connection, whose own are in order.
+        for (connection, watches) in
+            self.by_connection.iter().skip_while(|(connection, _)| Some(**connection) <= behind)
+        {
+            found.extend(watches.iter().filter(|watch| watch.is_told(news)).cloned());
+            if found.len() >= limits::WATCHES_AT_ONCE {
+                return Some(*connection);
+            }
+        }
+        None
+    }
+
+    /// Appends all watches that are told of something, in order, if a list can hold them.
+    fn told_at_once(&self, news: News<'_>, found: &mut Vec<Rc<Watch>>) -> bool {
+        if self.by_path.is_empty() {
+            return true;
+        }
         let begin = found.len();
-        for (distance, level) in (0_u32..).zip(path.and_ancestors().take(levels)) {
-            let here = self.by_path.get(level.as_str()).into_iter().flatten();
-            found.extend(here.filter(|watch| watch.depth.is_none_or(|depth| distance <= depth)).cloned());
+        for watched in news.watched() {
+            for watch in self.by_path.get(watched).into_iter().flatten().filter(|watch| watch.is_told(news)) {
+                if found.len() >= limits::WATCHES_AT_ONCE {
+                    found.truncate(begin);
+                    return false;
+                }
+                found.push(watch.clone());
+            }
         }
         if let Some(new) = found.get_mut(begin..) {
             new.sort_unstable_by_key(|watch| (watch.connection, watch.sequence));
         }
-    }
-
-    /// The watches on the special name `name` that are not told of which domain; by connection and then in the order of
-    /// setting.
-    pub fn concerned_special(&self, name: &str) -> Vec<Rc<Watch>> {
-        let all = self.by_path.get(name).into_iter().flatten();
-        let mut found: Vec<_> = all.filter(|watch| watch.depth.is_none()).cloned().collect();
-        found.sort_unstable_by_key(|watch| (watch.connection, watch.sequence));
-        found
-    }
-
-    /// The watches that are told of a domain: on the special name `name` with a depth, and on `of_domain`, which is the
-    /// name with the domain; by connection and then in the order of setting.
-    pub fn concerned_special_domain(&self, name: &str, of_domain: &str) -> Vec<Rc<Watch>> {
-        let all = self.by_path.get(name).into_iter().flatten();
-        let with_depth = all.filter(|watch| watch.depth.is_some_and(|depth| depth > 0));
-        let mut found: Vec<_> = with_depth.chain(self.by_path.get(of_domain).into_iter().flatten()).cloned().collect();
-        found.sort_unstable_by_key(|watch| (watch.connection, watch.sequence));
-        found
+        true
     }
 
     /// How many watches there are.
@@ -200,8 +261,9 @@ mod tests {
 
     fn fired(watches: &Watches, path: &str, scope: Scope) -> Vec<String> {
         let mut scratch = PathScratch::new();
+        let news = News::Change(Path::parse(path.as_bytes(), DomId(0), 100, &mut scratch).unwrap(), scope);
         let mut found = Vec::new();
-        watches.concerned(Path::parse(path.as_bytes(), DomId(0), 100, &mut scratch).unwrap(), scope, &mut found);
+        assert!(watches.told(news, None, &mut found).is_none());
         found.iter().map(|watch| String::from_utf8(watch.token.to_vec()).unwrap().to_string()).collect()
     }
 
@@ -235,7 +297,9 @@ mod tests {
         let mut watches = Watches::default();
         add(&mut watches, A, "/", "root");
         add(&mut watches, A, "@releaseDomain", "special");
-        assert_eq!(watches.concerned_special("@releaseDomain").len(), 1);
+        let mut found = Vec::new();
+        assert!(watches.told(News::Special("@releaseDomain"), None, &mut found).is_none());
+        assert_eq!(found.len(), 1);
         assert_eq!(fired(&watches, "/x", Scope::Subtree), ["root"]);
     }
 
@@ -252,5 +316,57 @@ mod tests {
         assert_eq!(watches.remove_connection(A), 19);
         assert_eq!(watches.remove_connection(B), 20);
         assert!(watches.by_path.is_empty() && watches.is_empty() && watches.agree());
+    }
+
+    #[test]
+    fn very_many_watches_are_told_in_the_same_order_in_short_lists() {
+        const EACH: usize = 150;
+        let mut watches = Watches::default();
+        let places = [
+            "/",
+            "/a",
+            "/a/b",
+            "/ab",
+            "/a/b/c",
+            "/a/bc",
+            "@releaseDomain",
+            "@releaseDomain/3",
+            "@releaseDomain/4",
+            "/a/b/c/d",
+        ];
+        let depths = [None, Some(0), Some(1), Some(2), None];
+        // Connections take turns, so that none has all its watches in a row.
+        for at in 0..EACH * 40 {
+            let connection = ConnectionId((at * 7 % 40) as u64);
+            let (place, depth) = (places[at / 40 % places.len()], depths[at / 40 / places.len() % depths.len()]);
+            watches.add(connection, place, std::format!("{at}").as_bytes(), 0, depth);
+        }
+        let mut scratch = PathScratch::new();
+        let path = Path::parse(b"/a/b/c", DomId(0), 100, &mut scratch).unwrap();
+        let (name, of_domain) = ("@releaseDomain", "@releaseDomain/3");
+        for news in [
+            News::Change(path, Scope::Subtree),
+            News::Change(path, Scope::Exact),
+            News::Change(Path::ROOT, Scope::Subtree),
+            News::Special(name),
+            News::SpecialDomain { name, of_domain },
+        ] {
+            let mut expected: Vec<_> =
+                news.watched().filter_map(|place| watches.by_path.get(place)).flatten().collect();
+            expected.retain(|watch| watch.is_told(news));
+            expected.sort_by_key(|watch| (watch.connection, watch.sequence));
+            let (mut all, mut found, mut behind) = (Vec::new(), Vec::new(), None);
+            loop {
+                behind = watches.told(news, behind, &mut found);
+                assert!(found.len() < limits::WATCHES_AT_ONCE + EACH);
+                all.append(&mut found);
+                if behind.is_none() {
+                    break;
+                }
+            }
+            assert!(all.iter().map(|watch| watch.sequence).eq(expected.iter().map(|watch| watch.sequence)), "{news:?}");
+        }
+        let all = News::Change(path, Scope::Subtree);
+        assert!(watches.told(all, None, &mut Vec::new()).is_some(), "there are more than a list holds");
     }
 }

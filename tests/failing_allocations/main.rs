@@ -8,6 +8,7 @@ mod host;
 #[path = "../semantics/items.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod items;
+mod long_paths;
 #[path = "../semantics/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;

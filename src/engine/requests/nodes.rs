@@ -3,14 +3,12 @@
 use alloc::vec::Vec;
 
 use crate::engine::requests::Call;
-use crate::store::children::Cursor;
 use crate::store::node::Node;
-use crate::store::path::{Path, PathBuf, PathCursor, PathScratch};
+use crate::store::path::{Path, PathScratch};
 use crate::store::permission::Access;
 use crate::store::quota::Quota;
-use crate::store::transaction::NodeChange;
+use crate::store::transaction::{NodeChange, walk_seen};
 use crate::store::value::Value;
-use crate::store::watch::Scope;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
@@ -75,10 +73,11 @@ pub(super) fn rm(call: &mut Call<'_>) -> Result<(), Errno> {
     if call.view.transaction.is_some() {
         call.view.read(parent)?;
         grow_list_above(call, path)?;
-        remove_in_transaction(call, path)?;
-    } else {
-        call.changes.nodes.push(NodeChange::Remove { path: path.to_owned(), scope: Scope::Subtree });
+        // The transaction has to have seen what it removes. A child that the list names and that is gone by now conflicts
+        // already: the commit will be refused.
+        walk_seen(path, |path| call.view.read(path))?;
     }
+    call.changes.nodes.push(NodeChange::Remove { path: path.to_owned() });
     call.ok()
 }
 
@@ -156,31 +155,4 @@ fn check_count(call: &mut Call<'_>, more: usize) -> Result<(), Errno> {
 fn grow_list_above(call: &mut Call<'_>, path: Path<'_>) -> Result<(), Errno> {
     let bytes = call.view.transaction.as_ref().map_or(0, |transaction| transaction.bytes_of_child_change(path));
     call.grow(bytes)
-}
-
-/// Removes a subtree as the transaction sees it, children first.
-///
-/// A child that the list names and that is gone by now conflicts already: the commit will be refused.
-fn remove_in_transaction(call: &mut Call<'_>, top: Path<'_>) -> Result<(), Errno> {
-    let mut at = PathCursor::at(top);
-    let mut levels = Vec::new();
-    if let Some(node) = call.view.read(top)? {
-        levels.push((node, Cursor::default()));
-    }
-    while let Some((node, cursor)) = levels.last_mut() {
-        if let Some((name, _)) = node.children().next(cursor) {
-            at.push(name);
-            match call.view.read(at.as_path())? {
-                Some(child) => levels.push((child, Cursor::default())),
-                None => at.pop(),
-            }
-        } else {
-            levels.pop();
-            let path: PathBuf = at.as_path().to_owned();
-            let scope = if levels.is_empty() { Scope::Subtree } else { Scope::Exact };
-            call.changes.nodes.push(NodeChange::Remove { path, scope });
-            at.pop();
-        }
-    }
-    Ok(())
 }

@@ -324,16 +324,15 @@ fn seen_by(record: &PendingNode<'_>, of_tree: Option<&Rc<Node>>) -> Option<Rc<No
 
 /// Removes a node and what of the tree is below it in a transaction.
 fn remove(transaction: &mut Transaction, top: Path<'_>, state: &mut State) {
-    let mut all = Vec::new();
-    state.tree.visit_children_first(top, |visit| all.push((visit.path.to_owned(), visit.node.clone())));
-    for (path, node) in all {
-        match transaction.seen(path.as_path()) {
-            None => transaction.note(path.as_path(), Some(node)),
+    let tree = state.tree.clone();
+    tree.visit_children_first(top, |visit| {
+        match transaction.seen(visit.path) {
+            None => transaction.note(visit.path, Some(visit.node.clone())),
             // Removed already, as one below.
-            Some(None) => continue,
+            Some(None) => return,
             Some(Some(_)) => {}
         }
-        let scope = if path.as_path() == top { Scope::Subtree } else { Scope::Exact };
-        transaction.apply(NodeChange::Remove { path, scope }, state.next_generation());
-    }
+        let scope = if visit.path == top { Scope::Subtree } else { Scope::Exact };
+        transaction.remove_one(visit.path, scope, state.next_generation());
+    });
 }

@@ -2,7 +2,8 @@
 //! that request.
 //!
 //! A handler changes nothing, so the state is that of before the request (`docs/warm-restart.md`). What the handler had
-//! allocated is lost, which is little and happens seldom: a domain that does it twice within a minute is shut out.
+//! allocated is lost, and with it the transaction that the request named: no more than the request's budget and its domain's
+//! quota of memory allow, which is not little. But it happens seldom: a domain that does it twice within a minute is shut out.
 
 use xenstore::engine::in_hand::InHand;
 
