@@ -88,7 +88,7 @@ impl Size {
     pub(crate) const FULL: Self = Self {
         folder: "xen-bench",
         is_full: true,
-        iterations: 100,
+        iterations: 40,
         guests: 4,
         work_ms: 4000,
         nodes: NODES,
