@@ -5,7 +5,6 @@ use crate::engine::in_hand::InHand;
 use crate::engine::snapshot::SaveOptions;
 use crate::server::{Platform, Server};
 use crate::store::domain::DomId;
-use crate::stream::record::Version;
 use crate::stream::writer::{Sink, WriteError};
 use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
@@ -22,12 +21,11 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::save_to`].
-    pub fn save_after_crash(&self, request: &InHand, sink: &mut impl Sink, now_ms: u64) -> Result<(), WriteError> {
+    pub fn save_after_crash(&self, request: &InHand, sink: &mut dyn Sink, now_ms: u64) -> Result<(), WriteError> {
         let is_control = self.domain_in_hand(request) == self.engine.privileged();
         let reply = error_reply(request.header, Errno::Io);
         let options = SaveOptions { now_ms, reply: is_control.then_some((request.connection, reply.as_slice())) };
-        let version = if self.engine.version_2_needs(now_ms).is_empty() { Version::One } else { Version::Two };
-        self.save_to(sink, version, &options)
+        self.save_to(sink, self.lossless_version(), &options)
     }
 
     /// Gives up a request whose handler never ended, to go on with this very server: for
