@@ -95,9 +95,20 @@ enum Decision {
 }
 
 impl Updates {
-    /// When something is to be looked at again.
+    /// When something is to be looked at again: a start that waits, or what is dropped if nobody asks for more of it.
     pub(super) fn deadline_ms(&self) -> Option<u64> {
-        self.start.as_ref().filter(|start| start.decided.is_none()).map(|start| start.deadline_ms)
+        let start_ms = self.start.as_ref().filter(|start| start.decided.is_none()).map(|start| start.deadline_ms);
+        let session = self.session.as_ref().filter(|_| self.start.is_none());
+        let kept_ms = self.kept_stream.as_ref().map(|(_, asked_ms)| asked_ms.saturating_add(limits::STREAM_KEPT_MS));
+        [start_ms, session.map(Session::abandoned_ms), kept_ms].into_iter().flatten().min()
+    }
+
+    /// Drops what was kept for somebody who has not asked for more of it for long: it takes memory that guests could have.
+    pub(super) fn drop_abandoned(&mut self, now_ms: u64) {
+        if self.start.is_none() {
+            self.session.take_if(|session| session.abandoned_ms() <= now_ms);
+        }
+        self.kept_stream.take_if(|(_, asked_ms)| asked_ms.saturating_add(limits::STREAM_KEPT_MS) <= now_ms);
     }
 }
 
@@ -174,10 +185,8 @@ impl Server {
         platform: &P,
         now_ms: u64,
     ) -> Result<(), Refusal> {
-        let is_free = |session: &Session| {
-            self.updates.start.is_none()
-                && (session.is_abandoned(now_ms) || self.engine.connection(session.owner()).is_none())
-        };
+        let is_free =
+            |session: &Session| self.updates.start.is_none() && self.engine.connection(session.owner()).is_none();
         if self.updates.session.as_ref().is_some_and(|session| !is_free(session)) {
             return Err("Another update is being prepared.".into());
         }

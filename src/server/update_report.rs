@@ -54,11 +54,8 @@ impl Server {
     /// A part of the state as a stream: a line with its offset and the size of the whole, and the bytes as Base64. The
     /// state is that of the time when its first part was asked for; it is kept until its last part was, for a while.
     pub(super) fn stream_part<P: Platform>(&mut self, offset: usize, platform: &P, now_ms: u64) -> String {
-        let is_old = |(_, asked_ms): &(Vec<u8>, u64)| now_ms.saturating_sub(*asked_ms) >= limits::STREAM_KEPT_MS;
-        if offset == 0 || self.updates.kept_stream.as_ref().is_some_and(is_old) {
-            self.updates.kept_stream = None;
-        }
         if offset == 0 {
+            self.updates.kept_stream = None;
             match self.whole_stream(platform, now_ms) {
                 Ok(stream) => self.updates.kept_stream = Some((stream, now_ms)),
                 Err(why) => return why,

@@ -128,3 +128,30 @@ fn commands_that_save_the_state_say_that_there_is_no_memory() {
     assert!(refused > 0 && told > 0);
     host.check();
 }
+
+#[test]
+fn what_nobody_asks_for_any_more_is_given_back_after_a_minute() {
+    let mut host = Host::new();
+    for at in 0..1000 {
+        host.ask(0, T::Write, format!("/{at}\0{}", "v".repeat(300))).unwrap();
+    }
+    host.now_ms += 10_000;
+    host.run();
+    host.taken();
+    let part = host.ask(0, T::Control, "stream\0").unwrap();
+    assert!(part.len() > limits::STREAM_PART_BYTES);
+    let stream = host.taken().held;
+    assert!(stream > 300_000, "{stream}");
+    assert_eq!(host.ask(0, T::Control, "live-update\0-b\x00200000\0"), Ok(b"OK\0".to_vec()));
+    for _ in 0..90 {
+        let part = format!("live-update\0-d\x002048\0{}", "x".repeat(2048));
+        assert_eq!(host.ask(0, T::Control, part), Ok(b"OK\0".to_vec()));
+    }
+    let kernel = host.taken().held;
+    assert!(kernel > 180_000, "{kernel}");
+    // Nobody says anything.
+    host.now_ms += limits::STREAM_KEPT_MS.max(limits::UPDATE_IDLE_MS);
+    host.run();
+    let given_back = -host.taken().held;
+    assert!(given_back > 480_000, "{given_back} of {stream} and {kernel}");
+}
