@@ -70,6 +70,14 @@ impl Engine {
         }
     }
 
+    /// Requests that the host has not been told of yet, to be answered by it.
+    pub fn deferred(&self) -> impl Iterator<Item = &Deferred> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Update { asked, .. } => Some(asked),
+            Action::ReportMemory => None,
+        })
+    }
+
     /// Whether a request still waits for its answer.
     #[must_use]
     pub fn waits_for_answer(&self, asked: &Deferred) -> bool {

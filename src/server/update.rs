@@ -110,6 +110,11 @@ impl Updates {
         }
         self.kept_stream.take_if(|(_, asked_ms)| asked_ms.saturating_add(limits::STREAM_KEPT_MS) <= now_ms);
     }
+
+    /// The start that is not answered yet: who asked for it.
+    pub(super) fn waiting(&self) -> Option<&Deferred> {
+        self.start.as_ref().map(|start| &start.asked)
+    }
 }
 
 impl Server {
