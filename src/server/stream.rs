@@ -125,7 +125,10 @@ impl Server {
         now_ms: u64,
     ) -> TakenOver {
         log::warn!("live update: {why}");
-        engine.replace_last_reply(asked, &payload(why));
+        // Connections have new numbers. Only the control domain asks for updates.
+        if let Some(control) = engine.state().domains.connection(engine.privileged()) {
+            engine.replace_last_reply(control, asked, &payload(why));
+        }
         self.engine = engine;
         self.take_over(platform, now_ms, TakeOver::Live)
     }
