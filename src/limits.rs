@@ -184,7 +184,8 @@ pub const IMAGE_FILE_BYTES: usize = 16 * 1024 * 1024;
 /// What stays free beside an uploaded kernel: whoever uploads it must not take what serving needs.
 pub const UPDATE_RESERVE_BYTES: usize = 1024 * 1024;
 
-/// How long an update that is prepared may rest before another may begin: its client has gone without a word.
+/// How long an update that is prepared may rest before it is dropped: its client has gone without a word, and the kernel that
+/// it sent takes memory.
 pub const UPDATE_IDLE_MS: u64 = 60_000;
 
 /// Bytes of a new kernel's command line: `start_info` has room for 1024 with a NUL, and the kernel adds its mark.

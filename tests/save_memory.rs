@@ -25,8 +25,8 @@ const DOMAINS: u16 = 300;
 const NODES: usize = 60;
 const WATCHES: usize = 20;
 
-/// What a save may take while it goes on: the times of all nodes' last writes are told in one piece.
-const SAVE_BYTES: usize = 192 * 1024;
+/// What a save may take while it goes on: the times of all nodes' last writes are told at once.
+const SAVE_BYTES: usize = 128 * 1024;
 
 /// Counts the bytes that are allocated, and the most there were since the count began.
 struct Counting;

@@ -4,11 +4,10 @@
 
 use core::fmt;
 
-use alloc::vec::Vec;
-
 use crate::engine::Engine;
-use crate::engine::connection::Connection;
+use crate::engine::connection::{Connection, Peer, Session};
 use crate::store::domain::DomId;
+use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
 /// What one domain, or all clients of the hosted server, use of it.
@@ -20,8 +19,10 @@ pub struct Need {
     pub features: Option<Features>,
     /// Watches with a depth.
     pub depth_watches: usize,
-    /// For how long each of its transactions has been open, in milliseconds, the longest first.
-    pub transaction_ages_ms: Vec<u64>,
+    /// Its open transactions.
+    pub transactions: usize,
+    /// For how long the oldest of them has been open, in milliseconds.
+    pub oldest_ms: u64,
 }
 
 impl fmt::Display for Need {
@@ -36,47 +37,48 @@ impl fmt::Display for Need {
         if self.depth_watches > 0 {
             write!(f, " {} watches with a depth", self.depth_watches)?;
         }
-        if let Some(age_ms) = self.transaction_ages_ms.first() {
-            let count = self.transaction_ages_ms.len();
-            write!(f, " {count} open transactions, the oldest for {} s", age_ms / 1000)?;
+        if self.transactions > 0 {
+            write!(f, " {} open transactions, the oldest for {} s", self.transactions, self.oldest_ms / 1000)?;
         }
         Ok(())
     }
 }
 
 impl Engine {
-    /// What is in use that only version 2 holds, by domain. Costs a look at all domains and watches.
-    #[must_use]
-    pub fn version_2_needs(&self, now_ms: u64) -> Vec<Need> {
-        let mut needs = Vec::new();
-        for (domid, domain) in self.state.domains.iter() {
-            let connection = domain.connection.and_then(|id| Some((id, self.connections.get(&id)?)));
+    /// What is in use that only version 2 holds, by domain. Costs a look at all domains and watches, and no memory: it is
+    /// asked for when there may be none.
+    pub fn version_2_needs(&self, now_ms: u64) -> impl Iterator<Item = Need> {
+        let domains = self.state.domains.iter().map(move |(domid, domain)| {
             let features = Some(domain.features).filter(|features| *features != Features::all());
-            let mut need = Need { domid: Some(domid), features, depth_watches: 0, transaction_ages_ms: Vec::new() };
-            if let Some((id, connection)) = connection {
-                let watches = self.state.watches.of_connection(id);
-                need.depth_watches = watches.iter().filter(|watch| watch.depth.is_some()).count();
-                need.add_transactions(connection, now_ms);
+            let mut need = Need { domid: Some(domid), features, depth_watches: 0, transactions: 0, oldest_ms: 0 };
+            if let Some((id, connection)) = domain.connection.and_then(|id| Some((id, self.connections.get(&id)?))) {
+                self.add_needs(&mut need, id, connection, now_ms);
             }
-            needs.push(need);
-        }
-        let mut clients = Need { domid: None, features: None, depth_watches: 0, transaction_ages_ms: Vec::new() };
-        for (id, connection) in self.connections.iter().filter(|(id, _)| self.domain_of(**id).is_none()) {
-            let depth = self.state.watches.of_connection(*id).iter().filter(|watch| watch.depth.is_some()).count();
-            clients.depth_watches = clients.depth_watches.saturating_add(depth);
-            clients.add_transactions(connection, now_ms);
-        }
-        needs.push(clients);
-        needs.retain(|need| need.features.is_some() || need.depth_watches > 0 || !need.transaction_ages_ms.is_empty());
-        needs
+            need
+        });
+        let clients = core::iter::once_with(move || {
+            let mut need = Need { domid: None, features: None, depth_watches: 0, transactions: 0, oldest_ms: 0 };
+            for (id, connection) in self.connections.iter().filter(|(_, connection)| connection.peer == Peer::Socket) {
+                self.add_needs(&mut need, *id, connection, now_ms);
+            }
+            need
+        });
+        let is_there = |need: &Need| need.features.is_some() || need.depth_watches > 0 || need.transactions > 0;
+        domains.chain(clients).filter(is_there)
     }
-}
 
-impl Need {
-    fn add_transactions(&mut self, connection: &Connection, now_ms: u64) {
-        let Some(session) = connection.session() else { return };
-        self.transaction_ages_ms
-            .extend(session.transaction_starts_ms().map(|start_ms| now_ms.saturating_sub(start_ms)));
-        self.transaction_ages_ms.sort_unstable_by(|one, other| other.cmp(one));
+    /// Whether anything is in use that only version 2 holds.
+    #[must_use]
+    pub fn needs_version_2(&self) -> bool {
+        self.version_2_needs(0).next().is_some()
+    }
+
+    fn add_needs(&self, need: &mut Need, id: ConnectionId, connection: &Connection, now_ms: u64) {
+        let depth = self.state.watches.of_connection(id).iter().filter(|watch| watch.depth.is_some()).count();
+        need.depth_watches = need.depth_watches.saturating_add(depth);
+        for start_ms in connection.session().into_iter().flat_map(Session::transaction_starts_ms) {
+            need.transactions = need.transactions.saturating_add(1);
+            need.oldest_ms = need.oldest_ms.max(now_ms.saturating_sub(start_ms));
+        }
     }
 }

@@ -74,6 +74,11 @@ impl Output {
         self.messages.iter().map(|message| message.bytes.len()).sum()
     }
 
+    /// How many messages wait.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     /// What caused the messages that wait.
     pub fn origins(&self) -> impl Iterator<Item = Origin> {
         self.messages.iter().filter_map(|message| message.origin)
@@ -194,12 +199,12 @@ impl Output {
         self.messages.is_empty()
     }
 
-    /// All messages in order: their bytes, and what these don't say. One that is partly sent has no deadline any more.
-    pub(super) fn messages(&self) -> impl Iterator<Item = (&[u8], MessageDetails)> + Clone {
+    /// What the bytes of each message don't say, in order. One that is partly sent has no deadline any more.
+    pub(super) fn messages(&self) -> impl Iterator<Item = MessageDetails> {
         self.messages.iter().enumerate().map(|(at, message)| {
             let event = message.event.filter(|_| at > 0 || self.sent == 0);
             let deadline_ms = event.and_then(|event| event.deadline_ms);
-            (&*message.bytes, MessageDetails { origin: message.origin, deadline_ms })
+            MessageDetails { origin: message.origin, deadline_ms }
         })
     }
 
@@ -320,6 +325,17 @@ fn length(bytes: &[u8]) -> Option<usize> {
     (payload_bytes <= limits::PAYLOAD_BYTES).then(|| HEADER_BYTES.saturating_add(payload_bytes))
 }
 
+/// How many messages these bytes are.
+pub(super) fn count(bytes: &[u8]) -> usize {
+    let split = |bytes: &mut &[u8]| {
+        let (_, behind) = length(bytes).and_then(|length| bytes.split_at_checked(length))?;
+        *bytes = behind;
+        Some(())
+    };
+    let mut rest = bytes;
+    core::iter::from_fn(|| split(&mut rest)).count()
+}
+
 /// Header and payload in one piece.
 pub(super) fn message(header: Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES.saturating_add(payload.len()));
@@ -380,7 +396,7 @@ mod tests {
         before.push_event(b"a\0t\0", true, None, Some(10));
         before.push_reply(Vec::new(), header(b"reply"), b"reply", None);
         before.advance(18);
-        let bytes: Vec<u8> = before.messages().flat_map(|(bytes, _)| bytes.to_vec()).skip(18).collect();
+        let bytes: Vec<u8> = before.pieces().flatten().copied().collect();
         for knows_beginning in [true, false] {
             let mut output = Output::default();
             output.restore(&bytes, before.partial_bytes(), Some(99)).unwrap();

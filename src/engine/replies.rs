@@ -63,11 +63,20 @@ impl Engine {
         }
     }
 
-    /// Puts another answer in the place of the last one to a request, if nothing of that was sent.
-    pub fn replace_last_reply(&mut self, asked: &Deferred, payload: &[u8]) {
-        if let Some(session) = self.session_mut(asked.connection) {
+    /// Puts another answer in the place of the last one to a request, if nothing of that was sent. The request may be one of
+    /// the engine's from which this one was restored, so that its connection is told by the number that it has here.
+    pub fn replace_last_reply(&mut self, id: ConnectionId, asked: &Deferred, payload: &[u8]) {
+        if let Some(session) = self.session_mut(id) {
             session.output.replace_last_reply(&asked.header, payload);
         }
+    }
+
+    /// Requests that the host has not been told of yet, to be answered by it.
+    pub fn deferred(&self) -> impl Iterator<Item = &Deferred> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Update { asked, .. } => Some(asked),
+            Action::ReportMemory => None,
+        })
     }
 
     /// Whether a request still waits for its answer.

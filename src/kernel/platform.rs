@@ -1,6 +1,6 @@
 //! The hypervisor as the server sees it: rings mapped by grant, ports bound, domains asked after.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, TryReserveError};
 use alloc::vec::Vec;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
@@ -105,14 +105,20 @@ impl XenPlatform {
     }
 
     /// All rings that are mapped.
-    pub(crate) fn ring_mappings(&self) -> Vec<RingMapping> {
+    ///
+    /// # Errors
+    /// When there is no memory for the list.
+    pub(crate) fn ring_mappings(&self) -> Result<Vec<RingMapping>, TryReserveError> {
         let mapping = |(domid, ring): (&DomId, &MappedRing)| RingMapping {
             entry_machine_address: ring.at.entry_machine_address,
             handle: ring.handle,
             domain: domid.0,
             reserved: 0,
         };
-        self.rings.iter().map(mapping).collect()
+        let mut all = Vec::new();
+        all.try_reserve_exact(self.rings.len())?;
+        all.extend(self.rings.iter().map(mapping));
+        Ok(all)
     }
 
     /// Unmaps all rings, and counts no port as the server's: another server is to take them over.

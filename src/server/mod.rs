@@ -248,6 +248,7 @@ impl Server {
 
     /// Does what the engine asks its host for, as far as that is not for ours.
     fn act<P: Platform>(&mut self, platform: &P, now_ms: u64) {
+        self.updates.drop_abandoned(now_ms);
         while let Some(action) = self.engine.poll_action() {
             match action {
                 engine::Action::ReportMemory => self.actions.push_back(Action::ReportMemory),

@@ -1,14 +1,20 @@
 //! Warm restart: the state is saved for the same program after it crashed while a request was handled.
 
+use alloc::vec::Vec;
+
 use crate::engine::crash::Crash;
 use crate::engine::in_hand::InHand;
 use crate::engine::snapshot::SaveOptions;
+use crate::server::update::payload;
 use crate::server::{Platform, Server};
 use crate::store::domain::DomId;
-use crate::stream::record::Version;
 use crate::stream::writer::{Sink, WriteError};
 use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
+
+/// What commands are answered that were not done when the server crashed.
+const NOT_DONE: &str =
+    "The server was started anew after a crash: this was not done, and an update has to be prepared again.";
 
 impl Server {
     /// Whose request it is; the control domain's for clients of the hosted server.
@@ -18,16 +24,26 @@ impl Server {
     }
 
     /// Writes the state as it was before a request whose handler never ended. The control domain is answered EIO; nobody
-    /// else gets an answer, as [`Engine::handle_crash`](crate::engine::Engine::handle_crash) shuts his connection.
+    /// else gets an answer, as [`Engine::handle_crash`](crate::engine::Engine::handle_crash) shuts his connection. Commands
+    /// that wait for their answer are answered as well: who comes after knows nothing of them.
     ///
     /// # Errors
     /// As [`Server::save_to`].
-    pub fn save_after_crash(&self, request: &InHand, sink: &mut impl Sink, now_ms: u64) -> Result<(), WriteError> {
-        let is_control = self.domain_in_hand(request) == self.engine.privileged();
-        let reply = error_reply(request.header, Errno::Io);
-        let options = SaveOptions { now_ms, reply: is_control.then_some((request.connection, reply.as_slice())) };
-        let version = if self.engine.version_2_needs(now_ms).is_empty() { Version::One } else { Version::Two };
-        self.save_to(sink, version, &options)
+    pub fn save_after_crash(&self, request: &InHand, sink: &mut dyn Sink, now_ms: u64) -> Result<(), WriteError> {
+        let engine = &self.engine;
+        let is_control = self.domain_in_hand(request) == engine.privileged();
+        let control = engine.state().domains.connection(engine.privileged());
+        let mut replies = Vec::new();
+        if is_control {
+            replies.append(&mut error_reply(request.header, Errno::Io));
+        }
+        let whom = if is_control { Some(request.connection) } else { control };
+        let waiting = self.updates.waiting().into_iter().chain(engine.deferred());
+        for asked in waiting.filter(|asked| Some(asked.connection) == whom && engine.waits_for_answer(asked)) {
+            replies.append(&mut asked.reply(&payload(NOT_DONE)));
+        }
+        let options = SaveOptions { now_ms, reply: whom.map(|whom| (whom, replies.as_slice())) };
+        self.save_to(sink, self.lossless_version(), &options)
     }
 
     /// Gives up a request whose handler never ended, to go on with this very server: for
@@ -48,7 +64,7 @@ impl Server {
 }
 
 /// The whole message that refuses a request.
-fn error_reply(request: Header, errno: Errno) -> alloc::vec::Vec<u8> {
+fn error_reply(request: Header, errno: Errno) -> Vec<u8> {
     let name = errno.name().as_bytes();
     let payload_bytes = u32::try_from(name.len().saturating_add(1)).unwrap_or(0);
     let header = Header { kind: MessageType::Error.to_wire(), payload_bytes, ..request };

@@ -82,11 +82,17 @@ fn load_dump(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadE
 }
 
 impl Server {
+    /// The oldest version of the stream that holds everything.
+    pub(super) fn lossless_version(&self) -> Version {
+        if self.engine.needs_version_2() { Version::Two } else { Version::One }
+    }
+
     /// Writes the state as a stream.
     ///
     /// # Errors
-    /// When there is no room, or something is too long for its field.
-    pub fn save_to(&self, sink: &mut impl Sink, version: Version, options: &SaveOptions<'_>) -> Result<(), WriteError> {
+    /// When there is no room, in the sink or for what it takes to write it, or something is too long for its field. Nothing
+    /// changes by that.
+    pub fn save_to(&self, sink: &mut dyn Sink, version: Version, options: &SaveOptions<'_>) -> Result<(), WriteError> {
         let mut writer = Writer::new(sink, version)?;
         self.engine.save(options, &mut |item| writer.item(item))?;
         writer.end()
@@ -96,7 +102,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::save_to`].
-    pub fn save_for(&self, successor: &Successor, sink: &mut impl Sink, now_ms: u64) -> Result<(), WriteError> {
+    pub fn save_for(&self, successor: &Successor, sink: &mut dyn Sink, now_ms: u64) -> Result<(), WriteError> {
         let reply = successor.asked.reply(&successor.done());
         let options = SaveOptions { now_ms, reply: Some((successor.asked.connection, &reply)) };
         self.save_to(sink, successor.version, &options)
@@ -119,7 +125,10 @@ impl Server {
         now_ms: u64,
     ) -> TakenOver {
         log::warn!("live update: {why}");
-        engine.replace_last_reply(asked, &payload(why));
+        // Connections have new numbers. Only the control domain asks for updates.
+        if let Some(control) = engine.state().domains.connection(engine.privileged()) {
+            engine.replace_last_reply(control, asked, &payload(why));
+        }
         self.engine = engine;
         self.take_over(platform, now_ms, TakeOver::Live)
     }

@@ -7,9 +7,9 @@ use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Write as _;
 
 use crate::engine::change_set::UpdateCommand;
-use crate::engine::needs::Need;
 use crate::engine::{Deferred, Engine};
 use crate::limits;
 use crate::server::{Action, Platform, Server};
@@ -95,9 +95,25 @@ enum Decision {
 }
 
 impl Updates {
-    /// When something is to be looked at again.
+    /// When something is to be looked at again: a start that waits, or what is dropped if nobody asks for more of it.
     pub(super) fn deadline_ms(&self) -> Option<u64> {
-        self.start.as_ref().filter(|start| start.decided.is_none()).map(|start| start.deadline_ms)
+        let start_ms = self.start.as_ref().filter(|start| start.decided.is_none()).map(|start| start.deadline_ms);
+        let session = self.session.as_ref().filter(|_| self.start.is_none());
+        let kept_ms = self.kept_stream.as_ref().map(|(_, asked_ms)| asked_ms.saturating_add(limits::STREAM_KEPT_MS));
+        [start_ms, session.map(Session::abandoned_ms), kept_ms].into_iter().flatten().min()
+    }
+
+    /// Drops what was kept for somebody who has not asked for more of it for long: it takes memory that guests could have.
+    pub(super) fn drop_abandoned(&mut self, now_ms: u64) {
+        if self.start.is_none() {
+            self.session.take_if(|session| session.abandoned_ms() <= now_ms);
+        }
+        self.kept_stream.take_if(|(_, asked_ms)| asked_ms.saturating_add(limits::STREAM_KEPT_MS) <= now_ms);
+    }
+
+    /// The start that is not answered yet: who asked for it.
+    pub(super) fn waiting(&self) -> Option<&Deferred> {
+        self.start.as_ref().map(|start| &start.asked)
     }
 }
 
@@ -174,10 +190,8 @@ impl Server {
         platform: &P,
         now_ms: u64,
     ) -> Result<(), Refusal> {
-        let is_free = |session: &Session| {
-            self.updates.start.is_none()
-                && (session.is_abandoned(now_ms) || self.engine.connection(session.owner()).is_none())
-        };
+        let is_free =
+            |session: &Session| self.updates.start.is_none() && self.engine.connection(session.owner()).is_none();
         if self.updates.session.as_ref().is_some_and(|session| !is_free(session)) {
             return Err("Another update is being prepared.".into());
         }
@@ -222,7 +236,7 @@ impl Server {
             self.updates.start = None;
             return;
         }
-        match decide(start, &self.engine.version_2_needs(now_ms), now_ms) {
+        match decide(start, &self.engine, now_ms) {
             Decision::Wait => {}
             Decision::Go(decided) => {
                 if let Some(start) = &mut self.updates.start {
@@ -274,34 +288,43 @@ pub(super) fn payload(text: &str) -> Vec<u8> {
 
 /// Whether an update can start: at once if the version that is allowed holds everything, and else when the transactions
 /// that it can't hold are over.
-fn decide(start: &Start, needs: &[Need], now_ms: u64) -> Decision {
+fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
     let lossless = |version| Decision::Go(Decided { version, lost: Cow::Borrowed("") });
-    if needs.is_empty() {
+    if !engine.needs_version_2() {
         return lossless(Version::One);
     }
     if start.limit >= Version::Two as u32 {
         return lossless(Version::Two);
     }
-    let only_transactions = needs.iter().all(|need| need.features.is_none() && need.depth_watches == 0);
-    let has_transactions = needs.iter().any(|need| !need.transaction_ages_ms.is_empty());
+    let mut needs = engine.version_2_needs(now_ms);
+    let only_transactions = needs.all(|need| need.features.is_none() && need.depth_watches == 0);
+    let has_transactions = engine.version_2_needs(now_ms).any(|need| need.transactions > 0);
     let is_over = now_ms >= start.deadline_ms;
     if start.force {
         // What else is lost is lost anyway, but transactions may still end by themselves.
         if has_transactions && !is_over {
             return Decision::Wait;
         }
-        let lost = list(needs);
-        log::warn!("live update with a version 1 stream, which loses:\n{lost}");
-        return Decision::Go(Decided { version: Version::One, lost });
+        log::warn!("live update with a version 1 stream, which loses:");
+        engine.version_2_needs(now_ms).for_each(|need| log::warn!("{need}"));
+        return Decision::Go(Decided { version: Version::One, lost: list(engine, now_ms).into() });
     }
     if only_transactions && !is_over {
         return Decision::Wait;
     }
-    Decision::Refuse(format!("A version 1 stream can't hold what is in use:\n{}", list(needs)).into())
+    Decision::Refuse(format!("A version 1 stream can't hold what is in use:\n{}", list(engine, now_ms)).into())
 }
 
-/// One line for each need.
-pub(super) fn list(needs: &[Need]) -> Cow<'static, str> {
-    let lines: Vec<String> = needs.iter().map(ToString::to_string).collect();
-    lines.join("\n").into()
+/// One line for each need of version 2, as far as a message can hold them: there may be thousands.
+pub(super) fn list(engine: &Engine, now_ms: u64) -> String {
+    let mut text = String::new();
+    for need in engine.version_2_needs(now_ms) {
+        if text.len() >= limits::PAYLOAD_BYTES {
+            break;
+        }
+        let line_end = if text.is_empty() { "" } else { "\n" };
+        // Nothing goes wrong with a string.
+        let _ = write!(text, "{line_end}{need}");
+    }
+    text
 }

@@ -18,21 +18,21 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 impl Server {
     /// What an update would do now, as text. Nothing changes by it.
     pub(super) fn update_report<P: Platform>(&self, version: Option<u32>, platform: &P, now_ms: u64) -> String {
-        let needs = self.engine().version_2_needs(now_ms);
+        let is_enough = !self.engine().needs_version_2();
         let limit = self.version_limit(version);
         let mut text = String::new();
-        let verdict = match (needs.is_empty(), limit >= Version::Two as u32) {
+        let verdict = match (is_enough, limit >= Version::Two as u32) {
             (true, _) => "a version 1 stream holds everything",
             (false, true) => "version 2 is needed, and may be written",
             (false, false) => "version 2 is needed, and may not be written: wait, or lose what is listed",
         };
         let _ = writeln!(text, "stream: {verdict}");
-        if !needs.is_empty() {
-            let _ = writeln!(text, "version 1 would lose:\n{}", list(&needs));
+        if !is_enough {
+            let _ = writeln!(text, "version 1 would lose:\n{}", list(self.engine(), now_ms));
         }
-        let needed = if needs.is_empty() || limit < Version::Two as u32 { Version::One } else { Version::Two };
+        let needed = if is_enough || limit < Version::Two as u32 { Version::One } else { Version::Two };
         let Some(bytes) = self.stream_bytes(needed, now_ms) else {
-            text.push_str("the state can't be saved\n");
+            text.push_str("the state can't be saved: there is not enough memory for it\n");
             return text;
         };
         let _ = writeln!(text, "version 2 would lose nothing\nstream size: {bytes} bytes");
@@ -54,11 +54,8 @@ impl Server {
     /// A part of the state as a stream: a line with its offset and the size of the whole, and the bytes as Base64. The
     /// state is that of the time when its first part was asked for; it is kept until its last part was, for a while.
     pub(super) fn stream_part<P: Platform>(&mut self, offset: usize, platform: &P, now_ms: u64) -> String {
-        let is_old = |(_, asked_ms): &(Vec<u8>, u64)| now_ms.saturating_sub(*asked_ms) >= limits::STREAM_KEPT_MS;
-        if offset == 0 || self.updates.kept_stream.as_ref().is_some_and(is_old) {
-            self.updates.kept_stream = None;
-        }
         if offset == 0 {
+            self.updates.kept_stream = None;
             match self.whole_stream(platform, now_ms) {
                 Ok(stream) => self.updates.kept_stream = Some((stream, now_ms)),
                 Err(why) => return why,
@@ -82,8 +79,8 @@ impl Server {
     }
 
     fn whole_stream<P: Platform>(&self, platform: &P, now_ms: u64) -> Result<Vec<u8>, String> {
-        let failed = || String::from("The state can't be saved.");
-        let version = if self.engine().version_2_needs(now_ms).is_empty() { Version::One } else { Version::Two };
+        let failed = || String::from("The state can't be saved: there is not enough memory for it.");
+        let version = self.lossless_version();
         let bytes = self.stream_bytes(version, now_ms).ok_or_else(failed)?;
         let free = platform.free_memory().saturating_sub(limits::UPDATE_RESERVE_BYTES);
         if bytes > free {

@@ -4,6 +4,7 @@
 //! `/local/domain/<domid>/` of the connection that spells them.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use alloc::string::String;
 use core::borrow::Borrow;
 use core::fmt;
@@ -224,6 +225,11 @@ impl PathCursor {
     #[must_use]
     pub fn at(path: Path<'_>) -> Self {
         Self(path.0.into())
+    }
+
+    /// Makes room for every path of the tree.
+    pub(super) fn try_reserve(&mut self) -> Result<(), TryReserveError> {
+        self.0.try_reserve_exact(limits::ABSOLUTE_PATH_BYTES)
     }
 
     /// Goes down to the child `name`, which is a name of the tree.

@@ -3,9 +3,11 @@
 //! A version of it can be kept by cloning, which costs nothing; after that a change copies the nodes from the root down to
 //! where it happens, once. Reading allocates nothing. No operation recurses.
 
+use alloc::collections::TryReserveError;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::limits;
 use crate::store::children::Cursor;
 use crate::store::domain::DomId;
 use crate::store::node::Node;
@@ -91,6 +93,17 @@ impl Tree {
     #[must_use]
     pub fn walk(&self) -> Walk<'_> {
         Walk { root: Some(&self.root), at: PathCursor::at(Path::ROOT), levels: Vec::new() }
+    }
+
+    /// The same, with all the memory that it may need.
+    ///
+    /// # Errors
+    /// When there is not so much.
+    pub fn try_walk(&self) -> Result<Walk<'_>, TryReserveError> {
+        let mut walk = self.walk();
+        walk.levels.try_reserve_exact(limits::PATH_DEPTH.saturating_add(1))?;
+        walk.at.try_reserve()?;
+        Ok(walk)
     }
 
     /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.

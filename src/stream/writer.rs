@@ -4,10 +4,11 @@
 //! length ends.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::engine::snapshot::{
-    ConnectionItem, DomainItem, GlobalQuotas, Item, NamedQuotas, NodeAccess, NodeItem, StreamPeer, TransactionItem,
-    WatchItem,
+    Bytes, ConnectionItem, DomainItem, GlobalQuotas, Item, NamedQuotas, NoMemory, NodeAccess, NodeItem, StreamPeer,
+    TransactionItem, WatchItem,
 };
 use crate::store::permission::{Access, Entry};
 use crate::stream::record::{
@@ -62,13 +63,26 @@ impl From<SinkFull> for WriteError {
     }
 }
 
+impl From<NoMemory> for WriteError {
+    fn from(_: NoMemory) -> Self {
+        Self::Full
+    }
+}
+
 /// A stream that is being written.
-#[derive(Debug)]
-pub struct Writer<'a, S: Sink> {
-    sink: &'a mut S,
+pub struct Writer<'a> {
+    sink: &'a mut dyn Sink,
     version: Version,
-    /// A record's body, kept for its room.
+    /// A record's body, kept for its room; what may be long goes to the sink as it is.
     body: Vec<u8>,
+    /// There was no memory for a part of the body.
+    is_spoiled: bool,
+}
+
+impl fmt::Debug for Writer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// A number for a field of 16 bits.
@@ -76,16 +90,16 @@ fn short(number: usize, what: &'static str) -> Result<u16, WriteError> {
     u16::try_from(number).map_err(|_| WriteError::TooLong(what))
 }
 
-impl<'a, S: Sink> Writer<'a, S> {
+impl<'a> Writer<'a> {
     /// Begins a stream with its header.
     ///
     /// # Errors
     /// [`WriteError`], as of all methods.
-    pub fn new(sink: &'a mut S, version: Version) -> Result<Self, WriteError> {
+    pub fn new(sink: &'a mut dyn Sink, version: Version) -> Result<Self, WriteError> {
         sink.write(&IDENT)?;
         sink.write(&(version as u32).to_be_bytes())?;
         sink.write(&0_u32.to_be_bytes())?;
-        Ok(Self { sink, version, body: Vec::new() })
+        Ok(Self { sink, version, body: Vec::new(), is_spoiled: false })
     }
 
     /// Writes an item. What the version can't hold is left out or simplified: open transactions with their nodes, the depth
@@ -103,7 +117,7 @@ impl<'a, S: Sink> Writer<'a, S> {
                 GLOBAL_DATA
             }
             Item::GlobalQuotas(quotas) => self.global_quotas(quotas)?,
-            Item::Connection(connection) => self.connection(connection)?,
+            Item::Connection(connection) => return self.connection(connection),
             Item::Domain(domain) => self.domain(domain)?,
             Item::Watch(watch) => self.watch(watch)?,
             Item::Transaction(_) if is_old => return Ok(()),
@@ -113,10 +127,7 @@ impl<'a, S: Sink> Writer<'a, S> {
             }
             Item::Node(NodeItem { pending: Some(_), .. }) if is_old => return Ok(()),
             Item::Node(node) => self.node(node)?,
-            Item::Extension(extension) => {
-                self.put(&extension.body);
-                extension.kind
-            }
+            Item::Extension(extension) => return self.long_record(extension.kind, &extension.body, None),
         };
         self.record(kind)
     }
@@ -131,16 +142,37 @@ impl<'a, S: Sink> Writer<'a, S> {
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        self.body.extend_from_slice(bytes);
+        if self.body.try_reserve(bytes.len()).is_ok() {
+            self.body.extend_from_slice(bytes);
+        } else {
+            self.is_spoiled = true;
+        }
     }
 
-    fn align(&mut self) {
-        self.body.resize(self.body.len().next_multiple_of(ALIGNMENT), 0);
-    }
-
+    /// Writes a record with the body that was put together.
     fn record(&mut self, kind: u32) -> Result<(), WriteError> {
-        self.align();
-        let bytes = u32::try_from(self.body.len()).map_err(|_| WriteError::TooLong("record"))?;
+        self.put(padding(self.body.len()));
+        self.head(kind, self.body.len())
+    }
+
+    /// Writes a record with the body that was put together, `rest` behind it, and perhaps a number behind that.
+    fn long_record(&mut self, kind: u32, rest: &Bytes<'_>, number: Option<u64>) -> Result<(), WriteError> {
+        let bytes = self.body.len().saturating_add(rest.len());
+        let padding = padding(bytes);
+        let number = number.map(u64::to_le_bytes);
+        let number = number.as_ref().map_or(&[][..], |number| &number[..]);
+        self.head(kind, bytes.saturating_add(padding.len()).saturating_add(number.len()))?;
+        rest.pieces().try_for_each(|piece| self.sink.write(piece))?;
+        self.sink.write(padding)?;
+        Ok(self.sink.write(number)?)
+    }
+
+    /// Writes the header of a record of so many bytes, and the body that was put together.
+    fn head(&mut self, kind: u32, bytes: usize) -> Result<(), WriteError> {
+        if self.is_spoiled {
+            return Err(WriteError::Full);
+        }
+        let bytes = u32::try_from(bytes).map_err(|_| WriteError::TooLong("record"))?;
         let mut header = [0; RECORD_HEADER_BYTES];
         for (to, from) in header.iter_mut().zip(kind.to_le_bytes().into_iter().chain(bytes.to_le_bytes())) {
             *to = from;
@@ -157,11 +189,11 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Values and then names.
     fn quotas(&mut self, lists: &[&NamedQuotas<'_>]) {
         for (_, value) in lists.iter().flat_map(|list| list.iter()) {
-            self.body.extend_from_slice(&value.to_le_bytes());
+            self.put(&value.to_le_bytes());
         }
         for (name, _) in lists.iter().flat_map(|list| list.iter()) {
-            self.body.extend_from_slice(name.as_bytes());
-            self.body.push(0);
+            self.put(name.as_bytes());
+            self.put(&[0]);
         }
     }
 
@@ -181,7 +213,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(DOMAIN_DATA)
     }
 
-    fn connection(&mut self, connection: &ConnectionItem<'_>) -> Result<u32, WriteError> {
+    fn connection(&mut self, connection: &ConnectionItem<'_>) -> Result<(), WriteError> {
         self.put(&connection.number.0.to_le_bytes());
         let fields = if connection.unique_id.is_some() { HAS_UNIQUE_ID } else { 0 };
         match connection.peer {
@@ -204,12 +236,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         let output = u32::try_from(connection.output.len()).map_err(|_| WriteError::TooLong("output"))?;
         self.put(&output.to_le_bytes());
         self.put(&connection.input);
-        self.put(&connection.output);
-        if let Some(id) = connection.unique_id {
-            self.align();
-            self.put(&id.to_le_bytes());
-        }
-        Ok(CONNECTION_DATA)
+        self.long_record(CONNECTION_DATA, &connection.output, connection.unique_id)
     }
 
     fn watch(&mut self, watch: &WatchItem<'_>) -> Result<u32, WriteError> {
@@ -247,6 +274,12 @@ impl<'a, S: Sink> Writer<'a, S> {
         self.put(&node.value);
         Ok(NODE_DATA)
     }
+}
+
+/// What fills a record up behind so many bytes.
+fn padding(bytes: usize) -> &'static [u8] {
+    const MOST: &[u8] = &[0; ALIGNMENT];
+    MOST.get(..bytes.wrapping_neg() % ALIGNMENT).unwrap_or_default()
 }
 
 /// Letter, flags and domid.

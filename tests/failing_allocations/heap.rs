@@ -1,7 +1,8 @@
 //! A heap of a stated size for what the server does, and a note of each time that it would have been too small.
 //!
 //! An allocation that fails ends a kernel of stable Rust: `alloc`'s collections have no way back. So the server has to know
-//! before. Here an allocation beyond the heap's size succeeds all the same, and is counted: one is enough to fail a test.
+//! before. Here an allocation beyond the heap's size succeeds all the same, and is counted: one is enough to fail a test. What
+//! asks whether there is memory is tested by [`failing`]: there it has to fail, and ends the test where nobody asked.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -17,6 +18,8 @@ struct Heap {
     /// Allocations that there was no room for.
     overdrafts: Cell<usize>,
     allocations: Cell<usize>,
+    /// Whether an allocation that there is no room for fails.
+    is_failing: Cell<bool>,
 }
 
 thread_local! {
@@ -28,6 +31,7 @@ thread_local! {
             peak: Cell::new(0),
             overdrafts: Cell::new(0),
             allocations: Cell::new(0),
+            is_failing: Cell::new(false),
         }
     };
 }
@@ -46,15 +50,24 @@ fn rounded(layout: Layout) -> usize {
 // SAFETY: every call is passed on to the system's allocator as it is.
 unsafe impl GlobalAlloc for Accounting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = HEAP.try_with(|heap| {
+        let has_failed = HEAP.try_with(|heap| {
             if heap.is_counting.get() {
+                let is_failing = heap.is_failing.get();
+                if is_failing && heap.used.get().saturating_add(rounded(layout)) > heap.size.get() {
+                    heap.overdrafts.set(heap.overdrafts.get() + 1);
+                    return true;
+                }
                 heap.used.set(heap.used.get().wrapping_add(rounded(layout)));
                 heap.peak.set(heap.peak.get().max(heap.used.get()));
                 heap.allocations.set(heap.allocations.get() + 1);
                 let is_overdraft = heap.used.get() > heap.size.get();
                 heap.overdrafts.set(heap.overdrafts.get() + usize::from(is_overdraft));
             }
+            false
         });
+        if has_failed == Ok(true) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
@@ -125,6 +138,14 @@ pub fn free_bytes() -> usize {
 /// Makes the heap so large that so many bytes are free.
 pub fn set_free(bytes: usize) {
     HEAP.with(|heap| heap.size.set(heap.used.get().saturating_add(bytes)));
+}
+
+/// Does something while an allocation that there is no room for fails.
+pub fn failing<T>(work: impl FnOnce() -> T) -> T {
+    HEAP.with(|heap| heap.is_failing.set(true));
+    let result = work();
+    HEAP.with(|heap| heap.is_failing.set(false));
+    result
 }
 
 /// Begins with an empty heap without bounds.

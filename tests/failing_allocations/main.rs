@@ -15,5 +15,6 @@ mod machine;
 #[path = "../semantics/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
+mod save;
 mod scarcity;
 mod unread;

@@ -12,6 +12,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::Field;
 
+use crate::live_update::{answer, kernel, start, upload};
 use crate::world::{World, event, ok};
 
 const NODE: &str = "/tool/xenstored/crash";
@@ -139,4 +140,66 @@ fn without_memory_for_another_world_the_same_server_goes_on_without_the_request(
     }
     assert_eq!(world.write_in(4, others, "x", "1"), ok());
     assert_eq!(world.end(4, others, true), ok());
+}
+
+/// What a command of the control domain is answered that was not done because of a crash.
+const NOT_DONE: &str = "The server was started anew after a crash";
+
+#[test]
+fn a_start_that_waits_when_the_server_crashes_is_answered_that_it_does_not_take_place() {
+    for domid in [3, 0] {
+        let mut world = World::with_homes([3, 4]);
+        world.begin(4);
+        upload(&mut world, &kernel());
+        start(&mut world, &["-t", "60", "-v", "1"]);
+        assert_eq!(answer(&mut world), None, "it waits");
+        crash(&mut world, domid, false);
+        if domid == 0 {
+            let reply = world.reply(0).expect("an answer to the request that crashed");
+            assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 77));
+        }
+        let why = answer(&mut world).expect("an answer to the start");
+        assert!(why.starts_with(NOT_DONE), "{why}");
+        assert_eq!(answer(&mut world), None, "once");
+        upload(&mut world, &kernel());
+        start(&mut world, &["-t", "60"]);
+        assert_eq!(world.server.poll_action(), Some(xenstore::server::Action::StartUpdate), "the next one does");
+    }
+}
+
+#[test]
+fn a_start_whose_client_has_begun_anew_is_not_answered_after_a_crash() {
+    let mut world = World::with_homes([3, 4]);
+    world.begin(4);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "60", "-v", "1"]);
+    world.set_word(0, Field::Connection, 1);
+    world.signal(0);
+    world.forget_incoming(0);
+    crash(&mut world, 3, false);
+    assert_eq!(answer(&mut world), None);
+}
+
+#[test]
+fn a_command_that_was_taken_in_the_turn_of_the_crash_is_answered_as_well() {
+    const UNKNOWN: DomId = DomId(99);
+    let mut world = World::with_homes([3]);
+    let put = |world: &mut World, domid, kind: MessageType, request_id, payload: &[u8]| {
+        let payload_bytes = payload.len() as u32;
+        let header = Header { kind: kind.to_wire(), request_id, transaction_id: 0, payload_bytes };
+        world.put_bytes(domid, &[&header.emit()[..], payload].concat());
+        world
+            .server
+            .handle_event(world.machine.bound.iter().find(|(_, of)| **of == DomId(domid)).unwrap().0.to_owned());
+    };
+    put(&mut world, 0, MessageType::Control, 55, b"update-report\0");
+    put(&mut world, 3, MessageType::SetPerms, 77, b"/local/domain/3\0n3\0r99\0");
+    world.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
+    assert!(catch_unwind(AssertUnwindSafe(|| world.run())).is_err(), "the handler panicked");
+    world.machine.info_probe = None;
+    crash(&mut world, 3, false);
+    let reply = world.reply(0).expect("an answer");
+    assert_eq!((reply.kind, reply.request_id), (MessageType::Control.to_wire(), 55));
+    assert!(reply.payload.starts_with(NOT_DONE.as_bytes()), "{}", reply.payload.escape_ascii());
+    assert_eq!(answer(&mut world), None, "once");
 }

@@ -1,21 +1,20 @@
 //! The state of an engine as owned items, and back.
 
-use std::convert::Infallible;
-
 use xenstore::engine::Engine;
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::{
-    ConnectionItem, DomainItem, Extension, GlobalQuotas, Item, NamedQuotas, NodeItem, RestoreError, Restorer,
+    ConnectionItem, DomainItem, Extension, GlobalQuotas, Item, NamedQuotas, NoMemory, NodeItem, RestoreError, Restorer,
     SaveOptions, WatchItem,
 };
 
 /// The items of an engine at a time.
 pub fn save(engine: &Engine, options: &SaveOptions<'_>) -> Vec<Item<'static>> {
     let mut items = Vec::new();
-    let Ok(()) = engine.save::<Infallible>(options, &mut |item| {
+    let saved = engine.save::<NoMemory>(options, &mut |item| {
         items.push(owned(item));
         Ok(())
     });
+    saved.expect("there is memory");
     items
 }
 
@@ -43,7 +42,7 @@ pub fn owned(item: &Item<'_>) -> Item<'static> {
             number: item.number,
             peer: item.peer,
             input: bytes(&item.input),
-            output: bytes(&item.output),
+            output: item.output.to_block().into_owned().into(),
             partial_bytes: item.partial_bytes,
             unique_id: item.unique_id,
         }),
@@ -63,6 +62,8 @@ pub fn owned(item: &Item<'_>) -> Item<'static> {
             value: bytes(&item.value),
             permissions: item.permissions.to_vec().into(),
         }),
-        Item::Extension(item) => Item::Extension(Extension { kind: item.kind, body: bytes(&item.body) }),
+        Item::Extension(item) => {
+            Item::Extension(Extension { kind: item.kind, body: item.body.to_block().into_owned().into() })
+        }
     }
 }

@@ -380,3 +380,49 @@ fn the_state_is_handed_out_in_parts_and_stays_the_same_while_it_is_read() {
     world.pass(60_000);
     assert!(own_text(&mut world, &["stream", "3000"]).contains("Begin at offset 0"), "it was left alone too long");
 }
+
+/// Lets the server work, and says when it wants to be called again.
+fn due_ms(world: &mut World) -> Option<u64> {
+    world.run();
+    world.server.poll(&mut world.machine, world.now_ms).deadline_ms
+}
+
+#[test]
+fn the_servers_timer_sees_to_what_is_kept_for_somebody_who_does_not_ask_for_more() {
+    let mut world = World::new();
+    world.pass(10_000);
+    assert_eq!(due_ms(&mut world), None);
+    for (at, length) in ["a", "b", "c"].into_iter().zip([1000, 2000, 1000]) {
+        assert_eq!(world.write(0, &format!("/{at}"), &"v".repeat(length)), ok());
+    }
+    own_text(&mut world, &["stream"]);
+    world.pass(20_000);
+    assert_eq!(due_ms(&mut world), Some(world.now_ms + 40_000));
+    assert!(own_text(&mut world, &["stream", "3000"]).starts_with("3000 "), "and it was asked for");
+    assert_eq!(due_ms(&mut world), None, "it was read to its end");
+
+    own_text(&mut world, &["stream"]);
+    world.pass(1000);
+    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
+    world.pass(1000);
+    assert_eq!(send_part(&mut world, &[7; 2048]), "OK");
+    assert_eq!(due_ms(&mut world), Some(world.now_ms + 58_000));
+    world.pass(58_000);
+    assert!(own_text(&mut world, &["stream", "3000"]).contains("Begin at offset 0"));
+    assert_eq!(due_ms(&mut world), Some(world.now_ms + 2000));
+    world.pass(2000);
+    assert_eq!(due_ms(&mut world), None);
+    assert!(send_part(&mut world, &[7; 2048]).contains("There is no update"));
+}
+
+#[test]
+fn a_start_that_waits_for_transactions_keeps_its_kernel_for_as_long_as_it_may_wait() {
+    let mut world = World::with_homes([3]);
+    let transaction = world.begin(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-t", "200", "-v", "1"]);
+    world.pass(150_000);
+    assert_eq!(world.end(3, transaction, true), ok());
+    assert_eq!(action(&mut world), Some(Action::StartUpdate));
+    assert!(world.server.take_successor().is_some());
+}

@@ -127,7 +127,7 @@ fn spoil(items: &mut Vec<Item<'static>>, others: &[Item<'static>], random: &mut 
             let extensions: Vec<_> = items.iter_mut().filter_map(as_extension).collect();
             let count = extensions.len();
             if let Some(extension) = extensions.into_iter().nth(random.below(count.max(1))) {
-                let mut body = extension.body.to_vec();
+                let mut body = extension.body.to_block().into_owned();
                 for _ in 0..=random.below(4) {
                     let at = random.below(body.len());
                     match random.below(3) {

@@ -12,7 +12,7 @@ use xenstore::wire::ring::Field;
 
 use crate::items::{restore, save};
 use crate::live_update::{action, answer, kernel, own_text, start, upload};
-use crate::world::{BAD_PORT, World, error, event, ok};
+use crate::world::{BAD_PORT, DOM0, World, error, event, ok};
 
 /// The server is replaced by one that was saved before; `between` is what happens meanwhile.
 fn replace(world: &mut World, mode: TakeOver, between: impl FnOnce(&mut World)) -> TakenOver {
@@ -285,6 +285,33 @@ fn a_transaction_that_conflicts_is_to_be_tried_again_after_an_update_as_well() {
         assert!(world.read(0, "/a").is_ok());
         world.check();
     }
+}
+
+#[test]
+fn who_asked_is_told_why_there_is_no_successor_also_when_connections_have_other_numbers_now() {
+    let mut world = World::unconnected(Config::default());
+    // A client of the hosted server, which is in no stream.
+    world.server.handle_connected();
+    world.build(DOM0);
+    world.server.handle_boot_domain(DOM0, 1, &mut world.machine).unwrap();
+    world.run();
+    world.start(3);
+    world.make_home(3);
+    upload(&mut world, &kernel());
+    start(&mut world, &["-F"]);
+    let successor = world.server.take_successor().unwrap();
+    let mut stream = Vec::new();
+    world.server.save_for(&successor, &mut stream, world.now_ms).unwrap();
+    world.machine.mapped.clear();
+    world.server.drop_state();
+    let engine = load(&stream, &Config::default(), world.now_ms).unwrap();
+    assert_ne!(engine.state().domains.connection(DOM0), Some(successor.asked.connection), "another number");
+    let now_ms = world.now_ms;
+    world.server.take_state_back(engine, &successor.asked, "it did not serve", &mut world.machine, now_ms);
+    world.run();
+    assert_eq!(answer(&mut world).as_deref(), Some("it did not serve"));
+    assert_eq!(answer(&mut world), None, "once");
+    world.check();
 }
 
 #[test]

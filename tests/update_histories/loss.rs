@@ -18,7 +18,7 @@ pub fn lose(items: &mut Vec<Item<'static>>, needs: &[Need]) -> Loss {
     for need in needs {
         let domid = need.domid.expect("there are no clients here");
         let lost = lose_of(items, domid, need);
-        assert_eq!((lost.depths, lost.transactions), (need.depth_watches, need.transaction_ages_ms.len()), "{need}");
+        assert_eq!((lost.depths, lost.transactions), (need.depth_watches, need.transactions), "{need}");
         assert_eq!(lost.features, usize::from(need.features.is_some()), "{need}");
         sum.features += lost.features;
         sum.depths += lost.depths;
@@ -40,7 +40,7 @@ fn lose_of(items: &mut Vec<Item<'static>>, domid: DomId, need: &Need) -> Loss {
             lost.depths += usize::from(watch.depth.take().is_some());
             true
         }
-        Item::Transaction(transaction) if is_of(transaction.connection) && !need.transaction_ages_ms.is_empty() => {
+        Item::Transaction(transaction) if is_of(transaction.connection) && need.transactions > 0 => {
             lost.transactions += 1;
             false
         }

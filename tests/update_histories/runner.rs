@@ -217,7 +217,7 @@ impl Runner {
 
     /// The server is saved, and another one goes on.
     fn replace(&mut self) {
-        let needs_2 = !self.world.server.engine().version_2_needs(self.world.now_ms).is_empty();
+        let needs_2 = self.world.server.engine().needs_version_2();
         let version = if needs_2 || self.random.once_in(4) { Version::Two } else { Version::One };
         match version {
             Version::One => self.counts.updates_by_version_1 += 1,
@@ -258,7 +258,7 @@ impl Runner {
             self.counts.updates_forced += 1;
             self.replace_by(Version::One);
         } else {
-            let needs = self.world.server.engine().version_2_needs(self.world.now_ms);
+            let needs: Vec<_> = self.world.server.engine().version_2_needs(self.world.now_ms).collect();
             let mut items = save(self.world.server.engine(), &self.save_options());
             let lost = lose(&mut items, &needs);
             self.counts.features_lost += lost.features;

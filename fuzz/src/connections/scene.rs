@@ -230,7 +230,7 @@ impl Scene {
 
     /// The server is saved, and another one goes on.
     fn update(&mut self) {
-        let needs_2 = !self.server.engine().version_2_needs(self.now_ms).is_empty();
+        let needs_2 = self.server.engine().needs_version_2();
         let version = if needs_2 || self.now_ms.is_multiple_of(2) { Version::Two } else { Version::One };
         let mut stream = Vec::new();
         self.server

@@ -69,7 +69,7 @@ pub(crate) fn line(item: &Item<'_>, name: &dyn Fn(u32) -> String) -> String {
             format!(
                 "{peer}{id} input {} output {} partial {}",
                 escaped(&connection.input),
-                escaped(&connection.output),
+                escaped(&connection.output.to_block()),
                 connection.partial_bytes
             )
         }
@@ -92,9 +92,10 @@ pub(crate) fn line(item: &Item<'_>, name: &dyn Fn(u32) -> String) -> String {
             format!("{} = {} ({}){pending}", node.path, escaped(&node.value), permissions.join(","))
         }
         Item::Extension(extension) => {
-            let shown = extension.body.get(..SHOWN_BYTES).unwrap_or(&extension.body);
-            let more = if shown.len() < extension.body.len() { "..." } else { "" };
-            format!("{:#010x} {} bytes {}{more}", extension.kind, extension.body.len(), hex(shown))
+            let body = extension.body.to_block();
+            let shown = body.get(..SHOWN_BYTES).unwrap_or(&body);
+            let more = if shown.len() < body.len() { "..." } else { "" };
+            format!("{:#010x} {} bytes {}{more}", extension.kind, body.len(), hex(shown))
         }
     };
     format!("{} {text}", kind(item))

@@ -45,7 +45,7 @@ pub(crate) fn object(item: &Item<'_>) -> Value {
             put("unique_id", connection.unique_id.into());
             put("partial_bytes", connection.partial_bytes.into());
             put("input_hex", hex(&connection.input).into());
-            put("output_hex", hex(&connection.output).into());
+            put("output_hex", hex(&connection.output.to_block()).into());
         }
         Item::Domain(domain) => {
             put("domid", domain.domid.0.into());
@@ -74,7 +74,7 @@ pub(crate) fn object(item: &Item<'_>) -> Value {
         }
         Item::Extension(extension) => {
             put("type", extension.kind.into());
-            put("body_hex", hex(&extension.body).into());
+            put("body_hex", hex(&extension.body.to_block()).into());
         }
     }
     object.into()

@@ -1,30 +1,67 @@
 //! Numbers and byte strings of extensions: small numbers take one byte (LEB128), so that a list of many stays short.
-//! Nothing here trusts what it reads.
+//! Nothing here trusts what it reads, and what is written finds room or says so in the end.
 
 use alloc::vec::Vec;
+
+use crate::engine::snapshot::{Bytes, NoMemory};
 
 /// Bits of a number in each byte.
 const BITS: u32 = 7;
 /// Says that more bytes follow.
 const MORE: u8 = 1 << BITS;
+/// Bytes of a piece of a long body: such a block is found where one for the times of all nodes' last writes is not.
+const PIECE_BYTES: usize = 4096;
 
 /// Writes a body.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Writer(Vec<u8>);
+pub(in crate::engine) struct Writer {
+    /// Pieces that are full.
+    pieces: Vec<Vec<u8>>,
+    last: Vec<u8>,
+    /// There was no memory for something, so that the body is of no use.
+    is_spoiled: bool,
+}
 
 impl Writer {
     /// A body that begins with its version.
     pub(in crate::engine) fn new(version: u8) -> Self {
-        Self(alloc::vec![version])
+        let mut body = Self::default();
+        body.byte(version);
+        body
+    }
+
+    /// Makes room for `count` more bytes in one piece, and says whether there is.
+    fn has_room(&mut self, count: usize) -> bool {
+        if count <= self.last.capacity().saturating_sub(self.last.len()) {
+            return true;
+        }
+        let is_full = self.last.len().saturating_add(count) > PIECE_BYTES && !self.last.is_empty();
+        if is_full && self.pieces.try_reserve(1).is_ok() {
+            self.pieces.push(core::mem::take(&mut self.last));
+        }
+        // A body that has filled a piece fills more of them; most are short.
+        let room = if self.pieces.is_empty() {
+            self.last.try_reserve(count)
+        } else {
+            self.last.try_reserve_exact(count.max(PIECE_BYTES))
+        };
+        self.is_spoiled |= room.is_err();
+        room.is_ok()
+    }
+
+    fn byte(&mut self, byte: u8) {
+        if self.has_room(1) {
+            self.last.push(byte);
+        }
     }
 
     /// Adds a number.
     pub(in crate::engine) fn number(&mut self, mut value: u64) {
         while value >= u64::from(MORE) {
-            self.0.push(MORE | value.to_le_bytes().first().copied().unwrap_or(0));
+            self.byte(MORE | value.to_le_bytes().first().copied().unwrap_or(0));
             value >>= BITS;
         }
-        self.0.push(value.to_le_bytes().first().copied().unwrap_or(0));
+        self.byte(value.to_le_bytes().first().copied().unwrap_or(0));
     }
 
     /// Adds a length or a count.
@@ -39,7 +76,7 @@ impl Writer {
 
     /// Adds a yes or no.
     pub(in crate::engine) fn flag(&mut self, value: bool) {
-        self.0.push(u8::from(value));
+        self.byte(u8::from(value));
     }
 
     /// Adds a number that may be missing.
@@ -53,17 +90,27 @@ impl Writer {
     /// Adds bytes with their length.
     pub(in crate::engine) fn bytes(&mut self, bytes: &[u8]) {
         self.size(bytes.len());
-        self.0.extend_from_slice(bytes);
+        if self.has_room(bytes.len()) {
+            self.last.extend_from_slice(bytes);
+        }
     }
 
-    /// Adds all of another body.
+    /// Adds all of another body, which stays where it is.
     pub(in crate::engine) fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+        let count = other.pieces.len().saturating_add(1);
+        self.is_spoiled |= other.is_spoiled || self.pieces.try_reserve(count).is_err();
+        if !self.is_spoiled {
+            self.pieces.push(core::mem::replace(&mut self.last, other.last));
+            self.pieces.append(&mut other.pieces);
+        }
     }
 
     /// The body.
-    pub(in crate::engine) fn into_body(self) -> Vec<u8> {
-        self.0
+    ///
+    /// # Errors
+    /// [`NoMemory`] if there was none for a part of it.
+    pub(in crate::engine) fn into_body(self) -> Result<Bytes<'static>, NoMemory> {
+        if self.is_spoiled { Err(NoMemory) } else { Ok(Bytes::in_pieces(self.pieces, self.last)) }
     }
 }
 
@@ -170,13 +217,30 @@ mod tests {
         writer.optional(None);
         writer.optional(Some(9));
         writer.bytes(b"bytes");
-        let body = writer.into_body();
-        let mut reader = Reader::of_version(&body, 3).unwrap();
+        let body = writer.into_body().unwrap();
+        let body = &body.to_block();
+        let mut reader = Reader::of_version(body, 3).unwrap();
         assert!(numbers.iter().all(|value| reader.number() == Some(*value)));
         assert!(signed.iter().all(|value| reader.signed() == Some(*value)));
         assert_eq!((reader.optional(), reader.optional()), (Some(None), Some(Some(9))));
         assert_eq!((reader.text(), reader.number()), (Some("bytes"), None));
-        assert!(Reader::of_version(&body, 2).is_none() && Reader::of_version(b"", 3).is_none());
+        assert!(Reader::of_version(body, 2).is_none() && Reader::of_version(b"", 3).is_none());
+    }
+
+    #[test]
+    fn a_long_body_is_in_pieces_that_are_not_moved_once_they_are_full() {
+        let mut writer = Writer::new(3);
+        (0..50_000).for_each(|value| writer.number(value));
+        writer.bytes(&[7; 3 * PIECE_BYTES]);
+        let body = writer.into_body().unwrap();
+        let lengths: Vec<usize> = body.pieces().map(<[u8]>::len).collect();
+        let (long, short): (Vec<usize>, Vec<usize>) = lengths.iter().partition(|length| **length > PIECE_BYTES);
+        assert_eq!(long, [3 * PIECE_BYTES], "what is longer than a piece has one of its own");
+        assert!(short.len() > 30 && short.iter().rev().skip(1).all(|length| *length > PIECE_BYTES / 2), "{short:?}");
+        let body = body.to_block();
+        let mut reader = Reader::of_version(&body, 3).unwrap();
+        assert!((0..50_000).all(|value| reader.number() == Some(value)));
+        assert_eq!((reader.bytes().map(<[u8]>::len), reader.rest().len()), (Some(3 * PIECE_BYTES), 0));
     }
 
     #[test]

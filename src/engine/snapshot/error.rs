@@ -1,11 +1,22 @@
-//! Why items are no state of a server.
+//! Why a state is not told, and why items are no state of a server.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use core::fmt;
 
 use crate::engine::snapshot::ConnectionNumber;
 use crate::store::domain::DomId;
 use crate::store::state::Inconsistency;
+
+/// There is no memory for what it takes to tell a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+impl From<TryReserveError> for NoMemory {
+    fn from(_: TryReserveError) -> Self {
+        Self
+    }
+}
 
 /// Why items are no state of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]

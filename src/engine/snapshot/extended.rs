@@ -12,14 +12,15 @@ use crate::store::watch::ConnectionId;
 impl Restorer {
     /// Takes what this server itself added; everything else is passed over.
     pub(super) fn extension(&mut self, item: &Extension<'_>) {
+        let body = &*item.body.to_block();
         let taken = match item.kind {
-            extension::SERVER => self.server_extension(&item.body),
-            extension::CONNECTION => self.connection_extension(&item.body),
-            extension::DOMAIN => self.domain_extension(&item.body),
-            extension::GENERATIONS => GenerationReader::new(&item.body).map(|reader| self.generations = reader),
-            extension::TRANSACTION => self.transaction_extension(&item.body),
+            extension::SERVER => self.server_extension(body),
+            extension::CONNECTION => self.connection_extension(body),
+            extension::DOMAIN => self.domain_extension(body),
+            extension::GENERATIONS => GenerationReader::new(body).map(|reader| self.generations = reader),
+            extension::TRANSACTION => self.transaction_extension(body),
             extension::FAIRNESS => {
-                self.fairness = (*item.body).into();
+                self.fairness = body.into();
                 Some(())
             }
             _ => None,
@@ -41,7 +42,7 @@ impl Restorer {
     }
 
     fn connection_extension(&mut self, body: &[u8]) -> Option<()> {
-        let state = ConnectionState::read(body)?;
+        let (state, messages) = ConnectionState::read(body)?;
         let id = ConnectionId(state.number.0.into());
         let connection = self.engine.connections.get_mut(&id)?;
         if self.extended.contains(&state.number) {
@@ -50,7 +51,7 @@ impl Restorer {
         let (session, ring) = connection.session_mut()?;
         let now_ms = self.now_ms;
         let absolute = |remaining_ms: u64| now_ms.saturating_add(remaining_ms);
-        let details = state.messages.into_iter().map(|mut details| {
+        let details = messages.into_iter().map(|mut details| {
             details.deadline_ms = details.deadline_ms.map(absolute);
             details
         });

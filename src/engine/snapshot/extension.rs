@@ -4,7 +4,6 @@
 //!
 //! Times are relative, because the successor's clock is another. Connections are named by their numbers in the sequence.
 
-use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -12,7 +11,7 @@ use crate::engine::config::StreamLimit;
 use crate::engine::connection::{Fault, RingStart};
 use crate::engine::output::{MessageDetails, Origin};
 use crate::engine::snapshot::codec::{Reader, Writer};
-use crate::engine::snapshot::{ConnectionNumber, EXTENSION_FIRST, Extension, Item};
+use crate::engine::snapshot::{ConnectionNumber, EXTENSION_FIRST, Extension, Item, NoMemory};
 use crate::engine::trace::{Switches, Trace};
 use crate::store::domain::DomId;
 use crate::store::permission::{Access, Entry};
@@ -47,8 +46,11 @@ pub(super) fn read(body: &[u8]) -> Option<Reader<'_>> {
 }
 
 /// An item of a filled body.
-pub(super) fn item(kind: u32, body: Writer) -> Item<'static> {
-    Item::Extension(Extension { kind, body: Cow::Owned(body.into_body()) })
+///
+/// # Errors
+/// [`NoMemory`] if there was none for the body.
+pub(super) fn item(kind: u32, body: Writer) -> Result<Item<'static>, NoMemory> {
+    Ok(Item::Extension(Extension { kind, body: body.into_body()? }))
 }
 
 /// Counters of the server as a whole.
@@ -67,7 +69,7 @@ pub(super) struct ServerState {
 }
 
 impl ServerState {
-    pub(super) fn write(&self) -> Item<'static> {
+    pub(super) fn write(&self) -> Result<Item<'static>, NoMemory> {
         let mut body = body();
         body.number(self.generation);
         body.number(self.next_ticket);
@@ -107,15 +109,18 @@ pub(super) struct ConnectionState<'a> {
     pub(super) next_transaction: u32,
     /// The beginning of the message that is partly sent.
     pub(super) sent: &'a [u8],
-    /// What of its messages their bytes don't say. Origins name connections by their numbers in the sequence, and
-    /// deadlines are milliseconds from now.
-    pub(super) messages: Vec<MessageDetails>,
     /// Whether only the control domain can open it again; nothing in bodies of servers that did not carry it.
     pub(super) is_shut_out: bool,
 }
 
 impl<'a> ConnectionState<'a> {
-    pub(super) fn write(&self) -> Item<'static> {
+    /// The extension, with what of `count` messages their bytes don't say. Origins name connections by their numbers in the
+    /// sequence, and deadlines are milliseconds from now.
+    pub(super) fn write(
+        &self,
+        count: usize,
+        messages: impl Iterator<Item = MessageDetails>,
+    ) -> Result<Item<'static>, NoMemory> {
         let mut body = body();
         body.number(self.number.0.into());
         let (request_consumer, reply_producer) = self.ring.indices();
@@ -130,8 +135,8 @@ impl<'a> ConnectionState<'a> {
         body.optional(self.deadline_ms);
         body.number(self.next_transaction.into());
         body.bytes(self.sent);
-        body.size(self.messages.len());
-        for message in &self.messages {
+        body.size(count);
+        for message in messages {
             body.flag(message.origin.is_some());
             if let Some(origin) = message.origin {
                 body.number(origin.connection.0);
@@ -143,7 +148,8 @@ impl<'a> ConnectionState<'a> {
         item(CONNECTION, body)
     }
 
-    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
+    /// The same, and what is said of its messages.
+    pub(super) fn read(body: &'a [u8]) -> Option<(Self, Vec<MessageDetails>)> {
         let mut body = read(body)?;
         let mut state = Self {
             number: ConnectionNumber(body.small()?),
@@ -164,19 +170,19 @@ impl<'a> ConnectionState<'a> {
             deadline_ms: body.optional()?,
             next_transaction: body.small()?,
             sent: body.bytes()?,
-            messages: Vec::new(),
             is_shut_out: false,
         };
+        let mut messages = Vec::new();
         for _ in 0..body.count()? {
             let origin = if body.flag()? {
                 Some(Origin { connection: ConnectionId(body.number()?), ticket: body.number()? })
             } else {
                 None
             };
-            state.messages.push(MessageDetails { origin, deadline_ms: body.optional()? });
+            messages.push(MessageDetails { origin, deadline_ms: body.optional()? });
         }
         state.is_shut_out = body.flag().unwrap_or(false);
-        Some(state)
+        Some((state, messages))
     }
 }
 
@@ -200,7 +206,7 @@ pub(super) struct DomainState {
 }
 
 impl DomainState {
-    pub(super) fn write(&self) -> Item<'static> {
+    pub(super) fn write(&self) -> Result<Item<'static>, NoMemory> {
         let mut body = body();
         body.number(self.domid.0.into());
         body.number(self.born);
@@ -245,7 +251,7 @@ impl GenerationWriter {
     }
 
     /// The extension: how many there are, and all of them.
-    pub(super) fn finish(self) -> Item<'static> {
+    pub(super) fn finish(self) -> Result<Item<'static>, NoMemory> {
         let mut body = body();
         body.size(self.nodes);
         body.append(self.body);

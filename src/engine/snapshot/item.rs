@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use bitflags::bitflags;
 
+use crate::engine::snapshot::Bytes;
 use crate::store::domain::DomId;
 use crate::store::permission::Entry;
 
@@ -91,7 +92,7 @@ pub struct ConnectionItem<'a> {
     /// Bytes received and not yet handled.
     pub input: Cow<'a, [u8]>,
     /// Bytes to be sent, the rest of a message that is partly sent first.
-    pub output: Cow<'a, [u8]>,
+    pub output: Bytes<'a>,
     /// Bytes at the beginning of `output` that belong to a message that is partly sent.
     pub partial_bytes: usize,
     /// The hypervisor's number of the domain, which a later domain of the same domid does not have.
@@ -162,7 +163,7 @@ pub struct Extension<'a> {
     /// The record's type, from [`EXTENSION_FIRST`] to [`EXTENSION_LAST`] for this server's own.
     pub kind: u32,
     /// What it says; its encoding belongs to the kind.
-    pub body: Cow<'a, [u8]>,
+    pub body: Bytes<'a>,
 }
 
 /// The first record type of this server's own: "XS" and two bytes. The document reserves all types from 9 on for later

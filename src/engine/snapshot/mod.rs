@@ -4,6 +4,7 @@
 //! them. What the engine restores is what was saved, to the byte of every later reply, as long as this server's own
 //! extensions are among the items; without them it is what the other records say.
 
+mod bytes;
 mod codec;
 mod error;
 mod extended;
@@ -14,8 +15,9 @@ mod pending;
 mod restore;
 mod save;
 
+pub use bytes::Bytes;
 pub(in crate::engine) use codec::{Reader, Writer};
-pub use error::RestoreError;
+pub use error::{NoMemory, RestoreError};
 pub use item::*;
 pub use restore::Restorer;
 pub use save::SaveOptions;

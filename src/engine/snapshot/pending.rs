@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use crate::engine::snapshot::codec::{Reader, Writer};
 use crate::engine::snapshot::extension::{self, read_entries, write_entries};
-use crate::engine::snapshot::{Item, NodeAccess, TransactionItem};
+use crate::engine::snapshot::{Item, NoMemory, NodeAccess, TransactionItem};
 use crate::store::domain_table::Domains;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
@@ -79,7 +79,13 @@ mod local {
 }
 
 /// The extension of a transaction.
-pub(super) fn write(item: TransactionItem, transaction: &Transaction, state: &State, now_ms: u64) -> Item<'static> {
+pub(super) fn write(
+    item: TransactionItem,
+    transaction: &Transaction,
+    accesses: &[(Path<'_>, &Accessed)],
+    state: &State,
+    now_ms: u64,
+) -> Result<Item<'static>, NoMemory> {
     let mut body = extension::body();
     body.number(item.connection.0.into());
     body.number(item.id.into());
@@ -89,10 +95,9 @@ pub(super) fn write(item: TransactionItem, transaction: &Transaction, state: &St
     body.size(looks);
     body.size(bytes);
     body.number(now_ms.saturating_sub(started_ms));
-    let accesses = transaction.accesses();
     body.size(accesses.len());
     for (path, accessed) in accesses {
-        write_accessed(&mut body, accessed, state.tree.get(path), &state.domains);
+        write_accessed(&mut body, accessed, state.tree.get(*path), &state.domains);
     }
     write_record(&mut body, transaction.record());
     extension::item(extension::TRANSACTION, body)

@@ -177,7 +177,7 @@ impl Restorer {
         let deadline_ms = (timeout_ms > 0 && !is_privileged).then(|| self.now_ms.saturating_add(timeout_ms));
         let Some(session) = self.engine.session_mut(id) else { return Ok(()) };
         session.input.restore(&item.input);
-        session.output.restore(&item.output, item.partial_bytes, deadline_ms).map_err(|_| wrong)
+        session.output.restore(&item.output.to_block(), item.partial_bytes, deadline_ms).map_err(|_| wrong)
     }
 
     fn domain(&mut self, item: &DomainItem<'_>) -> Result<(), RestoreError> {

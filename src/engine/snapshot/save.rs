@@ -1,18 +1,22 @@
 //! Tells the engine's state as items. What can be is borrowed: there is no second copy of the tree.
 //!
 //! Clients of the hosted server are left out: they do not outlive its process.
+//!
+//! This is done outside of any request's budget, so that whatever grows with what guests have is asked for and may be
+//! refused ([`NoMemory`]). Without asking there are only the permissions of one node at a time, which came in one message,
+//! and one domain's quotas ([`crate::limits::UNKNOWN_QUOTAS`]): a small part of [`crate::limits::PRIVILEGED_WORK_BYTES`].
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
 use crate::engine::connection::{Connection, Peer};
-use crate::engine::output::{MessageDetails, Origin};
+use crate::engine::output::{self, MessageDetails, Origin, Output};
 use crate::engine::snapshot::extension::{self, ConnectionState, DomainState, GenerationWriter, ServerState};
 use crate::engine::snapshot::pending::{self, PendingNode};
 use crate::engine::snapshot::{
-    ConnectionItem, ConnectionNumber, DomainItem, Global, GlobalQuotas, Item, NamedQuotas, NodeItem, StreamPeer,
-    TransactionItem, WatchItem,
+    Bytes, ConnectionItem, ConnectionNumber, DomainItem, Global, GlobalQuotas, Item, NamedQuotas, NoMemory, NodeItem,
+    StreamPeer, TransactionItem, WatchItem,
 };
 use crate::store::domain::DomId;
 use crate::store::permission::Permissions;
@@ -29,7 +33,7 @@ const DEPTH_MOST: u16 = u16::MAX - 1;
 pub struct SaveOptions<'a> {
     /// The time, on the clock that the engine was given its times of.
     pub now_ms: u64,
-    /// A whole message that is to be sent to a connection, behind what waits for it: the reply to whoever asked for the
+    /// Whole messages that are to be sent to a connection, behind what waits for it: the reply to whoever asked for the
     /// successor, which only the successor may give.
     pub reply: Option<(ConnectionId, &'a [u8])>,
 }
@@ -38,18 +42,22 @@ impl Engine {
     /// Tells the whole state, item by item. The same state gives the same items.
     ///
     /// # Errors
-    /// The first error of `visit`, which is not called again then.
-    pub fn save<E>(
+    /// The first error of `visit`, which is not called again then; [`NoMemory`] if there is none to tell it. Nothing
+    /// changes by that.
+    pub fn save<E: From<NoMemory>>(
         &self,
         options: &SaveOptions<'_>,
         visit: &mut dyn FnMut(&Item<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let is_domain = |connection: &Connection| connection.peer != Peer::Socket;
         let connections = self.connections.iter().filter(|(_, connection)| is_domain(connection));
-        let saver = Saver { engine: self, options, numbers: connections.map(|(id, _)| *id).collect() };
+        let mut numbers = Vec::new();
+        numbers.try_reserve_exact(self.connections.len()).map_err(NoMemory::from)?;
+        numbers.extend(connections.map(|(id, _)| *id));
+        let saver = Saver { engine: self, options, numbers };
         visit(&Item::Global(Global::NONE))?;
         visit(&saver.global_quotas())?;
-        visit(&saver.server().write())?;
+        visit(&saver.server().write()?)?;
         for id in &saver.numbers {
             saver.connection(*id, visit)?;
         }
@@ -59,7 +67,7 @@ impl Engine {
         for id in &saver.numbers {
             saver.transactions(*id, visit)?;
         }
-        visit(&saver.fairness())
+        visit(&saver.fairness()?)
     }
 }
 
@@ -101,29 +109,22 @@ impl<'a> Saver<'a> {
     }
 
     /// A connection of a domain.
-    fn connection<E>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
+    fn connection<E: From<NoMemory>>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
         let (Some(number), Some(connection)) = (self.number(id), self.engine.connection(id)) else { return Ok(()) };
         let Peer::Domain { domid, port } = connection.peer else { return Ok(()) };
         let domain = self.engine.state.domains.get(domid);
         let session = connection.session();
         let output = session.map(|session| &session.output);
-        let reply = self.options.reply.filter(|(whom, _)| *whom == id && output.is_some()).map(|(_, reply)| reply);
-        let messages = output.into_iter().flat_map(|output| output.messages());
-        let mut bytes = Vec::new();
-        for (message, _) in messages.clone() {
-            bytes.extend_from_slice(message);
-        }
-        bytes.extend_from_slice(reply.unwrap_or_default());
-        let sent = output.map_or(&[][..], |output| output.sent());
+        let reply = self.options.reply.filter(|(whom, _)| *whom == id && output.is_some());
+        let reply = reply.map_or(&[][..], |(_, reply)| reply);
         visit(&Item::Connection(ConnectionItem {
             number,
             peer: StreamPeer::Ring { domid, target: self.target(domid), port: port.map_or(0, |port| port.0) },
             input: session.map(|session| session.input.received()).unwrap_or_default().into(),
-            output: bytes.get(sent.len()..).unwrap_or_default().into(),
-            partial_bytes: output.map_or(0, |output| output.partial_bytes()),
+            output: Bytes::waiting(output, reply),
+            partial_bytes: output.map_or(0, Output::partial_bytes),
             unique_id: domain.and_then(|domain| domain.unique_id),
         }))?;
-        let details = messages.map(|(_, details)| self.relative(details));
         let state = ConnectionState {
             number,
             ring: connection.ring,
@@ -131,11 +132,13 @@ impl<'a> Saver<'a> {
             fault: connection.fault(),
             deadline_ms: connection.deadline_ms.map(|at_ms| at_ms.saturating_sub(self.options.now_ms)),
             next_transaction: session.map_or(0, |session| session.next_transaction),
-            sent,
-            messages: details.chain(reply.map(|_| MessageDetails::default())).collect(),
+            sent: output.map_or(&[][..], Output::sent),
             is_shut_out: connection.is_shut_out,
         };
-        visit(&state.write())
+        let waiting = output.into_iter().flat_map(Output::messages).map(|details| self.relative(details));
+        let replies = output::count(reply);
+        let count = output.map_or(0, Output::len).saturating_add(replies);
+        visit(&state.write(count, waiting.chain(core::iter::repeat_n(MessageDetails::default(), replies)))?)
     }
 
     /// The domain that another acts for now.
@@ -155,7 +158,7 @@ impl<'a> Saver<'a> {
         MessageDetails { origin, deadline_ms }
     }
 
-    fn domains<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
+    fn domains<E: From<NoMemory>>(&self, visit: Visit<'_, E>) -> Result<(), E> {
         let domains = &self.engine.state.domains;
         for (domid, domain) in domains.iter() {
             let (quotas, own_quotas) = (domains.quotas(domid), domains.own_quotas(domid));
@@ -178,7 +181,7 @@ impl<'a> Saver<'a> {
                 target: self.target(domid),
                 peaks: domain.peaks.clone(),
             };
-            visit(&state.write())?;
+            visit(&state.write()?)?;
         }
         Ok(())
     }
@@ -201,22 +204,22 @@ impl<'a> Saver<'a> {
     }
 
     /// The special nodes and the tree, with the generations of all before them.
-    fn nodes<E>(&self, visit: Visit<'_, E>) -> Result<(), E> {
+    fn nodes<E: From<NoMemory>>(&self, visit: Visit<'_, E>) -> Result<(), E> {
         let state = &self.engine.state;
         let mut generations = GenerationWriter::default();
         for special in Special::ALL {
             generations.push(state.specials.get(special).generation);
         }
-        let mut walk = state.tree.walk();
+        let mut walk = state.tree.try_walk().map_err(NoMemory::from)?;
         while let Some((_, node)) = walk.next() {
             generations.push(node.generation());
         }
-        visit(&generations.finish())?;
+        visit(&generations.finish()?)?;
         for special in Special::ALL {
             let node = state.specials.get(special);
             self.node(special.name(), &[], &node.permissions, node.generation, visit)?;
         }
-        let mut walk = state.tree.walk();
+        let mut walk = state.tree.try_walk().map_err(NoMemory::from)?;
         while let Some((path, node)) = walk.next() {
             self.node(path.as_str(), node.value(), node.permissions(), node.generation(), visit)?;
         }
@@ -240,14 +243,15 @@ impl<'a> Saver<'a> {
         }))
     }
 
-    fn transactions<E>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
+    fn transactions<E: From<NoMemory>>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
         let session = self.engine.connection(id).and_then(Connection::session);
         let (Some(connection), Some(session)) = (self.number(id), session) else { return Ok(()) };
         let state = &self.engine.state;
         for (number, transaction) in &session.transactions {
             let item = TransactionItem { connection, id: *number };
             visit(&Item::Transaction(item))?;
-            for (path, accessed) in transaction.accesses() {
+            let accesses = transaction.accesses().map_err(NoMemory::from)?;
+            for (path, accessed) in &accesses {
                 let PendingNode { access, value, permissions } = PendingNode::of(accessed, &state.domains);
                 let entries = permissions.as_ref().map_or(&[][..], Permissions::entries);
                 visit(&Item::Node(NodeItem {
@@ -257,12 +261,12 @@ impl<'a> Saver<'a> {
                     permissions: entries.into(),
                 }))?;
             }
-            visit(&pending::write(item, transaction, state, self.options.now_ms))?;
+            visit(&pending::write(item, transaction, &accesses, state, self.options.now_ms)?)?;
         }
         Ok(())
     }
 
-    fn fairness(&self) -> Item<'static> {
+    fn fairness(&self) -> Result<Item<'static>, NoMemory> {
         let (fairness, now_ms) = (&self.engine.fairness, self.options.now_ms);
         let mut body = extension::body();
         fairness.writes.save(now_ms, &mut body);

@@ -5,6 +5,11 @@
 //! predecessor may have to part with its state first ([`without_state`]). Until the successor takes the
 //! bridge down, everything that the predecessor has stays as it is: its memory is not mapped elsewhere, its ring mappings
 //! and ports are not touched.
+//!
+//! What grows with what guests have is asked for and may be refused: the state on its way into the stream, lists of pages and
+//! of ring mappings. The rest is taken out of [`RESERVE_BYTES`], which [`Pages::grow`] leaves: a command line of a page at
+//! most, two bytes for each ring that is let go, lines for the console ([`console::BUFFER_BYTES`]), and reasons in words of
+//! a message at most.
 
 mod in_place;
 pub(crate) mod pages;
@@ -104,24 +109,26 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
     let mut stream = PageStream::default();
     let saved = save(server, &successor, &mut stream);
     let room = saved.and_then(|()| find_room(platform, &successor, &stream, state_bytes));
-    let mappings = platform.ring_mappings();
-    let program = Program::File(&successor.image, &successor.file);
-    let command_line = successor.command_line.as_deref();
-    let parts = Try {
-        program,
-        command_line,
-        crash: CrashNote::NONE,
-        stream: &stream,
-        state_bytes,
-        mappings: &mappings,
-        stopped_ns,
-    };
-    match room {
-        Ok(Room::BesideState) => {
-            let why = try_successor(platform.memory(), home, &parts);
-            server.successor_failed(successor.asked, &why);
+    let list_bytes = platform.ring_count() * size_of::<RingMapping>();
+    match room.and_then(|room| Ok((room, platform.ring_mappings().map_err(|_| no_memory(list_bytes))?))) {
+        Ok((room, mappings)) => {
+            let parts = Try {
+                program: Program::File(&successor.image, &successor.file),
+                command_line: successor.command_line.as_deref(),
+                crash: CrashNote::NONE,
+                stream: &stream,
+                state_bytes,
+                mappings: &mappings,
+                stopped_ns,
+            };
+            match room {
+                Room::BesideState => {
+                    let why = try_successor(platform.memory(), home, &parts);
+                    server.successor_failed(successor.asked, &why);
+                }
+                Room::InItsPlace => without_state::start(server, platform, home, &successor, parts),
+            }
         }
-        Ok(Room::InItsPlace) => without_state::start(server, platform, home, &successor, parts),
         Err(why) => server.successor_failed(successor.asked, &why),
     }
     // What fired meanwhile was forgotten.

@@ -143,14 +143,15 @@ pub(crate) fn start(what: &str) -> Refused {
     let program = Program::Own;
     let rings = platform.ring_count();
     let needed = bytes_beside_stream(platform.memory(), program.memory_bytes(), rings, state_bytes);
-    if matches!(saved, Err(WriteError::Full)) || heap::usage().free < needed {
+    let mappings = platform.ring_mappings();
+    let has_memory = heap::usage().free >= needed && !matches!(saved, Err(WriteError::Full));
+    let (true, Ok(mappings)) = (has_memory, mappings) else {
         let why = "there is not enough memory for another world";
         return Refused { why, rest: Some(Rest { serving, request, crash }) };
-    }
+    };
     if saved.is_err() {
         return "the state can't be saved".into();
     }
-    let mappings = platform.ring_mappings();
     let parts =
         Try { program, command_line: None, crash, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
     log::error!("{}", try_successor(platform.memory(), home, &parts));

@@ -5,7 +5,6 @@
 //! took can join the heap once it has been read. The p2m list names all pages of the domain, the predecessor's last;
 //! `start_info` counts only the successor's own.
 
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::ptr;
@@ -170,10 +169,14 @@ impl<'a> World<'a> {
             Some(channel) => Some(memory.address_of_frame(channel.frame)?),
             None => None,
         };
+        // Before the pages, which leave no long block behind.
+        let mut is_given = Vec::new();
+        is_given.try_reserve_exact(memory.pages()).map_err(|_| NoPages { wanted: memory.pages() })?;
+        is_given.resize(memory.pages(), false);
         let mut pages = Pages::default();
         pages.grow(layout.module)?;
         let mut world = Self { layout, pages, stream, console, is_pinned: false };
-        world.fill(memory, boot, program, command_line);
+        world.fill(memory, boot, program, command_line, is_given);
         world.put_lists(mappings, lines);
         world.make_tables(memory, bridge);
         match world.hand_out(memory) {
@@ -243,7 +246,7 @@ impl<'a> World<'a> {
     }
 
     /// Fills all pages but the tables.
-    fn fill(&self, memory: &Memory, boot: &BootInfo, program: Program<'_>, command_line: &[u8]) {
+    fn fill(&self, memory: &Memory, boot: &BootInfo, program: Program<'_>, command_line: &[u8], is_given: Vec<bool>) {
         let layout = &self.layout;
         self.put_image(program);
         self.put_zeros(layout.frame_list * PAGE_BYTES, layout.console * PAGE_BYTES);
@@ -253,7 +256,7 @@ impl<'a> World<'a> {
         let stubs =
             unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(entry::hypercall_stubs()), PAGE_BYTES) };
         self.put(program.hypercall_page(), stubs);
-        self.put_frame_list(memory);
+        self.put_frame_list(memory, is_given);
         let info = self.start_info(boot, memory, command_line);
         // SAFETY: the structure is plain data.
         let bytes = unsafe { core::slice::from_raw_parts(ptr::from_ref(&info).cast::<u8>(), size_of::<start_info>()) };
@@ -270,10 +273,9 @@ impl<'a> World<'a> {
         self.put(at, lines);
     }
 
-    /// Writes the p2m list: the successor's frames, and then all others of the domain.
-    fn put_frame_list(&self, memory: &Memory) {
+    /// Writes the p2m list: the successor's frames, and then all others of the domain. `is_given` has room for all pages.
+    fn put_frame_list(&self, memory: &Memory, mut is_given: Vec<bool>) {
         let base = entry::virt_base();
-        let mut is_given = vec![false; memory.pages()];
         let mut at = self.layout.address(self.layout.frame_list);
         let mut next = |frame: u64| {
             self.put(at, &frame.to_ne_bytes());
@@ -391,8 +393,7 @@ impl<'a> World<'a> {
                 // SAFETY: the current root is another one.
                 unsafe { memory.unpin_root(self.root_frame(memory)) }?;
             }
-            let all: Vec<usize> = (0..self.layout.end).map(|page| self.source(page)).collect();
-            memory.name_frames(all.into_iter().map(old))?;
+            memory.name_frames((0..self.layout.end).map(|page| old(self.source(page))))?;
             memory.map_pages(self.given())
         })();
         if let Err(error) = outcome {

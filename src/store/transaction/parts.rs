@@ -1,6 +1,6 @@
 //! A transaction that is saved and restored: its parts, and whether parts fit together.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, TryReserveError};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -42,10 +42,15 @@ struct Listing {
 
 impl Transaction {
     /// All that it has seen, in the order of access.
-    pub(crate) fn accesses(&self) -> Vec<(Path<'_>, &Accessed)> {
-        let mut all: Vec<_> = self.accessed.iter().map(|(path, accessed)| (path.as_path(), accessed)).collect();
+    ///
+    /// # Errors
+    /// When there is no memory for a list of it: the control domain's transactions may see any number of nodes.
+    pub(crate) fn accesses(&self) -> Result<Vec<(Path<'_>, &Accessed)>, TryReserveError> {
+        let mut all = Vec::new();
+        all.try_reserve_exact(self.accessed.len())?;
+        all.extend(self.accessed.iter().map(|(path, accessed)| (path.as_path(), accessed)));
         all.sort_unstable_by_key(|(_, accessed)| accessed.order);
-        all
+        Ok(all)
     }
 
     /// Adds what a restored transaction has seen next, and counts it.
