@@ -44,10 +44,11 @@ while [ $i -lt "$UPDATES" ]; do
 done
 # A guest that the emulator has reset reads its ring no more, and what waits for it takes memory: the figures at the end are
 # taken with the same guests at work as at the beginning.
+at_work() { ! was_reset "$1" && hammers "$1"; }
 figures_with_guests() {
     while :; do
         resets_before=$(resets)
-        for guest in pvh pv; do await $guest 100 hammers $guest || return; done
+        for guest in pvh pv; do await $guest 100 at_work $guest || return; done
         figures "$1" >/tmp/figures
         [ "$(resets)" != "$resets_before" ] || break
     done
