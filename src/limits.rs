@@ -145,6 +145,9 @@ pub const CONFLICT_PATIENCE_MS: u64 = 1000;
 /// more while a transaction of usual length is open (see [`WRITE_RATE_PER_SECOND`]).
 pub const CONFLICT_HISTORY: usize = 1024;
 
+/// Requests for which such a history keeps room while no transaction is open: 2 KiB.
+pub const KEPT_CONFLICT_HISTORY: usize = 64;
+
 /// Requests of one transaction of a guest that are kept to replay it. Drivers' transactions have a few dozen.
 pub const REPLAY_REQUESTS: usize = 128;
 

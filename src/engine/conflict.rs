@@ -250,9 +250,14 @@ impl History {
         self.0.retain(|written| written.domid != domid);
     }
 
-    /// Forgets everything: no transaction is open that could fail.
+    /// Forgets everything: no transaction is open that could fail. The room of a long history, which a transaction that was
+    /// open for long has left, is given back.
     pub fn clear(&mut self) {
-        self.0.clear();
+        if self.0.capacity() > limits::KEPT_CONFLICT_HISTORY {
+            self.0 = VecDeque::new();
+        } else {
+            self.0.clear();
+        }
     }
 }
 
@@ -376,5 +381,10 @@ mod tests {
         assert_eq!(history.blame(6, None).map(|blame| blame.domid), Some(A));
         history.remove(A);
         assert!(history.0.is_empty());
+        history.clear();
+        assert_eq!(history.0.capacity(), 0, "the room of a long one is given back");
+        history.note(A, 1, 2);
+        history.clear();
+        assert!((1..=limits::KEPT_CONFLICT_HISTORY).contains(&history.0.capacity()), "that of a short one is kept");
     }
 }
