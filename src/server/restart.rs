@@ -48,18 +48,19 @@ impl Server {
 
     /// Gives up a request whose handler never ended, to go on with this very server: for
     /// [`handle_crash`](Self::handle_crash), if there is no memory to save the state and to restore it beside.
-    pub fn abandon_request<P: Platform>(&mut self, request: &InHand, platform: &mut P) {
+    pub fn abandon_request(&mut self, request: &InHand) {
         self.engine.abandon_request(request);
-        // A turn has ended before it told whoever it concerns.
-        for port in self.engine.ports() {
-            platform.notify(port);
-        }
         self.wake_all();
     }
 
     /// Goes on after a crash, once everything was taken over.
     pub fn handle_crash<P: Platform>(&mut self, crash: &Crash<'_>, platform: &mut P, now_ms: u64) {
         self.engine.handle_crash(crash, platform, now_ms);
+        // A turn has ended before it told whoever it concerns. If it has filled a ring, nothing that could be told of is sent
+        // any more, and a domain that was not told does not read.
+        for port in self.engine.ports() {
+            platform.notify(port);
+        }
     }
 }
 

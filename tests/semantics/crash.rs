@@ -10,7 +10,7 @@ use xenstore::server::stream::load;
 use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
-use xenstore::wire::ring::Field;
+use xenstore::wire::ring::{Field, RingPage as _};
 
 use crate::live_update::{answer, kernel, start, upload};
 use crate::world::{World, event, ok};
@@ -42,16 +42,35 @@ fn a_guests_crash_costs_its_connection_alone_and_is_told_in_a_node() {
     world.watch(0, NODE, "c").unwrap();
     world.events(0);
     let transaction = world.begin(4);
+    // What its ring says when it is signalled.
+    world.machine.meanwhile = Some(|page| page.store(Field::EventPort, page.load(Field::Error)));
     crash(&mut world, 3, false);
     assert_eq!(world.word(3, Field::Error), 1, "its ring says that the communication failed");
-    assert!(world.machine.notified.contains(&DomId(3)), "and it is woken to see that");
-    assert!(!world.machine.notified.contains(&DomId(4)), "nobody else is");
+    assert_eq!(world.word(3, Field::EventPort), 1, "and it is signalled when it can see that");
     assert_eq!(world.events(0), [event(NODE, "c")]);
     assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
     assert_eq!(world.read(4, NODE).unwrap_err(), "EACCES");
     assert_eq!(world.write_in(4, transaction, "x", "1"), ok());
     assert_eq!(world.end(4, transaction, true), ok());
     assert!(world.read(0, "/local/domain/3").is_ok(), "it keeps its nodes");
+}
+
+#[test]
+fn a_domain_whose_ring_was_filled_in_the_turn_of_the_crash_is_told_to_read() {
+    let mut world = World::with_homes([3, 4]);
+    world.write(0, "/data", &"v".repeat(1000)).unwrap();
+    for _ in 0..3 {
+        world.send(0, 0, MessageType::Read.to_wire(), b"/data\0");
+    }
+    let filled = world.word(0, Field::ReplyProducer);
+    assert_eq!(filled.wrapping_sub(world.word(0, Field::ReplyConsumer)), 1024);
+    // As if the turn that filled it had not come to its end: nobody was told.
+    crash(&mut world, 3, false);
+    assert_eq!(world.word(0, Field::ReplyProducer), filled, "nothing more fits");
+    assert!(world.machine.notified.contains(&DomId(0)));
+    for _ in 0..3 {
+        assert!(world.reply(0).is_some_and(|reply| reply.payload.len() == 1000));
+    }
 }
 
 #[test]
@@ -104,7 +123,7 @@ fn panic_and_go_on(world: &mut World, domid: u16, transaction: u32) {
     let payload_bytes = payload.len() as u32;
     let header = Header { kind, request_id: 4711, transaction_id: transaction, payload_bytes };
     let request = InHand { connection, header, payload: 0 };
-    world.server.abandon_request(&request, &mut world.machine);
+    world.server.abandon_request(&request);
     let crash = Crash { domid: DomId(domid), is_repeated: false, report: "it broke", node: NODE };
     world.server.handle_crash(&crash, &mut world.machine, world.now_ms);
     world.run();

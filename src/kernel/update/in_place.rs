@@ -26,7 +26,7 @@ impl Rest {
         // SAFETY: the handler never runs again, nor does what called it.
         let (server, platform, home) = unsafe { serving.everything() };
         log::warn!("going on where it is, without the request");
-        server.abandon_request(&request, platform);
+        server.abandon_request(&request);
         restart::tell(&crash, home.crash_node, server, platform);
         restart::serve_again(serving);
         done();

@@ -192,7 +192,8 @@ pub(super) fn tell(crash: &CrashNote, node: &str, server: &mut Server, platform:
     let report = report.get(..*report_bytes as usize).unwrap_or(report);
     let report = core::str::from_utf8(report).unwrap_or("a report that can't be read");
     let domid = xenstore::store::domain::DomId(*domain);
-    let out = if is_repeated { "; not its first within a minute: it is shut out" } else { "" };
+    let is_shut_out = is_repeated && domid != server.engine().privileged();
+    let out = if is_shut_out { "; not its first within a minute: it is shut out" } else { "" };
     log::error!("goes on after a crash: {report}{out}");
     let crash = Crash { domid, is_repeated, report, node };
     server.handle_crash(&crash, platform, time::now_ms());
