@@ -42,6 +42,7 @@ fetch: ## download and prepare what the emulated hosts need (all three releases)
 
 test: lint test-host test-xen ## everything: style, host tests, tests on real Xen (under 40 minutes on 2 cores)
 
+# The fuzz targets are looked at without libFuzzer, which would have to be compiled: the path stands for it and need not exist.
 lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml

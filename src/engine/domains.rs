@@ -303,16 +303,7 @@ impl Engine {
     /// Shuts a connection whose peer broke the rules, and tells the log, not too often.
     pub fn handle_broken_rule(&mut self, id: ConnectionId, fault: Fault, now_ms: u64) {
         let domain = self.domain_of(id).and_then(|domid| self.state.domains.get_mut(domid));
-        let is_told = domain.is_none_or(|domain| {
-            let is_time = domain
-                .fault_logged_ms
-                .is_none_or(|logged_ms| now_ms.saturating_sub(logged_ms) >= limits::FAULT_LOG_INTERVAL_MS);
-            if is_time {
-                domain.fault_logged_ms = Some(now_ms);
-            }
-            is_time
-        });
-        if is_told {
+        if domain.is_none_or(|domain| domain.fault_logged.is_due(limits::FAULT_LOG_INTERVAL_MS, now_ms)) {
             self.handle_fault(id, fault);
         } else {
             self.drop_session(id, RestartPhase::Faulted(fault));

@@ -160,11 +160,7 @@ impl Engine {
         let Some(domid) = self.domain_of(id).filter(|domid| *domid != self.config.privileged) else { return };
         let is_over = used > self.state.domains.quotas(domid).limit(Quota::MemorySoft);
         let Some(domain) = self.state.domains.get_mut(domid) else { return };
-        let is_time = domain
-            .memory_logged_ms
-            .is_none_or(|logged_ms| now_ms.saturating_sub(logged_ms) >= limits::MEMORY_LOG_INTERVAL_MS);
-        if is_time && (is_over || was_refused) {
-            domain.memory_logged_ms = Some(now_ms);
+        if (is_over || was_refused) && domain.memory_logged.is_due(limits::MEMORY_LOG_INTERVAL_MS, now_ms) {
             let what = if was_refused { "was refused more" } else { "is over its soft quota" };
             log::warn!("memory: domain {domid} takes {used} bytes and {what}");
         }

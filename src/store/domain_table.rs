@@ -14,6 +14,23 @@ use crate::store::unknown_quotas::UnknownQuotas;
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
+/// When something was last said in the log that a domain could have said without end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastSaid(Option<u64>);
+
+impl LastSaid {
+    /// Whether it is time to say it again, `interval_ms` after the last time; from then on it counts as said.
+    pub const fn is_due(&mut self, interval_ms: u64, now_ms: u64) -> bool {
+        if let Self(Some(said_ms)) = *self
+            && now_ms.saturating_sub(said_ms) < interval_ms
+        {
+            return false;
+        }
+        *self = Self(Some(now_ms));
+        true
+    }
+}
+
 /// What is known of a domain, and what is counted for it.
 #[derive(Clone, Debug)]
 pub struct Domain {
@@ -39,9 +56,9 @@ pub struct Domain {
     /// Bytes of their paths and tokens.
     pub watch_bytes: usize,
     /// When it was last said that it takes much memory.
-    pub memory_logged_ms: Option<u64>,
+    pub memory_logged: LastSaid,
     /// When it was last said that it broke the rules of its ring.
-    pub fault_logged_ms: Option<u64>,
+    pub fault_logged: LastSaid,
     /// What it may have; see [`Domains::set_quota`].
     quotas: Quotas,
     /// The quotas that were set for it alone, as bits.
@@ -129,8 +146,8 @@ impl Domains {
             node_bytes: 0,
             watches: 0,
             watch_bytes: 0,
-            memory_logged_ms: None,
-            fault_logged_ms: None,
+            memory_logged: LastSaid::default(),
+            fault_logged: LastSaid::default(),
             quotas: self.defaults.clone(),
             own_quotas: 0,
             unknown_quotas: UnknownQuotas::default(),

@@ -20,6 +20,7 @@ mod identity;
 mod introduce_release;
 mod items;
 mod live_update;
+mod log_lines;
 mod machine;
 mod memory_quota;
 mod model;

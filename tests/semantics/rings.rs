@@ -4,6 +4,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage as _};
 
+use crate::log_lines;
 use crate::random::{Random, Seed};
 use crate::world::{World, error, event, ok};
 
@@ -353,4 +354,22 @@ fn what_a_domain_does_to_its_ring_just_as_it_is_signalled_is_not_overlooked() {
         odd + (consumed.wrapping_add(odd) + 1) % 2,
         "what came meanwhile was taken without another signal"
     );
+}
+
+#[test]
+fn a_domain_that_breaks_the_rules_in_a_loop_is_told_of_once_in_ten_seconds() {
+    let mut world = World::with_homes([5]);
+    let said = log_lines::of(|| {
+        for _ in 0..100 {
+            let impossible = world.word(5, Field::RequestConsumer).wrapping_add(RING_BYTES as u32 + 1);
+            world.set_word(5, Field::RequestProducer, impossible);
+            world.signal(5);
+            world.set_word(5, Field::Connection, 1);
+            world.signal(5);
+            assert_eq!(world.word(5, Field::Connection), 0, "it is connected again each time");
+            world.pass(250);
+        }
+    });
+    let told = said.iter().filter(|line| line.contains("RingIndex")).count();
+    assert_eq!(told, 3, "in 25 seconds: {said:?}");
 }
