@@ -78,7 +78,7 @@ soak: test-kernels ## everything together on Xen 4.17 for SOAK_SECONDS (1800): g
 	tests/xen/soak.sh $(SOAK_SECONDS)
 
 # Benchmarks: the peers are downloaded first, so that no time is measured meanwhile.
-bench: have-rust ## host part of docs/benchmarks.md against Debian's servers, under 25 minutes on 2 idle cores (ROUNDS=5, ONLY=plain,nodes,children,watches,domains or engine)
+bench: have-rust ## host part of docs/benchmarks.md against Debian's servers, under 25 minutes on 2 idle cores (ROUNDS=5, ONLY=plain,two,nodes,children,watches,domains or engine)
 	@tests/peers/fetch.sh >/dev/null
 	@case ",$(or $(ONLY),engine)," in *,engine,*) $(CARGO) bench --features bench --bench engine >&2 ;; esac
 	@[ "$(ONLY)" = engine ] || ROUNDS=$(ROUNDS) ONLY=$(ONLY) $(CARGO) bench --features bench --bench host

@@ -41,6 +41,7 @@ const VALUE_BYTES: usize = 2000;
 pub fn run(group: Group, kind: Kind, round: usize, results: &mut Results) -> io::Result<()> {
     match group {
         Group::Plain => plain(kind, results),
+        Group::Two => two(kind, results),
         Group::Nodes => NODES.into_iter().try_for_each(|size| {
             let is_left_out = size >= C_IN_ONE_ROUND && kind == Kind::C && round > 0;
             if is_left_out || is_too_large(&NODES, size, kind) { Ok(()) } else { nodes(kind, size, results) }
@@ -94,6 +95,21 @@ fn read_and_write(path: &str) -> Vec<(u32, Vec<u8>)> {
 
 fn plain(kind: Kind, results: &mut Results) -> io::Result<()> {
     let (server, mut load) = prepared(kind)?;
+    single_kinds(Group::Plain, &server, &mut load, kind, results)?;
+    let requests: [(&str, u32, &[u8]); 2] = [("read1", READ, b"/t/one\0"), ("write1", WRITE, b"/t/one\0x")];
+    for (name, request, payload) in requests {
+        results.note_latencies(name, kind, &load.latencies(SINGLE_REQUESTS, request, payload)?);
+    }
+    Ok(())
+}
+
+fn two(kind: Kind, results: &mut Results) -> io::Result<()> {
+    let (server, mut load) = prepared(kind)?;
+    single_kinds(Group::Two, &server, &mut load, kind, results)
+}
+
+/// Measures each kind of request by itself.
+fn single_kinds(group: Group, server: &Server, load: &mut Load, kind: Kind, results: &mut Results) -> io::Result<()> {
     let big = [&b"/t/big\0"[..], &[b'b'; VALUE_BYTES]].concat();
     let requests: [(&str, u32, &[u8]); 5] = [
         ("read1", READ, b"/t/one\0"),
@@ -102,16 +118,13 @@ fn plain(kind: Kind, results: &mut Results) -> io::Result<()> {
         ("write2000", WRITE, &big),
         ("dir100", DIRECTORY, b"/t/dir\0"),
     ];
-    let test = |name| Test { group: Group::Plain, name, size: 0 };
+    let test = |name| Test { group, name, size: 0 };
     for (name, request, payload) in requests {
-        results.note(test(name), kind, load.pipelined(&server, PLAIN_REQUESTS, constant(request, payload))?);
+        results.note(test(name), kind, load.pipelined(server, PLAIN_REQUESTS, constant(request, payload))?);
     }
-    results.note(test("mkdir-rm"), kind, load.pipelined(&server, PLAIN_REQUESTS, mkdir_rm("/t/new"))?);
-    results.note(test("ta-empty"), kind, load.transactions(&server, TRANSACTIONS, |_| Vec::new())?);
-    results.note(test("ta-rmw"), kind, load.transactions(&server, TRANSACTIONS, |_| read_and_write("/t/one"))?);
-    for (name, request, payload) in [requests[0], requests[2]] {
-        results.note_latencies(name, kind, &load.latencies(SINGLE_REQUESTS, request, payload)?);
-    }
+    results.note(test("mkdir-rm"), kind, load.pipelined(server, PLAIN_REQUESTS, mkdir_rm("/t/new"))?);
+    results.note(test("ta-empty"), kind, load.transactions(server, TRANSACTIONS, |_| Vec::new())?);
+    results.note(test("ta-rmw"), kind, load.transactions(server, TRANSACTIONS, |_| read_and_write("/t/one"))?);
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `make bench` runs it. Each round runs each group of tests on each server in turn, so that whatever else the machine does
 //! hits all alike; a figure is the median of the rounds. What is measured is the server's own CPU time, in the kernel and
-//! outside of it, from the scheduler's account in nanoseconds. The results go to `docs/benchmarks/host.md`, and plots beside
-//! it.
+//! outside of it, from the scheduler's account in nanoseconds. Client and server share one processor, save in the group `two`.
+//! The results go to `docs/benchmarks/host.md`, and plots beside it.
 
 mod cases;
 #[path = "../../tests/differential/client.rs"]
@@ -18,6 +18,7 @@ mod names;
 #[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
 mod page;
 mod plots;
+mod processors;
 mod report;
 mod results;
 mod server;
@@ -30,6 +31,7 @@ use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use processors::Processors;
 use results::{Group, Results};
 use server::Kind;
 
@@ -67,10 +69,16 @@ fn run() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum.map(|most| most.min(OPEN_FILES)), ..limit })?;
 
+    let processors = Processors::allowed()?;
     let begin = Instant::now();
     let mut results = Results::default();
     for round in 0..rounds {
         for group in &groups {
+            match group {
+                Group::Two if !processors.are_several() => continue,
+                Group::Two => processors.use_all()?,
+                _ => processors.share_one()?,
+            }
             for kind in Kind::ALL {
                 let seconds = begin.elapsed().as_secs();
                 eprintln!("==> round {} of {rounds}, {}, {} ({seconds} s)", round + 1, group.name(), kind.name());
@@ -80,7 +88,7 @@ fn run() -> io::Result<()> {
     }
     let folder = Path::new(FOLDER);
     fs::create_dir_all(folder)?;
-    let text = report::write(&results, rounds, begin.elapsed());
+    let text = report::write(&results, &groups, &processors, rounds, begin.elapsed());
     // A part alone is shown, and does not take the place of the whole.
     if only.is_empty() {
         plots::write(&results, folder)?;

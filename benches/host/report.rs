@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cases;
 use crate::machine;
+use crate::processors::Processors;
 use crate::results::{Figure, Group, Results, Test};
 use crate::server::Kind;
 
@@ -20,8 +21,8 @@ const GROWTH: f64 = 1.5;
 /// The same for watches and domains that have nothing to do with it.
 const GROWTH_BY_OTHERS: f64 = 1.2;
 
-/// The document.
-pub fn write(results: &Results, rounds: usize, took: Duration) -> String {
+/// The document about some groups.
+pub fn write(results: &Results, groups: &[Group], processors: &Processors, rounds: usize, took: Duration) -> String {
     let mut text = String::from(
         "# Host part\n\nWritten by `make bench`; not by hand. What is measured and how: [benchmarks.md](../benchmarks.md).\n\n",
     );
@@ -33,13 +34,13 @@ pub fn write(results: &Results, rounds: usize, took: Duration) -> String {
         took.as_secs().div_ceil(60)
     );
     text.push_str(
-        "Server CPU time for one request in microseconds: median, and least and most of the rounds in brackets.\n",
+        "Server CPU time for one request in microseconds: median, and least and most of the rounds in brackets. \
+         Client and server share one processor, save below \"On two processors\".\n",
     );
-    for group in Group::ALL {
-        if results.tests(group).is_empty() {
-            continue;
-        }
+    for group in groups.iter().copied() {
         match group {
+            Group::Two => two(&mut text, results, processors),
+            _ if results.tests(group).is_empty() => {}
             Group::Plain => plain(&mut text, results),
             Group::Nodes => nodes(&mut text, results),
             _ => grown(&mut text, results, group),
@@ -50,9 +51,28 @@ pub fn write(results: &Results, rounds: usize, took: Duration) -> String {
 
 fn plain(text: &mut String, results: &Results) {
     text.push_str("\n## Requests of one kind\n\n32 in flight; transactions one request at a time.\n\n");
+    single_kinds(text, results, Group::Plain);
+    throughput(text, results);
+    latencies(text, results);
+}
+
+fn two(text: &mut String, results: &Results, processors: &Processors) {
+    text.push_str("\n## On two processors\n\n");
+    if !processors.are_several() {
+        text.push_str("Left out: the benchmark was allowed one processor only.\n");
+        return;
+    }
+    text.push_str(
+        "The requests of one kind again, client and server on whichever processors the scheduler chooses. Here most of the \
+         cost of a request that goes alone is that of waking a processor that sleeps, whichever the server; and with 32 \
+         in flight, chance decides how many come with each waking. So the rest of this page is measured on one.\n\n",
+    );
+    single_kinds(text, results, Group::Two);
+}
+
+fn single_kinds(text: &mut String, results: &Results, group: Group) {
     text.push_str("| Test | This project | C | OCaml | of C | goal | of OCaml | goal | |\n|---|---|---|---|---|---|---|---|---|\n");
-    let tests = in_order(results.tests(Group::Plain));
-    for test in &tests {
+    for test in &in_order(results.tests(group)) {
         let is_transaction = test.name.starts_with("ta-");
         let goal = if is_transaction { MOST_OF_C_FOR_TRANSACTIONS } else { MOST_OF_C };
         let (of_c, of_ocaml) = (ratio(results, *test, Kind::C), ratio(results, *test, Kind::Ocaml));
@@ -71,14 +91,12 @@ fn plain(text: &mut String, results: &Results) {
             verdict(is_met)
         );
     }
-    throughput(text, results, &tests);
-    latencies(text, results);
 }
 
-fn throughput(text: &mut String, results: &Results, tests: &[Test]) {
-    text.push_str("\n### Throughput\n\nRequests in a second, the client on the same machine.\n\n");
+fn throughput(text: &mut String, results: &Results) {
+    text.push_str("\n### Throughput\n\nRequests in a second, the client on the same processor.\n\n");
     text.push_str("| Test | This project | C | OCaml |\n|---|---|---|---|\n");
-    for test in tests {
+    for test in &in_order(results.tests(Group::Plain)) {
         let [ours, c, ocaml] = Kind::ALL.map(|kind| match results.throughput(*test, kind) {
             Some(Figure { median, least, most }) => format!("{median:.0} ({least:.0}–{most:.0})"),
             None => "–".into(),

@@ -21,6 +21,8 @@ pub struct Test {
 pub enum Group {
     /// Single kinds of requests on a small store.
     Plain,
+    /// The same on two processors; all other groups run on one.
+    Two,
     /// A growing number of nodes.
     Nodes,
     /// A growing number of children of one node.
@@ -33,12 +35,13 @@ pub enum Group {
 
 impl Group {
     /// All, in the order of the report.
-    pub const ALL: [Self; 5] = [Self::Plain, Self::Nodes, Self::Children, Self::Watches, Self::Domains];
+    pub const ALL: [Self; 6] = [Self::Plain, Self::Two, Self::Nodes, Self::Children, Self::Watches, Self::Domains];
 
     /// Its word on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Two => "two",
             Self::Nodes => "nodes",
             Self::Children => "children",
             Self::Watches => "watches",
