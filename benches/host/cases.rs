@@ -258,7 +258,7 @@ fn domains(kind: Kind, results: &mut Results) -> io::Result<()> {
             busy.request(READ, 1, 0, b"data\0").map_err(failed)?;
             busy.receive().map_err(failed)?;
         }
-        results.note(Test { group: Group::Domains, name: "read", size }, kind, begin.cost(&server, GROWN_REQUESTS)?);
+        results.note(Test { group: Group::Domains, name: "read", size }, kind, begin.cost(&server, requests)?);
     }
     Ok(())
 }
