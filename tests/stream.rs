@@ -8,7 +8,7 @@ use xenstore::engine::snapshot::{
     NodeItem, StreamPeer, TransactionItem, WatchItem,
 };
 use xenstore::store::domain::DomId;
-use xenstore::store::permission::{Access, Entry};
+use xenstore::store::permission::{Access, Entry, Permissions};
 use xenstore::stream::check::check;
 use xenstore::stream::reader::Reader;
 use xenstore::stream::record::{Reason, StreamError, Version};
@@ -41,7 +41,12 @@ fn entry(domid: u16, access: Access, stale: bool) -> Entry {
 }
 
 fn node(path: &'static str, value: &'static [u8], permissions: Vec<Entry>) -> Item<'static> {
-    Item::Node(NodeItem { pending: None, path: path.into(), value: value.into(), permissions: permissions.into() })
+    Item::Node(NodeItem {
+        pending: None,
+        path: path.into(),
+        value: value.into(),
+        permissions: Permissions::from_entries(&permissions),
+    })
 }
 
 /// Each kind of item, with lengths that need all kinds of padding.
@@ -58,7 +63,12 @@ fn all_kinds() -> Vec<Item<'static>> {
     ];
     let pending = |path: &'static str, access, permissions: Vec<Entry>| {
         let pending = Some((transaction, access));
-        Item::Node(NodeItem { pending, path: path.into(), value: b"new"[..].into(), permissions: permissions.into() })
+        Item::Node(NodeItem {
+            pending,
+            path: path.into(),
+            value: b"new"[..].into(),
+            permissions: Permissions::from_entries(&permissions),
+        })
     };
     for extra in 0..9_usize {
         let number = ConnectionNumber(extra as u32 + 1);
@@ -294,7 +304,7 @@ fn references_to_what_is_not_there_are_found() {
         pending: Some((TransactionItem { connection: ConnectionNumber(1), id: 1 }, NodeAccess::READ)),
         path: "/a".into(),
         value: b""[..].into(),
-        permissions: vec![].into(),
+        permissions: None,
     });
     let plain = |path| node(path, b"", vec![entry(0, Access::empty(), false)]);
     let domain = Item::Domain(DomainItem { domid: DomId(1), features: Some(0), quotas: vec![] });

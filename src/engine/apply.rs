@@ -94,7 +94,7 @@ impl Engine {
         self.announce_removal(path, now_ms);
         let (tree, domains) = (&self.state.tree, &mut self.state.domains);
         let mut removed = 0_usize;
-        tree.visit_children_first(path, |visit| {
+        tree.visit_children_first(path, &mut |visit| {
             let count = NodeCount::one(visit.node.memory(visit.path));
             domains.charge_nodes(visit.node.permissions().owner(), count.negated());
             removed = removed.saturating_add(1);

@@ -80,7 +80,7 @@ impl Engine {
         let above = top.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
         // Each event is queued as the visit comes by: a list of all would be as long as the paths that guests watch.
         let tree = self.state.tree.clone();
-        tree.visit_children_first(top, |visit| {
+        tree.visit_children_first(top, &mut |visit| {
             let scope = if visit.parent.is_some() { Scope::Exact } else { Scope::Subtree };
             let parent = visit.parent.or(above.as_deref());
             self.tell_change(visit.path, scope, now_ms, || Readables {

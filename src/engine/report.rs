@@ -108,7 +108,7 @@ impl Engine {
 
     fn report_memory(&mut self, reply: &mut Reply) {
         let (mut nodes, mut values, mut lists) = (0_u64, 0_u64, 0_u64);
-        self.state.tree.visit_children_first(Path::ROOT, |visit| {
+        self.state.tree.visit_children_first(Path::ROOT, &mut |visit| {
             nodes = nodes.saturating_add(1);
             values = values.saturating_add(visit.node.value().len() as u64);
             lists = lists.saturating_add(visit.node.children().list_bytes() as u64);

@@ -8,8 +8,8 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use crate::limits::SMALL_DIRECTORY;
-use crate::store::chunk_map::{ChunkMap, Place, make_room, take_room};
+use crate::limits::{CHUNK_ENTRIES, SMALL_DIRECTORY};
+use crate::store::chunk_map::{CHUNK_STEP, ChunkMap, Place, make_room, take_room};
 use crate::store::name::Name;
 use crate::store::node::Node;
 
@@ -99,6 +99,30 @@ impl Children {
         }
     }
 
+    /// As [`Children::insert`], for one of many children that come one behind the other; see [`Children::trim`].
+    pub(super) fn append(&mut self, name: &str, node: Rc<Node>) {
+        match self {
+            Self::Many(many) => many.insert_with_room(name.into(), node, CHUNK_ENTRIES),
+            _ => self.insert(name, node),
+        }
+    }
+
+    /// Gives back room that [`Children::append`] took in advance.
+    pub(super) fn trim(&mut self) {
+        if let Self::Many(many) = self {
+            many.by_name.trim();
+            many.by_order.trim();
+        }
+    }
+
+    /// Whether there is a child `name`, which is probably behind all others in the order of names.
+    pub(super) fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Many(many) if many.by_name.is_behind_all(name) => false,
+            _ => self.get(name).is_some(),
+        }
+    }
+
     /// Takes the child `name` out.
     pub fn remove(&mut self, name: &str) -> Option<Rc<Node>> {
         let removed = match self {
@@ -132,9 +156,21 @@ impl Children {
                 Some((name, node))
             }
             Self::Many(many) => {
-                let (_, name) = many.by_order.next(&mut cursor.order)?;
-                many.by_name.get_at(&**name, &mut cursor.name).map(|(_, node)| (&**name, node))
+                let (order, name) = many.by_order.next(&mut cursor.order)?;
+                // To compare numbers is less than to compare names.
+                let next = many.by_name.next_if(&mut cursor.name, |(at, _)| at == order);
+                let found = next.or_else(|| many.by_name.get_at(&**name, &mut cursor.name));
+                found.map(|(_, node)| (&**name, node))
             }
+        }
+    }
+
+    /// As [`Children::next`], in whichever order costs least. A cursor is for one of both.
+    pub(super) fn next_in_any_order(&self, cursor: &mut Cursor) -> Option<(&str, &Rc<Node>)> {
+        match self {
+            Self::None => None,
+            Self::Few(list) => cursor.order.next_of(list).map(|(name, node)| (&**name, node)),
+            Self::Many(many) => many.by_name.next(&mut cursor.name).map(|(name, (_, node))| (&**name, node)),
         }
     }
 
@@ -193,8 +229,13 @@ impl Children {
 
 impl Many {
     fn insert(&mut self, name: Name, node: Rc<Node>) {
-        self.by_order.insert(self.next, name.clone());
-        self.by_name.insert(name, (self.next, node));
+        self.insert_with_room(name, node, CHUNK_STEP);
+    }
+
+    /// Inserts a child, and makes room for up to `step` more.
+    fn insert_with_room(&mut self, name: Name, node: Rc<Node>, step: usize) {
+        self.by_order.insert_with_room(self.next, name.clone(), step);
+        self.by_name.insert_with_room(name, (self.next, node), step);
         self.next = self.next.saturating_add(1);
     }
 

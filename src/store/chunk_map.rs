@@ -45,7 +45,7 @@ impl Place {
 type Chunk<K, V> = Rc<Vec<(K, V)>>;
 
 /// Entries of a chunk for which room is made at once.
-const CHUNK_STEP: usize = 8;
+pub(super) const CHUNK_STEP: usize = 8;
 
 /// Of each so many entries one is looked at first: about the root of a chunk's most.
 const STRIDE: usize = 8;
@@ -126,11 +126,18 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         Rc::make_mut(chunk).get_mut(at).map(|(_, value)| value)
     }
 
-    /// Adds an entry whose key is not there yet; otherwise replaces the value.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    /// Adds an entry whose key is not there yet; otherwise replaces the value. A chunk without room gets some for `step`
+    /// entries: [`CHUNK_STEP`], or all that it can have for one of many entries that mostly come in order.
+    /// [`ChunkMap::trim`] gives back what they did not need.
+    pub(super) fn insert_with_room(&mut self, key: K, value: V, step: usize) {
+        let begin = |entry| {
+            let mut entries = Vec::with_capacity(step);
+            entries.push(entry);
+            entries
+        };
         let at_chunk = self.chunk_of(&key);
         let Some((first, chunk)) = self.chunks.get_mut(at_chunk) else {
-            self.chunks.push((key.clone(), Rc::new(alloc::vec![(key, value)])));
+            self.chunks.push((key.clone(), Rc::new(begin((key, value)))));
             self.len = 1;
             return;
         };
@@ -149,13 +156,14 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
             first.clone_from(&key);
         }
         if entries.len() < CHUNK_ENTRIES {
-            make_room(entries, CHUNK_STEP);
+            let left = CHUNK_ENTRIES.saturating_sub(entries.len());
+            make_room(entries, step.min(left));
             entries.insert(at, (key, value));
             return;
         }
         // Keys that come in order fill chunks from the left: leave those full.
         let upper = if at == entries.len() {
-            alloc::vec![(key, value)]
+            begin((key, value))
         } else {
             let mut upper = entries.split_off(CHUNK_ENTRIES / 2);
             take_room(entries);
@@ -173,6 +181,22 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         make_room(&mut self.chunks, step);
         let behind = at_chunk.saturating_add(1).min(self.chunks.len());
         self.chunks.insert(behind, upper);
+    }
+
+    /// Gives back room that a chunk got in advance.
+    pub(super) fn trim(&mut self) {
+        if let Some(entries) = self.chunks.last_mut().and_then(|(_, chunk)| Rc::get_mut(chunk)) {
+            entries.shrink_to(entries.len().next_multiple_of(CHUNK_STEP));
+        }
+    }
+
+    /// Whether `key` is behind all keys.
+    pub(super) fn is_behind_all<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        let last = self.chunks.last().and_then(|(_, chunk)| chunk.last());
+        last.is_none_or(|(last, _)| last.borrow() < key)
     }
 
     pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
@@ -225,6 +249,17 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         let entry = chunk.get(place.at)?;
         *place = place.behind(chunk.len());
         Some(entry)
+    }
+
+    /// The value of the entry at `place`, which moves behind it, if it is the one that is looked for.
+    pub(super) fn next_if(&self, place: &mut Place, is_it: impl FnOnce(&V) -> bool) -> Option<&V> {
+        let (_, chunk) = self.chunks.get(place.chunk)?;
+        let (_, value) = chunk.get(place.at)?;
+        if !is_it(value) {
+            return None;
+        }
+        *place = place.behind(chunk.len());
+        Some(value)
     }
 
     /// As [`ChunkMap::get`], and `place` moves behind the entry. It costs no search if the entry is the one at `place`.
@@ -281,7 +316,7 @@ mod tests {
         for step in 0..20_000 {
             let key = random(700);
             if random(5) < 3 {
-                map.insert(key, step);
+                map.insert_with_room(key, step, CHUNK_STEP);
                 model.insert(key, step);
             } else {
                 assert_eq!(map.remove(&key), model.remove(&key));
@@ -309,10 +344,38 @@ mod tests {
     }
 
     #[test]
+    fn appended_entries_are_as_if_inserted_and_take_no_more_after_trimming() {
+        for count in [1, 7, 8, 9, 63, 64, 65, 100, 1000] {
+            for swap in [0, 1, 13] {
+                let keys = (0..count).map(|key: i32| key ^ swap);
+                let (mut appended, mut inserted) = (ChunkMap::new(), ChunkMap::new());
+                for key in keys {
+                    appended.insert_with_room(key, key, CHUNK_ENTRIES);
+                    inserted.insert_with_room(key, key, CHUNK_STEP);
+                }
+                appended.trim();
+                assert!(appended.iter().eq(inserted.iter()));
+                assert_eq!(appended.len(), inserted.len());
+                assert!(
+                    appended.chunks.iter().all(|(first, chunk)| chunk.first().is_some_and(|(key, _)| key == first))
+                );
+                assert!(appended.is_behind_all(&2000) && !appended.is_behind_all(&0));
+                let room = |map: &ChunkMap<i32, i32>| map.chunks.iter().map(|(_, c)| c.capacity()).sum::<usize>();
+                assert!(
+                    swap > 0 || room(&appended) <= room(&inserted),
+                    "{count}: {} {}",
+                    room(&appended),
+                    room(&inserted)
+                );
+            }
+        }
+    }
+
+    #[test]
     fn popping_leaves_what_another_version_holds() {
         let mut map = ChunkMap::new();
         for key in 0..200 {
-            map.insert(key, key);
+            map.insert_with_room(key, key, CHUNK_STEP);
         }
         let other = map.clone();
         assert_eq!(map.pop_unshared(), None);

@@ -100,6 +100,20 @@ impl Node {
         below.children.insert(name, node);
     }
 
+    /// As [`Node::insert_child`], for one of many that come one behind the other; [`Node::trim`] comes behind the last.
+    pub(super) fn append_child(&mut self, name: &str, node: Rc<Self>) {
+        let below = self.below.get_or_insert_default();
+        below.mentioned.add_node(&node);
+        below.children.append(name, node);
+    }
+
+    /// Gives back room that [`Node::append_child`] took in advance.
+    pub(super) fn trim(&mut self) {
+        if let Some(below) = &mut self.below {
+            below.children.trim();
+        }
+    }
+
     /// Takes the child `name` out.
     pub(super) fn remove_child(&mut self, name: &str) -> Option<Rc<Self>> {
         let removed = self.below.as_mut()?.children.remove(name);
@@ -170,14 +184,24 @@ impl Node {
     /// The C server counts that name for the owner of the node above. Here who makes a node pays for all of it.
     #[must_use]
     pub fn memory_bytes(path: Path<'_>, permissions: usize, value: usize) -> usize {
-        let path_bytes = path.as_str().len().saturating_add(path.name().len()).saturating_add(1);
-        Self::record_bytes(permissions, value, 0).saturating_add(path_bytes)
+        Self::memory_bytes_at(path.as_str().len(), path.name().len(), permissions, value)
+    }
+
+    /// As [`Node::memory_bytes`], by the bytes of a path and of the name that it ends with.
+    fn memory_bytes_at(path: usize, name: usize, permissions: usize, value: usize) -> usize {
+        Self::record_bytes(permissions, value, 0).saturating_add(path).saturating_add(name).saturating_add(1)
     }
 
     /// Bytes that this node counts for at `path`, as [`Node::memory_bytes`].
     #[must_use]
     pub fn memory(&self, path: Path<'_>) -> usize {
         Self::memory_bytes(path, self.permissions.entries().len(), self.value.len())
+    }
+
+    /// The same by the bytes of the path and of the name that it ends with.
+    #[must_use]
+    pub(super) fn memory_at(&self, path: usize, name: usize) -> usize {
+        Self::memory_bytes_at(path, name, self.permissions.entries().len(), self.value.len())
     }
 
     /// Bytes of the record that the quota `node-size` limits: 16, 8 for each permission, the value, and the names of the

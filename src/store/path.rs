@@ -55,21 +55,44 @@ impl<'a> Path<'a> {
         limit_bytes: usize,
         scratch: &'a mut PathScratch,
     ) -> Result<Self, InvalidPath> {
-        let spelling = valid_characters(spelling)?;
-        let full = match spelling.as_bytes().first() {
-            None | Some(b'@') => return Err(InvalidPath),
-            Some(b'/') => spelling,
+        match spelling.first() {
+            None | Some(b'@') => Err(InvalidPath),
+            Some(b'/') => Self::parse_absolute(spelling, limit_bytes),
             Some(_) => {
+                let spelling = valid_characters(spelling)?;
                 scratch.clear();
                 write!(scratch, "{DOMAINS}{domid}/{spelling}").map_err(|_| InvalidPath)?;
-                scratch.as_str()
+                Self::of_valid_characters(scratch.as_str(), limit_bytes)
             }
-        };
+        }
+    }
+
+    /// Reads an absolute path.
+    ///
+    /// # Errors
+    /// [`InvalidPath`] when it is none.
+    pub fn parse_absolute(spelling: &'a [u8], limit_bytes: usize) -> Result<Self, InvalidPath> {
+        if spelling.first() != Some(&b'/') {
+            return Err(InvalidPath);
+        }
+        Self::of_valid_characters(valid_characters(spelling)?, limit_bytes)
+    }
+
+    fn of_valid_characters(full: &'a str, limit_bytes: usize) -> Result<Self, InvalidPath> {
         let well_formed = full == "/" || !(full.ends_with('/') || full.contains("//"));
         let path = Self(full);
         let limit_bytes = limit_bytes.min(limits::PATH_BYTES);
         let fits = full.len() <= limit_bytes || path.counted_bytes() <= limit_bytes;
         if well_formed && fits { Ok(path) } else { Err(InvalidPath) }
+    }
+
+    /// Reads the absolute path of a child of `parent`; `None` if it is none, or a very long one. Only the name is looked at
+    /// closely.
+    #[must_use]
+    pub fn child_of(parent: Path<'_>, spelling: &'a str) -> Option<Self> {
+        let above = if parent.is_root() { "" } else { parent.0 };
+        let name = spelling.strip_prefix(above)?.strip_prefix('/')?;
+        (Self::is_name(name) && spelling.len() <= limits::PATH_BYTES).then_some(Self(spelling))
     }
 
     /// Bytes that count for the quota: all but the prefix `/local/domain/<number>/`.
@@ -126,7 +149,7 @@ impl<'a> Path<'a> {
     /// Whether `name` can be the last name of a path.
     #[must_use]
     pub fn is_name(name: &str) -> bool {
-        !name.is_empty() && !name.contains('/') && valid_characters(name.as_bytes()).is_ok()
+        !name.is_empty() && name.bytes().all(|byte| byte != b'/' && is_valid(byte))
     }
 
     /// An owned copy.
@@ -169,10 +192,18 @@ impl<'a> AnyPath<'a> {
     }
 }
 
+/// Whether a path may have this byte.
+const fn is_valid(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@')
+}
+
 /// The bytes as text, when they have only the characters that the protocol allows in paths.
 fn valid_characters(spelling: &[u8]) -> Result<&str, InvalidPath> {
-    let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@');
-    if spelling.iter().all(valid) { core::str::from_utf8(spelling).map_err(|_| InvalidPath) } else { Err(InvalidPath) }
+    if spelling.iter().copied().all(is_valid) {
+        core::str::from_utf8(spelling).map_err(|_| InvalidPath)
+    } else {
+        Err(InvalidPath)
+    }
 }
 
 /// Bytes of `/local/domain/<number of up to five digits>/` at the beginning, 0 when it does not begin so.
@@ -246,6 +277,16 @@ impl PathCursor {
         self.0.truncate(end.max(1));
     }
 
+    /// Bytes of the path where it is.
+    pub(super) const fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Goes up to the path above that has so many bytes.
+    pub(super) fn go_up_to(&mut self, bytes: usize) {
+        self.0.truncate(bytes);
+    }
+
     /// Where the cursor is.
     #[must_use]
     pub fn as_path(&self) -> Path<'_> {
@@ -296,6 +337,23 @@ mod tests {
         }
         assert!(parse("/").is_ok());
         assert!(parse("/a@b_c-D9").is_ok());
+    }
+
+    #[test]
+    fn a_child_is_what_is_one_level_below_its_parent() {
+        let parent = parse("/a/b").unwrap();
+        let child = |spelling| Path::child_of(parent.as_path(), spelling).map(Path::as_str);
+        assert_eq!(child("/a/b/c"), Some("/a/b/c"));
+        for other in ["/a/b", "/a/b/", "/a/bc", "/a/b/c/d", "/a/b//c", "/a/b/c.d", "/x/b/c", "a/b/c", "/a/b/\u{e9}", ""]
+        {
+            assert_eq!(child(other), None, "{other:?}");
+        }
+        assert_eq!(Path::child_of(Path::ROOT, "/c").map(Path::as_str), Some("/c"));
+        for other in ["/", "//", "/c/d", "c", "/c/"] {
+            assert_eq!(Path::child_of(Path::ROOT, other), None, "{other:?}");
+        }
+        let longest = format!("/a/b/{}", "x".repeat(limits::PATH_BYTES - 5));
+        assert!(child(&longest).is_some() && child(&format!("{longest}x")).is_none());
     }
 
     #[test]

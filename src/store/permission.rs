@@ -100,6 +100,20 @@ impl Permissions {
         (!entries.is_empty()).then(|| Self::of(entries.iter().copied()))
     }
 
+    /// Permissions of entries that may be wrong; `None` for no entry.
+    ///
+    /// # Errors
+    /// The first wrong one's.
+    pub fn try_from_entries<E>(entries: impl IntoIterator<Item = Result<Entry, E>>) -> Result<Option<Self>, E> {
+        let mut all = Entries::NONE;
+        let mut is_empty = true;
+        for entry in entries {
+            all.push(entry?);
+            is_empty = false;
+        }
+        Ok((!is_empty).then_some(Self(all)))
+    }
+
     /// The entries, the owner's first.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {

@@ -158,10 +158,20 @@ impl State {
     #[must_use]
     pub fn count_nodes(&self) -> BTreeMap<DomId, NodeCount> {
         let mut found = BTreeMap::<DomId, NodeCount>::new();
-        self.tree.visit_children_first(Path::ROOT, |visit| {
-            let count = found.entry(visit.node.permissions().owner()).or_default();
-            *count = count.plus(NodeCount::one(visit.node.memory(visit.path)));
+        let mut add = |owner, count| {
+            let sum = found.entry(owner).or_default();
+            *sum = sum.plus(count);
+        };
+        // Nodes of one owner mostly lie together.
+        let (mut owner, mut count) = (self.privileged, NodeCount::default());
+        self.tree.visit_memory(|node, bytes| {
+            let next = node.permissions().owner();
+            if next != owner {
+                add(core::mem::replace(&mut owner, next), core::mem::take(&mut count));
+            }
+            count = count.plus(NodeCount::one(bytes));
         });
+        add(owner, count);
         found.remove(&DomId::ANY);
         found
     }

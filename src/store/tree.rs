@@ -106,6 +106,28 @@ impl Tree {
         Ok(walk)
     }
 
+    /// Calls `visit` for all nodes, in the order of [`Tree::walk`].
+    ///
+    /// # Errors
+    /// When there is not so much memory as that may need.
+    pub fn try_visit(&self, mut visit: impl FnMut(&Node)) -> Result<(), TryReserveError> {
+        let mut levels: Vec<(&Node, Cursor)> = Vec::new();
+        levels.try_reserve_exact(limits::PATH_DEPTH.saturating_add(1))?;
+        visit(&self.root);
+        levels.push((&*self.root, Cursor::default()));
+        while let Some((node, cursor)) = levels.last_mut() {
+            let Some((_, child)) = node.children().next(cursor) else {
+                levels.pop();
+                continue;
+            };
+            visit(child);
+            if !child.children().is_empty() {
+                levels.push((child, Cursor::default()));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.
     pub fn remove(&mut self, path: Path<'_>, generation: u64) -> Option<Rc<Node>> {
         let parent = self.get_mut(path.parent()?, None)?;
@@ -133,8 +155,27 @@ impl Tree {
         }
     }
 
+    /// Calls `visit` for each node, in whichever order costs least, with the bytes that it counts for.
+    pub(super) fn visit_memory(&self, mut visit: impl FnMut(&Node, usize)) {
+        let root_bytes = Path::ROOT.as_str().len();
+        visit(&self.root, self.root.memory_at(root_bytes, 0));
+        // With the bytes of each node's path and of the slash behind it.
+        let mut levels: Vec<(&Node, usize, Cursor)> = alloc::vec![(&*self.root, root_bytes, Cursor::default())];
+        while let Some((node, above_bytes, cursor)) = levels.last_mut() {
+            let Some((name, child)) = node.children().next_in_any_order(cursor) else {
+                levels.pop();
+                continue;
+            };
+            let path_bytes = above_bytes.saturating_add(name.len());
+            visit(child, child.memory_at(path_bytes, name.len()));
+            if !child.children().is_empty() {
+                levels.push((child, path_bytes.saturating_add(1), Cursor::default()));
+            }
+        }
+    }
+
     /// Calls `visit` for the node at `path` and everything below, children before their parents, in the order of making.
-    pub fn visit_children_first(&self, path: Path<'_>, mut visit: impl FnMut(Visit<'_>)) {
+    pub fn visit_children_first(&self, path: Path<'_>, visit: &mut dyn FnMut(Visit<'_>)) {
         let Some(top) = self.get(path) else { return };
         let mut at = PathCursor::at(path);
         let mut levels: Vec<(&Rc<Node>, Cursor)> = alloc::vec![(top, Cursor::default())];
@@ -214,7 +255,8 @@ impl Tree {
 pub struct Walk<'a> {
     root: Option<&'a Rc<Node>>,
     at: PathCursor,
-    levels: Vec<(&'a Rc<Node>, Cursor)>,
+    /// The nodes with children on the way down, each with the bytes of its path.
+    levels: Vec<(&'a Rc<Node>, usize, Cursor)>,
 }
 
 impl<'a> Walk<'a> {
@@ -222,19 +264,22 @@ impl<'a> Walk<'a> {
     #[expect(clippy::should_implement_trait, reason = "the path is lent until the next call")]
     pub fn next(&mut self) -> Option<(Path<'_>, &'a Rc<Node>)> {
         if let Some(root) = self.root.take() {
-            self.levels.push((root, Cursor::default()));
+            self.levels.push((root, self.at.bytes(), Cursor::default()));
             return Some((self.at.as_path(), root));
         }
         loop {
-            let (node, cursor) = self.levels.last_mut()?;
+            let (node, bytes, cursor) = self.levels.last_mut()?;
             let node: &'a Rc<Node> = node;
-            if let Some((name, child)) = node.children().next(cursor) {
-                self.at.push(name);
-                self.levels.push((child, Cursor::default()));
-                return Some((self.at.as_path(), child));
+            let Some((name, child)) = node.children().next(cursor) else {
+                self.levels.pop();
+                continue;
+            };
+            self.at.go_up_to(*bytes);
+            self.at.push(name);
+            if !child.children().is_empty() {
+                self.levels.push((child, self.at.bytes(), Cursor::default()));
             }
-            self.levels.pop();
-            self.at.pop();
+            return Some((self.at.as_path(), child));
         }
     }
 }
@@ -276,7 +321,7 @@ mod tests {
     fn a_visit_sees_children_before_their_parents_in_order() {
         let tree = tree(&[("/a", 0), ("/a/z", 0), ("/a/z/1", 0), ("/a/b", 0), ("/c", 0)]);
         let mut seen: Vec<String> = Vec::new();
-        tree.visit_children_first(at("/a").as_path(), |visit| {
+        tree.visit_children_first(at("/a").as_path(), &mut |visit| {
             assert_eq!(visit.parent.is_none(), visit.path.as_str() == "/a");
             seen.push(visit.path.as_str().into());
         });

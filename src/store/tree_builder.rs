@@ -5,11 +5,10 @@
 //! other order it costs a search.
 
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::store::node::Node;
-use crate::store::path::Path;
+use crate::store::path::{Path, PathCursor};
 use crate::store::tree::Tree;
 
 /// Why a node can't be where it says.
@@ -27,21 +26,22 @@ pub struct TreeBuilder {
     root: Node,
     /// The nodes below the root on the way to the last one, each with where its path ends in `path`.
     open: Vec<(usize, Node)>,
-    /// The path of the last of them; empty for the root's.
-    path: String,
+    /// The path of the last of them.
+    path: PathCursor,
 }
 
 impl TreeBuilder {
     /// Goes on with a tree.
     #[must_use]
     pub fn new(tree: Tree) -> Self {
-        Self { root: tree.into_root(), open: Vec::new(), path: String::new() }
+        Self { root: tree.into_root(), open: Vec::new(), path: PathCursor::at(Path::ROOT) }
     }
 
     /// The tree.
     #[must_use]
     pub fn finish(mut self) -> Tree {
         self.close_to(0);
+        self.root.trim();
         Tree::new(self.root)
     }
 
@@ -50,6 +50,14 @@ impl TreeBuilder {
         self.close_to(0);
         root.take_children_of(&self.root);
         self.root = root;
+    }
+
+    /// Reads a path that is probably that of a sibling or a child of the last node; `None` if it is not.
+    #[must_use]
+    pub fn read_near<'a>(&self, spelling: &'a str) -> Option<Path<'a>> {
+        let last = self.path.as_path();
+        let sibling = last.parent().and_then(|parent| Path::child_of(parent, spelling));
+        sibling.or_else(|| Path::child_of(last, spelling))
     }
 
     /// Puts a node at `path`, which is not the root's, behind the other children of its parent. It is made by `make`, which
@@ -63,14 +71,12 @@ impl TreeBuilder {
         let Some(levels) = self.find_open(above, above_bytes) else { return self.add_elsewhere(path, above, make) };
         self.close_to(levels);
         let parent = self.open.last().map_or(&self.root, |(_, node)| node);
-        if parent.children().get(path.name()).is_some() {
+        if parent.children().has(path.name()) {
             return Err(Misplaced::Exists);
         }
         let node = make(parent);
-        self.path.truncate(above_bytes);
-        self.path.push('/');
-        self.path.push_str(path.name());
-        self.open.push((self.path.len(), node));
+        self.path.push(path.name());
+        self.open.push((path.as_str().len(), node));
         Ok(())
     }
 
@@ -82,22 +88,18 @@ impl TreeBuilder {
         // The parent is near the end: it is the last node, or that node's parent.
         let at = self.open.iter().rposition(|(end, _)| *end <= bytes)?;
         let is_there = self.open.get(at).is_some_and(|(end, _)| *end == bytes)
-            && self.path.as_bytes().get(..bytes) == Some(path.as_str().as_bytes());
+            && self.path.as_path().as_str().as_bytes().get(..bytes) == Some(path.as_str().as_bytes());
         is_there.then(|| at.saturating_add(1))
     }
 
     /// Lets the nodes below the first `levels` join their parents.
     fn close_to(&mut self, levels: usize) {
         while self.open.len() > levels {
-            let Some((end, node)) = self.open.pop() else { return };
-            let (begin, parent) = match self.open.last_mut() {
-                Some((end, parent)) => (*end, parent),
-                None => (0, &mut self.root),
-            };
-            // Between the two is a slash.
-            let name = self.path.get(begin.saturating_add(1)..end).unwrap_or_default();
-            parent.insert_child(name, Rc::new(node));
-            self.path.truncate(begin);
+            let Some((_, mut node)) = self.open.pop() else { return };
+            node.trim();
+            let parent = self.open.last_mut().map_or(&mut self.root, |(_, parent)| parent);
+            parent.append_child(self.path.as_path().name(), Rc::new(node));
+            self.path.pop();
         }
     }
 
@@ -132,6 +134,7 @@ mod tests {
     use crate::store::path::PathBuf;
     use crate::store::permission::Permissions;
     use crate::store::value::Value;
+    use alloc::string::String;
 
     fn at(path: &str) -> PathBuf {
         Path::parse(path.as_bytes(), DomId(0), 100, &mut Default::default()).unwrap().to_owned()

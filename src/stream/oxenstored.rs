@@ -127,7 +127,7 @@ fn store(path: &[u8], permissions: &[u8], value: &[u8], visit: &mut dyn FnMut(&I
     let permissions = Permissions::parse(&permissions, payload::count_strings(&permissions))
         .map_err(|_| "its permissions can't be read")?;
     let pending: Option<(TransactionItem, _)> = None;
-    let (value, permissions) = (unhex(value)?.into(), permissions.entries().into());
+    let (value, permissions) = (unhex(value)?.into(), Some(permissions));
     visit(&Item::Node(NodeItem { pending, path: path.into(), value, permissions }));
     Ok(())
 }

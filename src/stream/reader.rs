@@ -8,7 +8,7 @@ use crate::engine::snapshot::{
     Item, NamedQuotas, NodeAccess, NodeItem, StreamPeer, TransactionItem, WatchItem,
 };
 use crate::store::domain::DomId;
-use crate::store::permission::{Access, Entry};
+use crate::store::permission::{Access, Entry, Permissions};
 use crate::stream::record::{
     ALIGNMENT, BIG_ENDIAN, CONNECTION_DATA, DOMAIN_DATA, END, GLOBAL_DATA, GLOBAL_QUOTA_DATA, HAS_UNIQUE_ID,
     HEADER_BYTES, IDENT, NO_TARGET, NODE_DATA, RECORD_HEADER_BYTES, RING, Reason, SOCKET, STALE, StreamError,
@@ -253,14 +253,11 @@ impl<'a> Fields<'a> {
         if count == 0 && pending.is_none() {
             return Err(Reason::NoPermissions);
         }
-        let mut permissions = Vec::new();
-        for _ in 0..count {
-            // The record's length bounds how many there are.
-            permissions.push(self.permission()?);
-        }
+        // The record's length bounds how many there are.
+        let permissions = Permissions::try_from_entries((0..count).map(|_| self.permission()))?;
         let path = self.text(path, "path")?;
         let value = self.take(value)?.into();
-        Ok(Item::Node(NodeItem { pending, path, value, permissions: permissions.into() }))
+        Ok(Item::Node(NodeItem { pending, path, value, permissions }))
     }
 
     fn permission(&mut self) -> Result<Entry, Reason> {

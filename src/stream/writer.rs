@@ -73,9 +73,9 @@ impl From<NoMemory> for WriteError {
 pub struct Writer<'a> {
     sink: &'a mut dyn Sink,
     version: Version,
-    /// A record's body, kept for its room; what may be long goes to the sink as it is.
-    body: Vec<u8>,
-    /// There was no memory for a part of the body.
+    /// A record's header and body, kept for its room; what may be long goes to the sink as it is.
+    record: Vec<u8>,
+    /// There was no memory for a part of the record.
     is_spoiled: bool,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Writer<'a> {
         sink.write(&IDENT)?;
         sink.write(&(version as u32).to_be_bytes())?;
         sink.write(&0_u32.to_be_bytes())?;
-        Ok(Self { sink, version, body: Vec::new(), is_spoiled: false })
+        Ok(Self { sink, version, record: Vec::new(), is_spoiled: false })
     }
 
     /// Writes an item. What the version can't hold is left out or simplified: open transactions with their nodes, the depth
@@ -108,7 +108,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// When there is no room, or something in the item is too long for its field.
     pub fn item(&mut self, item: &Item<'_>) -> Result<(), WriteError> {
-        self.body.clear();
+        self.begin();
         let is_old = self.version == Version::One;
         let kind = match item {
             Item::Global(global) => {
@@ -137,27 +137,38 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// When there is no room.
     pub fn end(mut self) -> Result<(), WriteError> {
-        self.body.clear();
+        self.begin();
         self.record(END)
     }
 
+    /// Begins a record, with room for its header.
+    fn begin(&mut self) {
+        self.record.clear();
+        self.put(&[0; RECORD_HEADER_BYTES]);
+    }
+
     fn put(&mut self, bytes: &[u8]) {
-        if self.body.try_reserve(bytes.len()).is_ok() {
-            self.body.extend_from_slice(bytes);
+        if self.record.try_reserve(bytes.len()).is_ok() {
+            self.record.extend_from_slice(bytes);
         } else {
             self.is_spoiled = true;
         }
     }
 
-    /// Writes a record with the body that was put together.
-    fn record(&mut self, kind: u32) -> Result<(), WriteError> {
-        self.put(padding(self.body.len()));
-        self.head(kind, self.body.len())
+    /// Bytes of the body that was put together.
+    const fn body_bytes(&self) -> usize {
+        self.record.len().saturating_sub(RECORD_HEADER_BYTES)
     }
 
-    /// Writes a record with the body that was put together, `rest` behind it, and perhaps a number behind that.
+    /// Writes the record that was put together.
+    fn record(&mut self, kind: u32) -> Result<(), WriteError> {
+        self.put(padding(self.body_bytes()));
+        self.head(kind, self.body_bytes())
+    }
+
+    /// Writes the record that was put together, `rest` behind it, and perhaps a number behind that.
     fn long_record(&mut self, kind: u32, rest: &Bytes<'_>, number: Option<u64>) -> Result<(), WriteError> {
-        let bytes = self.body.len().saturating_add(rest.len());
+        let bytes = self.body_bytes().saturating_add(rest.len());
         let padding = padding(bytes);
         let number = number.map(u64::to_le_bytes);
         let number = number.as_ref().map_or(&[][..], |number| &number[..]);
@@ -167,18 +178,16 @@ impl<'a> Writer<'a> {
         Ok(self.sink.write(number)?)
     }
 
-    /// Writes the header of a record of so many bytes, and the body that was put together.
+    /// Writes what was put together of a record, whose body has so many bytes.
     fn head(&mut self, kind: u32, bytes: usize) -> Result<(), WriteError> {
         if self.is_spoiled {
             return Err(WriteError::Full);
         }
         let bytes = u32::try_from(bytes).map_err(|_| WriteError::TooLong("record"))?;
-        let mut header = [0; RECORD_HEADER_BYTES];
-        for (to, from) in header.iter_mut().zip(kind.to_le_bytes().into_iter().chain(bytes.to_le_bytes())) {
-            *to = from;
+        if let Some(header) = self.record.first_chunk_mut() {
+            *header = pair(kind, bytes);
         }
-        self.sink.write(&header)?;
-        Ok(self.sink.write(&self.body)?)
+        Ok(self.sink.write(&self.record)?)
     }
 
     fn transaction(&mut self, transaction: TransactionItem) {
@@ -260,13 +269,13 @@ impl<'a> Writer<'a> {
             Some((transaction, access)) => (transaction.connection.0, transaction.id, access),
             None => (0, 0, NodeAccess::empty()),
         };
-        self.put(&connection.to_le_bytes());
-        self.put(&id.to_le_bytes());
-        self.put(&short(node.path.len().saturating_add(1), "path")?.to_le_bytes());
-        self.put(&short(node.value.len(), "value")?.to_le_bytes());
-        self.put(&access.bits().to_le_bytes());
-        self.put(&short(node.permissions.len(), "list of permissions")?.to_le_bytes());
-        for entry in node.permissions.iter() {
+        let entries = node.entries();
+        let path_bytes = short(node.path.len().saturating_add(1), "path")?;
+        let value_bytes = short(node.value.len(), "value")?;
+        let count = short(entries.len(), "list of permissions")?;
+        self.put(&pair(connection, id));
+        self.put(&pair(double(path_bytes, value_bytes), double(access.bits(), count)));
+        for entry in entries {
             self.put(&permission(*entry));
         }
         self.put(node.path.as_bytes());
@@ -274,6 +283,16 @@ impl<'a> Writer<'a> {
         self.put(&node.value);
         Ok(NODE_DATA)
     }
+}
+
+/// Two fields of 32 bits, one behind the other.
+fn pair(first: u32, second: u32) -> [u8; 8] {
+    (u64::from(first) | u64::from(second) << 32).to_le_bytes()
+}
+
+/// Two fields of 16 bits as one of 32.
+fn double(first: u16, second: u16) -> u32 {
+    u32::from(first) | u32::from(second) << 16
 }
 
 /// What fills a record up behind so many bytes.

@@ -10,7 +10,7 @@ use xenstore::server::stream::load;
 use xenstore::server::take_over::{TakeOver, TakenOver};
 use xenstore::store::domain::DomId;
 use xenstore::store::path::{Path, PathScratch};
-use xenstore::store::permission::{Access, Entry};
+use xenstore::store::permission::{Access, Entry, Permissions};
 use xenstore::stream::reader::Reader;
 use xenstore::wire::header::{Header, MessageType};
 
@@ -42,7 +42,7 @@ fn owner(domid: u16) -> Vec<Entry> {
 
 fn node(path: &str, value: &str, permissions: Vec<Entry>) -> Item<'static> {
     let (path, value) = (path.to_owned().into(), value.as_bytes().to_vec().into());
-    Item::Node(NodeItem { pending: None, path, value, permissions: permissions.into() })
+    Item::Node(NodeItem { pending: None, path, value, permissions: Permissions::from_entries(&permissions) })
 }
 
 fn watch(number: u32, path: &str, token: &str) -> Item<'static> {
@@ -97,7 +97,7 @@ fn compare_nodes(items: &[Item<'_>], engine: &xenstore::engine::Engine) -> usize
         let mut scratch = PathScratch::new();
         let path = Path::parse(node.path.as_bytes(), DOM0, 2048, &mut scratch).unwrap();
         let have = engine.state().tree.get(path).unwrap_or_else(|| panic!("{path} is there"));
-        assert_eq!((have.value(), have.permissions().entries()), (&*node.value, &*node.permissions), "{path}");
+        assert_eq!((have.value(), have.permissions().entries()), (&*node.value, node.entries()), "{path}");
         nodes += 1;
     }
     let mut walk = engine.state().tree.walk();
@@ -252,7 +252,12 @@ fn a_transaction_of_records_alone_does_what_they_say() {
     let transaction = TransactionItem { connection: FIRST, id: 9 };
     let pending = |path: &str, value: &str, access, permissions: Vec<Entry>| {
         let (path, value) = (path.to_owned().into(), value.as_bytes().to_vec().into());
-        Item::Node(NodeItem { pending: Some((transaction, access)), path, value, permissions: permissions.into() })
+        Item::Node(NodeItem {
+            pending: Some((transaction, access)),
+            path,
+            value,
+            permissions: Permissions::from_entries(&permissions),
+        })
     };
     let (read, written) = (NodeAccess::READ, NodeAccess::WRITTEN);
     let saved = [

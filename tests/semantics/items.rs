@@ -60,7 +60,7 @@ pub fn owned(item: &Item<'_>) -> Item<'static> {
             pending: item.pending,
             path: item.path.to_string().into(),
             value: bytes(&item.value),
-            permissions: item.permissions.to_vec().into(),
+            permissions: item.permissions.clone(),
         }),
         Item::Extension(item) => {
             Item::Extension(Extension { kind: item.kind, body: item.body.to_block().into_owned().into() })

@@ -196,7 +196,7 @@ fn stat(path: &Path) -> Result<Found, String> {
         let (count, sum) = kinds.entry(describe::kind(item)).or_default();
         (*count, *sum) = (*count + 1, *sum + bytes);
         if let Item::Node(node) = item
-            && let (None, Some(owner)) = (node.pending, node.permissions.first())
+            && let (None, Some(owner)) = (node.pending, node.entries().first())
         {
             let (count, sum) = owners.entry(owner.domid).or_default();
             (*count, *sum) = (*count + 1, *sum + bytes);

@@ -83,7 +83,7 @@ pub(crate) fn line(item: &Item<'_>, name: &dyn Fn(u32) -> String) -> String {
         }
         Item::Transaction(transaction) => format!("{} {}", name(transaction.connection.0), transaction.id),
         Item::Node(node) => {
-            let permissions: Vec<_> = node.permissions.iter().map(permission).collect();
+            let permissions: Vec<_> = node.entries().iter().map(permission).collect();
             let pending = node.pending.map(|(transaction, access)| {
                 let connection = name(transaction.connection.0);
                 format!(" in transaction {} of {connection} access {:#x}", transaction.id, access.bits())

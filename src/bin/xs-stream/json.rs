@@ -69,7 +69,7 @@ pub(crate) fn object(item: &Item<'_>) -> Value {
                 put("access", access.bits().into());
             }
             put("path", node.path.as_ref().into());
-            put("permissions", node.permissions.iter().map(permission).collect::<Vec<_>>().into());
+            put("permissions", node.entries().iter().map(permission).collect::<Vec<_>>().into());
             bytes(&mut object, "value", &node.value);
         }
         Item::Extension(extension) => {

@@ -10,7 +10,7 @@ use bitflags::bitflags;
 
 use crate::engine::snapshot::Bytes;
 use crate::store::domain::DomId;
-use crate::store::permission::Entry;
+use crate::store::permission::{Entry, Permissions};
 
 /// What stands for a connection within one sequence; never 0. It means nothing outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,8 +152,16 @@ pub struct NodeItem<'a> {
     pub path: Cow<'a, str>,
     /// Its value.
     pub value: Cow<'a, [u8]>,
-    /// Its permissions, the owner's first; none for a node that a transaction removed.
-    pub permissions: Cow<'a, [Entry]>,
+    /// Its permissions; `None` for a node that a transaction removed.
+    pub permissions: Option<Permissions>,
+}
+
+impl NodeItem<'_> {
+    /// The entries of its permissions, the owner's first; none for a node that a transaction removed.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        self.permissions.as_ref().map_or(&[], Permissions::entries)
+    }
 }
 
 /// State of one kind of server that the document has no record for. Who does not know the kind skips it, and whoever wrote

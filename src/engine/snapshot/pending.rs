@@ -330,7 +330,7 @@ fn seen_by(record: &PendingNode<'_>, of_tree: Option<&Rc<Node>>) -> Option<Rc<No
 /// Removes a node and what of the tree is below it in a transaction.
 fn remove(transaction: &mut Transaction, top: Path<'_>, state: &mut State) {
     let tree = state.tree.clone();
-    tree.visit_children_first(top, |visit| {
+    tree.visit_children_first(top, &mut |visit| {
         match transaction.seen(visit.path) {
             None => transaction.note(visit.path, Some(visit.node.clone())),
             // Removed already, as one below.

@@ -55,6 +55,10 @@ pub struct Restorer {
     pub(super) generations: GenerationReader,
     /// The tree, while nodes come.
     builder: Option<TreeBuilder>,
+    /// The permissions that came last, as they were and as they are restored. Most nodes have those of the one before.
+    last_permissions: Option<(Permissions, Permissions)>,
+    /// Nodes of one owner that came one behind the other and are not counted yet.
+    charged: (DomId, NodeCount),
     pub(super) has_root: bool,
     pub(super) specials: [bool; Special::ALL.len()],
     /// Transactions that only their nodes' records have told of so far.
@@ -78,6 +82,8 @@ impl Restorer {
             targets: Vec::new(),
             generations: GenerationReader::default(),
             builder: None,
+            last_permissions: None,
+            charged: (config.privileged, NodeCount::default()),
             has_root: false,
             specials: [false; Special::ALL.len()],
             pending: BTreeMap::new(),
@@ -228,13 +234,15 @@ impl Restorer {
 
     fn node(&mut self, item: &NodeItem<'_>) -> Result<(), RestoreError> {
         let name = || Box::from(&*item.path);
-        let permissions = self.permissions(&item.permissions).ok_or_else(|| RestoreError::NoPermissions(name()))?;
-        self.learn(&permissions);
+        let permissions = item.permissions.as_ref().ok_or_else(|| RestoreError::NoPermissions(name()))?;
+        let permissions = self.known_permissions(permissions);
         if item.path.starts_with('@') {
             return self.special(item, permissions);
         }
-        let mut scratch = PathScratch::new();
-        let path = absolute(&item.path, &mut scratch)?;
+        let path = match self.builder.as_ref().and_then(|builder| builder.read_near(&item.path)) {
+            Some(path) => path,
+            None => absolute(&item.path)?,
+        };
         let state = &mut self.engine.state;
         if path.is_root() && core::mem::replace(&mut self.has_root, true) {
             return Err(RestoreError::Node(name()));
@@ -258,12 +266,23 @@ impl Restorer {
                 Misplaced::Exists => RestoreError::Node(name()),
             })?;
         }
-        state.domains.charge_nodes(owner, NodeCount::one(bytes));
+        if owner != self.charged.0 {
+            self.charge();
+            self.charged.0 = owner;
+        }
+        self.charged.1 = self.charged.1.plus(NodeCount::one(bytes));
         Ok(())
+    }
+
+    /// Counts nodes for their owner.
+    fn charge(&mut self) {
+        let (owner, count) = (self.charged.0, core::mem::take(&mut self.charged.1));
+        self.engine.state.domains.charge_nodes(owner, count);
     }
 
     /// Puts the tree in its place: something looks at it.
     pub(super) fn settle_tree(&mut self) {
+        self.charge();
         if let Some(builder) = self.builder.take() {
             self.engine.state.tree = builder.finish();
         }
@@ -286,12 +305,24 @@ impl Restorer {
         Ok(())
     }
 
-    /// Permissions of a node; `None` for no entry. A dead owner's node goes to the control domain.
-    fn permissions(&self, entries: &[Entry]) -> Option<Permissions> {
+    /// Permissions of a node. All that they name become known.
+    fn known_permissions(&mut self, permissions: &Permissions) -> Permissions {
+        if let Some((_, restored)) = self.last_permissions.as_ref().filter(|(last, _)| last == permissions) {
+            return restored.clone();
+        }
+        let restored = self.permissions(permissions);
+        self.learn(&restored);
+        self.last_permissions = Some((permissions.clone(), restored.clone()));
+        restored
+    }
+
+    /// Permissions as they are restored. A dead owner's node goes to the control domain.
+    fn permissions(&self, permissions: &Permissions) -> Permissions {
         let privileged = self.engine.config.privileged;
         let can_be = |entry: &Entry| !entry.domid.is_reserved() || entry.domid == DomId::ANY;
+        let entries = permissions.entries();
         if entries.iter().all(|entry| can_be(entry) && !entry.stale && !entry.access.contains(Access::OWNER)) {
-            return Permissions::from_entries(entries);
+            return permissions.clone();
         }
         let mut kept = Vec::with_capacity(entries.len());
         for (at, entry) in entries.iter().enumerate() {
@@ -303,7 +334,7 @@ impl Restorer {
             }
             kept.push(entry);
         }
-        Permissions::from_entries(&kept)
+        Permissions::from_entries(&kept).unwrap_or_else(|| permissions.clone())
     }
 
     /// Lets domains become known that permissions name: those that are not alive are marked there.
@@ -324,9 +355,8 @@ impl Restorer {
         if self.known(transaction.connection)?.is_none() {
             return Ok(());
         }
-        let mut scratch = PathScratch::new();
-        let path = absolute(&item.path, &mut scratch)?.to_owned();
-        let permissions = self.permissions(&item.permissions);
+        let path = absolute(&item.path)?.to_owned();
+        let permissions = item.permissions.as_ref().map(|permissions| self.permissions(permissions));
         let nodes = self.pending.get_mut(&(transaction.connection, transaction.id));
         let nodes = nodes.ok_or(RestoreError::UnknownTransaction(transaction.id))?;
         nodes.push((path, PendingNode { access, value: item.value.to_vec().into(), permissions }));
@@ -344,11 +374,8 @@ impl Restorer {
 }
 
 /// An absolute path of a node.
-fn absolute<'a>(spelling: &'a str, scratch: &'a mut PathScratch) -> Result<Path<'a>, RestoreError> {
-    if !spelling.starts_with('/') {
-        return Err(RestoreError::Path);
-    }
-    Path::parse(spelling.as_bytes(), DomId::DOM0, limits::PATH_BYTES, scratch).map_err(|_| RestoreError::Path)
+fn absolute(spelling: &str) -> Result<Path<'_>, RestoreError> {
+    Path::parse_absolute(spelling.as_bytes(), limits::PATH_BYTES).map_err(|_| RestoreError::Path)
 }
 
 fn set_quotas(domains: &mut Domains, domid: DomId, quotas: &NamedQuotas<'_>) {

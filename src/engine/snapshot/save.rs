@@ -210,10 +210,7 @@ impl<'a> Saver<'a> {
         for special in Special::ALL {
             generations.push(state.specials.get(special).generation);
         }
-        let mut walk = state.tree.try_walk().map_err(NoMemory::from)?;
-        while let Some((_, node)) = walk.next() {
-            generations.push(node.generation());
-        }
+        state.tree.try_visit(|node| generations.push(node.generation())).map_err(NoMemory::from)?;
         visit(&generations.finish()?)?;
         for special in Special::ALL {
             let node = state.specials.get(special);
@@ -234,13 +231,8 @@ impl<'a> Saver<'a> {
         generation: u64,
         visit: Visit<'_, E>,
     ) -> Result<(), E> {
-        let permissions = self.engine.state.domains.adjusted(permissions, generation);
-        visit(&Item::Node(NodeItem {
-            pending: None,
-            path: path.into(),
-            value: value.into(),
-            permissions: permissions.entries().into(),
-        }))
+        let permissions = Some(self.engine.state.domains.adjusted(permissions, generation));
+        visit(&Item::Node(NodeItem { pending: None, path: path.into(), value: value.into(), permissions }))
     }
 
     fn transactions<E: From<NoMemory>>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
@@ -253,13 +245,8 @@ impl<'a> Saver<'a> {
             let accesses = transaction.accesses().map_err(NoMemory::from)?;
             for (path, accessed) in &accesses {
                 let PendingNode { access, value, permissions } = PendingNode::of(accessed, &state.domains);
-                let entries = permissions.as_ref().map_or(&[][..], Permissions::entries);
-                visit(&Item::Node(NodeItem {
-                    pending: Some((item, access)),
-                    path: path.as_str().into(),
-                    value,
-                    permissions: entries.into(),
-                }))?;
+                let pending = Some((item, access));
+                visit(&Item::Node(NodeItem { pending, path: path.as_str().into(), value, permissions }))?;
             }
             visit(&pending::write(item, transaction, &accesses, state, self.options.now_ms)?)?;
         }
