@@ -62,8 +62,9 @@ pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home
             // An update sets an alarm of its own.
             alarm_ms = None;
         }
+        let gains_memory = platform.gain_memory();
         // What was just done may have left something to send.
-        if !poll.busy && !server.is_busy() {
+        if !poll.busy && !server.is_busy() && !gains_memory {
             if poll.deadline_ms != alarm_ms {
                 time::set_alarm(poll.deadline_ms);
                 alarm_ms = poll.deadline_ms;

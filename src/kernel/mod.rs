@@ -231,7 +231,7 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     log::console_event();
     let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
     let now = time::now_ns();
-    let heap::Usage { used, free, .. } = heap::usage();
+    let (heap::Usage { used, .. }, free) = (heap::usage(), platform.free_bytes());
     info!(
         "{}: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
         if handover.crash.is_there() { "warm restart" } else { "live update" },

@@ -12,7 +12,7 @@ use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 use super::heap;
 use super::slots::Slots;
-use super::update;
+use super::update::{self, successor};
 use super::work;
 use crate::xen::abi::{GNTTAB_RESERVED_XENSTORE, XenError};
 use crate::xen::domain_state::State;
@@ -102,6 +102,27 @@ impl XenPlatform {
     /// The domain's memory.
     pub(crate) const fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Lets some more of the predecessor's memory join the heap; see [`successor`]. Returns whether there was any.
+    pub(crate) fn gain_memory(&mut self) -> bool {
+        let is_missing = self.memory.missing_pages() > 0;
+        if is_missing {
+            successor::gain(&mut self.memory, successor::PAGES_A_TURN);
+        }
+        is_missing
+    }
+
+    /// Lets all of it join the heap: another kernel's world is made of all the memory that there is.
+    pub(crate) fn gain_all_memory(&mut self) {
+        if self.memory.missing_pages() > 0 {
+            successor::gain(&mut self.memory, usize::MAX);
+        }
+    }
+
+    /// Bytes that are free, with those that have not joined the heap yet.
+    pub(crate) fn free_bytes(&self) -> usize {
+        heap::usage().free + self.memory.missing_pages() * PAGE_BYTES
     }
 
     /// All rings that are mapped.
@@ -241,10 +262,14 @@ impl Platform for XenPlatform {
 
     /// A new kernel is taken to be as large as this one.
     fn update_figures(&self, stream_bytes: usize) -> Option<UpdateFigures> {
-        let heap::Usage { used, free, .. } = heap::usage();
-        let beside = update::bytes_beside_stream(&self.memory, entry::image_bytes(), self.rings.len(), used);
+        let beside =
+            update::bytes_beside_stream(&self.memory, entry::image_bytes(), self.rings.len(), heap::usage().used);
         let needed_bytes = beside + stream_bytes.next_multiple_of(PAGE_BYTES);
-        Some(UpdateFigures { needed_bytes, free_bytes: free, pause_ms: update::expected_pause_ms(stream_bytes) })
+        Some(UpdateFigures {
+            needed_bytes,
+            free_bytes: self.free_bytes(),
+            pause_ms: update::expected_pause_ms(stream_bytes),
+        })
     }
 
     fn notify(&mut self, port: Port) {

@@ -93,6 +93,9 @@ impl Arena {
     /// As for [`Arena::init`].
     unsafe fn set_apart(&mut self, number: usize, range: Range<usize>) -> Range<usize> {
         let missing = SPARE_BYTES.saturating_sub(self.spare.counters().claimed_bytes);
+        if !self.spare_ranges[number].is_empty() {
+            return range;
+        }
         let bytes = missing.min(range.len() / SPARE_SHARE) / PAGE_BYTES * PAGE_BYTES;
         if bytes == 0 {
             return range;

@@ -105,6 +105,7 @@ pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings:
 pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>) {
     let Some(successor) = server.take_successor() else { return };
     let stopped_ns = time::now_ns();
+    platform.gain_all_memory();
     let state_bytes = heap::usage().used.saturating_sub(successor.file.len());
     let mut stream = PageStream::default();
     let saved = save(server, &successor, &mut stream);

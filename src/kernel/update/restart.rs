@@ -134,6 +134,7 @@ pub(crate) fn start(what: &str) -> Refused {
     let stopped_ns = time::now_ns();
     // SAFETY: the main loop never runs again, nor does the handler below it, which had no more than a shared view of the state.
     let (server, platform, home) = unsafe { serving.everything() };
+    platform.gain_all_memory();
     let domain = server.domain_in_hand(&request).0;
     let crash = describe(what, domain, &request, note(domain, time::now_ms()));
     let state_bytes = heap::usage().used;

@@ -2,6 +2,9 @@
 //!
 //! Until [`commit`] any end of this kernel, by panic, fault or in order, leads back over the bridge ([`give_up`]). The
 //! predecessor's memory is not mapped here before, and its rings and ports are not touched.
+//!
+//! To map all of that memory takes longer than all else that is done at the commit, and everybody waits for it. So the greater
+//! part joins the heap while guests are served again ([`gain`]).
 
 use alloc::vec::Vec;
 use core::ptr;
@@ -13,7 +16,14 @@ use crate::kernel::{heap, log};
 use crate::xen::bridge::{FarEnd, Handover};
 use crate::xen::event_channel::two_level::{self, offset};
 use crate::xen::memory::Memory;
+use crate::xen::shared_page::PAGE_BYTES;
 use crate::xen::{entry, grant, shared_info, time};
+
+/// Pages of the predecessor's that join the heap before anybody is served: 8 MiB, with which any request can be handled and
+/// another kernel received.
+const PAGES_AT_ONCE: usize = 2048;
+/// Pages that join the heap in one turn of the main loop: somewhat more than a millisecond under emulation.
+pub(crate) const PAGES_A_TURN: usize = 1024;
 
 /// The way back, while there is one.
 static WAY_BACK: Mutex<Option<FarEnd>> = Mutex::new(None);
@@ -41,8 +51,8 @@ pub(crate) fn handover() -> Option<Handover> {
     WAY_BACK.lock().map(FarEnd::handover)
 }
 
-/// Takes over: the predecessor is let go, its ring mappings are undone, and its memory joins the heap. There is no way back
-/// from here on. Upcalls are masked and all ports unmasked; what fired before is forgotten.
+/// Takes over: the predecessor is let go, its ring mappings are undone, and its memory begins to join the heap. There is no way
+/// back from here on. Upcalls are masked and all ports unmasked; what fired before is forgotten.
 pub(crate) fn commit(memory: &mut Memory) {
     let Some(far) = WAY_BACK.lock().take() else { return };
     let handover = far.handover();
@@ -63,9 +73,19 @@ pub(crate) fn commit(memory: &mut Memory) {
     unsafe { memory.unpin_root(handover.predecessor_root) }.expect("the predecessor's root is pinned");
     let total = usize::try_from(handover.total_pages).unwrap_or(usize::MAX);
     // SAFETY: the builder of this world made the list for all pages; those of the predecessor are nobody's now.
-    let gained = unsafe { memory.extend(total, heap::give_page) }.expect("Xen lets a domain map its own pages");
-    // SAFETY: the module has been read, and lies between the heap and the pages that were just mapped.
-    unsafe { heap::extend(gained.end - heap::end()) };
+    unsafe { memory.list(total) };
+    gain(memory, PAGES_AT_ONCE);
+}
+
+/// Lets up to `most` pages that were the predecessor's join the heap.
+pub(crate) fn gain(memory: &mut Memory, most: usize) {
+    let missing_kib = memory.missing_pages() * PAGE_BYTES / 1024;
+    match memory.extend(most, heap::give_page) {
+        // SAFETY: the module has been read, and lies between the heap and the first pages that were mapped; the others follow
+        // one another.
+        Ok(gained) => unsafe { heap::extend(gained.end - heap::end()) },
+        Err(error) => ::log::error!("{missing_kib} KiB of the predecessor's memory can't be had: {error:?}"),
+    }
 }
 
 /// Console lines that the predecessor could not print any more.

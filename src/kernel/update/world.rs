@@ -63,6 +63,9 @@ struct Layout {
     end: usize,
 }
 
+/// Entries of the p2m list in a page.
+const LIST_ENTRIES: usize = PAGE_BYTES / size_of::<u64>();
+
 /// Pages for `bytes`.
 const fn pages_for(bytes: usize) -> usize {
     bytes.div_ceil(PAGE_BYTES)
@@ -276,10 +279,14 @@ impl<'a> World<'a> {
     /// Writes the p2m list: the successor's frames, and then all others of the domain. `is_given` has room for all pages.
     fn put_frame_list(&self, memory: &Memory, mut is_given: Vec<bool>) {
         let base = entry::virt_base();
-        let mut at = self.layout.address(self.layout.frame_list);
+        let (mut list, mut at) = (0, 0);
         let mut next = |frame: u64| {
-            self.put(at, &frame.to_ne_bytes());
-            at += size_of::<u64>();
+            if at % LIST_ENTRIES == 0 {
+                list = self.source(self.layout.frame_list + at / LIST_ENTRIES);
+            }
+            // SAFETY: in a page that was taken for the world and is still mapped here.
+            unsafe { ptr::with_exposed_provenance_mut::<u64>(list).add(at % LIST_ENTRIES).write(frame) };
+            at += 1;
         };
         for page in 0..self.layout.end {
             let address = self.source(page);

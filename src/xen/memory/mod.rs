@@ -70,6 +70,8 @@ pub(crate) struct Memory {
     p2m: usize,
     /// Pages of the domain that can be mapped.
     pages: usize,
+    /// Those, and others that the p2m list names already: see [`Memory::extend`].
+    listed_pages: usize,
     /// Whether pages can be made non-executable.
     no_execute: bool,
 }
@@ -80,7 +82,7 @@ impl Memory {
     /// `start_info` says them, both in the linear mapping. Only one `Memory` may exist.
     pub(crate) unsafe fn new(root: usize, p2m: usize, pages: usize) -> Self {
         let pages = pages.min((LINEAR_END - entry::virt_base()) / PAGE_BYTES);
-        Self { root, p2m, pages, no_execute: true }
+        Self { root, p2m, pages, listed_pages: pages, no_execute: true }
     }
 
     /// The machine frame of the page that is linearly mapped at `address`.

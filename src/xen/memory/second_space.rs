@@ -166,22 +166,45 @@ impl Memory {
         unsafe { extended(ExtendedOperation::about(xen_sys::MMUEXT_UNPIN_TABLE, frame)) }
     }
 
-    /// Takes further pages of the domain into the linear mapping: from those that are there to `pages`, which the p2m
-    /// list names already. Returns the new part. Tables are made of pages from `free_page`.
-    ///
-    /// # Errors
-    /// When there is no page for a table or Xen refuses.
+    /// Says how many pages the p2m list names, for [`Memory::extend`].
     ///
     /// # Safety
-    /// The p2m list must have `pages` entries, and the frames of the new ones must belong to nobody else.
-    pub(crate) unsafe fn extend(
+    /// The list must have so many entries, and the frames of those that are not mapped yet must belong to nobody else.
+    pub(crate) unsafe fn list(&mut self, pages: usize) {
+        self.listed_pages = pages.min((super::LINEAR_END - entry::virt_base()) / PAGE_BYTES).max(self.pages);
+    }
+
+    /// How many pages are listed that are not mapped yet.
+    pub(crate) const fn missing_pages(&self) -> usize {
+        self.listed_pages.saturating_sub(self.pages)
+    }
+
+    /// Takes up to `most` further pages of the list into the linear mapping. Returns the new part. Tables are made of
+    /// pages from `free_page`.
+    ///
+    /// # Errors
+    /// When there is no page for a table or Xen refuses; those pages and all behind them are lost then.
+    pub(crate) fn extend(
         &mut self,
-        pages: usize,
+        most: usize,
+        free_page: impl FnMut() -> Option<usize>,
+    ) -> Result<Range<usize>, MemoryError> {
+        let first = self.pages;
+        self.pages += self.missing_pages().min(most);
+        let gained = self.map_new(first..self.pages, free_page);
+        if gained.is_err() {
+            self.listed_pages = self.pages;
+        }
+        gained
+    }
+
+    /// Names pages that had other names, and maps them.
+    fn map_new(
+        &self,
+        all: Range<usize>,
         mut free_page: impl FnMut() -> Option<usize>,
     ) -> Result<Range<usize>, MemoryError> {
-        let (first, base) = (self.pages, entry::virt_base());
-        self.pages = pages.min((super::LINEAR_END - base) / PAGE_BYTES);
-        let all = first..self.pages.max(first);
+        let base = entry::virt_base();
         self.name_frames(all.clone().map(|page| (self.frame_at(base + page * PAGE_BYTES), page)))?;
         let range = base + all.start * PAGE_BYTES..base + all.end * PAGE_BYTES;
         let mut region = range.start;
