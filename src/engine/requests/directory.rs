@@ -12,11 +12,10 @@ pub(super) fn directory(call: &mut Call<'_>) -> Result<(), Errno> {
     let mut scratch = PathScratch::new();
     let path = call.path(payload::only_string(call.payload).ok_or(Errno::Inval)?, &mut scratch)?;
     let node = call.view.get(path, Access::READ)?;
-    for name in node.children().names() {
+    node.children().names().try_for_each(|name| {
         call.answer(name.as_bytes())?;
-        call.answer(b"\0")?;
-    }
-    Ok(())
+        call.answer(b"\0")
+    })
 }
 
 /// DIRECTORY_PART `<path>|<offset>|` answers the node's generation and as many names from a byte offset on as fit; after
