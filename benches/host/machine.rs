@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use crate::commit;
+
 /// Lines of a list about machine and versions.
 pub fn describe() -> String {
     let kernel = ["ostype", "osrelease"].map(|name| fs::read_to_string(format!("/proc/sys/kernel/{name}")));
@@ -40,8 +42,7 @@ fn memory_mib() -> u64 {
 
 /// This project's version, with the commit where that can be told.
 fn version() -> String {
-    let commit = output("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
-    let commit = commit.map_or_else(String::new, |commit| format!(" ({commit})"));
+    let commit = commit::describe().map_or_else(String::new, |commit| format!(" ({commit})"));
     format!("{}{commit}", env!("CARGO_PKG_VERSION"))
 }
 

@@ -9,6 +9,7 @@ mod cases;
 #[path = "../../tests/differential/client.rs"]
 #[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
 mod client;
+mod commit;
 mod load;
 mod machine;
 #[path = "../../tests/differential/names.rs"]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use crate::commit;
 use crate::plan::RELEASES;
 use crate::project;
 
@@ -25,7 +26,7 @@ pub(crate) fn describe() -> Vec<String> {
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("unknown processor", |(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let commit = first_line("git", &["-C", &project().display().to_string(), "describe", "--always", "--dirty"]);
+    let commit = commit::describe().unwrap_or_else(|| "unknown".to_owned());
     let mut lines = vec![
         format!("Machine: {model}, {cores} processors; {}", first_line("qemu-system-x86_64", &["--version"])),
         "Emulation: QEMU without KVM, two virtual processors; dom0 has one of them and 896 MiB".to_owned(),

@@ -5,6 +5,8 @@
 //! `target/xen-bench/`, so that `--resume` goes on where a run ended, and `--report` writes the page again without any.
 #![allow(missing_docs, reason = "a program")]
 
+#[path = "../host/commit.rs"]
+mod commit;
 mod machine;
 mod page;
 mod plan;

@@ -94,6 +94,7 @@ impl Arena {
     unsafe fn set_apart(&mut self, number: usize, range: Range<usize>) -> Range<usize> {
         let missing = SPARE_BYTES.saturating_sub(self.spare.counters().claimed_bytes);
         if !self.spare_ranges[number].is_empty() {
+            // One range of what comes later is remembered: the first part that comes is large enough, or all that there is.
             return range;
         }
         let bytes = missing.min(range.len() / SPARE_SHARE) / PAGE_BYTES * PAGE_BYTES;
