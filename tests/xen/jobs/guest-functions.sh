@@ -2,30 +2,51 @@
 #
 # Guests are followed by name. QEMU 7.2 without KVM now and then ends a PVH guest with a triple fault while Linux is still
 # setting up its clock, with any store. Such a guest stays as it is, shut down and with the id that it had, so that nobody
-# looks at another one by accident; who needs it at work creates it again (`await`). `resets` says how often that was.
+# looks at another one by accident; who needs it at work creates it again (`await`). `resets` says how often that was. Guests
+# that end in another way stay as well, so that it can be told why.
+
+# How often a guest is created again that ends before it is at work.
+CREATIONS_MOST=10
 
 # start GUEST WORK: a guest that does WORK (dom0/guest-init).
 start() {
     eval "work_of_$1=\$2"
-    xl create -q "/root/$1.cfg" 'on_reboot="preserve"' "extra=\"console=hvc0 quiet loglevel=3 $2\"" ||
+    xl create -q "/root/$1.cfg" 'on_reboot="preserve"' 'on_crash="preserve"' 'on_poweroff="preserve"' "extra=\"console=hvc0 quiet loglevel=3 $2\"" ||
         echo "FAILED: xl create $1 gave $?"
 }
 # create TYPE: a guest that checks the store and reports.
 create() { start "$1" check; }
 xen_log() { cat /results/xl-dmesg-earlier.txt 2>/dev/null; xl dmesg; }
 was_reset() { _id=$(xl domid "$1") && xen_log | grep -q "d${_id}v[0-9]* Triple fault"; }
-# await GUEST SECONDS COMMAND...: until COMMAND succeeds, creating the guest again if the emulator has reset it.
+# Whether a guest runs no more.
+has_ended() { _id=$(xl domid "$1") && xl list "$_id" | awk '{ state = $5 } END { exit state !~ /[scd]/ }'; }
+# has_worked: whether the guest of id $_id has used the store by itself.
+has_worked() { xenstore-exists "/local/domain/$_id/data/hammer" || xenstore-exists "/local/domain/$_id/data/report"; }
+# Why a guest is not there, or has ended, as far as that can be told.
+tell_of() {
+    xl list
+    xen_log | grep -E 'Triple fault|crash' | tail -n 5
+    tail -n 15 "/var/log/xen/console/guest-$1.log"
+}
+# await GUEST SECONDS COMMAND...: until COMMAND succeeds, creating the guest again if the emulator has reset it, or if it has
+# ended before it was at work.
 await() {
-    _guest=$1 _seconds=$2 _deadline=$(($(now_ms) + $2 * 1000))
+    _guest=$1 _seconds=$2 _deadline=$(($(now_ms) + $2 * 1000)) _creations=0
     shift 2
     until "$@" >/dev/null 2>&1; do
-        if was_reset "$_guest"; then
-            _gone=$_id _deadline=$(($(now_ms) + _seconds * 1000))
+        if has_ended "$_guest"; then
+            _gone=$_id
+            was_reset "$_guest" || { echo "$_guest $_gone has ended:" && tell_of "$_guest"; } >&2
+            if ! was_reset "$_guest" && has_worked || [ $_creations -ge $CREATIONS_MOST ]; then
+                echo "FAILED: $_guest has ended"
+                return 1
+            fi
+            _creations=$((_creations + 1)) _deadline=$(($(now_ms) + _seconds * 1000))
             xl destroy "$_guest"
             until_true 60 gone "$_gone" || echo "FAILED: domain $_gone is still in the store"
             eval "start $_guest \"\$work_of_$_guest\""
         fi
-        [ "$(now_ms)" -lt "$_deadline" ] || { echo "FAILED: not within $_seconds s: $*"; return 1; }
+        [ "$(now_ms)" -lt "$_deadline" ] || { echo "FAILED: not within $_seconds s: $*"; tell_of "$_guest" >&2; return 1; }
         usleep 50000
     done
 }

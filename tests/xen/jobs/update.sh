@@ -44,7 +44,7 @@ while [ $i -lt "$UPDATES" ]; do
 done
 # A guest that the emulator has reset reads its ring no more, and what waits for it takes memory: the figures at the end are
 # taken with the same guests at work as at the beginning.
-at_work() { ! was_reset "$1" && hammers "$1"; }
+at_work() { ! has_ended "$1" && hammers "$1"; }
 figures_with_guests() {
     while :; do
         resets_before=$(resets)
