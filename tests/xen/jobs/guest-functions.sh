@@ -3,7 +3,7 @@
 # Guests are followed by name. QEMU 7.2 without KVM now and then ends a PVH guest with a triple fault while Linux is still
 # setting up its clock, with any store. Such a guest stays as it is, shut down and with the id that it had, so that nobody
 # looks at another one by accident; who needs it at work creates it again (`await`). `resets` says how often that was. Guests
-# that end in another way stay as well, so that it can be told why.
+# that crash stay as well, so that it can be told why.
 
 # How often a guest is created again that ends before it is at work.
 CREATIONS_MOST=10
@@ -11,7 +11,7 @@ CREATIONS_MOST=10
 # start GUEST WORK: a guest that does WORK (dom0/guest-init).
 start() {
     eval "work_of_$1=\$2"
-    xl create -q "/root/$1.cfg" 'on_reboot="preserve"' 'on_crash="preserve"' 'on_poweroff="preserve"' "extra=\"console=hvc0 quiet loglevel=3 $2\"" ||
+    xl create -q "/root/$1.cfg" 'on_reboot="preserve"' 'on_crash="preserve"' "extra=\"console=hvc0 quiet loglevel=3 $2\"" ||
         echo "FAILED: xl create $1 gave $?"
 }
 # create TYPE: a guest that checks the store and reports.
