@@ -55,9 +55,9 @@ pub(crate) const fn expected_pause_ms(stream_bytes: usize) -> u64 {
 }
 
 /// The pause with an empty store.
-const PAUSE_BASE_MS: u64 = 150;
+const PAUSE_BASE_MS: u64 = 75;
 /// What each MiB of state adds.
-const PAUSE_PER_MIB_MS: u64 = 200;
+const PAUSE_PER_MIB_MS: u64 = 100;
 
 /// What of this kernel a live update needs.
 pub(crate) struct Home<'a> {
