@@ -158,7 +158,10 @@ impl State {
     #[must_use]
     pub fn count_nodes(&self) -> BTreeMap<DomId, NodeCount> {
         let mut found = BTreeMap::<DomId, NodeCount>::new();
-        let mut add = |owner, count| {
+        let mut add = |owner, count: NodeCount| {
+            if count.nodes == 0 {
+                return;
+            }
             let sum = found.entry(owner).or_default();
             *sum = sum.plus(count);
         };

@@ -80,12 +80,13 @@ pub(crate) fn commit(memory: &mut Memory) {
 /// Lets up to `most` pages that were the predecessor's join the heap.
 pub(crate) fn gain(memory: &mut Memory, most: usize) {
     let missing_kib = memory.missing_pages() * PAGE_BYTES / 1024;
-    match memory.extend(most, heap::give_page) {
-        // SAFETY: the module has been read, and lies between the heap and the first pages that were mapped; the others follow
-        // one another.
-        Ok(gained) => unsafe { heap::extend(gained.end - heap::end()) },
-        Err(error) => ::log::error!("{missing_kib} KiB of the predecessor's memory can't be had: {error:?}"),
-    }
+    let gained = match memory.extend(most, heap::give_page) {
+        Ok(gained) => gained,
+        Err(error) => return ::log::error!("{missing_kib} KiB of the predecessor's memory can't be had: {error:?}"),
+    };
+    // SAFETY: what lies between the heap and the first pages that are gained is the module, which has been read, and later ones
+    // begin where the heap ends, as nothing is gained any more after an error. All of it is mapped, and was the predecessor's.
+    unsafe { heap::extend(gained.end - heap::end()) };
 }
 
 /// Console lines that the predecessor could not print any more.
