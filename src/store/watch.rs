@@ -3,9 +3,10 @@
 //! A change costs as many look-ups as its path has levels, however many watches there are elsewhere.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use crate::limits;
 use crate::store::path::Path;
@@ -107,6 +108,7 @@ impl<'a> News<'a> {
 /// All watches.
 #[derive(Debug, Default)]
 pub struct Watches {
+    /// By path, and there by connection and in the order of setting: a connection's watches on a path are a run.
     by_path: BTreeMap<Rc<str>, Vec<Rc<Watch>>>,
     by_connection: BTreeMap<ConnectionId, Vec<Rc<Watch>>>,
     next_sequence: u64,
@@ -131,14 +133,18 @@ impl Watches {
         self.next_sequence = sequence.saturating_add(1);
         let watch =
             Rc::new(Watch { connection, path: path.clone(), token: token.into(), relative_bytes, depth, sequence });
-        self.by_path.entry(path).or_default().push(watch.clone());
+        let list = self.by_path.entry(path).or_default();
+        list.insert(list.partition_point(|other| other.connection <= connection), watch.clone());
         self.by_connection.entry(connection).or_default().push(watch);
     }
 
     /// The watch of `connection` on `path` with `token`.
     #[must_use]
     pub fn find(&self, connection: ConnectionId, path: &str, token: &[u8]) -> Option<&Rc<Watch>> {
-        self.of_connection(connection).iter().find(|watch| *watch.path == *path && *watch.token == *token)
+        let list = self.by_path.get(path)?;
+        let begin = list.partition_point(|watch| watch.connection < connection);
+        let run = list.get(begin..)?.iter().take_while(|watch| watch.connection == connection);
+        run.into_iter().find(|watch| *watch.token == *token)
     }
 
     /// Removes one watch.
@@ -168,48 +174,35 @@ impl Watches {
         self.by_connection.get(&connection).map_or(&[], Vec::as_slice)
     }
 
-    /// Appends the watches that are told of something, by connection and then in the order of setting: all of them, or those
-    /// of the first connections behind `behind`. Returns behind which connection to go on, if there may be more.
+    /// Appends the watches that something concerns, by connection and then in the order of setting: those of the first
+    /// connections after `after`, of so many as to give [`limits::WATCHES_AT_ONCE`] watches. Returns after which connection
+    /// to continue, if there may be more. Costs a look-up for each level of the path, and what it appends.
     pub fn told(
         &self,
         news: News<'_>,
-        behind: Option<ConnectionId>,
+        after: Option<ConnectionId>,
         found: &mut Vec<Rc<Watch>>,
     ) -> Option<ConnectionId> {
-        if behind.is_none() && self.told_at_once(news, found) {
+        if self.by_path.is_empty() {
             return None;
         }
-        // So many that a list of all could be too long: connection by connection, whose own are in order.
-        for (connection, watches) in
-            self.by_connection.iter().skip_while(|(connection, _)| Some(**connection) <= behind)
-        {
-            found.extend(watches.iter().filter(|watch| watch.is_told(news)).cloned());
-            if found.len() >= limits::WATCHES_AT_ONCE {
-                return Some(*connection);
-            }
+        let later = |list: &Vec<Rc<Watch>>| list.partition_point(|watch| Some(watch.connection) <= after);
+        let watched = news.watched().filter_map(|place| self.by_path.get(place));
+        let lists = watched.filter_map(|list| list.get(later(list)..).filter(|list| !list.is_empty()));
+        let mut lists: Vec<&[Rc<Watch>]> = lists.collect();
+        match lists.as_mut_slice() {
+            [] => None,
+            [list] => told_of_one(news, list, found),
+            lists => told_of_many(news, lists, found),
         }
-        None
     }
 
-    /// Appends all watches that are told of something, in order, if a list can hold them.
-    fn told_at_once(&self, news: News<'_>, found: &mut Vec<Rc<Watch>>) -> bool {
-        if self.by_path.is_empty() {
-            return true;
-        }
-        let begin = found.len();
-        for watched in news.watched() {
-            for watch in self.by_path.get(watched).into_iter().flatten().filter(|watch| watch.is_told(news)) {
-                if found.len() >= limits::WATCHES_AT_ONCE {
-                    found.truncate(begin);
-                    return false;
-                }
-                found.push(watch.clone());
-            }
-        }
-        if let Some(new) = found.get_mut(begin..) {
-            new.sort_unstable_by_key(|watch| (watch.connection, watch.sequence));
-        }
-        true
+    /// Whether there is a watch on a path below `top`.
+    #[must_use]
+    pub fn any_below(&self, top: Path<'_>) -> bool {
+        let above = if top.is_root() { "/".into() } else { alloc::format!("{}/", top.as_str()) };
+        let mut paths = self.by_path.range::<str, _>((Bound::Excluded(above.as_str()), Bound::Unbounded));
+        paths.next().is_some_and(|(path, _)| path.starts_with(&above))
     }
 
     /// How many watches there are.
@@ -228,7 +221,7 @@ impl Watches {
     #[must_use]
     pub fn agree(&self) -> bool {
         let indexed = |watch: &Rc<Watch>| {
-            self.by_path.get(&watch.path).is_some_and(|list| list.iter().any(|other| Rc::ptr_eq(other, watch)))
+            self.find(watch.connection, &watch.path, &watch.token).is_some_and(|other| Rc::ptr_eq(other, watch))
         };
         let by_path: usize = self.by_path.values().map(Vec::len).sum();
         by_path == self.len() && self.by_connection.values().flatten().all(indexed)
@@ -243,6 +236,54 @@ impl Watches {
             }
         }
     }
+}
+
+/// As [`Watches::told`], when one path is watched.
+fn told_of_one(news: News<'_>, list: &[Rc<Watch>], found: &mut Vec<Rc<Watch>>) -> Option<ConnectionId> {
+    let mut rest = list;
+    while let Some((run, behind)) = split_run(rest) {
+        found.extend(run.iter().filter(|watch| watch.is_told(news)).cloned());
+        rest = behind;
+        if found.len() >= limits::WATCHES_AT_ONCE && !rest.is_empty() {
+            return run.first().map(|watch| watch.connection);
+        }
+    }
+    None
+}
+
+/// The same, when several are: their lists are merged.
+fn told_of_many(news: News<'_>, lists: &mut [&[Rc<Watch>]], found: &mut Vec<Rc<Watch>>) -> Option<ConnectionId> {
+    let firsts = lists.iter().enumerate().filter_map(|(at, list)| Some((list.first()?.connection, at)));
+    let mut next: BTreeSet<(ConnectionId, usize)> = firsts.collect();
+    while let Some((connection, _)) = next.first().copied() {
+        let begin = found.len();
+        while let Some((_, at)) = next.first().copied().filter(|(first, _)| *first == connection) {
+            next.pop_first();
+            let Some((run, behind)) = lists.get(at).and_then(|list| split_run(list)) else { continue };
+            found.extend(run.iter().filter(|watch| watch.is_told(news)).cloned());
+            next.extend(behind.first().map(|watch| (watch.connection, at)));
+            if let Some(list) = lists.get_mut(at) {
+                *list = behind;
+            }
+        }
+        if let Some(new) = found.get_mut(begin..) {
+            new.sort_unstable_by_key(|watch| watch.sequence);
+        }
+        if found.len() >= limits::WATCHES_AT_ONCE && !next.is_empty() {
+            return Some(connection);
+        }
+    }
+    None
+}
+
+/// Watches of one path, by connection.
+type Run = [Rc<Watch>];
+
+/// The first connection's watches, and those of the others; nothing of nothing.
+fn split_run(list: &Run) -> Option<(&Run, &Run)> {
+    let first = list.first()?.connection;
+    let end = list.iter().position(|watch| watch.connection != first).unwrap_or(list.len());
+    list.split_at_checked(end)
 }
 
 #[cfg(test)]
