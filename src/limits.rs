@@ -61,12 +61,48 @@ pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 3;
 /// worst: path and token are all that counts, and each stands in two lists.
 pub const HEAP_BYTES_PER_OBJECT: usize = 256;
 
-/// Bytes that wait to be sent to a client of the control domain before it is not read from any more.
+/// Bytes of replies and of events that it caused itself that are pending for a client of the control domain before it is no
+/// longer read. It goes on as soon as it reads.
 pub const PRIVILEGED_QUEUE_BYTES: usize = 256 * 1024;
 
-/// Bytes that wait to be sent to a client of the control domain before its events are dropped: it has not read for long,
-/// and nobody else may pay for that.
-pub const PRIVILEGED_EVENT_BYTES: usize = 1024 * 1024;
+/// Bytes of events caused by guests that may be pending for a client of the control domain. One guest may take at most as
+/// much of it as is left, so that half of it is free beside one that takes all it may, and there is always some for a guest
+/// that takes little. What does not fit is not dropped: the guest that caused it is held back until it fits. A reply to the
+/// control domain is behind this and [`PRIVILEGED_QUEUE_BYTES`] at most; its tools read that much in milliseconds.
+pub const GUESTS_EVENTS_BYTES: usize = 256 * 1024;
+
+/// Bytes that a client of the control domain has to read before those that wait for room in its queue are tried again:
+/// each try costs a look at them all.
+pub const ROOM_STEP_BYTES: usize = 16 * 1024;
+
+/// Milliseconds without reading after which a client of the control domain holds nobody back any longer, and loses events
+/// instead: as long as a guest's events are kept ([`EVENT_TIMEOUT_MS`]).
+pub const PRIVILEGED_UNREAD_MS: u64 = 20_000;
+
+/// Milliseconds between two log lines about events that one domain caused and that were dropped.
+pub const DROP_LOG_INTERVAL_MS: u64 = 60_000;
+
+/// Pairs of originator and receiver for which dropped events are counted: 64 KiB. Beyond it, the originator is not
+/// distinguished.
+pub const DROP_PAIRS: usize = 1024;
+
+/// Messages of a queue that are searched for an identical event one by one; a longer queue gets an index, which takes
+/// memory and a hash for each event.
+pub const SCANNED_MESSAGES: usize = 16;
+
+/// Events that are dropped in one go because they were not read in time. The rest follows in the next turn.
+pub const EXPIRED_AT_ONCE: usize = 1024;
+
+/// Steps after which a connection's turn ends: about half a millisecond of work (see [`crate::engine::work`]).
+pub const TURN_STEPS: u64 = 16 * 1024;
+
+/// Steps that the events of one request may take at once, even at the end of a turn, before the rest is left for later
+/// turns: more than ordinary requests need, so that they are done with in one go.
+pub const REQUEST_EVENT_STEPS: u64 = 2 * 1024;
+
+/// Steps of postponed work in one turn of the main loop: events of requests that concern many watches, nodes of domains
+/// that are gone, queues of connections that were reset.
+pub const POSTPONED_STEPS: u64 = 16 * 1024;
 
 /// Bytes that a new connection counts for before it is used.
 pub const CONNECTION_BYTES: usize = 1024;
@@ -96,9 +132,9 @@ pub const REQUESTS_PER_TURN: usize = 8;
 /// Bytes of a payload that fit into the buffer that a connection keeps between requests; a larger one is given back.
 pub const KEPT_INPUT_BYTES: usize = 256;
 
-/// Watches that one list holds when something is told, 8 KiB of them: all guests together can watch the same node so often that
-/// a list of all would be megabytes. More are told connection by connection.
-pub const WATCHES_AT_ONCE: usize = 1024;
+/// Watches after which a list of those that a change concerns ends, at the next connection: 2 KiB of them. All guests together
+/// can watch the same node so often that a list of all would be megabytes.
+pub const WATCHES_AT_ONCE: usize = 256;
 
 /// Changes of nodes for which room is kept between requests; what takes more, a node with many missing ones above it, gives
 /// it back. Most requests make one.

@@ -14,6 +14,7 @@ use core::str::FromStr;
 use log::LevelFilter;
 
 use crate::engine::config::Config;
+use crate::engine::output::HashKey;
 use crate::engine::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
@@ -180,9 +181,9 @@ impl Options {
         self.master_domid.or(self.priv_domid).unwrap_or(DomId::DOM0)
     }
 
-    /// The engine's part of the options.
+    /// The engine's part of the options, with a key that the host has drawn.
     #[must_use]
-    pub fn config(&self) -> Config {
+    pub fn config(&self, hash_key: HashKey) -> Config {
         Config {
             privileged: self.privileged(),
             quotas: self.quotas.clone(),
@@ -191,6 +192,7 @@ impl Options {
             replay: self.replay,
             trace: self.trace,
             stream_version: self.stream_version,
+            hash_key,
         }
     }
 }
@@ -320,7 +322,7 @@ mod tests {
         for (quota, value) in quotas {
             assert_eq!(options.quotas.get(quota), value, "{quota:?}");
         }
-        assert!(options.keep_orphans && options.config().keep_orphans);
+        assert!(options.keep_orphans && options.config(HashKey::default()).keep_orphans);
     }
 
     #[test]
@@ -328,15 +330,15 @@ mod tests {
         for (line, timeout_ms) in [("", 20_000), ("-w watch-event=0", 0), ("--timeout=watch-event=7", 7000)] {
             let (options, warnings) = parse(line);
             assert!(warnings.is_empty());
-            assert_eq!(options.config().event_timeout_ms, timeout_ms, "{line}");
+            assert_eq!(options.config(HashKey::default()).event_timeout_ms, timeout_ms, "{line}");
         }
     }
 
     #[test]
     fn conflicts_are_replayed_unless_an_option_says_otherwise() {
-        assert!(parse("").0.config().replay);
+        assert!(parse("").0.config(HashKey::default()).replay);
         let (options, warnings) = parse("--no-replay");
-        assert!(warnings.is_empty() && !options.config().replay);
+        assert!(warnings.is_empty() && !options.config(HashKey::default()).replay);
         assert!(!parse("--no-replay=1").1.is_empty());
     }
 

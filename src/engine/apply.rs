@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::engine::change_set::{Effect, QuotaScope};
 use crate::engine::events::Readable;
 use crate::engine::hypervisor::Hypervisor;
+use crate::engine::output::EventCause;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Switches;
 use crate::store::domain_table::NodeCount;
@@ -46,7 +47,7 @@ impl Engine {
                     }
                     let generation = self.state.next_generation();
                     self.state.tree.write(path.as_path(), value, generation);
-                    self.announce(path.as_path(), Scope::Subtree, None, now_ms);
+                    self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
                     1
                 }
                 NodeChange::Create { path, value, permissions, announced } => {
@@ -56,7 +57,7 @@ impl Engine {
                     self.state.domains.charge_nodes(node.permissions().owner(), count);
                     self.state.tree.create(path.as_path(), node);
                     if announced {
-                        self.announce(path.as_path(), Scope::Subtree, None, now_ms);
+                        self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
                     }
                     // The last one made stands for the parent of the first: those between are counted once.
                     if announced { 2 } else { 1 }
@@ -65,10 +66,12 @@ impl Engine {
                     let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
                     let generation = self.state.next_generation();
                     self.state.set_permissions(path.as_path(), permissions, generation);
-                    self.announce(path.as_path(), Scope::Subtree, Some(Readable::node(&before)), now_ms);
+                    self.announce_one((path.as_path(), Scope::Subtree, Some(Readable::node(&before))), now_ms);
                     1
                 }
-                NodeChange::Remove { path } => self.remove_subtree(path.as_path(), now_ms).saturating_add(1),
+                NodeChange::Remove { path } => {
+                    self.remove_subtree(path.as_path(), self.cause.event, now_ms).saturating_add(1)
+                }
             };
             written = written.saturating_add(nodes);
         }
@@ -90,8 +93,8 @@ impl Engine {
     }
 
     /// Removes a node with all below, tells of it, and settles the owners' counts. Returns how many nodes were removed.
-    pub(super) fn remove_subtree(&mut self, path: Path<'_>, now_ms: u64) -> usize {
-        self.announce_removal(path, now_ms);
+    pub(super) fn remove_subtree(&mut self, path: Path<'_>, cause: EventCause, now_ms: u64) -> usize {
+        self.announce_removal(path, cause, now_ms);
         let (tree, domains) = (&self.state.tree, &mut self.state.domains);
         let mut removed = 0_usize;
         tree.visit_children_first(path, &mut |visit| {
@@ -99,6 +102,7 @@ impl Engine {
             domains.charge_nodes(visit.node.permissions().owner(), count.negated());
             removed = removed.saturating_add(1);
         });
+        self.work.spend(removed as u64);
         let generation = self.state.next_generation();
         self.state.tree.remove(path, generation);
         removed
@@ -108,13 +112,11 @@ impl Engine {
     /// credit, whatever it changes.
     pub(super) fn commit(&mut self, id: ConnectionId, transaction: Transaction, now_ms: u64) {
         let before = self.state.generation();
-        for event in self.state.commit(transaction) {
-            if self.trace.wants(Switches::TDB) {
-                log::info!("tdb: commits {}", event.path.as_path().as_str());
-            }
-            let before = event.before.as_ref().map(Readable::before);
-            self.announce(event.path.as_path(), event.scope, before, now_ms);
+        let events = self.state.commit(transaction);
+        if self.trace.wants(Switches::TDB) {
+            events.iter().for_each(|event| log::info!("tdb: commits {}", event.path.as_path().as_str()));
         }
+        self.announce_all(events.into(), now_ms);
         self.account_write(id, before, 1, now_ms);
     }
 
@@ -204,9 +206,17 @@ impl Engine {
     }
 
     /// The first event of a watch, which comes at once and whatever the permissions.
-    pub(super) fn announce_watch(&mut self, id: ConnectionId, path: &str, token: &[u8], now_ms: u64) {
+    pub(super) fn announce_watch(
+        &mut self,
+        id: ConnectionId,
+        path: &str,
+        token: &[u8],
+        originator: Option<ConnectionId>,
+        now_ms: u64,
+    ) {
+        let cause = EventCause { originator, ..EventCause::default() };
         if let Some(watch) = self.state.watches.find(id, path, token).map(Rc::clone) {
-            self.queue_event(&watch, path, None, now_ms);
+            self.queue_event(&watch, path, cause, now_ms);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the engine is told at its start.
 
+use crate::engine::output::HashKey;
 use crate::engine::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
@@ -22,6 +23,8 @@ pub struct Config {
     pub trace: Trace,
     /// The newest version of the stream that a live update may write, until it is said otherwise; `None` for what is needed.
     pub stream_version: Option<u32>,
+    /// The key of the hashes by which duplicate events are found. Guests must not know it.
+    pub hash_key: HashKey,
 }
 
 /// What was said while the server ran of the newest version of the stream. It is carried to a successor, and goes before
@@ -78,6 +81,7 @@ impl Default for Config {
             replay: true,
             trace: Trace::default(),
             stream_version: None,
+            hash_key: HashKey::default(),
         }
     }
 }

@@ -61,12 +61,30 @@ pub struct Connection {
     pub(super) is_shut_out: bool,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,
-    /// When it is looked whether an event's time is over: not after that of the first one.
+    /// The next time at which its events are checked for expiry: not after the deadline of the first one. For a client of
+    /// the control domain, the next time at which it is checked whether it reads.
     pub(super) deadline_ms: Option<u64>,
+    /// Bytes of the events that its last request has left to queue; it is held back until they are queued.
+    pub(super) announced_bytes: Option<usize>,
+    /// Whether its request is held back until the nodes of a domain that is gone are removed.
+    pub(super) waits_for_departure: bool,
+    /// Of a client of the control domain: whether it reads.
+    pub(super) reading: Reading,
     /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
     /// whoever asks for a fresh connection is not rid of the events that he caused.
     tickets: VecDeque<(u64, usize)>,
     pub(super) phase: Phase,
+}
+
+/// Whether a client of the control domain reads what is pending for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reading {
+    /// While something waits for room in its queue: since when it has not read.
+    pub(super) unread_since_ms: Option<u64>,
+    /// Bytes that it read since what waits was tried last.
+    pub(super) bytes: usize,
+    /// It read nothing for so long that nothing waits for it any longer.
+    pub(super) is_given_up: bool,
 }
 
 /// A connection is either open or it was shut, and then there is nothing left to read from it or to send.
@@ -99,6 +117,9 @@ impl Connection {
             is_shut_out: false,
             is_queued: false,
             deadline_ms: None,
+            announced_bytes: None,
+            waits_for_departure: false,
+            reading: Reading::default(),
             tickets: VecDeque::new(),
             phase: Phase::Open(Box::default()),
         }

@@ -39,7 +39,7 @@ impl Engine {
         if header.transaction_id != 0 && row.is_some_and(|row| !row.ignores_transaction) {
             self.note_closed(connection, 1);
         }
-        let origin = self.origin.take();
+        let origin = core::mem::take(&mut self.cause).event.origin;
         if self.domid_of(connection) == self.config.privileged {
             self.queue_reply(connection, header, Err(Errno::Io), origin);
         } else if let Some(origin) = origin {

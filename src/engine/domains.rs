@@ -5,12 +5,13 @@
 //! the known one died. What has to do with an introduction or a right, by which a new domain would be taken for the old
 //! one, is preceded by a look at the domains that it names ([`Engine::look_at_named`]).
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::engine::connection::{Connection, Fault, Peer, Phase, RingStart};
 use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
+use crate::engine::output::EventCause;
 use crate::engine::requests::parse_domid;
-use crate::engine::trace::Switches;
 use crate::engine::{Engine, RestartPhase};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -52,9 +53,10 @@ impl Engine {
     /// Looks at all known domains, after the hypervisor said that one of them shut down or died.
     pub fn handle_domain_exception(&mut self, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
         let known: Vec<DomId> = self.state.domains.iter().map(|(domid, _)| domid).collect();
-        let mut has_shut_down = false;
-        for domid in known {
+        let mut shut_down = None;
+        for domid in known.into_iter().filter(|domid| !self.departures.contains(*domid)).collect::<Vec<_>>() {
             self.free_for_events = hypervisor.free_memory();
+            self.work.begin_postponed();
             let Some(domain) = self.state.domains.get(domid) else { continue };
             let (is_introduced, was_shutdown) = (domain.connection.is_some(), domain.shutdown);
             let info = hypervisor.domain_info(domid);
@@ -63,7 +65,7 @@ impl Engine {
                 _ if domid == self.config.privileged => {}
                 DomainState::Shutdown => {
                     if is_introduced && !was_shutdown {
-                        has_shut_down = true;
+                        shut_down = Some(domid);
                         if let Some(domain) = self.state.domains.get_mut(domid) {
                             domain.shutdown = true;
                         }
@@ -74,13 +76,13 @@ impl Engine {
                 DomainState::Dying | DomainState::Absent => {
                     self.release(domid, hypervisor, now_ms);
                     if is_introduced {
-                        has_shut_down = false;
+                        shut_down = None;
                     }
                 }
             }
         }
-        if has_shut_down {
-            self.announce_special(Special::ReleaseDomain, now_ms);
+        if let Some(domid) = shut_down {
+            self.announce_special(Special::ReleaseDomain, domid, now_ms);
         }
     }
 
@@ -161,7 +163,7 @@ impl Engine {
         let id = self.connect_domain(domid, port, RingStart::Reset, hypervisor);
         self.starting.push(id);
         log::debug!("domain {domid} introduced");
-        self.announce_special(Special::IntroduceDomain, now_ms);
+        self.announce_special(Special::IntroduceDomain, domid, now_ms);
         self.announce_special_domain(Special::IntroduceDomain, domid, now_ms);
         self.wake(id);
     }
@@ -196,13 +198,9 @@ impl Engine {
         self.wake(id);
     }
 
-    /// Forgets which requests of a connection are outstanding, also where what they caused waits.
+    /// Forgets which requests of a connection are outstanding. What they caused may still be pending somewhere: no request has
+    /// the same ticket again.
     fn forget_outstanding(&mut self, id: ConnectionId) {
-        for connection in self.connections.values_mut() {
-            if let Some((session, _)) = connection.session_mut() {
-                session.output.map_origins(|origin| Some(origin).filter(|origin| origin.connection != id));
-            }
-        }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.forget_tickets();
         }
@@ -242,30 +240,22 @@ impl Engine {
                     hypervisor.unmap_ring(domid);
                 }
             }
+            self.forget_reader(id);
         }
-        self.remove_nodes_and_rights(domid, now_ms);
-        self.state.domains.forget(domid);
-        if self.trace.wants(Switches::OBJ) {
-            log::info!("obj: domain {domid} is forgotten");
-        }
+        self.forget_rights(domid);
+        self.begin_departure(domid, connection, now_ms);
+        // Not after the events of all its nodes, which may take long.
         if connection.is_some() {
             self.close_account(domid, now_ms);
             log::debug!("domain {domid} released");
-            self.announce_special(Special::ReleaseDomain, now_ms);
+            self.announce_special(Special::ReleaseDomain, domid, now_ms);
             self.announce_special_domain(Special::ReleaseDomain, domid, now_ms);
         }
     }
 
-    /// Removes the nodes that a domain owns with everything below (or hands them to the control domain, as always the
-    /// root), and its entries in the permissions of all others.
-    fn remove_nodes_and_rights(&mut self, domid: DomId, now_ms: u64) {
+    /// Takes what a domain gave and was given out of open transactions and special nodes.
+    fn forget_rights(&mut self, domid: DomId) {
         let privileged = self.config.privileged;
-        let mut next = self.state.tree.next_naming(domid, None, self.config.keep_orphans);
-        while let Some(path) = next {
-            // Before this one goes: then nobody could say what was behind it.
-            next = self.state.tree.next_naming(domid, Some(path.as_path()), self.config.keep_orphans);
-            self.remove_node_or_rights(path.as_path(), domid, now_ms);
-        }
         for connection in self.connections.values_mut() {
             if let Some((session, _)) = connection.session_mut() {
                 session.transactions.values_mut().for_each(|transaction| transaction.forget_domain(domid));
@@ -283,7 +273,13 @@ impl Engine {
     }
 
     /// Removes a node that a domain owns, or hands it to the control domain; or its entries in the node's permissions.
-    fn remove_node_or_rights(&mut self, path: Path<'_>, domid: DomId, now_ms: u64) {
+    pub(super) fn remove_node_or_rights(
+        &mut self,
+        path: Path<'_>,
+        domid: DomId,
+        originator: Option<ConnectionId>,
+        now_ms: u64,
+    ) {
         let Some(node) = self.state.tree.get(path) else { return };
         let (permissions, generation) = (node.permissions(), node.generation());
         if permissions.owner() != domid {
@@ -296,7 +292,8 @@ impl Engine {
             let generation = self.state.next_generation();
             self.state.set_permissions(path, permissions, generation);
         } else {
-            self.remove_subtree(path, now_ms);
+            let cause = EventCause { originator, ..EventCause::default() };
+            self.remove_subtree(path, cause, now_ms);
         }
     }
 
@@ -319,13 +316,13 @@ impl Engine {
     /// Drops all that a connection has going on, and either opens or shuts it.
     pub(super) fn drop_session(&mut self, id: ConnectionId, phase: RestartPhase) {
         self.reset_watches_and_transactions(id);
-        let causes = self.session_mut(id).map(|session| session.output.clear()).unwrap_or_default();
-        for cause in causes {
-            self.settle(cause);
+        if let Some(output) = self.session_mut(id).map(|session| core::mem::take(&mut session.output)) {
+            self.discard(output);
+            self.release_waiting(id);
         }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.phase = match phase {
-                RestartPhase::Fresh => Phase::Open(alloc::boxed::Box::default()),
+                RestartPhase::Fresh => Phase::Open(Box::default()),
                 RestartPhase::Faulted(fault) => Phase::Faulted(fault),
             };
         }

@@ -3,11 +3,11 @@
 //! An event goes to a watch on the changed path or above, if its connection may read the node, or its parent, or could
 //! read the node before (`docs/misc/xenstore.txt`, "Watches"). What is not allowed is not said.
 
-use alloc::vec::Vec;
+use alloc::rc::Rc;
 
-use crate::engine::Engine;
 use crate::engine::connection::Peer;
-use crate::engine::output::Origin;
+use crate::engine::output::EventCause;
+use crate::engine::{Engine, work};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::node::Node;
@@ -34,6 +34,10 @@ impl<'a> Readable<'a> {
         Self { permissions: &before.permissions, generation: before.generation }
     }
 
+    pub(super) fn to_owned(self) -> Before {
+        Before { permissions: self.permissions.clone(), generation: self.generation }
+    }
+
     fn by(self, requester: &Requester) -> bool {
         requester.access(self.permissions, self.generation).contains(Access::READ)
     }
@@ -57,13 +61,79 @@ impl Readables<'_> {
     }
 }
 
+/// Where the telling of a change stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stopped {
+    /// The last connection that it was told.
+    pub(super) after: Option<ConnectionId>,
+    /// The receiver that has no room, if that is why.
+    pub(super) receiver: Option<ConnectionId>,
+}
+
+/// Whether something may stop in between, to be continued later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It stops when its steps are used up, or when a client of the control domain has no room for an event.
+    Bounded,
+    /// It does not: what it costs is bounded otherwise, and what it queues for the control domain, that caused itself.
+    AtOnce,
+}
+
+/// Something to be told, and how.
+#[derive(Clone, Copy)]
+struct Telling<'a> {
+    news: News<'a>,
+    /// What the events name.
+    path: &'a str,
+    cause: EventCause,
+    pace: Pace,
+    /// After which connection to begin.
+    after: Option<ConnectionId>,
+    now_ms: u64,
+}
+
 impl Engine {
-    /// Tells of a change of a node that is still there (or was never), after the change. The node as it was before counts
-    /// too.
-    pub(super) fn announce(&mut self, path: Path<'_>, scope: Scope, before: Option<Readable<'_>>, now_ms: u64) {
+    /// Reports a removal while the node is still there, and of everything below it, children first. Those below concern only
+    /// watches on exactly them. There is at most one event for each watch below, so that it is done at once.
+    pub(super) fn announce_removal(&mut self, top: Path<'_>, cause: EventCause, now_ms: u64) {
+        let above = top.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
+        // Each event is queued as the visit comes by: a list of all would be as long as the paths that guests watch.
+        let tree = self.state.tree.clone();
+        let announce = |engine: &mut Self, path: Path<'_>, node: &Rc<Node>, parent: Option<&Node>, scope| {
+            let readables = || Readables {
+                node: Some(Readable::node(node)),
+                parent: parent.or(above.as_deref()).map(Readable::node),
+                before: None,
+            };
+            let telling = Telling::of_change(path, scope, cause, Pace::AtOnce, now_ms);
+            let _ = engine.tell_change(telling, readables);
+        };
+        let Some(node) = tree.get(top) else { return };
+        if node.children().is_empty() || !self.state.watches.any_below(top) {
+            return announce(self, top, node, None, Scope::Subtree);
+        }
+        tree.visit_children_first(top, &mut |visit| {
+            let scope = if visit.parent.is_some() { Scope::Exact } else { Scope::Subtree };
+            announce(self, visit.path, visit.node, visit.parent, scope);
+        });
+    }
+
+    /// Reports a change of a node that is still there (or was never), after the change, to the connections after `after`.
+    /// The node as it was before counts too.
+    ///
+    /// # Errors
+    /// Where it stopped: its steps are used up, or a client of the control domain has no room.
+    pub(super) fn announce(
+        &mut self,
+        (path, scope, before): (Path<'_>, Scope, Option<Readable<'_>>),
+        cause: EventCause,
+        after: Option<ConnectionId>,
+        now_ms: u64,
+    ) -> Result<(), Stopped> {
         // A version of its own, which costs nothing: events are queued while it is looked at.
         let tree = self.state.tree.clone();
-        self.tell_change(path, scope, now_ms, || {
+        let telling = Telling { after, ..Telling::of_change(path, scope, cause, Pace::Bounded, now_ms) };
+        self.tell_change(telling, || {
             let node = tree.get(path);
             let parent = path.parent().and_then(|parent| tree.get(parent)).or(node);
             Readables {
@@ -71,113 +141,151 @@ impl Engine {
                 parent: parent.map(|parent| Readable::node(parent)),
                 before,
             }
-        });
+        })
     }
 
-    /// Tells of a node that is being removed, while it is still there, and of everything below it, children first. Those
-    /// below are told only to watches on exactly them.
-    pub(super) fn announce_removal(&mut self, top: Path<'_>, now_ms: u64) {
-        let above = top.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
-        // Each event is queued as the visit comes by: a list of all would be as long as the paths that guests watch.
-        let tree = self.state.tree.clone();
-        tree.visit_children_first(top, &mut |visit| {
-            let scope = if visit.parent.is_some() { Scope::Exact } else { Scope::Subtree };
-            let parent = visit.parent.or(above.as_deref());
-            self.tell_change(visit.path, scope, now_ms, || Readables {
-                node: Some(Readable::node(visit.node)),
-                parent: parent.map(Readable::node),
-                before: None,
-            });
-        });
-    }
-
-    /// Tells of a change of a node those who may know of it. Most changes concern nobody; only otherwise it is asked who may
-    /// read.
-    fn tell_change<'a>(&mut self, path: Path<'_>, scope: Scope, now_ms: u64, readables: impl Fn() -> Readables<'a>) {
+    /// Reports a change of a node to those that may know of it. Most changes concern no watch; only otherwise it matters who
+    /// may read.
+    fn tell_change<'a>(&mut self, telling: Telling<'_>, readables: impl Fn() -> Readables<'a>) -> Result<(), Stopped> {
         let mut known = None;
-        let mut may_know = |engine: &Self, watch: &Watch| {
+        self.tell(telling, &mut |engine: &Self, id| {
             let readables = known.get_or_insert_with(&readables);
-            engine.requester_of(watch.connection).is_some_and(|who| readables.by(&who))
-        };
-        self.tell(News::Change(path, scope), path.as_str(), self.origin, now_ms, &mut may_know);
+            engine.requester_of(id).is_some_and(|who| readables.by(&who))
+        })
     }
 
-    /// Tells of a special event, without saying which domain it is about.
-    pub(super) fn announce_special(&mut self, special: Special, now_ms: u64) {
-        let mut may_know = |engine: &Self, watch: &Watch| engine.may_know(watch, special);
-        self.tell(News::Special(special.name()), special.name(), None, now_ms, &mut may_know);
+    /// Reports a special event without the domain that it is about, which only tells duplicates apart.
+    pub(super) fn announce_special(&mut self, special: Special, subject: DomId, now_ms: u64) {
+        let name = special.name();
+        let cause = EventCause { subject: Some(subject), ..EventCause::default() };
+        let telling = Telling { news: News::Special(name), path: name, cause, pace: Pace::AtOnce, after: None, now_ms };
+        let _ = self.tell(telling, &mut |engine: &Self, id| engine.may_know(id, special));
     }
 
-    /// Tells of a special event about a domain those who asked to know which.
+    /// Reports a special event with its domain, to those that asked for it.
     pub(super) fn announce_special_domain(&mut self, special: Special, domid: DomId, now_ms: u64) {
         let of_domain = alloc::format!("{}/{domid}", special.name());
-        let mut may_know = |engine: &Self, watch: &Watch| {
-            engine.features(watch.connection).contains(Features::WATCH_DEPTH) && engine.may_know(watch, special)
-        };
         let news = News::SpecialDomain { name: special.name(), of_domain: &of_domain };
-        self.tell(news, &of_domain, None, now_ms, &mut may_know);
+        let cause = EventCause { subject: Some(domid), ..EventCause::default() };
+        let telling = Telling { news, path: &of_domain, cause, pace: Pace::AtOnce, after: None, now_ms };
+        let _ = self.tell(telling, &mut |engine: &Self, id| {
+            engine.features(id).contains(Features::WATCH_DEPTH) && engine.may_know(id, special)
+        });
     }
 
-    /// Whether a watch's client may read a special node.
-    fn may_know(&self, watch: &Watch, special: Special) -> bool {
+    /// Whether a client may read a special node.
+    fn may_know(&self, id: ConnectionId, special: Special) -> bool {
         let node = self.state.specials.get(special);
         let readable = Readable { permissions: &node.permissions, generation: node.generation };
-        self.requester_of(watch.connection).is_some_and(|who| readable.by(&who))
+        self.requester_of(id).is_some_and(|who| readable.by(&who))
     }
 
-    /// Queues an event for `path` for all watches that are told of something and whose clients may know it.
+    /// Queues an event for each watch that something concerns and whose client may know it. Each client is asked once.
     fn tell(
         &mut self,
-        news: News<'_>,
-        path: &str,
-        origin: Option<Origin>,
-        now_ms: u64,
-        may_know: &mut dyn FnMut(&Self, &Watch) -> bool,
-    ) {
-        let (mut found, mut behind) = (Vec::new(), None);
-        loop {
-            behind = self.state.watches.told(news, behind, &mut found);
-            for watch in found.drain(..) {
-                if may_know(self, &watch) {
-                    self.queue_event(&watch, path, origin, now_ms);
+        telling: Telling<'_>,
+        may_know: &mut dyn FnMut(&Self, ConnectionId) -> bool,
+    ) -> Result<(), Stopped> {
+        let Telling { news, path, cause, pace, now_ms, .. } = telling;
+        let (mut found, mut done) = (core::mem::take(&mut self.told), telling.after);
+        let outcome = loop {
+            self.work.spend(telling.levels());
+            let next = self.state.watches.told(news, done, &mut found);
+            let groups = found.chunk_by(|one, other| one.connection == other.connection);
+            let mut stopped = None;
+            let count = groups.clone().count();
+            for (at, group) in groups.enumerate() {
+                let Some(id) = group.first().map(|watch| watch.connection) else { continue };
+                self.work.spend(1);
+                if may_know(self, id) {
+                    if pace == Pace::Bounded && !self.can_take(id, group, path, cause, now_ms) {
+                        stopped = Some(Stopped { after: done, receiver: Some(id) });
+                        break;
+                    }
+                    group.iter().for_each(|watch| self.queue_event(watch, path, cause, now_ms));
+                }
+                done = Some(id);
+                let is_last = at.saturating_add(1) == count && next.is_none();
+                if pace == Pace::Bounded && self.work.is_over() && !is_last {
+                    stopped = Some(Stopped { after: done, receiver: None });
+                    break;
                 }
             }
-            if behind.is_none() {
-                return;
+            found.clear();
+            if let Some(stopped) = stopped {
+                break Err(stopped);
             }
-        }
+            if next.is_none() {
+                break Ok(());
+            }
+            done = next;
+        };
+        self.told = found;
+        outcome
     }
 
-    /// Queues an event for a watch. One that is too long for a message is dropped.
-    pub(super) fn queue_event(&mut self, watch: &Watch, path: &str, origin: Option<Origin>, now_ms: u64) {
-        let mut payload = heapless::Vec::<u8, { limits::PAYLOAD_BYTES }>::new();
-        let path = watch.reported(path);
-        for part in [path.as_bytes(), b"\0", &watch.token, b"\0"] {
-            if payload.extend_from_slice(part).is_err() {
-                return;
-            }
+    /// Whether a client can take the events for its watches: a guest's that do not fit are dropped, and the control domain's
+    /// have to fit, unless they are pending already. That is looked at for one event; a client that watches the same path
+    /// with many tokens gets as many.
+    fn can_take(&mut self, id: ConnectionId, group: &[Rc<Watch>], path: &str, cause: EventCause, now_ms: u64) -> bool {
+        let tokens = group.iter().map(|watch| watch.token.len()).max().unwrap_or(0);
+        let bytes = path.len().saturating_add(tokens).saturating_add(2).min(limits::PAYLOAD_BYTES);
+        if self.guest_of(id).is_some()
+            || self.has_room_for_event(id, bytes, cause.originator)
+            || self.is_given_up(id)
+            || group.iter().all(|watch| self.is_pending(watch, path, cause))
+        {
+            return true;
         }
-        if !self.can_queue_event(watch.connection, payload.len()) {
-            log::debug!("an event for {} is dropped: it has too much to read already", self.name(watch.connection));
+        self.await_reading(id, now_ms);
+        false
+    }
+
+    /// Whether the event for a watch is pending, or can never be sent.
+    fn is_pending(&mut self, watch: &Watch, path: &str, cause: EventCause) -> bool {
+        let Some(payload) = payload(watch, path) else { return true };
+        let key = self.config.hash_key;
+        let session = self.session_mut(watch.connection);
+        session.is_none_or(|session| session.output.has_event(&payload, cause.subject, key))
+    }
+
+    /// Queues an event for a watch, unless an identical one is pending. One that is too long for a message is dropped.
+    pub(super) fn queue_event(&mut self, watch: &Watch, path: &str, cause: EventCause, now_ms: u64) {
+        let id = watch.connection;
+        let Some(payload) = payload(watch, path) else { return };
+        self.work.spend(work::EVENT_STEPS.saturating_add(work::of_bytes(payload.len())));
+        let is_special = path.starts_with('@');
+        let key = self.config.hash_key;
+        // The first event of a watch on a special node has no subject, and comes each time that such a watch is set.
+        let may_collapse = !is_special || cause.subject.is_some();
+        let Some(session) = self.session_mut(id) else { return };
+        if may_collapse && session.output.has_event(&payload, cause.subject, key) {
             return;
         }
-        let timeout_ms = self.config.event_timeout_ms;
-        let is_privileged = self.requester_of(watch.connection).is_none_or(|who| who.is_privileged());
-        let deadline_ms = (timeout_ms > 0 && !is_privileged).then(|| now_ms.saturating_add(timeout_ms));
-        let Some(session) = self.session_mut(watch.connection) else { return };
-        let was_queued = session.output.push_event(&payload, !path.starts_with('@'), origin, deadline_ms);
-        if was_queued {
-            self.note_event(payload.len());
-            if let Some(origin) = origin
-                && let Some(sender) = self.connections.get_mut(&origin.connection)
-            {
-                sender.extend_ticket(origin.ticket);
+        let guest = self.guest_of(id);
+        let is_lost = match guest {
+            Some(_) => !self.has_room_for_event(id, payload.len(), cause.originator),
+            None => {
+                !is_special && self.is_given_up(id) && !self.has_room_for_event(id, payload.len(), cause.originator)
             }
-            if let Some(deadline_ms) = deadline_ms {
-                self.note_deadline(watch.connection, deadline_ms);
-            }
-            self.wake(watch.connection);
+        };
+        if is_lost {
+            return self.note_dropped(cause.originator, id, now_ms);
         }
+        let timeout_ms = self.config.event_timeout_ms;
+        let deadline_ms = (timeout_ms > 0 && guest.is_some()).then(|| now_ms.saturating_add(timeout_ms));
+        let Some(session) = self.session_mut(id) else { return };
+        session.output.push_event(&payload, cause, deadline_ms);
+        self.note_event(payload.len());
+        if let Some(origin) = cause.origin
+            && let Some(sender) = self.connections.get_mut(&origin.connection)
+        {
+            sender.extend_ticket(origin.ticket);
+        }
+        if let Some(deadline_ms) = deadline_ms {
+            self.note_deadline(id, deadline_ms);
+        }
+        self.wake(id);
     }
 
     /// Who the client of a connection is, for permissions.
@@ -186,5 +294,28 @@ impl Engine {
             Peer::Socket => Requester::Privileged,
             Peer::Domain { domid, .. } => self.state.requester(domid),
         })
+    }
+}
+
+/// The payload of an event; `None` if it is too long for a message.
+fn payload(watch: &Watch, path: &str) -> Option<heapless::Vec<u8, { limits::PAYLOAD_BYTES }>> {
+    let mut payload = heapless::Vec::new();
+    for part in [watch.reported(path).as_bytes(), b"\0", &watch.token, b"\0"] {
+        payload.extend_from_slice(part).ok()?;
+    }
+    Some(payload)
+}
+
+impl<'a> Telling<'a> {
+    /// Paths whose watches may be concerned.
+    fn levels(&self) -> u64 {
+        match self.news {
+            News::Change(path, Scope::Subtree) => path.as_str().bytes().filter(|byte| *byte == b'/').count() as u64,
+            News::Change(_, Scope::Exact) | News::Special(_) | News::SpecialDomain { .. } => 1,
+        }
+    }
+
+    const fn of_change(path: Path<'a>, scope: Scope, cause: EventCause, pace: Pace, now_ms: u64) -> Self {
+        Self { news: News::Change(path, scope), path: path.as_str(), cause, pace, after: None, now_ms }
     }
 }

@@ -159,7 +159,7 @@ impl Engine {
     }
 
     /// The domain of a connection, if it is one that can be held back.
-    fn guest_of(&self, id: ConnectionId) -> Option<DomId> {
+    pub(super) fn guest_of(&self, id: ConnectionId) -> Option<DomId> {
         self.domain_of(id).filter(|domid| *domid != self.config.privileged)
     }
 }

@@ -4,11 +4,11 @@ use crate::engine::change_set::Effect;
 use crate::engine::connection::{Connection, Session};
 use crate::engine::hypervisor::Hypervisor;
 use crate::engine::memory::Budget;
-use crate::engine::output::Origin;
+use crate::engine::output::{EventCause, Origin};
 use crate::engine::requests::{self, Call, Reply, Row, replay};
 use crate::engine::trace::Switches;
 use crate::engine::view::View;
-use crate::engine::{Engine, in_hand};
+use crate::engine::{Cause, Engine, in_hand};
 use crate::limits;
 use crate::store::permission::Requester;
 use crate::store::quota::Quota;
@@ -30,11 +30,9 @@ impl Engine {
         now_ms: u64,
     ) {
         self.free_for_events = hypervisor.free_memory();
-        if let (Some(kind), Some(payload)) = (MessageType::from_wire(header.kind), payload) {
-            self.look_at_named(id, kind, payload, hypervisor, now_ms);
-        }
+        self.work.begin_request();
         let Some(requester) = self.requester_of(id) else { return };
-        self.origin = match &requester {
+        let origin = match &requester {
             Requester::Privileged => None,
             Requester::Domain { .. } => {
                 // Never used again, not even by a later session of the same connection: messages that an earlier one
@@ -47,6 +45,8 @@ impl Engine {
                     .map(|()| Origin { connection: id, ticket })
             }
         };
+        let event = EventCause { origin, originator: self.guest_of(id).map(|_| id), subject: None };
+        self.cause = Cause { connection: Some(id), event };
         if self.trace.wants(Switches::IO) {
             let kind = MessageType::from_wire(header.kind);
             log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
@@ -64,13 +64,14 @@ impl Engine {
         {
             log::info!("acc: {} has {} nodes and {} watches", self.name(id), domain.nodes, domain.watches);
         }
-        let origin = self.origin.take();
+        let cause = core::mem::take(&mut self.cause);
+        let origin = cause.event.origin;
         if let Ok(Some(Effect::Update(command))) = outcome {
             return self.defer(id, header, origin, command);
         }
         self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
         if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
-            self.announce_watch(id, &path, &token, now_ms);
+            self.announce_watch(id, &path, &token, cause.event.originator, now_ms);
         }
     }
 

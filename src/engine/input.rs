@@ -103,6 +103,22 @@ impl Input {
         self.received == HEADER_BYTES.saturating_add(self.announced) && self.received >= HEADER_BYTES
     }
 
+    /// The header of the complete request.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        Header::parse(&self.header)
+    }
+
+    /// Lends the payload of the complete request, to be put back; `None` if it was skipped.
+    pub fn take_payload(&mut self) -> Option<Vec<u8>> {
+        (!self.is_skipped).then(|| core::mem::take(&mut self.payload))
+    }
+
+    /// Puts a payload back that was lent.
+    pub fn put_payload_back(&mut self, payload: Vec<u8>) {
+        self.payload = payload;
+    }
+
     /// Takes the complete request out. Without payload if that was skipped.
     pub fn take(&mut self) -> (Header, Option<Vec<u8>>) {
         (self.received, self.announced) = (0, 0);

@@ -4,6 +4,7 @@
 //! past the quota is refused to the one who asked; what makes it shrink never is.
 
 use crate::engine::connection::{Connection, Session};
+use crate::engine::output::Output;
 use crate::engine::{Engine, hypervisor::Hypervisor};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -22,15 +23,19 @@ pub struct Budget {
     limit: usize,
     /// Bytes of the heap that the server as a whole can still afford for this client.
     affordable: usize,
+    /// Whether the client's domain may hold at most as much as is left to afford: guests may.
+    is_shared: bool,
     /// Bytes beside that for a reply.
     kept_for_reply: usize,
 }
 
 impl Budget {
     /// No limit; for what is done on the server's own behalf.
-    pub const UNLIMITED: Self = Self { used: 0, limit: usize::MAX, affordable: usize::MAX, kept_for_reply: 0 };
+    pub const UNLIMITED: Self =
+        Self { used: 0, limit: usize::MAX, affordable: usize::MAX, is_shared: false, kept_for_reply: 0 };
 
-    /// Takes `bytes` out of the budget. What does not grow is always granted, also to a domain that has more than it may:
+    /// Takes `bytes` out of the budget. A guest may hold at most as much as is left of the heap (see
+    /// [`Engine::has_room_for_event`]). What does not grow is always granted, also to a domain that has more than it may:
     /// its quota was made smaller, or the control domain gave it something.
     ///
     /// # Errors
@@ -41,11 +46,12 @@ impl Budget {
         }
         let used = self.used.saturating_add(bytes);
         let heap = heap_bytes(bytes);
-        if used > self.limit || heap > self.affordable {
+        let Some(left) = self.affordable.checked_sub(heap) else { return Err(Errno::NoSpc) };
+        if used > self.limit || self.is_shared && used > left {
             return Err(Errno::NoSpc);
         }
         self.used = used;
-        self.affordable = self.affordable.saturating_sub(heap);
+        self.affordable = left;
         Ok(())
     }
 
@@ -72,6 +78,26 @@ const fn heap_bytes(bytes: usize) -> usize {
     bytes.saturating_mul(limits::HEAP_BYTES_PER_COUNTED_BYTE).saturating_add(limits::HEAP_BYTES_PER_OBJECT)
 }
 
+/// Bytes of an event with its header.
+const fn with_overhead(payload_bytes: usize) -> usize {
+    payload_bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES)
+}
+
+/// Whether the queue of a client of the control domain has room for an event of `bytes` of payload.
+fn has_room_for_control(output: &Output, bytes: usize, originator: Option<ConnectionId>) -> bool {
+    let bytes = with_overhead(bytes);
+    match originator {
+        Some(by) => {
+            let room = limits::GUESTS_EVENTS_BYTES.saturating_sub(output.bytes_by_guests());
+            output.bytes_by(by).saturating_add(bytes) <= room
+        }
+        None => {
+            let own = output.queued_bytes().saturating_sub(output.bytes_by_guests());
+            own.saturating_add(bytes) <= limits::PRIVILEGED_QUEUE_BYTES
+        }
+    }
+}
+
 /// Bytes that a domain and its session take.
 fn bytes_of(domain: &Domain, session: Option<&Session>) -> usize {
     let nodes = usize::try_from(domain.node_bytes).unwrap_or(usize::MAX);
@@ -88,7 +114,8 @@ impl Engine {
     pub fn memory_of(&self, domid: DomId) -> usize {
         let Some(domain) = self.state.domains.get(domid) else { return 0 };
         let connection = domain.connection.and_then(|id| self.connections.get(&id));
-        bytes_of(domain, connection.and_then(Connection::session))
+        let announced = connection.and_then(|connection| connection.announced_bytes).unwrap_or(0);
+        bytes_of(domain, connection.and_then(Connection::session)).saturating_add(announced)
     }
 
     /// What a request of this client may make grow. `transaction` is the request's own, which is not with the others.
@@ -108,6 +135,7 @@ impl Engine {
             used: used.saturating_add(transaction.map_or(0, Transaction::bytes)),
             limit: guest.map_or(usize::MAX, |domid| self.state.domains.quotas(domid).limit(Quota::MemoryHard)),
             affordable: free.saturating_sub(reserve),
+            is_shared: guest.is_some(),
             kept_for_reply: if guest.is_some() { 0 } else { kept_for_reply },
         }
     }
@@ -118,40 +146,55 @@ impl Engine {
         !is_guest || hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES
     }
 
-    /// Whether an event of `bytes` may be queued for a connection. One that may not is dropped: nobody but its receiver
-    /// could make room, and when memory is short it is not the receiver who asked for it.
-    pub(super) fn can_queue_event(&self, id: ConnectionId, bytes: usize) -> bool {
-        let bytes = bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
-        let (limit, has, reserve) = match self.domain_of(id).filter(|domid| *domid != self.config.privileged) {
-            Some(domid) => {
-                let limit = self.state.domains.quotas(domid).limit(Quota::MemoryHard);
-                (limit, self.memory_of(domid), limits::GUEST_EVENT_RESERVE_BYTES)
-            }
-            None => {
-                let queued = self.connections.get(&id).and_then(Connection::session);
-                let queued = queued.map_or(0, |session| session.output.queued_bytes());
-                (limits::PRIVILEGED_EVENT_BYTES, queued, limits::PRIVILEGED_WORK_BYTES)
-            }
+    /// Whether there is room for an event of `bytes` of payload in a connection's queue.
+    ///
+    /// The rule is the same wherever domains share something: one may take at most as much as is left. Of the room of a
+    /// receiver a guest that causes events may take as much as it leaves to others; of the heap a receiver may. So there is
+    /// always some left for those that take little, however many take all they may.
+    pub(super) fn has_room_for_event(&self, id: ConnectionId, bytes: usize, originator: Option<ConnectionId>) -> bool {
+        let Some(session) = self.connections.get(&id).and_then(Connection::session) else { return true };
+        let output = &session.output;
+        let Some(domid) = self.guest_of(id) else {
+            // One event always fits into an empty queue: the reserve is there for it.
+            let affordable = self.free_for_events.saturating_sub(limits::PRIVILEGED_WORK_BYTES);
+            let is_affordable = output.is_empty() || heap_bytes(with_overhead(bytes)) <= affordable;
+            return is_affordable && has_room_for_control(output, bytes, originator);
         };
-        let is_affordable = heap_bytes(bytes) <= self.free_for_events.saturating_sub(reserve);
-        is_affordable && has.saturating_add(bytes) <= limit
+        let bytes = with_overhead(bytes);
+        let share = originator.map_or(0, |by| output.bytes_by(by)).saturating_add(bytes);
+        let has = self.memory_of(domid);
+        let room = self.state.domains.quotas(domid).limit(Quota::MemoryHard).saturating_sub(has);
+        let affordable = self.free_for_events.saturating_sub(limits::GUEST_EVENT_RESERVE_BYTES);
+        share <= room && bytes <= room && heap_bytes(bytes) <= affordable && has.saturating_add(bytes) <= affordable
+    }
+
+    /// A client of the control domain whose queue has no room for events that count for `originator`. Memory does not count:
+    /// what is to be queued is bounded by the watches that the control domain has set.
+    pub(super) fn crowded_reader(&self, originator: Option<ConnectionId>) -> Option<ConnectionId> {
+        let control = self.state.domains.connection(self.config.privileged);
+        let mut readers = control.into_iter().chain(self.sockets.iter().copied());
+        readers.find(|id| {
+            let session = self.connections.get(id).and_then(Connection::session);
+            let has_room = |session: &Session| has_room_for_control(&session.output, limits::PAYLOAD_BYTES, originator);
+            !self.is_given_up(*id) && !session.is_none_or(has_room)
+        })
     }
 
     /// Notes that an event of `bytes` was queued.
     pub(super) fn note_event(&mut self, bytes: usize) {
-        let bytes = bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
-        self.free_for_events = self.free_for_events.saturating_sub(heap_bytes(bytes));
+        self.free_for_events = self.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
     }
 
-    /// Whether a client has so much to read that it has to read first: one of the control domain, or a guest that takes
-    /// all that it may.
+    /// Whether a client has so much to read that it has to read first: a client of the control domain of what it caused
+    /// itself, or a guest that takes all that it may.
     pub(super) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
-        match self.domain_of(id).filter(|domid| *domid != self.config.privileged) {
+        let output = &session.output;
+        match self.guest_of(id) {
             Some(domid) => {
                 let limit = self.state.domains.quotas(domid).limit(Quota::MemoryHard);
-                !session.output.is_empty() && self.memory_of(domid) >= limit
+                !output.is_empty() && self.memory_of(domid) >= limit
             }
-            None => session.output.queued_bytes() >= limits::PRIVILEGED_QUEUE_BYTES,
+            None => output.queued_bytes().saturating_sub(output.bytes_by_guests()) >= limits::PRIVILEGED_QUEUE_BYTES,
         }
     }
 

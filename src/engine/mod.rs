@@ -12,13 +12,16 @@
 //!
 //! The same inputs give the same outputs, to the byte.
 
+mod announcements;
 mod apply;
 pub mod change_set;
 pub mod config;
 pub mod conflict;
 pub mod connection;
 pub mod crash;
+mod departures;
 mod domains;
+mod drops;
 mod events;
 mod fairness;
 mod handling;
@@ -28,6 +31,7 @@ pub mod input;
 pub mod memory;
 pub mod needs;
 pub mod output;
+mod postponed;
 mod queue;
 pub mod rate;
 mod replies;
@@ -38,24 +42,32 @@ mod spares;
 pub mod take_over;
 pub mod trace;
 pub mod view;
+pub mod work;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::engine::announcements::Announcements;
 use crate::engine::change_set::{ChangeSet, UpdateCommand};
 use crate::engine::config::{Config, StreamLimit};
 use crate::engine::connection::{Connection, Fault, Peer, Session};
+use crate::engine::departures::{Departures, names_domains};
+use crate::engine::drops::Drops;
 use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
-use crate::engine::output::Origin;
+use crate::engine::output::{Dropped, EventCause, Origin};
+use crate::engine::postponed::Discarded;
 use crate::engine::spares::Spares;
 use crate::engine::trace::{Switches, Trace};
+use crate::engine::work::Work;
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::{Peaks, Quota};
 use crate::store::state::State;
-use crate::store::watch::ConnectionId;
-use crate::wire::header::Header;
+use crate::store::watch::{ConnectionId, Watch};
+use crate::wire::header::{Header, MessageType};
 
 /// What the engine asks its host to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,6 +109,14 @@ enum RestartPhase {
     Faulted(Fault),
 }
 
+/// What causes events: the request that is being handled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cause {
+    /// Whose request it is; `None` for the server's own.
+    connection: Option<ConnectionId>,
+    event: EventCause,
+}
+
 /// The engine: all state, and all connections.
 #[derive(Debug)]
 pub struct Engine {
@@ -118,7 +138,23 @@ pub struct Engine {
     /// The number of the newest request that is answered later.
     next_deferred: u64,
     /// The request that is being handled, for what it causes.
-    origin: Option<Origin>,
+    cause: Cause,
+    /// Clients of the hosted server.
+    sockets: BTreeSet<ConnectionId>,
+    /// Announcements that could not be done with at once.
+    announcements: Announcements,
+    /// Domains that are gone and whose nodes are being removed.
+    departures: Departures,
+    /// Queues of connections that were reset.
+    discarded: Discarded,
+    /// Events that were dropped.
+    drops: Drops,
+    /// The meter.
+    work: Work,
+    /// The time of the latest [`Engine::handle_timeout`].
+    now_ms: u64,
+    /// Kept between events for its room.
+    told: Vec<Rc<Watch>>,
     /// Kept between requests for its room.
     changes: ChangeSet,
     /// The same for replies.
@@ -151,7 +187,15 @@ impl Engine {
             starting: Vec::new(),
             next_ticket: 0,
             next_deferred: 0,
-            origin: None,
+            cause: Cause::default(),
+            sockets: BTreeSet::new(),
+            announcements: Announcements::default(),
+            departures: Departures::default(),
+            discarded: Discarded::default(),
+            drops: Drops::default(),
+            work: Work::default(),
+            now_ms: 0,
+            told: Vec::new(),
             changes: ChangeSet::default(),
             spares: Spares::default(),
             peaks: Peaks::default(),
@@ -185,7 +229,9 @@ impl Engine {
 
     /// Adds a client of the hosted server.
     pub fn handle_connected(&mut self) -> ConnectionId {
-        self.add_connection(Connection::new(Peer::Socket, None))
+        let id = self.add_connection(Connection::new(Peer::Socket, None));
+        self.sockets.insert(id);
+        id
     }
 
     /// Removes a client of the hosted server.
@@ -193,6 +239,8 @@ impl Engine {
         if self.connections.get(&id).is_some_and(|connection| connection.peer == Peer::Socket) {
             self.drop_session(id, RestartPhase::Fresh);
             self.connections.remove(&id);
+            self.sockets.remove(&id);
+            self.forget_reader(id);
         }
     }
 
@@ -251,13 +299,17 @@ impl Engine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let events_ms = self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms);
-        [events_ms, self.next_fairness_ms()].into_iter().flatten().min()
+        [events_ms, self.next_fairness_ms(), self.next_drop_log_ms()].into_iter().flatten().min()
     }
 
-    /// Drops events that were not read in time, and lets guests go on that were held back for long enough.
+    /// Drops events that were not read in time, and lets guests go on that were held back for long enough. What there is too
+    /// much of for one turn is due at once again.
     pub fn handle_timeout(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
         self.advance_fairness(now_ms);
-        while let Some((deadline_ms, id)) = self.deadlines.first().copied() {
+        self.log_drops(now_ms);
+        let mut left = limits::EXPIRED_AT_ONCE;
+        while let Some((deadline_ms, id)) = self.deadlines.first().copied().filter(|_| left > 0) {
             if deadline_ms > now_ms {
                 return;
             }
@@ -265,15 +317,23 @@ impl Engine {
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.deadline_ms = None;
             }
-            let Some(session) = self.session_mut(id) else { continue };
-            let before = session.output.queued_bytes();
-            let causes = session.output.expire(now_ms);
-            let was_dropped = session.output.queued_bytes() != before;
-            let next = session.output.next_deadline_ms();
-            for cause in causes {
-                self.settle(cause);
+            if self.guest_of(id).is_none() {
+                self.give_up_reader(id, now_ms);
+                continue;
             }
-            if was_dropped {
+            let Some(session) = self.session_mut(id) else { continue };
+            let dropped = session.output.expire(now_ms, left);
+            let next = session.output.next_deadline_ms();
+            // A connection with nothing to drop takes a look, too.
+            left = left.saturating_sub(dropped.len().max(1));
+            for Dropped { origin, originator } in &dropped {
+                self.work.spend(1);
+                self.note_dropped(*originator, id, now_ms);
+                if let Some(origin) = origin {
+                    self.settle(*origin);
+                }
+            }
+            if !dropped.is_empty() {
                 // There may be room again for requests of its own.
                 self.wake(id);
             }
@@ -293,12 +353,53 @@ impl Engine {
         };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
         let limit = self.state.domains.quotas(self.domid_of(id)).limit(Quota::Outstanding);
+        let is_waiting = connection.waits_for_departure || connection.announced_bytes.is_some();
         let is_free = is_privileged || !self.is_held_back(id) && connection.outstanding() < limit;
-        is_free && connection.session().is_some_and(|session| !self.has_to_read_first(id, session))
+        is_free && !is_waiting && connection.session().is_some_and(|session| !self.has_to_read_first(id, session))
     }
 
-    /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if that
-    /// completed it. Returns whether it did.
+    /// Whether a complete request waits that may be handled now: it was held back.
+    #[must_use]
+    pub fn has_complete_request(&self, id: ConnectionId) -> bool {
+        let session = self.connections.get(&id).and_then(Connection::session);
+        session.is_some_and(|session| session.input.is_complete()) && self.may_receive(id)
+    }
+
+    /// Whether the request that is complete has to wait, because it names a domain whose nodes are being removed.
+    fn is_held_for_departure(&mut self, id: ConnectionId, hypervisor: &mut dyn Hypervisor, now_ms: u64) -> bool {
+        let Some(session) = self.session_mut(id) else { return false };
+        let kind = MessageType::from_wire(session.input.header().kind).filter(|kind| names_domains(*kind));
+        let Some((kind, payload)) = kind.and_then(|kind| Some((kind, session.input.take_payload()?))) else {
+            return false;
+        };
+        self.free_for_events = hypervisor.free_memory();
+        self.look_at_named(id, kind, &payload, hypervisor, now_ms);
+        let is_held = self.hold_for_departure(id, kind, &payload);
+        if let Some(session) = self.session_mut(id) {
+            session.input.put_payload_back(payload);
+        }
+        is_held
+    }
+
+    /// A connection's turn begins: the steps of its requests are counted from here on.
+    pub const fn begin_turn(&mut self) {
+        self.work.begin_turn();
+    }
+
+    /// Whether a connection's turn has used up its steps.
+    #[must_use]
+    pub const fn is_turn_over(&self) -> bool {
+        self.work.is_turn_over()
+    }
+
+    /// Elementary steps since the start: see [`work`].
+    #[must_use]
+    pub const fn steps(&self) -> u64 {
+        self.work.steps()
+    }
+
+    /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if it is
+    /// complete. Returns whether it did.
     pub fn handle_received(
         &mut self,
         id: ConnectionId,
@@ -312,9 +413,10 @@ impl Engine {
             self.handle_broken_rule(id, Fault::Protocol, now_ms);
             return false;
         }
-        if !session.input.is_complete() {
+        if !session.input.is_complete() || self.is_held_for_departure(id, hypervisor, now_ms) {
             return false;
         }
+        let Some(session) = self.session_mut(id) else { return false };
         let (header, payload) = session.input.take();
         self.handle_request(id, header, payload.as_deref(), hypervisor, now_ms);
         if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
@@ -331,6 +433,15 @@ impl Engine {
                 self.settle(cause);
             }
         }
+        if self.guest_of(id).is_none() {
+            self.note_reading(id, count);
+        }
+    }
+
+    /// Forgets what is known of a connection as a receiver: it is gone.
+    fn forget_reader(&mut self, id: ConnectionId) {
+        self.release_waiting(id);
+        self.drops.forget_receiver(id);
     }
 
     /// All open connections.

@@ -1,52 +1,103 @@
-//! What waits to be sent to one connection: replies and events, in order.
+//! The output queue of one connection: replies and events, in order.
+//!
+//! An event that is identical to a pending one is queued once. Each operation costs the same however much is pending:
+//! duplicates are found in an index ([`pending`]), and expiry costs what it drops.
 
-use alloc::collections::BTreeMap;
+mod pending;
+mod shares;
+
 use alloc::vec::Vec;
 
+pub use crate::engine::output::pending::HashKey;
+use crate::engine::output::pending::PendingEvents;
+use crate::engine::output::shares::Shares;
 use crate::engine::queue::Queue;
 use crate::limits;
+use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 use crate::wire::header::{HEADER_BYTES, Header, MessageType};
 
-/// The request that caused a message: it counts as outstanding until all messages that it caused are delivered.
+/// The request that caused a message. It is outstanding until all messages that it caused are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Who sent the request.
+    /// The connection that sent the request.
     pub connection: ConnectionId,
-    /// Which of its requests.
+    /// Which of its requests; 0 for one that is no longer outstanding.
     pub ticket: u64,
 }
 
-/// A message on its way.
+/// Why an event is queued, and whose share of the receiver's queue it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCause {
+    /// The request that caused it.
+    pub origin: Option<Origin>,
+    /// The guest's connection that it counts for; `None` for the control domain and the hypervisor.
+    pub originator: Option<ConnectionId>,
+    /// The domain that a special event is about.
+    pub subject: Option<DomId>,
+}
+
+/// A message in the queue.
 #[derive(Debug)]
 struct Message {
     bytes: Vec<u8>,
     origin: Option<Origin>,
-    event: Option<EventInfo>,
-    /// Only the end of a message, of which a predecessor sent the beginning.
-    is_rest: bool,
+    kind: Kind,
 }
 
-/// What of a message its bytes don't say.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Reply,
+    /// The end of a message whose beginning a predecessor sent.
+    Rest,
+    Event(EventInfo),
+}
+
+/// What an event's bytes don't say.
+#[derive(Clone, Copy, Debug, Default)]
+struct EventInfo {
+    /// When the event is dropped if nothing of it was sent.
+    deadline_ms: Option<u64>,
+    originator: Option<ConnectionId>,
+    subject: Option<DomId>,
+}
+
+impl Message {
+    const fn event(&self) -> Option<EventInfo> {
+        if let Kind::Event(event) = self.kind { Some(event) } else { None }
+    }
+
+    const fn originator(&self) -> Option<ConnectionId> {
+        if let Kind::Event(event) = self.kind { event.originator } else { None }
+    }
+
+    fn payload(&self) -> &[u8] {
+        self.bytes.get(HEADER_BYTES..).unwrap_or_default()
+    }
+}
+
+/// What a message's bytes don't say, for a successor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MessageDetails {
     /// The request that caused it.
     pub origin: Option<Origin>,
     /// When it is dropped if nothing of it was sent.
     pub deadline_ms: Option<u64>,
+    /// The domain that a special event is about.
+    pub subject: Option<DomId>,
 }
 
 /// Bytes to be sent can't be split into messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMessages;
 
-/// What a queue needs to know of an event.
-#[derive(Clone, Copy, Debug)]
-struct EventInfo {
-    /// Of the payload, to find an identical one.
-    hash: u32,
-    /// When it is dropped if nothing of it was sent.
-    deadline_ms: Option<u64>,
+/// An event that was dropped because it was not read in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// The request that caused it.
+    pub origin: Option<Origin>,
+    /// The guest's connection that it counted for.
+    pub originator: Option<ConnectionId>,
 }
 
 /// The queue of one connection.
@@ -57,12 +108,13 @@ pub struct Output {
     queued_bytes: usize,
     /// Bytes of the first message that were sent.
     sent: usize,
-    /// How many pending events have a hash.
-    event_hashes: BTreeMap<u32, usize>,
+    pending: PendingEvents,
+    /// Bytes of events by the guest that caused them.
+    shares: Shares,
 }
 
 impl Output {
-    /// Bytes of all messages that wait, headers included, as counted along the way.
+    /// Bytes of all pending messages, headers included, as counted along the way.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
         self.queued_bytes
@@ -74,18 +126,34 @@ impl Output {
         self.messages.iter().map(|message| message.bytes.len()).sum()
     }
 
-    /// How many messages wait.
+    /// Bytes of pending events that guests caused.
+    #[must_use]
+    pub const fn bytes_by_guests(&self) -> usize {
+        self.shares.total()
+    }
+
+    /// Bytes of pending events that one guest's connection caused.
+    #[must_use]
+    pub fn bytes_by(&self, originator: ConnectionId) -> usize {
+        self.shares.of(originator)
+    }
+
+    /// How many messages are pending.
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// What caused the messages that wait.
+    /// The causes of pending messages.
     pub fn origins(&self) -> impl Iterator<Item = Origin> {
         self.messages.iter().filter_map(|message| message.origin)
     }
 
     fn push(&mut self, message: Message) {
-        self.queued_bytes = self.queued_bytes.saturating_add(message.bytes.len());
+        let bytes = message.bytes.len();
+        self.queued_bytes = self.queued_bytes.saturating_add(bytes);
+        if let Some(originator) = message.originator() {
+            self.shares.add(originator, bytes);
+        }
         self.messages.push_back(message);
     }
 
@@ -93,7 +161,7 @@ impl Output {
     pub fn push_reply(&mut self, mut buffer: Vec<u8>, header: Header, payload: &[u8], origin: Option<Origin>) {
         buffer.extend_from_slice(&header.emit());
         buffer.extend_from_slice(payload);
-        self.push(Message { bytes: buffer, origin, event: None, is_rest: false });
+        self.push(Message { bytes: buffer, origin, kind: Kind::Reply });
     }
 
     /// Gives the last reply to a request another payload. A message of which something was sent stays as it is.
@@ -101,7 +169,7 @@ impl Output {
         let unsent = self.messages.len().saturating_sub(usize::from(self.sent > 0));
         let is_reply = |message: &Message| {
             let have = message.bytes.first_chunk::<HEADER_BYTES>().map(Header::parse);
-            !message.is_rest
+            matches!(message.kind, Kind::Reply)
                 && have.is_some_and(|have| (have.kind, have.request_id) == (header.kind, header.request_id))
         };
         if let Some(message) = self.messages.iter_mut().rev().take(unsent).find(|message| is_reply(message)) {
@@ -111,27 +179,34 @@ impl Output {
         }
     }
 
-    /// Queues an event, unless an identical one waits already and `collapse` says that one is enough. Returns whether it
-    /// was queued.
-    pub fn push_event(
-        &mut self,
-        payload: &[u8],
-        collapse: bool,
-        origin: Option<Origin>,
-        deadline_ms: Option<u64>,
-    ) -> bool {
-        let hash = hash(payload);
-        if collapse && self.event_hashes.contains_key(&hash) && self.has_event(payload) {
+    /// Whether an event with this payload, and about this domain if it is a special one, is pending.
+    #[must_use]
+    pub fn has_event(&mut self, payload: &[u8], subject: Option<DomId>, key: HashKey) -> bool {
+        if self.pending.is_empty() {
             return false;
         }
+        if self.messages.len() <= limits::SCANNED_MESSAGES {
+            let is_same = |message: &Message| {
+                message.event().is_some_and(|event| event.subject == subject && message.payload() == payload)
+            };
+            return self.messages.iter().any(is_same);
+        }
+        if !self.pending.is_indexed() {
+            let events = self.messages.iter().filter_map(|message| Some((message.payload(), message.event()?.subject)));
+            self.pending.index(key, events);
+        }
+        self.pending.contains(payload, subject)
+    }
+
+    /// Queues an event.
+    pub fn push_event(&mut self, payload: &[u8], cause: EventCause, deadline_ms: Option<u64>) {
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let kind = MessageType::WatchEvent.to_wire();
         let header = Header { kind, request_id: 0, transaction_id: 0, payload_bytes };
-        let event = Some(EventInfo { hash, deadline_ms });
-        self.push(Message { bytes: message(header, payload), origin, event, is_rest: false });
-        let count = self.event_hashes.entry(hash).or_default();
-        *count = count.saturating_add(1);
-        true
+        let EventCause { origin, originator, subject } = cause;
+        self.pending.add(payload, subject);
+        let event = EventInfo { deadline_ms, originator, subject };
+        self.push(Message { bytes: message(header, payload), origin, kind: Kind::Event(event) });
     }
 
     /// The bytes to send next, up to the end of a message; empty when there are none.
@@ -154,46 +229,58 @@ impl Output {
         if !whole {
             return None;
         }
+        self.discard_first()
+    }
+
+    /// Drops the first message. Returns its cause and its buffer.
+    pub(super) fn discard_first(&mut self) -> Option<(Option<Origin>, Vec<u8>)> {
         self.sent = 0;
         let message = self.messages.pop_front()?;
         self.forget(&message);
         Some((message.origin, message.bytes))
     }
 
-    /// Drops events whose time is over and of which nothing was sent, and returns what caused them.
-    pub fn expire(&mut self, now_ms: u64) -> Vec<Origin> {
-        let partly_sent = usize::from(self.sent > 0);
-        let is_over = |message: &Message| {
-            message.event.and_then(|event| event.deadline_ms).is_some_and(|deadline_ms| deadline_ms <= now_ms)
-        };
-        let mut causes = Vec::new();
-        for at in (partly_sent..self.messages.len()).rev() {
-            if self.messages.get(at).is_some_and(is_over)
-                && let Some(message) = self.messages.remove(at)
-            {
-                self.forget(&message);
-                causes.extend(message.origin);
+    /// Drops up to `most` events whose deadline is over and of which nothing was sent. Costs as much as it drops: events
+    /// are in the order of their deadlines, and few replies can be pending before the first of them.
+    pub fn expire(&mut self, now_ms: u64, most: usize) -> Vec<Dropped> {
+        let mut dropped = Vec::new();
+        let mut kept = Vec::new();
+        if self.sent > 0 {
+            kept.extend(self.messages.pop_front());
+        }
+        while dropped.len() < most
+            && let Some(message) = self.messages.pop_front()
+        {
+            match message.event() {
+                Some(event) if event.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) => {
+                    self.forget(&message);
+                    dropped.push(Dropped { origin: message.origin, originator: event.originator });
+                }
+                event => {
+                    kept.push(message);
+                    if event.is_some() {
+                        break;
+                    }
+                }
             }
         }
-        causes
+        while let Some(message) = kept.pop() {
+            self.messages.push_front(message);
+        }
+        dropped
     }
 
-    /// When the first event's time is over.
+    /// The deadline of the first event of which nothing was sent.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
+        if self.pending.is_empty() {
+            return None;
+        }
         let partly_sent = usize::from(self.sent > 0);
-        self.messages.iter().skip(partly_sent).find_map(|message| message.event?.deadline_ms)
+        self.messages.iter().skip(partly_sent).find_map(|message| message.event()?.deadline_ms)
     }
 
-    /// Empties the queue and returns what caused its messages.
-    pub fn clear(&mut self) -> Vec<Origin> {
-        self.sent = 0;
-        self.queued_bytes = 0;
-        self.event_hashes.clear();
-        self.messages.drain().filter_map(|message| message.origin).collect()
-    }
-
-    /// Whether nothing waits.
+    /// Whether nothing is pending.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
@@ -202,9 +289,12 @@ impl Output {
     /// What the bytes of each message don't say, in order. One that is partly sent has no deadline any more.
     pub(super) fn messages(&self) -> impl Iterator<Item = MessageDetails> {
         self.messages.iter().enumerate().map(|(at, message)| {
-            let event = message.event.filter(|_| at > 0 || self.sent == 0);
-            let deadline_ms = event.and_then(|event| event.deadline_ms);
-            MessageDetails { origin: message.origin, deadline_ms }
+            let event = message.event();
+            let deadline_ms = event.filter(|_| at > 0 || self.sent == 0).and_then(|event| event.deadline_ms);
+            // An event counts for its originator also if no request waits for it.
+            let counts_for = message.originator().map(|connection| Origin { connection, ticket: 0 });
+            let origin = message.origin.or(counts_for);
+            MessageDetails { origin, deadline_ms, subject: event.and_then(|event| event.subject) }
         })
     }
 
@@ -217,12 +307,12 @@ impl Output {
     /// Bytes of the first message that remain to be sent, if its beginning was sent.
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
-        let is_partial = |message: &&Message| self.sent > 0 || message.is_rest;
+        let is_partial = |message: &&Message| self.sent > 0 || matches!(message.kind, Kind::Rest);
         let remaining = |message: &Message| message.bytes.len().saturating_sub(self.sent);
         self.messages.front().filter(is_partial).map_or(0, remaining)
     }
 
-    /// Changes the causes of the messages that wait.
+    /// Changes the causes of the pending messages.
     pub(super) fn map_origins(&mut self, mut map: impl FnMut(Origin) -> Option<Origin>) {
         for message in self.messages.iter_mut() {
             message.origin = message.origin.and_then(&mut map);
@@ -242,7 +332,7 @@ impl Output {
     ) -> Result<(), NoMessages> {
         let (first, mut rest) = bytes.split_at_checked(partial_bytes).ok_or(NoMessages)?;
         if !first.is_empty() {
-            self.push(Message { bytes: first.into(), origin: None, event: None, is_rest: true });
+            self.push(Message { bytes: first.into(), origin: None, kind: Kind::Rest });
         }
         while !rest.is_empty() {
             let (message, behind) = length(rest).and_then(|length| rest.split_at_checked(length)).ok_or(NoMessages)?;
@@ -253,70 +343,70 @@ impl Output {
     }
 
     fn restore_message(&mut self, bytes: &[u8], deadline_ms: Option<u64>) {
-        let event = event_info(bytes, deadline_ms);
-        self.note_event(event);
-        self.push(Message { bytes: bytes.into(), origin: None, event, is_rest: false });
+        let message = Message { bytes: bytes.into(), origin: None, kind: kind_of(bytes, deadline_ms) };
+        if message.event().is_some() {
+            self.pending.add(message.payload(), None);
+        }
+        self.push(message);
     }
 
     /// Puts the beginning of the first message, which was sent already, before its end. Does nothing if that does not make
     /// a message.
     pub(super) fn restore_sent(&mut self, sent: &[u8]) {
-        let Some(first) = self.messages.front_mut().filter(|first| first.is_rest) else { return };
+        let Some(first) = self.messages.front_mut().filter(|first| matches!(first.kind, Kind::Rest)) else { return };
         let whole = [sent, &*first.bytes].concat();
         if sent.is_empty() || length(&whole) != Some(whole.len()) {
             return;
         }
         // An event of which a part was sent is not dropped any more.
-        let event = event_info(&whole, None);
-        *first = Message { bytes: whole, origin: first.origin, event, is_rest: false };
+        let kind = kind_of(&whole, None);
+        *first = Message { bytes: whole, origin: first.origin, kind };
+        if let (Kind::Event(_), payload) = (kind, first.payload()) {
+            self.pending.add(payload, None);
+        }
         self.queued_bytes = self.queued_bytes.saturating_add(sent.len());
         self.sent = sent.len();
-        self.note_event(event);
     }
 
-    fn note_event(&mut self, event: Option<EventInfo>) {
-        if let Some(event) = event {
-            let count = self.event_hashes.entry(event.hash).or_default();
-            *count = count.saturating_add(1);
-        }
-    }
-
-    /// Says of each message what its bytes don't say. Returns whether there are as many messages; does nothing otherwise.
-    pub(super) fn restore_details(&mut self, details: &[MessageDetails]) -> bool {
-        if self.messages.len() != details.len() {
-            return false;
-        }
+    /// Says of each message what its bytes don't say. `is_guest` tells whether a connection is a guest's, for which the
+    /// events that it caused count.
+    pub(super) fn restore_details(
+        &mut self,
+        details: impl Iterator<Item = MessageDetails>,
+        is_guest: impl Fn(ConnectionId) -> bool,
+    ) {
         for (message, details) in self.messages.iter_mut().zip(details) {
             message.origin = details.origin;
-            if let Some(event) = &mut message.event {
+            let bytes = message.bytes.len();
+            if let Kind::Event(event) = &mut message.kind {
                 event.deadline_ms = details.deadline_ms;
+                event.subject = details.subject;
+                event.originator = details.origin.map(|origin| origin.connection).filter(|by| is_guest(*by));
+                if let Some(originator) = event.originator {
+                    self.shares.add(originator, bytes);
+                }
             }
         }
-        true
-    }
-
-    fn has_event(&self, payload: &[u8]) -> bool {
-        let same = |message: &Message| message.event.is_some() && message.bytes.get(HEADER_BYTES..) == Some(payload);
-        self.messages.iter().any(same)
+        // Subjects are part of what the index finds.
+        self.pending.forget_index();
     }
 
     fn forget(&mut self, message: &Message) {
-        self.queued_bytes = self.queued_bytes.saturating_sub(message.bytes.len());
-        if let Some(event) = message.event
-            && let Some(count) = self.event_hashes.get_mut(&event.hash)
-        {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.event_hashes.remove(&event.hash);
+        let bytes = message.bytes.len();
+        self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
+        if let Some(event) = message.event() {
+            self.pending.remove(message.payload(), event.subject);
+            if let Some(originator) = event.originator {
+                self.shares.take(originator, bytes);
             }
         }
     }
 }
 
-/// What a queue needs to know of a message, if it is an event.
-fn event_info(bytes: &[u8], deadline_ms: Option<u64>) -> Option<EventInfo> {
+/// What kind of message these bytes are.
+fn kind_of(bytes: &[u8], deadline_ms: Option<u64>) -> Kind {
     let is_event = bytes.first_chunk().map(Header::parse).is_some_and(|header| header.is_event());
-    is_event.then(|| EventInfo { hash: hash(bytes.get(HEADER_BYTES..).unwrap_or_default()), deadline_ms })
+    if is_event { Kind::Event(EventInfo { deadline_ms, ..EventInfo::default() }) } else { Kind::Reply }
 }
 
 /// Bytes of the message that `bytes` begins with, if they begin with a whole header of one.
@@ -344,26 +434,34 @@ pub(super) fn message(header: Header, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// FNV-1a. A guest that makes its own events collide makes only its own queue slower.
-fn hash(payload: &[u8]) -> u32 {
-    payload.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ORIGIN: Origin = Origin { connection: ConnectionId(1), ticket: 1 };
+    const KEY: HashKey = HashKey(1, 2);
+    const A: ConnectionId = ConnectionId(1);
+    const BY_A: EventCause =
+        EventCause { origin: Some(Origin { connection: A, ticket: 1 }), originator: Some(A), subject: None };
+    const BY_NOBODY: EventCause = EventCause { origin: None, originator: None, subject: None };
 
     fn header(payload: &[u8]) -> Header {
         Header { kind: 2, request_id: 1, transaction_id: 0, payload_bytes: payload.len() as u32 }
+    }
+
+    /// Queues an event unless it is pending; returns whether it was queued.
+    fn push(output: &mut Output, payload: &[u8], subject: Option<DomId>) -> bool {
+        let is_new = !output.has_event(payload, subject, KEY);
+        if is_new {
+            output.push_event(payload, EventCause { subject, ..BY_A }, None);
+        }
+        is_new
     }
 
     #[test]
     fn messages_leave_in_order_however_they_are_split() {
         let mut output = Output::default();
         output.push_reply(Vec::new(), header(b"one"), b"one", None);
-        output.push_event(b"two\0t\0", true, None, None);
+        output.push_event(b"two\0t\0", BY_NOBODY, None);
         let mut sent = Vec::new();
         while !output.is_empty() {
             let part = &output.bytes()[..output.bytes().len().min(5)];
@@ -377,23 +475,46 @@ mod tests {
     }
 
     #[test]
-    fn identical_pending_events_collapse_and_may_come_again_once_sent() {
-        let mut output = Output::default();
-        assert!(output.push_event(b"a", true, None, None));
-        assert!(!output.push_event(b"a", true, None, None));
-        assert!(output.push_event(b"a", false, None, None));
-        assert!(output.push_event(b"b", true, None, None));
-        for _ in 0..3 {
-            output.advance(usize::MAX);
+    fn an_identical_pending_event_is_found_in_a_short_queue_and_in_a_long_one() {
+        for others in [0, limits::SCANNED_MESSAGES - 3, limits::SCANNED_MESSAGES, 1000] {
+            let mut output = Output::default();
+            for other in 0..others {
+                assert!(push(&mut output, alloc::format!("{other}").as_bytes(), None));
+            }
+            assert!(push(&mut output, b"a", None));
+            assert!(!push(&mut output, b"a", None));
+            assert!(push(&mut output, b"a", Some(DomId(0))), "about a domain");
+            assert!(push(&mut output, b"a", Some(DomId(7))), "about another");
+            assert!(!push(&mut output, b"a", Some(DomId(7))));
+            assert_eq!(output.pending.is_indexed(), output.len() > limits::SCANNED_MESSAGES);
+            while !output.is_empty() {
+                output.advance(usize::MAX);
+            }
+            assert!(!output.pending.is_indexed() && output.pending.is_empty());
+            assert!(push(&mut output, b"a", None), "it may come again once it is sent");
         }
-        assert!(output.is_empty());
-        assert!(output.push_event(b"a", true, None, None));
+    }
+
+    #[test]
+    fn a_share_is_what_a_guest_caused_and_is_pending() {
+        let mut output = Output::default();
+        output.push_event(b"four", BY_A, None);
+        output.push_event(b"five!", EventCause { originator: Some(ConnectionId(2)), ..BY_A }, None);
+        output.push_event(b"six", BY_NOBODY, None);
+        output.push_reply(Vec::new(), header(b"reply"), b"reply", None);
+        let shares = |output: &Output| (output.bytes_by(A), output.bytes_by(ConnectionId(2)), output.bytes_by_guests());
+        assert_eq!(shares(&output), (20, 21, 41));
+        output.advance(20);
+        assert_eq!(shares(&output), (0, 21, 21));
+        output.expire(0, 9);
+        output.advance(21);
+        assert_eq!(shares(&output), (0, 0, 0));
     }
 
     #[test]
     fn what_a_predecessor_had_to_send_is_sent_from_where_it_stopped() {
         let mut before = Output::default();
-        before.push_event(b"a\0t\0", true, None, Some(10));
+        before.push_event(b"a\0t\0", BY_NOBODY, Some(10));
         before.push_reply(Vec::new(), header(b"reply"), b"reply", None);
         before.advance(18);
         let bytes: Vec<u8> = before.pieces().flatten().copied().collect();
@@ -402,8 +523,8 @@ mod tests {
             output.restore(&bytes, before.partial_bytes(), Some(99)).unwrap();
             output.restore_sent(if knows_beginning { before.sent() } else { &[] });
             assert_eq!((output.bytes(), output.partial_bytes()), (&b"\0t\0"[1..], 2));
-            assert_eq!(output.push_event(b"a\0t\0", true, None, None), !knows_beginning, "it waits already, if known");
-            assert_eq!(output.expire(100), []);
+            assert_eq!(push(&mut output, b"a\0t\0", None), !knows_beginning, "it is pending already, if known");
+            assert_eq!(output.expire(100, 9), []);
             output.advance(2);
             assert_eq!(output.bytes()[16..], *b"reply");
             assert_eq!((output.partial_bytes(), output.queued_bytes()), (0, output.count_bytes()));
@@ -417,15 +538,19 @@ mod tests {
     #[test]
     fn events_time_out_unless_a_part_was_sent_and_replies_never() {
         let mut output = Output::default();
-        output.push_event(b"a", true, Some(ORIGIN), Some(10));
+        output.push_event(b"a", BY_A, Some(10));
         output.push_reply(Vec::new(), header(b""), b"", None);
-        output.push_event(b"b", true, Some(ORIGIN), Some(20));
-        output.push_event(b"c", true, None, Some(30));
+        output.push_event(b"b", BY_A, Some(20));
+        output.push_event(b"b2", BY_A, Some(20));
+        output.push_event(b"c", BY_NOBODY, Some(30));
         output.advance(1);
         assert_eq!(output.next_deadline_ms(), Some(20));
-        assert_eq!(output.expire(25), [ORIGIN]);
+        let dropped = Dropped { origin: BY_A.origin, originator: Some(A) };
+        assert_eq!(output.expire(25, 1), [dropped], "as many as may be");
+        assert_eq!(output.expire(25, 9), [dropped]);
+        assert_eq!(output.expire(25, 9), []);
         let mut cause = |count| output.advance(count).map(|(cause, _)| cause);
-        assert_eq!((cause(16), cause(16)), (Some(Some(ORIGIN)), Some(None)));
+        assert_eq!((cause(16), cause(16)), (Some(BY_A.origin), Some(None)));
         assert_eq!(output.bytes()[16..], *b"c");
     }
 }

@@ -13,17 +13,18 @@ pub(super) struct Queue<T> {
     first: VecDeque<T>,
     /// None of them empty.
     rest: VecDeque<VecDeque<T>>,
+    len: usize,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { first: VecDeque::new(), rest: VecDeque::new() }
+        Self { first: VecDeque::new(), rest: VecDeque::new(), len: 0 }
     }
 }
 
 impl<T> Queue<T> {
-    pub(super) fn len(&self) -> usize {
-        self.rest.iter().fold(self.first.len(), |sum, piece| sum.saturating_add(piece.len()))
+    pub(super) const fn len(&self) -> usize {
+        self.len
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -39,43 +40,24 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn push_back(&mut self, entry: T) {
+        self.len = self.len.saturating_add(1);
         match self.rest.back_mut().unwrap_or(&mut self.first) {
             last if last.len() < PIECE => last.push_back(entry),
             _ => self.rest.push_back([entry].into()),
         }
     }
 
+    /// Puts an entry before all others.
+    pub(super) fn push_front(&mut self, entry: T) {
+        self.len = self.len.saturating_add(1);
+        self.first.push_front(entry);
+    }
+
     pub(super) fn pop_front(&mut self) -> Option<T> {
         let entry = self.first.pop_front();
+        self.len = self.len.saturating_sub(usize::from(entry.is_some()));
         self.close_up();
         entry
-    }
-
-    pub(super) fn get(&self, mut at: usize) -> Option<&T> {
-        for piece in core::iter::once(&self.first).chain(&self.rest) {
-            match at.checked_sub(piece.len()) {
-                Some(behind) => at = behind,
-                None => return piece.get(at),
-            }
-        }
-        None
-    }
-
-    /// Takes an entry out of the middle.
-    pub(super) fn remove(&mut self, mut at: usize) -> Option<T> {
-        let mut removed = None;
-        for piece in core::iter::once(&mut self.first).chain(&mut self.rest) {
-            match at.checked_sub(piece.len()) {
-                Some(behind) => at = behind,
-                None => {
-                    removed = piece.remove(at);
-                    break;
-                }
-            }
-        }
-        self.rest.retain(|piece| !piece.is_empty());
-        self.close_up();
-        removed
     }
 
     /// Lets the next piece be the first when that is used up.
@@ -93,12 +75,6 @@ impl<T> Queue<T> {
 
     pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> {
         self.first.iter_mut().chain(self.rest.iter_mut().flatten())
-    }
-
-    /// Takes all out.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
-        let Self { first, rest } = core::mem::take(self);
-        first.into_iter().chain(rest.into_iter().flatten())
     }
 }
 
@@ -119,8 +95,8 @@ mod tests {
             let grows = step / 2000 % 2 == 0;
             match random(10) {
                 0 if !model.is_empty() => {
-                    let at = random(model.len());
-                    assert_eq!(queue.remove(at), model.remove(at));
+                    queue.push_front(step);
+                    model.push_front(step);
                 }
                 choice if (choice < 7) == grows => {
                     queue.push_back(step);
@@ -131,14 +107,12 @@ mod tests {
             assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
             assert_eq!(queue.front(), model.front());
             assert_eq!(queue.front_mut(), model.front_mut());
-            let at = random(model.len() + 1);
-            assert_eq!(queue.get(at), model.get(at));
             if step % 100 == 0 {
                 assert!(queue.iter().eq(model.iter()) && queue.iter().rev().eq(model.iter().rev()));
                 assert!(queue.iter_mut().map(|entry| *entry).eq(model.iter().copied()));
             }
         }
-        assert!(queue.drain().eq(model));
-        assert!(queue.is_empty() && queue.remove(0).is_none());
+        assert!(core::iter::from_fn(|| queue.pop_front()).eq(model));
+        assert!(queue.is_empty());
     }
 }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::engine::connection::Connection;
+use crate::engine::output::{Origin, Output};
 use crate::engine::requests::{self, Reply};
 use crate::engine::{Action, Engine};
 use crate::store::domain::DomId;
@@ -137,7 +138,13 @@ impl Engine {
 
     /// Compares the requests that count as outstanding with what waits because of them, wherever it waits.
     fn check_outstanding(&self, reply: &mut Reply) -> bool {
-        let origins = self.sessions().flat_map(|session| session.output.origins());
+        let pending = self.sessions().map(|session| &session.output).chain(&self.discarded);
+        let postponed = self.announcements.iter().filter_map(|announcement| announcement.cause.origin);
+        // What a request of an earlier session caused counts for no request any more.
+        let counts = |origin: &Origin| {
+            self.connections.get(&origin.connection).is_some_and(|sender| sender.has_ticket(origin.ticket))
+        };
+        let origins = pending.flat_map(Output::origins).chain(postponed).filter(counts);
         // One by one: all at once would be sorted first, which is 5 KB of code.
         let mut waiting = BTreeSet::new();
         waiting.extend(origins.map(|origin| (origin.connection, origin.ticket)));

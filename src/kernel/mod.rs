@@ -13,6 +13,7 @@ pub(crate) mod log;
 pub(crate) mod main_loop;
 pub(crate) mod panic;
 pub(crate) mod platform;
+mod random;
 pub(crate) mod slots;
 pub(crate) mod update;
 #[cfg(feature = "boot-test")]
@@ -165,7 +166,7 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
     let server = match restored(boot, options, &mut platform) {
         Some(server) => server,
         None => {
-            let mut server = Server::new(options.config());
+            let mut server = Server::new(options.config(random::hash_key()));
             connect_first(options, &mut server, &mut platform);
             server
         }
@@ -175,14 +176,18 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
 
 /// Serves, for ever.
 fn serve_with(server: Server, platform: XenPlatform, ports: OwnPorts, boot: &BootInfo, options: &Options) -> ! {
-    main_loop::run(server, platform, &Home { boot, ports, config: options.config(), crash_node: &options.crash_node })
+    main_loop::run(
+        server,
+        platform,
+        &Home { boot, ports, config: options.config(random::hash_key()), crash_node: &options.crash_node },
+    )
 }
 
 /// A server with the state of the boot module, if there is one: a stream that was saved before. Without it, or if it can't
 /// be restored, the store begins anew: the host needs one.
 fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> Option<Server> {
     let stream = module(boot)?;
-    let engine = match load(stream, &options.config(), time::now_ms()) {
+    let engine = match load(stream, &options.config(random::hash_key()), time::now_ms()) {
         Ok(engine) => engine,
         Err(error) => {
             error!("the boot module of {} bytes is not restored: {error}; the store begins anew", stream.len());
@@ -210,10 +215,10 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     #[cfg(feature = "boot-test")]
     let stream = {
         update_test::fail(boot, update_test::Place::Before);
-        update_test::restore_some(boot, stream, &options.config());
+        update_test::restore_some(boot, stream, &options.config(random::hash_key()));
         update_test::spoil(boot, stream)
     };
-    let mut server = match load(stream, &options.config(), time::now_ms()) {
+    let mut server = match load(stream, &options.config(random::hash_key()), time::now_ms()) {
         Ok(engine) => Server::restored(engine),
         Err(error) => stop(format_args!("the state can't be restored: {error}")),
     };

@@ -179,7 +179,12 @@ impl Server {
     ) -> usize {
         let mut rest = bytes;
         let mut requests = 0;
-        while !rest.is_empty() && requests < limits::REQUESTS_PER_TURN && self.engine.may_receive(id) {
+        self.engine.begin_turn();
+        while (!rest.is_empty() || self.engine.has_complete_request(id))
+            && requests < limits::REQUESTS_PER_TURN
+            && !self.engine.is_turn_over()
+            && self.engine.may_receive(id)
+        {
             let Some((session, _)) = self.engine.connection_mut(id).and_then(Connection::session_mut) else { break };
             let space = session.input.space();
             let count = space.len().min(rest.len());
@@ -243,7 +248,7 @@ impl Server {
     /// Whether there is something to do at once.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.engine.has_ready()
+        self.engine.has_ready() || self.engine.has_postponed()
     }
 
     /// Does what the engine asks its host for, as far as that is not for ours.
@@ -268,9 +273,10 @@ impl Server {
             let Some(id) = self.engine.poll_ready() else { break };
             self.serve(id, platform, now_ms);
         }
+        self.engine.handle_postponed(platform.free_memory(), now_ms);
         self.act(platform, now_ms);
         let deadlines = [self.engine.poll_timeout(), self.updates.deadline_ms()];
-        Poll { busy: self.engine.has_ready(), deadline_ms: deadlines.into_iter().flatten().min() }
+        Poll { busy: self.is_busy(), deadline_ms: deadlines.into_iter().flatten().min() }
     }
 
     /// A client of the hosted server for which there is something to send, or from which more may be received now.
@@ -366,19 +372,20 @@ impl Server {
         now_ms: u64,
     ) -> Result<Turn, ImpossibleIndex> {
         let mut turn = Turn::default();
+        self.engine.begin_turn();
         self.start_ring(id, domid, platform, &mut turn);
         self.send(id, domid, platform, &mut turn)?;
         let mut requests = 0;
         loop {
-            if requests == limits::REQUESTS_PER_TURN {
+            if requests == limits::REQUESTS_PER_TURN || self.engine.is_turn_over() {
                 turn.unfinished = true;
                 break;
             }
             let count = self.receive(id, domid, platform)?;
-            if count == 0 {
+            if count == 0 && !self.engine.has_complete_request(id) {
                 break;
             }
-            turn.moved = true;
+            turn.moved |= count > 0;
             if self.engine.handle_received(id, count, platform, now_ms) {
                 requests = requests.saturating_add(1);
                 self.requests = self.requests.saturating_add(1);

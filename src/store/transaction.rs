@@ -105,6 +105,14 @@ pub struct CommitEvent {
     pub before: Option<Before>,
 }
 
+impl CommitEvent {
+    /// Bytes that it takes: what it names.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.path.as_path().as_str().len().saturating_add(size_of::<Self>())
+    }
+}
+
 /// A node's permissions as a transaction first saw them.
 #[derive(Debug)]
 pub struct Before {

@@ -199,8 +199,16 @@ impl Tree {
     ///
     /// One after the other, so that nobody has to hold a list of them: their paths can be longer than all else that there is
     /// room for. Whoever removes what was found looks for the next one before.
+    ///
+    /// Adds the nodes that it considers to `steps`.
     #[must_use]
-    pub fn next_naming(&self, domid: DomId, behind: Option<Path<'_>>, below_owned: bool) -> Option<PathBuf> {
+    pub fn next_naming(
+        &self,
+        domid: DomId,
+        behind: Option<Path<'_>>,
+        below_owned: bool,
+        steps: &mut u64,
+    ) -> Option<PathBuf> {
         let is_named = |node: &Node| node.permissions().entries().iter().any(|entry| entry.domid == domid);
         if behind.is_none() && is_named(&self.root) {
             return Some(Path::ROOT.to_owned());
@@ -221,6 +229,7 @@ impl Tree {
             at.pop();
         }
         while let Some((node, cursor)) = levels.last_mut() {
+            *steps = steps.saturating_add(1);
             let Some((name, child)) = node.children().next(cursor) else {
                 levels.pop();
                 at.pop();
@@ -240,10 +249,10 @@ impl Tree {
     /// The paths of all nodes that name `domid`: see [`Tree::next_naming`].
     #[cfg(test)]
     pub(super) fn nodes_naming(&self, domid: DomId, below_owned: bool) -> Vec<PathBuf> {
-        let mut next = self.next_naming(domid, None, below_owned);
+        let mut next = self.next_naming(domid, None, below_owned, &mut 0);
         core::iter::from_fn(|| {
             let found = next.take()?;
-            next = self.next_naming(domid, Some(found.as_path()), below_owned);
+            next = self.next_naming(domid, Some(found.as_path()), below_owned, &mut 0);
             Some(found)
         })
         .collect()
@@ -363,9 +372,9 @@ mod tests {
         assert!(expected.len() > 150);
 
         let mut found = Vec::new();
-        let mut next = tree.next_naming(DomId(7), None, false);
+        let mut next = tree.next_naming(DomId(7), None, false, &mut 0);
         while let Some(path) = next {
-            next = tree.next_naming(DomId(7), Some(path.as_path()), false);
+            next = tree.next_naming(DomId(7), Some(path.as_path()), false, &mut 0);
             let permissions = tree.get(path.as_path()).unwrap().permissions().clone();
             if permissions.owner() == DomId(7) {
                 tree.remove(path.as_path(), 4).unwrap();
@@ -375,7 +384,7 @@ mod tests {
             found.push(path);
         }
         assert_eq!(found, expected);
-        assert!(tree.next_naming(DomId(7), None, true).is_none(), "nothing is left");
+        assert!(tree.next_naming(DomId(7), None, true, &mut 0).is_none(), "nothing is left");
     }
 
     #[test]

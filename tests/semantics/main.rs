@@ -12,6 +12,7 @@ mod crash;
 mod death;
 mod errors;
 mod events;
+mod events_kept;
 mod fair_commit;
 mod features;
 mod foreign_state;

@@ -7,7 +7,9 @@ mod clients;
 mod page;
 mod platform;
 
+use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
+use std::hash::BuildHasher as _;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use rustix::event::epoll;
 use rustix::fs::Timespec;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
+use xenstore::engine::output::HashKey;
 use xenstore::options::Options;
 use xenstore::server::{Action, Server};
 
@@ -119,7 +122,7 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
     expect_no_server(&socket)?;
     let end = signals_to_end()?;
     let mut platform = FolderPlatform::new(folder.to_owned())?;
-    let mut server = Server::new(options.config());
+    let mut server = Server::new(options.config(hash_key()));
     let boot_domain = options.boot_domain();
     if let Err(errno) = server.handle_boot_domain(boot_domain, options.event.unwrap_or(1), &mut platform) {
         log::info!("domain {boot_domain} has no ring here ({}): only its socket clients are served", errno.name());
@@ -207,4 +210,10 @@ fn start_log(level: LevelFilter) {
     if log::set_logger(&StandardError).is_ok() {
         log::set_max_level(level);
     }
+}
+
+/// A key that nobody can guess: the standard library draws it for its own hash maps.
+fn hash_key() -> HashKey {
+    let [first, second] = [0, 1].map(|half: u64| RandomState::new().hash_one(half));
+    HashKey(first, second)
 }

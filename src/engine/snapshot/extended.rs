@@ -1,8 +1,8 @@
 //! Takes extensions, each of which adds to what the records before it said. One that can't be read, or does not fit them, is
 //! passed over.
 
-use alloc::vec::Vec;
-
+use crate::engine::connection::Reading;
+use crate::engine::drops::Drops;
 use crate::engine::snapshot::extension::{self, ConnectionState, DomainState, GenerationReader, ServerState};
 use crate::engine::snapshot::restore::Restorer;
 use crate::engine::snapshot::{ConnectionNumber, Extension, pending};
@@ -23,6 +23,11 @@ impl Restorer {
                 self.fairness = body.into();
                 Some(())
             }
+            extension::POSTPONED => {
+                self.postponed = body.into();
+                Some(())
+            }
+            extension::DROPS => self.drops_extension(body),
             _ => None,
         };
         if taken.is_none() {
@@ -48,6 +53,9 @@ impl Restorer {
         if self.extended.contains(&state.number) {
             return None;
         }
+        let privileged = self.engine.config.privileged;
+        let domains = &self.engine.state.domains;
+        let control = domains.connection(privileged);
         let (session, ring) = connection.session_mut()?;
         let now_ms = self.now_ms;
         let absolute = |remaining_ms: u64| now_ms.saturating_add(remaining_ms);
@@ -55,21 +63,32 @@ impl Restorer {
             details.deadline_ms = details.deadline_ms.map(absolute);
             details
         });
-        if !session.output.restore_details(&details.collect::<Vec<_>>()) {
+        if session.output.len() != details.len() {
             return None;
         }
+        // The message that is partly sent has to be whole before something is said of it.
         session.output.restore_sent(state.sent);
+        session.output.restore_details(details, |id| Some(id) != control);
         let first_ms = session.output.next_deadline_ms();
         session.next_transaction = state.next_transaction;
         *ring = state.ring;
         connection.ring_start = state.ring_start;
         connection.is_shut_out = state.is_shut_out;
+        connection.reading = Reading {
+            unread_since_ms: state.reading.unread_since_ms.map(|elapsed_ms| now_ms.saturating_sub(elapsed_ms)),
+            ..state.reading
+        };
         let deadlines_ms = [state.deadline_ms.map(absolute), first_ms];
         self.faults.extend(state.fault.map(|fault| (id, fault)));
         self.extended.insert(state.number);
         if let Some(deadline_ms) = deadlines_ms.into_iter().flatten().min() {
             self.engine.note_deadline(id, deadline_ms);
         }
+        Some(())
+    }
+
+    fn drops_extension(&mut self, body: &[u8]) -> Option<()> {
+        self.engine.drops = Drops::restore(&mut extension::read(body)?, self.now_ms)?;
         Some(())
     }
 

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::engine::config::StreamLimit;
-use crate::engine::connection::{Fault, RingStart};
+use crate::engine::connection::{Fault, Reading, RingStart};
 use crate::engine::output::{MessageDetails, Origin};
 use crate::engine::snapshot::codec::{Reader, Writer};
 use crate::engine::snapshot::{ConnectionNumber, EXTENSION_FIRST, Extension, Item, NoMemory};
@@ -31,6 +31,10 @@ pub(super) const GENERATIONS: u32 = EXTENSION_FIRST + 4;
 pub(super) const TRANSACTION: u32 = EXTENSION_FIRST + 5;
 /// Write credits and conflict points.
 pub(super) const FAIRNESS: u32 = EXTENSION_FIRST + 6;
+/// Announcements that are not done with, and domains whose nodes are being removed.
+pub(super) const POSTPONED: u32 = EXTENSION_FIRST + 8;
+/// Events that were dropped.
+pub(super) const DROPS: u32 = EXTENSION_FIRST + 9;
 
 /// The version of every body.
 const VERSION: u8 = 1;
@@ -111,6 +115,8 @@ pub(super) struct ConnectionState<'a> {
     pub(super) sent: &'a [u8],
     /// Whether only the control domain can open it again; nothing in bodies of servers that did not carry it.
     pub(super) is_shut_out: bool,
+    /// Whether it reads, with times relative to now; nothing in bodies of servers that did not carry it.
+    pub(super) reading: Reading,
 }
 
 impl<'a> ConnectionState<'a> {
@@ -136,7 +142,13 @@ impl<'a> ConnectionState<'a> {
         body.number(self.next_transaction.into());
         body.bytes(self.sent);
         body.size(count);
-        for message in messages {
+        let (mut subjects, mut special) = (Writer::default(), 0_usize);
+        for (at, message) in messages.enumerate() {
+            if let Some(subject) = message.subject {
+                special = special.saturating_add(1);
+                subjects.size(at);
+                subjects.number(subject.0.into());
+            }
             body.flag(message.origin.is_some());
             if let Some(origin) = message.origin {
                 body.number(origin.connection.0);
@@ -145,6 +157,11 @@ impl<'a> ConnectionState<'a> {
             body.optional(message.deadline_ms);
         }
         body.flag(self.is_shut_out);
+        body.flag(self.reading.is_given_up);
+        body.optional(self.reading.unread_since_ms);
+        body.size(self.reading.bytes);
+        body.size(special);
+        body.append(subjects);
         item(CONNECTION, body)
     }
 
@@ -171,6 +188,7 @@ impl<'a> ConnectionState<'a> {
             next_transaction: body.small()?,
             sent: body.bytes()?,
             is_shut_out: false,
+            reading: Reading::default(),
         };
         let mut messages = Vec::new();
         for _ in 0..body.count()? {
@@ -179,11 +197,30 @@ impl<'a> ConnectionState<'a> {
             } else {
                 None
             };
-            messages.push(MessageDetails { origin, deadline_ms: body.optional()? });
+            messages.push(MessageDetails { origin, deadline_ms: body.optional()?, subject: None });
         }
         state.is_shut_out = body.flag().unwrap_or(false);
+        // Nothing in bodies of servers that did not carry it.
+        if let Some(reading) = read_reading(&mut body) {
+            state.reading = reading;
+            read_subjects(&mut body, &mut messages)?;
+        }
         Some((state, messages))
     }
+}
+
+fn read_reading(body: &mut Reader<'_>) -> Option<Reading> {
+    let is_given_up = body.flag()?;
+    Some(Reading { is_given_up, unread_since_ms: body.optional()?, bytes: body.small()? })
+}
+
+/// The domains that special events among the messages are about.
+fn read_subjects(body: &mut Reader<'_>, messages: &mut [MessageDetails]) -> Option<()> {
+    for _ in 0..body.count()? {
+        let message = messages.get_mut(body.small::<usize>()?)?;
+        message.subject = Some(DomId(body.small()?));
+    }
+    Some(())
 }
 
 /// A domain, beside what its records say.

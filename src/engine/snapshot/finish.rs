@@ -46,6 +46,7 @@ impl Restorer {
         }
         self.look_at_transactions();
         self.restore_tickets();
+        self.restore_postponed();
         self.restore_deadlines();
         self.restore_fairness();
         self.engine.state.check().map_err(RestoreError::Inconsistent)?;
@@ -73,6 +74,9 @@ impl Restorer {
             session.output.map_origins(|origin| {
                 if known.binary_search(&origin.connection).is_err() || origin.ticket > newest {
                     return None;
+                }
+                if origin.ticket == 0 {
+                    return Some(origin);
                 }
                 let messages = waiting.entry(origin.connection).or_default().entry(origin.ticket).or_default();
                 *messages = messages.saturating_add(1);

@@ -12,6 +12,7 @@ mod extension;
 mod finish;
 mod item;
 mod pending;
+mod postponed;
 mod restore;
 mod save;
 

@@ -64,6 +64,7 @@ pub struct Restorer {
     /// Transactions that only their nodes' records have told of so far.
     pub(super) pending: BTreeMap<(ConnectionNumber, u32), PendingNodes>,
     pub(super) fairness: Box<[u8]>,
+    pub(super) postponed: Box<[u8]>,
 }
 
 impl Restorer {
@@ -88,6 +89,7 @@ impl Restorer {
             specials: [false; Special::ALL.len()],
             pending: BTreeMap::new(),
             fairness: Box::default(),
+            postponed: Box::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
-use crate::engine::connection::{Connection, Peer};
+use crate::engine::connection::{Connection, Peer, Reading};
 use crate::engine::output::{self, MessageDetails, Origin, Output};
 use crate::engine::snapshot::extension::{self, ConnectionState, DomainState, GenerationWriter, ServerState};
 use crate::engine::snapshot::pending::{self, PendingNode};
@@ -67,23 +67,25 @@ impl Engine {
         for id in &saver.numbers {
             saver.transactions(*id, visit)?;
         }
-        visit(&saver.fairness()?)
+        visit(&saver.fairness()?)?;
+        visit(&saver.postponed()?)?;
+        visit(&saver.drops()?)
     }
 }
 
 /// One save.
-struct Saver<'a> {
-    engine: &'a Engine,
+pub(super) struct Saver<'a> {
+    pub(super) engine: &'a Engine,
     options: &'a SaveOptions<'a>,
     /// The connections in the order of their numbers, the first of which is 1.
-    numbers: Vec<ConnectionId>,
+    pub(super) numbers: Vec<ConnectionId>,
 }
 
 /// Where items go.
 type Visit<'v, E> = &'v mut dyn FnMut(&Item<'_>) -> Result<(), E>;
 
 impl<'a> Saver<'a> {
-    fn number(&self, id: ConnectionId) -> Option<ConnectionNumber> {
+    pub(super) fn number(&self, id: ConnectionId) -> Option<ConnectionNumber> {
         let at = self.numbers.binary_search(&id).ok()?;
         u32::try_from(at).ok()?.checked_add(1).map(ConnectionNumber)
     }
@@ -134,6 +136,13 @@ impl<'a> Saver<'a> {
             next_transaction: session.map_or(0, |session| session.next_transaction),
             sent: output.map_or(&[][..], Output::sent),
             is_shut_out: connection.is_shut_out,
+            reading: Reading {
+                unread_since_ms: connection
+                    .reading
+                    .unread_since_ms
+                    .map(|at_ms| self.options.now_ms.saturating_sub(at_ms)),
+                ..connection.reading
+            },
         };
         let waiting = output.into_iter().flat_map(Output::messages).map(|details| self.relative(details));
         let replies = output::count(reply);
@@ -147,15 +156,17 @@ impl<'a> Saver<'a> {
         domains.get(domid)?.target.filter(|target| domains.is_current(*target)).map(|target| target.domid)
     }
 
-    /// A message's details, as an extension names them. What is settled already is left out.
+    /// A message's details, as an extension names them.
     fn relative(&self, details: MessageDetails) -> MessageDetails {
         let origin = details.origin.and_then(|origin| {
-            let connection = self.engine.connection(origin.connection).filter(|by| by.has_ticket(origin.ticket));
-            let number = connection.and_then(|_| self.number(origin.connection))?;
-            Some(Origin { connection: ConnectionId(number.0.into()), ticket: origin.ticket })
+            let connection = self.engine.connection(origin.connection)?;
+            let number = self.number(origin.connection)?;
+            // A request that is no longer outstanding has no ticket; its event counts for the connection all the same.
+            let ticket = if connection.has_ticket(origin.ticket) { origin.ticket } else { 0 };
+            Some(Origin { connection: ConnectionId(number.0.into()), ticket })
         });
         let deadline_ms = details.deadline_ms.map(|deadline_ms| deadline_ms.saturating_sub(self.options.now_ms));
-        MessageDetails { origin, deadline_ms }
+        MessageDetails { origin, deadline_ms, subject: details.subject }
     }
 
     fn domains<E: From<NoMemory>>(&self, visit: Visit<'_, E>) -> Result<(), E> {
@@ -251,6 +262,12 @@ impl<'a> Saver<'a> {
             visit(&pending::write(item, transaction, &accesses, state, self.options.now_ms)?)?;
         }
         Ok(())
+    }
+
+    fn drops(&self) -> Result<Item<'static>, NoMemory> {
+        let mut body = extension::body();
+        self.engine.drops.save(self.options.now_ms, &mut body, |id| self.number(id));
+        extension::item(extension::DROPS, body)
     }
 
     fn fairness(&self) -> Result<Item<'static>, NoMemory> {

@@ -1,0 +1,199 @@
+//! Events that were dropped, by the domain that caused them and the one that was to receive them.
+//!
+//! Each drop is counted. The log has one line a minute for each domain that causes drops.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::engine::Engine;
+use crate::engine::snapshot::{ConnectionNumber, Reader, Writer};
+use crate::limits;
+use crate::store::domain::DomId;
+use crate::store::quota::Quota;
+use crate::store::watch::ConnectionId;
+
+/// Which events: the domain that caused them, `None` for the control domain, the hypervisor, and guests that are gone;
+/// and the connection that was to receive them.
+type Pair = (Option<DomId>, ConnectionId);
+
+/// The counts.
+#[derive(Debug, Default)]
+pub(super) struct Drops {
+    counts: BTreeMap<Pair, Count>,
+    /// When each originator was last logged.
+    logged_ms: BTreeMap<Option<DomId>, u64>,
+    /// When the next line about drops that were not logged is due.
+    next_log_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    all: u64,
+    unlogged: u64,
+}
+
+impl Drops {
+    fn count(&mut self, pair: Pair) {
+        let is_new = !self.counts.contains_key(&pair);
+        let pair = if is_new && self.counts.len() >= limits::DROP_PAIRS { (None, pair.1) } else { pair };
+        if self.counts.len() >= limits::DROP_PAIRS && !self.counts.contains_key(&pair) {
+            self.counts.pop_first();
+        }
+        let count = self.counts.entry(pair).or_default();
+        count.all = count.all.saturating_add(1);
+        count.unlogged = count.unlogged.saturating_add(1);
+    }
+
+    /// When an originator may be logged again.
+    fn due_ms(&self, originator: Option<DomId>) -> u64 {
+        let logged_ms = self.logged_ms.get(&originator);
+        logged_ms.map_or(0, |logged_ms| logged_ms.saturating_add(limits::DROP_LOG_INTERVAL_MS))
+    }
+
+    /// How many drops of a pair are to be logged now.
+    fn take_unlogged(&mut self, pair: Pair, now_ms: u64) -> u64 {
+        self.logged_ms.insert(pair.0, now_ms);
+        self.counts.get_mut(&pair).map_or(0, |count| core::mem::take(&mut count.unlogged))
+    }
+
+    /// Forgets a receiver that is gone.
+    pub(super) fn forget_receiver(&mut self, receiver: ConnectionId) {
+        self.counts.retain(|(_, to), _| *to != receiver);
+    }
+
+    /// Forgets an originator that is gone: a later domain of its number begins at zero.
+    pub(super) fn forget_originator(&mut self, originator: DomId) {
+        self.counts.retain(|(by, _), _| *by != Some(originator));
+        self.logged_ms.remove(&Some(originator));
+    }
+
+    /// Writes the counts, with times relative to now. Receivers are named by `number`; those without one are left out.
+    pub(super) fn save(
+        &self,
+        now_ms: u64,
+        body: &mut Writer,
+        number: impl Fn(ConnectionId) -> Option<ConnectionNumber>,
+    ) {
+        let known = || self.counts.iter().filter_map(|((by, to), count)| Some((*by, number(*to)?, *count)));
+        body.size(known().count());
+        for (originator, receiver, count) in known() {
+            body.optional(originator.map(|domid| domid.0.into()));
+            body.number(receiver.0.into());
+            body.number(count.all);
+            body.number(count.unlogged);
+        }
+        body.size(self.logged_ms.len());
+        for (originator, logged_ms) in &self.logged_ms {
+            body.optional(originator.map(|domid| domid.0.into()));
+            body.number(now_ms.saturating_sub(*logged_ms));
+        }
+    }
+
+    /// Reads what [`Drops::save`] writes.
+    pub(super) fn restore(body: &mut Reader<'_>, now_ms: u64) -> Option<Self> {
+        let mut drops = Self::default();
+        for _ in 0..body.count()? {
+            let originator = read_originator(body)?;
+            let receiver = ConnectionId(body.small::<u32>()?.into());
+            let count = Count { all: body.number()?, unlogged: body.number()? };
+            if drops.counts.len() < limits::DROP_PAIRS {
+                drops.counts.insert((originator, receiver), count);
+            }
+        }
+        for _ in 0..body.count()? {
+            let originator = read_originator(body)?;
+            drops.logged_ms.insert(originator, now_ms.saturating_sub(body.number()?));
+        }
+        drops.next_log_ms = drops.first_due_ms();
+        Some(drops)
+    }
+
+    /// When the first originator with drops that were not logged may be logged.
+    fn first_due_ms(&self) -> Option<u64> {
+        let unlogged = self.counts.iter().filter(|(_, count)| count.unlogged > 0);
+        unlogged.map(|((by, _), _)| self.due_ms(*by)).min()
+    }
+}
+
+fn read_originator(body: &mut Reader<'_>) -> Option<Option<DomId>> {
+    match body.optional()? {
+        Some(domid) => Some(Some(DomId(u16::try_from(domid).ok()?))),
+        None => Some(None),
+    }
+}
+
+impl Engine {
+    /// How many events that `originator` caused for a connection were dropped; `None` for those of the control domain, the
+    /// hypervisor, and guests that are gone.
+    #[must_use]
+    pub fn dropped_events(&self, originator: Option<DomId>, receiver: ConnectionId) -> u64 {
+        self.drops.counts.get(&(originator, receiver)).map_or(0, |count| count.all)
+    }
+
+    /// Counts an event that was dropped, and logs it, not too often.
+    pub(super) fn note_dropped(&mut self, originator: Option<ConnectionId>, receiver: ConnectionId, now_ms: u64) {
+        let originator = originator.and_then(|id| self.domain_of(id));
+        self.drops.count((originator, receiver));
+        let due_ms = self.drops.due_ms(originator);
+        if due_ms <= now_ms {
+            self.log_dropped((originator, receiver), now_ms);
+        } else {
+            self.drops.next_log_ms = Some(self.drops.next_log_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
+        }
+    }
+
+    fn log_dropped(&mut self, pair: Pair, now_ms: u64) {
+        let count = self.drops.take_unlogged(pair, now_ms);
+        let (originator, receiver) = pair;
+        let events = Grouped(count);
+        let to = self.name(receiver);
+        let by = originator
+            .map_or_else(|| "the control domain or one that is gone".into(), |by| alloc::format!("domain {by}"));
+        match self.guest_of(receiver) {
+            Some(domid) => {
+                let has = Grouped(self.memory_of(domid) as u64);
+                let limit = Grouped(self.state.domains.quotas(domid).get(Quota::MemoryHard).into());
+                log::warn!("{by}: {events} events for {to} dropped, memory {has} of {limit}");
+            }
+            None => log::warn!("{by}: {events} events for {to} dropped, it does not read"),
+        }
+    }
+
+    /// Logs drops that could not be logged when they happened, as far as their time has come.
+    pub(super) fn log_drops(&mut self, now_ms: u64) {
+        if self.drops.next_log_ms.is_none_or(|due_ms| due_ms > now_ms) {
+            return;
+        }
+        let mut largest = BTreeMap::<Option<DomId>, (u64, ConnectionId)>::new();
+        for ((by, to), count) in self.drops.counts.iter().filter(|(_, count)| count.unlogged > 0) {
+            let most = largest.entry(*by).or_insert((0, *to));
+            *most = (*most).max((count.unlogged, *to));
+        }
+        let due: Vec<Pair> = largest.iter().map(|(by, (_, to))| (*by, *to)).collect();
+        for pair in due.into_iter().filter(|(by, _)| self.drops.due_ms(*by) <= now_ms).collect::<Vec<_>>() {
+            self.log_dropped(pair, now_ms);
+        }
+        self.drops.next_log_ms = self.drops.first_due_ms();
+    }
+
+    /// When [`Engine::log_drops`] has something to log.
+    pub(super) const fn next_drop_log_ms(&self) -> Option<u64> {
+        self.drops.next_log_ms
+    }
+}
+
+/// A number with its digits in groups of three, as people read it.
+struct Grouped(u64);
+
+impl core::fmt::Display for Grouped {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let digits = alloc::format!("{}", self.0);
+        for (at, digit) in digits.chars().enumerate() {
+            if at > 0 && digits.len().saturating_sub(at).is_multiple_of(3) {
+                f.write_str(",")?;
+            }
+            core::fmt::Write::write_char(f, digit)?;
+        }
+        Ok(())
+    }
+}

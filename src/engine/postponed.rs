@@ -1,0 +1,64 @@
+//! Work that does not fit into one turn: the rest of announcements ([`crate::engine::announcements`]), the nodes of domains
+//! that are gone ([`crate::engine::departures`]), and the queues of connections that were reset.
+
+use alloc::collections::VecDeque;
+
+use crate::engine::Engine;
+use crate::engine::output::Output;
+
+/// Messages that are dropped at once with their queue; a longer queue is emptied in later turns.
+const DROPPED_AT_ONCE: usize = 64;
+
+/// Queues that are being emptied.
+pub(super) type Discarded = VecDeque<Output>;
+
+impl Engine {
+    /// Whether there is postponed work that can be continued.
+    #[must_use]
+    pub fn has_postponed(&self) -> bool {
+        !self.discarded.is_empty() || self.announcements.has_runnable() || self.departures.has_runnable()
+    }
+
+    /// Continues postponed work, for [`crate::limits::POSTPONED_STEPS`] steps and what one more step of it takes.
+    pub fn handle_postponed(&mut self, free_memory: usize, now_ms: u64) {
+        if !self.has_postponed() {
+            return;
+        }
+        self.free_for_events = free_memory;
+        self.work.begin_postponed();
+        self.run_discarded();
+        self.run_departures(now_ms);
+        self.run_announcements(now_ms);
+    }
+
+    /// Drops a queue and lets those go on that caused its messages.
+    pub(super) fn discard(&mut self, mut output: Output) {
+        let count = output.len();
+        for _ in 0..count.min(DROPPED_AT_ONCE) {
+            self.discard_first(&mut output);
+        }
+        if !output.is_empty() {
+            self.discarded.push_back(output);
+        }
+    }
+
+    fn run_discarded(&mut self) {
+        while !self.work.is_over()
+            && let Some(mut output) = self.discarded.pop_front()
+        {
+            while !self.work.is_over() && !output.is_empty() {
+                self.discard_first(&mut output);
+            }
+            if !output.is_empty() {
+                self.discarded.push_front(output);
+            }
+        }
+    }
+
+    fn discard_first(&mut self, output: &mut Output) {
+        self.work.spend(1);
+        if let Some((Some(origin), _)) = output.discard_first() {
+            self.settle(origin);
+        }
+    }
+}

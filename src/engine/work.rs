@@ -1,0 +1,72 @@
+//! The work meter: elementary steps, so that work is bounded whatever is asked for.
+//!
+//! A step is a level of a path that is walked, a connection that is considered for an event, a node that is visited, or 64
+//! bytes that are copied; a queued event is a few ([`EVENT_STEPS`]). A step takes 10 to 50 ns (`docs/performance.md`), and
+//! the same inputs take the same steps.
+
+use crate::limits;
+
+/// Steps of one queued event: its memory, the look for an identical one, and its place in the queue.
+pub const EVENT_STEPS: u64 = 4;
+/// Steps of one request beside what its handler walks: the message, the table, the reply.
+pub const REQUEST_STEPS: u64 = 8;
+/// Bytes whose copy is a step.
+const BYTES_PER_STEP: usize = 64;
+
+/// Steps of a copy.
+#[must_use]
+pub const fn of_bytes(bytes: usize) -> u64 {
+    (bytes / BYTES_PER_STEP) as u64
+}
+
+/// The meter.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Steps since the start.
+    steps: u64,
+    /// Where the present turn ends.
+    turn_end: u64,
+    /// Where the present piece of work is to stop.
+    stop_at: u64,
+}
+
+impl Work {
+    /// Steps since the start.
+    #[must_use]
+    pub const fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Counts steps.
+    pub const fn spend(&mut self, steps: u64) {
+        self.steps = self.steps.saturating_add(steps);
+    }
+
+    /// A connection's turn begins.
+    pub const fn begin_turn(&mut self) {
+        self.turn_end = self.steps.saturating_add(limits::TURN_STEPS);
+    }
+
+    /// Whether the turn has used up its steps.
+    #[must_use]
+    pub const fn is_turn_over(&self) -> bool {
+        self.steps >= self.turn_end
+    }
+
+    /// A request begins: its events may take what is left of the turn, and a few steps in any case.
+    pub fn begin_request(&mut self) {
+        self.spend(REQUEST_STEPS);
+        self.stop_at = self.turn_end.max(self.steps.saturating_add(limits::REQUEST_EVENT_STEPS));
+    }
+
+    /// A piece of postponed work begins.
+    pub const fn begin_postponed(&mut self) {
+        self.stop_at = self.steps.saturating_add(limits::POSTPONED_STEPS);
+    }
+
+    /// Whether the present piece of work has used up its steps.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.steps >= self.stop_at
+    }
+}
