@@ -11,4 +11,5 @@ mod guests;
 mod harness;
 mod hostile;
 mod protocol;
+mod shapes;
 mod update;

@@ -12,6 +12,7 @@
 //! The outstanding quota is not here: Linux sends a request only when the one before it was answered.
 //! Compiled by `initramfs.sh` with `rustc` alone, statically, as dom0's C library may be older than the machine's.
 
+#[allow(dead_code, reason = "shared by the programs of this folder")]
 mod xenbus;
 
 use std::io;

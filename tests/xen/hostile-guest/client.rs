@@ -1,17 +1,28 @@
 //! The guest's side of its ring: requests in, replies out, and the ring's words as it likes.
 
 use alloc::vec::Vec;
+use core::ptr;
+use core::sync::atomic::{Ordering, fence};
 
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
+use crate::xen::event_channel::two_level;
 use crate::xen::shared_page::SharedPage;
-use crate::xen::{event_channel, sched, time};
+use crate::xen::{event_channel, hypercall, sched, shared_info, time};
 
 /// Where the replies are in the page; requests are at its beginning.
 const REPLIES: usize = RING_BYTES;
 /// How long a reply may take before the client gives up on it.
 const PATIENCE_MS: u64 = 5000;
+
+/// `struct sched_poll` (`xen/include/public/sched.h`).
+#[repr(C)]
+struct Poll {
+    ports: usize,
+    port_count: u32,
+    timeout_ns: u64,
+}
 
 pub(super) struct Client {
     page: SharedPage,
@@ -51,6 +62,21 @@ impl Client {
         sched::sleep(time::now_ns() + 1_000_000);
     }
 
+    /// Sleeps until the server signals, or until system time `until_ns`. A signal that came since the last call counts.
+    pub(super) fn wait(&self, until_ns: u64) {
+        let mut ports = [self.port];
+        let ports = ptr::from_mut(&mut ports).expose_provenance();
+        let mut argument = Poll { ports, port_count: 1, timeout_ns: until_ns };
+        // SAFETY: the structure is the one of SCHEDOP_poll, with one port.
+        let _ = unsafe { hypercall::operation(xen_sys::__HYPERVISOR_sched_op, xen_sys::SCHEDOP_poll, &mut argument) };
+        two_level::take_fired(shared_info::page().expect("mapped before"), |_| ());
+    }
+
+    /// Whether there is nothing to read.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.load(Field::ReplyProducer) == self.load(Field::ReplyConsumer)
+    }
+
     /// Puts as many of the bytes into the ring as there is room for, without a signal. Returns how many.
     pub(super) fn put(&self, bytes: &[u8]) -> usize {
         let producer = self.load(Field::RequestProducer);
@@ -71,6 +97,18 @@ impl Client {
         let byte = |at: usize| self.page.load8(REPLIES + consumer.wrapping_add(at as u32) as usize % RING_BYTES);
         let bytes = (0..count).map(byte).collect();
         self.store(Field::ReplyConsumer, consumer.wrapping_add(count as u32));
+        bytes
+    }
+
+    /// Takes up to `most` bytes of replies, and signals if the ring was full: the server may wait for room.
+    pub(super) fn read(&self, most: usize) -> Vec<u8> {
+        let consumed = self.load(Field::ReplyConsumer);
+        let bytes = self.take(most);
+        // Loaded again: the server may have filled the ring meanwhile, before it could see that there is room.
+        fence(Ordering::SeqCst);
+        if !bytes.is_empty() && self.load(Field::ReplyProducer).wrapping_sub(consumed) as usize >= RING_BYTES {
+            self.signal();
+        }
         bytes
     }
 

@@ -1,30 +1,37 @@
 //! What an honest guest does, which the same small kernel can be: it sleeps until dom0 writes a command to `data/command`,
 //! and writes what came of it to `data/answer`. Hundreds of it fit where one Linux does.
 //!
-//! A command is `<serial> ping`, answered at once, or `<serial> work <ms>`: requests one after the other for so long, with
-//! every answer checked. An answer begins with the command's serial.
+//! A command is `<serial> ping`, answered at once, or one for so many milliseconds, with every answer checked:
+//!
+//! - `<serial> work <ms>`: requests one after the other.
+//! - `<serial> rounds <ms>`: a change of `data/state`, until dom0 acknowledges its event in `data/ack`, and then a node more and
+//!   a node less, one after the other.
+//!
+//! An answer begins with the command's serial.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write as _;
 
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
-use xenstore::wire::ring::{Field, RING_BYTES};
 
 use crate::xen::event_channel::two_level;
 use crate::xen::{sched, shared_info, time};
 
 use super::client::Client;
+use super::waits::Waits;
 
 /// Requests between two different values: the node is written, and read back as often.
 const NODES: u64 = 10;
-/// Bars of the histogram: eight for each doubling of a time in microseconds.
-const BARS: usize = 256;
+/// How long the guest waits for an acknowledgement before it asks for one. A late event is no failure: dom0 counts it as lost only
+/// if the question's event comes first.
+const PATIENCE_NS: u64 = 1_000_000_000;
+/// Questions before the guest gives up.
+const QUESTIONS: u64 = 60;
 
 /// Serves dom0's commands, for ever.
 pub(super) fn serve(client: Client) -> ! {
-    let mut guest = Guest { client, has_event: false };
+    let mut guest = Guest { client, has_event: false, round: 0 };
     guest.demand(T::Watch, b"data/command\0token\0");
     log::info!("honest: ready");
     let mut done = Vec::new();
@@ -39,15 +46,33 @@ pub(super) fn serve(client: Client) -> ! {
             continue;
         }
         let answer = guest.obey(core::str::from_utf8(&command).unwrap_or_default());
-        guest.demand(T::Write, format!("data/answer\0{answer}").as_bytes());
+        // While the server is short of memory it may refuse the answer, which is long.
+        while guest.ask(T::Write, format!("data/answer\0{answer}").as_bytes()).is_err() {
+            Client::rest();
+        }
         done = command;
     }
+}
+
+/// What came of some rounds.
+#[derive(Default)]
+struct Rounds {
+    waits: Waits,
+    rounds: u64,
+    questions: u64,
+    /// Rounds of which dom0 did not see the change, whatever it was asked.
+    unacknowledged: u64,
+    /// Answers that were errors.
+    wrong: u64,
+    slowest_ns: u64,
 }
 
 /// A client that sleeps until it is answered, and signals only what the server has to know, as Linux does.
 struct Guest {
     client: Client,
     has_event: bool,
+    /// The number of the newest round.
+    round: u64,
 }
 
 impl Guest {
@@ -57,6 +82,7 @@ impl Guest {
         match (words.next(), words.next().and_then(|text| text.parse().ok())) {
             (Some("ping"), _) => String::from(serial),
             (Some("work"), Some(ms)) => format!("{serial} {}", self.work(ms)),
+            (Some("rounds"), Some(ms)) => format!("{serial} {}", self.rounds(ms)),
             _ => format!("{serial} FAILED: no such command"),
         }
     }
@@ -64,39 +90,97 @@ impl Guest {
     /// Writes nodes of its own and reads them back. Says how many requests that were, how long they took (the median, the
     /// 99th of a hundred, the longest), and how many answers were wrong.
     fn work(&mut self, ms: u64) -> String {
-        let (mut bars, mut longest, mut wrong, mut requests) = ([0_u64; BARS], 0, 0, 0_u64);
+        let (mut waits, mut wrong) = (Waits::default(), 0_u64);
         let begin = time::now_ns();
         let end = begin + ms * 1_000_000;
         let mut before = begin;
         while before < end {
-            let value = format!("value {:010}", requests / 2);
-            let path = format!("data/work/{}\0", requests / 2 % NODES);
-            let answer = if requests % 2 == 0 {
+            let turn = waits.requests() / 2;
+            let value = format!("value {turn:010}");
+            let path = format!("data/work/{}\0", turn % NODES);
+            let answer = if waits.requests().is_multiple_of(2) {
                 self.ask(T::Write, format!("{path}{value}").as_bytes()).map(|_| value.clone().into_bytes())
             } else {
                 self.ask(T::Read, path.as_bytes())
             };
             wrong += u64::from(answer.as_deref() != Ok(value.as_bytes()));
             let now = time::now_ns();
-            let us = (now - before) / 1000;
-            bars[bar(us)] += 1;
-            longest = us.max(longest);
-            requests += 1;
+            waits.note((now - before) / 1000);
             before = now;
         }
-        let at = |share: u64| {
-            let mut left = requests * share / 100;
-            let found = bars.iter().position(|count| {
-                let is_here = left < *count;
-                left = left.saturating_sub(*count);
-                is_here
-            });
-            bar_begin_us(found.unwrap_or(0))
-        };
         let us = (before - begin) / 1000;
-        let mut text = format!("requests={requests} us={us} median={} p99={} longest={longest}", at(50), at(99));
-        let _ = write!(text, " wrong={wrong}");
-        text
+        format!("requests={} us={us} {} wrong={wrong}", waits.requests(), waits.figures())
+    }
+
+    /// Makes rounds. Returns how long their requests took, how many rounds dom0 did not acknowledge, and how many answers were
+    /// errors.
+    fn rounds(&mut self, ms: u64) -> String {
+        // From the second time on, the watch is there already.
+        let _ = self.ask(T::Watch, b"data/ack\0token\0");
+        let mut tally = Rounds::default();
+        let begin = time::now_ns();
+        while time::now_ns() < begin + ms * 1_000_000 {
+            self.round(&mut tally);
+        }
+        let Rounds { waits, rounds, questions, unacknowledged, wrong, slowest_ns } = tally;
+        format!(
+            "requests={} us={} {} wrong={wrong} rounds={rounds} unacknowledged={unacknowledged} questions={questions} \
+             slowest-round={}",
+            waits.requests(),
+            (time::now_ns() - begin) / 1000,
+            waits.figures(),
+            slowest_ns / 1000
+        )
+    }
+
+    /// Changes a node and waits until dom0 acknowledges the change; then makes a node and removes it.
+    fn round(&mut self, tally: &mut Rounds) {
+        self.round += 1;
+        let (round, began) = (self.round, time::now_ns());
+        self.timed(tally, T::Write, &format!("data/state\0{round:08}"));
+        let (mut asked, mut acknowledged) = (0, false);
+        while !acknowledged && asked < QUESTIONS {
+            if self.await_event(time::now_ns() + PATIENCE_NS) {
+                let seen = self.timed(tally, T::Read, "data/ack\0");
+                acknowledged = core::str::from_utf8(&seen).is_ok_and(|seen| seen.parse() == Ok(round));
+            } else {
+                asked += 1;
+                self.timed(tally, T::Write, &format!("data/question/{round}\0"));
+            }
+        }
+        if asked > 0 {
+            self.timed(tally, T::Rm, &format!("data/question/{round}\0"));
+        }
+        tally.rounds += 1;
+        tally.questions += asked;
+        tally.unacknowledged += u64::from(!acknowledged);
+        tally.slowest_ns = tally.slowest_ns.max(time::now_ns() - began);
+        self.timed(tally, T::Mkdir, &format!("data/grown/{round:08}\0"));
+        self.timed(tally, T::Rm, &format!("data/grown/{round:08}\0"));
+    }
+
+    /// Sends a request that should succeed, and measures the wait for its answer. Returns the payload.
+    fn timed(&mut self, tally: &mut Rounds, kind: T, payload: &str) -> Vec<u8> {
+        let begin = time::now_ns();
+        let answer = self.ask(kind, payload.as_bytes());
+        tally.waits.note((time::now_ns() - begin) / 1000);
+        tally.wrong += u64::from(answer.is_err());
+        answer.unwrap_or_default()
+    }
+
+    /// Waits for an event until system time `until_ns`. Returns whether there was one since the last call.
+    fn await_event(&mut self, until_ns: u64) -> bool {
+        while !self.has_event {
+            if !self.client.is_quiet() {
+                self.message();
+            } else if time::now_ns() < until_ns {
+                self.client.wait(until_ns);
+            } else {
+                return false;
+            }
+        }
+        self.has_event = false;
+        true
     }
 
     /// A request that has to succeed: there is no test without it.
@@ -141,13 +225,9 @@ impl Guest {
     fn receive(&self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count);
         while bytes.len() < count {
-            let (produced, consumed) = (self.client.load(Field::ReplyProducer), self.client.load(Field::ReplyConsumer));
-            let was_full = produced.wrapping_sub(consumed) as usize >= RING_BYTES;
-            let more = self.client.take(count - bytes.len());
+            let more = self.client.read(count - bytes.len());
             if more.is_empty() {
                 sleep();
-            } else if was_full {
-                self.client.signal();
             }
             bytes.extend(more);
         }
@@ -159,18 +239,4 @@ impl Guest {
 fn sleep() {
     sched::block();
     two_level::take_fired(shared_info::page().expect("mapped before"), |_| ());
-}
-
-/// The bar for a time: eight equal ones between two powers of two.
-fn bar(us: u64) -> usize {
-    if us < 8 {
-        return us as usize;
-    }
-    let power = us.ilog2();
-    ((power as usize - 2) * 8 + ((us >> (power - 3)) & 7) as usize).min(BARS - 1)
-}
-
-/// The shortest time of a bar.
-fn bar_begin_us(bar: usize) -> u64 {
-    if bar < 8 { bar as u64 } else { (8 + bar as u64 % 8) << (bar / 8 - 1) }
 }

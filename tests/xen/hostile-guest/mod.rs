@@ -7,9 +7,12 @@
 mod client;
 mod honest;
 mod modes;
+mod pipeline;
 mod processor;
 mod random;
 mod revoke;
+mod shapes;
+mod waits;
 
 use core::ptr::{self, NonNull};
 
@@ -21,6 +24,7 @@ use crate::xen::shared_page::SharedPage;
 use crate::xen::{shared_info, time};
 
 use client::Client;
+use pipeline::Pipeline;
 use random::Random;
 
 /// What every mode has at hand.
@@ -36,6 +40,11 @@ impl Attack<'_> {
     /// Whether there is time left.
     fn goes_on(&self) -> bool {
         time::now_ms() < self.end_ms
+    }
+
+    /// A pipeline of the client's requests until the attack's end.
+    fn pipeline(&mut self) -> Pipeline<'_> {
+        Pipeline::new(&mut self.client, self.end_ms)
     }
 }
 
@@ -71,6 +80,15 @@ pub(crate) fn run(boot: &BootInfo, memory: &Memory) -> ! {
         "fill" => modes::fill(&mut attack),
         "walk" => modes::walk(&mut attack),
         "revoke" => revoke::run(&mut attack),
+        "busy" => shapes::busy(&mut attack),
+        "collide" => shapes::collide(&mut attack),
+        "sleep" => shapes::sleep(&mut attack),
+        "repeat" => shapes::repeat(&mut attack),
+        "expire" => shapes::expire(&mut attack),
+        "blame" => shapes::blame(&mut attack),
+        "missing" => shapes::missing(&mut attack),
+        "burst" => shapes::burst(&mut attack),
+        "exit" => shapes::exit(&mut attack),
         "die" => {
             modes::half_a_request(&mut attack);
             sched::shutdown(Reason::Crash)

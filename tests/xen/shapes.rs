@@ -1,0 +1,125 @@
+//! On real Xen: no shape of requests within the quotas delays an innocent guest or costs an event.
+//!
+//! Waits are only compared within one run: the speed of an emulated host, and how often it pauses, depend on the machine's load.
+
+use std::path::Path;
+
+use crate::harness::{Run, boot};
+use crate::update::{HEAP_TOLERANCE_BYTES, figure, image, line};
+
+/// The shapes of `hostile-guest/shapes.rs`, and what each must have counted at least: otherwise it was no attack. A server may hold
+/// back or refuse most of these requests.
+const SHAPES: [(&str, &[(&str, u64)]); 6] = [
+    ("collide", &[("watches", 128), ("commits", 1), ("events", 4000)]),
+    ("missing", &[("refused", 100)]),
+    ("blame", &[("again", 1)]),
+    ("burst", &[("commits", 2)]),
+    ("repeat", &[("granted", 1), ("commits", 1), ("writes", 20)]),
+    ("expire", &[("unread", 15), ("commits", 4)]),
+];
+
+/// The shape that ends with the guest's crash. It is not done, and there is no third domain.
+const CRASH: &str = "exit";
+
+/// What the shapes are compared with: no other guest, a guest that computes all the time, and a guest whose requests cost least but
+/// never cease. The last two use the processors as the hostile guests do.
+const REFERENCES: [&str; 3] = ["quiet", "spin", "busy"];
+
+/// The 99th percentile and the longest of the innocent guest's waits, in multiples of the references' 99th percentile.
+const SLOWER_AT_MOST: u64 = 3;
+
+/// The longest wait, in multiples of the references' longest wait, where that allows more. An emulated host pauses for 10 ms at
+/// times, and for up to 100 ms on a busy machine, with any store. A phase has few such pauses, so that the longest of one phase
+/// may be twice that of another.
+const LONGER_AT_MOST: u64 = 2;
+
+/// The longest wait of dom0 for a reply, in microseconds. A reply may wait behind a full queue of dom0's events, which takes a thousand
+/// turns of dom0: 1 MiB through a ring of 1 KiB.
+const DOM0_WAIT_US: u64 = 1_000_000;
+
+/// The fewest changes of the innocent guest in one measurement: fewer would show nothing.
+const ROUNDS_LEAST: u64 = 50;
+
+#[test]
+fn no_shape_within_the_quotas_delays_an_innocent_guest_or_costs_an_event() {
+    let guest = image("hostile-guest");
+    assert!(Path::new(&guest).exists());
+    let job = ". /functions\nsection shapes 600 sh -l /job/shapes.sh\n";
+    let run = boot("4.17 shapes", "4.17", job, &["--file", &format!("{guest}:hostile")]);
+    let output = run.section("shapes");
+    for line in output.lines() {
+        println!("4.17: {line}");
+    }
+    assert!(!output.contains("FAILED"), "{output}");
+    // Each boot takes minutes: all findings are reported at once.
+    let parts = [attacks(&run, &output), waits(&run, &output), events(&run, &output), leftovers(&run, &output)];
+    let findings = parts.concat();
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
+
+/// Shapes that were not played.
+fn attacks(run: &Run, output: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (shape, counts) in SHAPES {
+        let said = output.lines().find(|line| line.contains(&format!("hostile: {shape} is done:")));
+        let said = said.unwrap_or_else(|| run.fail(&format!("{shape} is never done")));
+        let short = counts.iter().filter(|(name, least)| figure(said, name) < *least);
+        findings.extend(short.map(|(name, least)| format!("{shape}: fewer than {least} {name}: {said}")));
+    }
+    findings
+}
+
+/// Waits of the innocent guest that are too long.
+fn waits(run: &Run, output: &str) -> Vec<String> {
+    let wait = |phase: &str, what: &str| figure(line(run, output, &format!("waits {phase}: ")), what);
+    let worst_reference = |what: &str| REFERENCES.iter().map(|phase| wait(phase, what)).max().unwrap_or(0);
+    let usual = SLOWER_AT_MOST * worst_reference("p99");
+    let longest = usual.max(LONGER_AT_MOST * worst_reference("longest"));
+    println!("4.17: limits: {usual} us for the 99th percentile, {longest} us for the longest wait");
+    let shapes = SHAPES.map(|(shape, _)| shape).into_iter().chain([CRASH]);
+    let found = shapes.flat_map(|shape| [(shape, "p99", usual), (shape, "longest", longest)]);
+    let too_long = found.filter(|(shape, what, limit)| wait(shape, what) > *limit);
+    too_long.map(|(shape, what, limit)| format!("{shape}: {what} {} us > {limit} us", wait(shape, what))).collect()
+}
+
+/// Changes and deaths that dom0 did not see, refused requests, and long waits of dom0.
+fn events(run: &Run, output: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    for phase in output.lines().filter_map(|line| line.strip_prefix("waits ")?.split(':').next()) {
+        let seen = line(run, output, &format!("witness {phase}: "));
+        let waits = line(run, output, &format!("waits {phase}: "));
+        for (line, lost) in [(seen, "lost"), (waits, "unacknowledged"), (waits, "wrong")] {
+            if figure(line, lost) != 0 {
+                findings.push(format!("{lost}: {line}"));
+            }
+        }
+        let (rounds, events) = (figure(waits, "rounds"), figure(seen, "events"));
+        if rounds != events {
+            findings.push(format!("{phase}: {rounds} changes, {events} events"));
+        }
+        if !phase.ends_with("-third") && rounds < ROUNDS_LEAST {
+            findings.push(format!("{phase}: only {rounds} changes"));
+        }
+        if figure(seen, "longest") > DOM0_WAIT_US {
+            findings.push(format!("dom0 waited longer than {DOM0_WAIT_US} us: {seen}"));
+        }
+    }
+    let names: Vec<&str> =
+        REFERENCES.into_iter().filter(|name| *name != "quiet").chain(SHAPES.map(|(shape, _)| shape)).collect();
+    for domain in names.into_iter().map(|name| format!("third-of-{name}")).chain([CRASH.to_owned()]) {
+        let death = line(run, output, &format!("{domain} death: "));
+        if !death.contains("death: seen after ") {
+            findings.push(death.to_owned());
+        }
+    }
+    findings
+}
+
+/// Memory, rings and ports that stay in use.
+fn leftovers(run: &Run, output: &str) -> Vec<String> {
+    let (before, after) = (line(run, output, "before "), line(run, output, "after "));
+    let is_same = ["rings", "ports"].iter().all(|what| figure(before, what) == figure(after, what));
+    let heap = figure(before, "used").abs_diff(figure(after, "used"));
+    let is_clean = is_same && heap < HEAP_TOLERANCE_BYTES;
+    if is_clean { Vec::new() } else { vec![format!("leftovers: {before}, {after}")] }
+}
