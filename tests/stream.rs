@@ -202,6 +202,26 @@ fn big_endian(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_unique_id_of_0_is_none_read_or_written() {
+    let item = |unique_id| {
+        Item::Connection(ConnectionItem {
+            number: ConnectionNumber(1),
+            peer: StreamPeer::Ring { domid: DomId(7), target: None, port: 4 },
+            input: b"in"[..].into(),
+            output: b"out"[..].into(),
+            partial_bytes: 0,
+            unique_id,
+        })
+    };
+    assert!(write(&[item(Some(0))], Version::Two) == write(&[item(None)], Version::Two), "0 is not written");
+    // The C server has the field in each ring's record, and 0 in it for what it does not know.
+    let mut of_c = write(&[item(Some(u64::MAX))], Version::Two);
+    let at = of_c.windows(8).position(|bytes| bytes == [0xff; 8]).unwrap();
+    of_c[at..at + 8].fill(0);
+    assert_eq!(read(&of_c).unwrap(), [item(None)]);
+}
+
+#[test]
 fn either_byte_order_is_read() {
     let items = all_kinds();
     let bytes = big_endian(&write(&items, Version::Two));

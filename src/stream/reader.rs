@@ -223,7 +223,8 @@ impl<'a> Fields<'a> {
         if fields & HAS_UNIQUE_ID != 0 {
             let read = whole.saturating_sub(self.rest.len());
             self.take(read.next_multiple_of(ALIGNMENT).saturating_sub(read))?;
-            unique_id = Some(self.u64()?);
+            // The C server writes 0 for an id that it does not know.
+            unique_id = Some(self.u64()?).filter(|id| *id != 0);
         }
         Ok(Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes, unique_id }))
     }

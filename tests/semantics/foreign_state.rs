@@ -12,6 +12,8 @@ use xenstore::store::domain::DomId;
 use xenstore::store::path::{Path, PathScratch};
 use xenstore::store::permission::{Access, Entry, Permissions};
 use xenstore::stream::reader::Reader;
+use xenstore::stream::record::Version;
+use xenstore::stream::writer::Writer;
 use xenstore::wire::header::{Header, MessageType};
 
 use crate::items::{owned, restore, save};
@@ -151,7 +153,7 @@ fn a_wrong_stream_is_refused_with_the_place_and_the_reason() {
     let mut server_items = vec![node("/", "", owner(0)), node("/a/b", "", owner(0))];
     server_items.insert(0, Item::Connection(connection(1, 0)));
     let mut bytes = Vec::new();
-    let mut writer = xenstore::stream::writer::Writer::new(&mut bytes, xenstore::stream::record::Version::Two).unwrap();
+    let mut writer = Writer::new(&mut bytes, Version::Two).unwrap();
     server_items.iter().for_each(|item| writer.item(item).unwrap());
     writer.end().unwrap();
     let refusal = load(&bytes, &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
@@ -245,6 +247,41 @@ fn who_is_named_becomes_known_and_who_is_stale_counts_for_nothing() {
     world.mkdir(0, "/local/domain/3/here").unwrap();
     world.set_perms(0, "/local/domain/3/here", "n3").unwrap();
     assert_eq!(world.events(3), [event("/given", "absolute"), event("here", "relative")]);
+}
+
+#[test]
+fn a_domain_whose_id_the_other_server_did_not_know_stays_where_the_hypervisor_gives_ids() {
+    let of_c = |number, domid| {
+        let record = Item::Connection(ConnectionItem { unique_id: Some(u64::MAX), ..connection(number, domid) });
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, Version::One).unwrap();
+        writer.item(&record).unwrap();
+        writer.end().unwrap();
+        let at = bytes.windows(8).position(|bytes| bytes == [0xff; 8]).unwrap();
+        bytes[at..at + 8].fill(0);
+        read_all(&bytes).remove(0)
+    };
+    for guest in [of_c(2, 3), Item::Connection(ConnectionItem { unique_id: Some(0), ..connection(2, 3) })] {
+        let mut world = World::unconnected(Config::default());
+        for domid in [0, 3] {
+            world.build(DomId(domid));
+            world.set_word(domid, xenstore::wire::ring::Field::EventPort, 3);
+            world.machine.unique_ids.insert(DomId(domid), 100 + u64::from(domid));
+        }
+        let items = [of_c(1, 0), guest, node("/", "", owner(0)), node("/mine", "v", owner(3))];
+        world.server = Server::restored(restore(&items, &Config::default(), world.now_ms).unwrap());
+        let taken = world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Cold { control_port: None });
+        assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
+        world.run();
+        assert!(world.is_introduced(3), "the live domain is not released");
+        assert_eq!(world.read(3, "/mine"), Ok(b"v".to_vec()));
+        // From now on its id is known.
+        world.machine.unique_ids.insert(DomId(3), 200);
+        world.server.handle_domain_exception();
+        world.run();
+        assert!(!world.is_introduced(3));
+        world.check();
+    }
 }
 
 #[test]

@@ -95,7 +95,8 @@ pub struct ConnectionItem<'a> {
     pub output: Bytes<'a>,
     /// Bytes at the beginning of `output` that belong to a message that is partly sent.
     pub partial_bytes: usize,
-    /// The hypervisor's number of the domain, which a later domain of the same domid does not have.
+    /// The hypervisor's number of the domain, which a later domain of the same domid does not have. It is never 0: an
+    /// item with 0 counts as one without a number.
     pub unique_id: Option<u64>,
 }
 

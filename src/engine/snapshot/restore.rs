@@ -170,7 +170,7 @@ impl Restorer {
         self.engine.next_connection = self.engine.next_connection.max(id.0);
         let domain = self.engine.state.domains.learn(domid, 0);
         domain.connection = Some(id);
-        domain.unique_id = item.unique_id;
+        domain.unique_id = item.unique_id.filter(|id| *id != 0);
         self.targets.extend(target.map(|target| (domid, target)));
         self.fill(id, item)
     }
