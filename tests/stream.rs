@@ -90,7 +90,7 @@ fn all_kinds() -> Vec<Item<'static>> {
         items.push(Item::Domain(DomainItem { domid: DomId(extra as u16), features: Some(15 - extra as u32), quotas }));
         for depth in [None, Some(0), Some(3)] {
             let (path, token) = ("@releaseDomain"[..14 - extra].into(), vec![0xff; extra].into());
-            items.push(Item::Watch(WatchItem { connection: number, path, token, depth }));
+            items.push(Item::Watch(WatchItem { connection: number, path, token, depth, has_lost_depth: false }));
         }
         items.push(Item::Extension(Extension { kind: EXTENSION_FIRST + 1, body: vec![1; extra * 8].into() }));
     }
@@ -221,6 +221,82 @@ fn a_unique_id_of_0_is_none_read_or_written() {
     assert_eq!(read(&of_c).unwrap(), [item(None)]);
 }
 
+/// WATCH_DATA_EXTENDED as the C server writes it: no depth in the body, but in the record's length.
+fn watch_of_c(number: u32, path: &str, token: &str) -> Vec<u8> {
+    let (path, token) = (format!("{path}\0"), format!("{token}\0"));
+    let length = (12 + path.len() + token.len()).next_multiple_of(8);
+    let mut bytes = [8, length as u32, number].map(u32::to_le_bytes).concat();
+    bytes.extend([path.len() as u16, token.len() as u16].map(u16::to_le_bytes).concat());
+    bytes.extend([path.as_bytes(), token.as_bytes()].concat());
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+#[test]
+fn a_watch_whose_depth_the_c_server_left_out_is_read_with_every_padding_and_nothing_else_is_lost() {
+    let watch = |path: &str, token: &str, depth, has_lost_depth| {
+        let (path, token) = (path.to_owned().into(), token.as_bytes().to_vec().into());
+        Item::Watch(WatchItem { connection: ConnectionNumber(1), path, token, depth, has_lost_depth })
+    };
+    let record = |item: Item<'_>, version| write(&[item], version)[16..].split_last_chunk::<8>().unwrap().0.to_vec();
+    let owner = vec![entry(3, Access::empty(), false)];
+    for (path_bytes, token_bytes) in (1..20).flat_map(|path| (0..20).map(move |token| (path, token))) {
+        for version in [Version::One, Version::Two] {
+            let (path, token) = (format!("{:a<path_bytes$}", "/"), "t".repeat(token_bytes));
+            let mut bytes = write(&[], version);
+            let end = bytes.split_off(16);
+            // The length in the record's header may reach into each kind of record that may come next.
+            bytes.extend(watch_of_c(1, &path, &token));
+            bytes.extend(watch_of_c(1, "@releaseDomain", &token));
+            bytes.extend(record(watch("/a", &token, None, false), version));
+            bytes.extend(watch_of_c(1, &path, "other"));
+            bytes.extend(record(node("/", b"", owner.clone()), version));
+            bytes.extend(watch_of_c(1, &path, "last"));
+            bytes.extend(end);
+            let expected = [
+                watch(&path, &token, None, true),
+                watch("@releaseDomain", &token, None, true),
+                watch("/a", &token, None, false),
+                watch(&path, "other", None, true),
+                node("/", b"", owner.clone()),
+                watch(&path, "last", None, true),
+            ];
+            assert_eq!(read(&bytes).unwrap(), expected, "{path:?} {token:?}");
+        }
+    }
+}
+
+#[test]
+fn a_watch_with_its_depth_is_not_taken_for_one_that_lacks_it() {
+    for (path_bytes, token_bytes) in (1..12).flat_map(|path| (0..12).map(move |token| (path, token))) {
+        for depth in [0, 1, 0x2f, 0x612f, 0x6100, 0xfffe] {
+            let (path, token) = ("a".repeat(path_bytes).into(), vec![b't'; token_bytes].into());
+            let (connection, depth) = (ConnectionNumber(1), Some(depth));
+            let item = Item::Watch(WatchItem { connection, path, token, depth, has_lost_depth: false });
+            let items = [item.clone(), item];
+            assert_eq!(read(&write(&items, Version::Two)).unwrap(), items);
+        }
+    }
+}
+
+#[test]
+fn an_extended_watch_of_neither_shape_is_refused() {
+    let mut bytes = write(&[], Version::Two);
+    let end = bytes.split_off(16);
+    for (at, byte, expected) in [
+        (8, 0, Reason::Zero("connection")),
+        (12, 200, Reason::TooShort),
+        (12, 3, Reason::Text("path")),
+        (31, 7, Reason::Text("path")),
+    ] {
+        let mut record = watch_of_c(1, "/abcd", "token");
+        assert_eq!(record.len(), 32, "one byte of padding");
+        record[at] = byte;
+        let bytes = [&bytes[..], &record, &end].concat();
+        assert_eq!(read(&bytes).map_err(|error| error.reason), Err(expected), "byte {at}");
+    }
+}
+
 #[test]
 fn either_byte_order_is_read() {
     let items = all_kinds();
@@ -318,6 +394,7 @@ fn references_to_what_is_not_there_are_found() {
         path: "/a".into(),
         token: b"t"[..].into(),
         depth: None,
+        has_lost_depth: false,
     });
     let transaction = Item::Transaction(TransactionItem { connection: ConnectionNumber(1), id: 1 });
     let pending = Item::Node(NodeItem {

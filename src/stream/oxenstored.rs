@@ -114,6 +114,7 @@ impl Import {
             path: text(path)?.into(),
             token: token.into(),
             depth: None,
+            has_lost_depth: false,
         }))
     }
 }

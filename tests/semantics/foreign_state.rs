@@ -53,6 +53,7 @@ fn watch(number: u32, path: &str, token: &str) -> Item<'static> {
         path: path.to_owned().into(),
         token: token.as_bytes().to_vec().into(),
         depth: None,
+        has_lost_depth: false,
     })
 }
 
@@ -247,6 +248,28 @@ fn who_is_named_becomes_known_and_who_is_stale_counts_for_nothing() {
     world.mkdir(0, "/local/domain/3/here").unwrap();
     world.set_perms(0, "/local/domain/3/here", "n3").unwrap();
     assert_eq!(world.events(3), [event("/given", "absolute"), event("here", "relative")]);
+}
+
+#[test]
+fn a_watch_whose_depth_is_lost_sees_more_and_never_less_and_the_log_names_it() {
+    let Item::Watch(without) = watch(2, "data", "t") else { unreachable!("it is a watch") };
+    let items = [
+        Item::Connection(connection(1, 0)),
+        Item::Connection(connection(2, 3)),
+        Item::Watch(WatchItem { has_lost_depth: true, ..without }),
+        node("/", "", owner(0)),
+        node("/local", "", owner(0)),
+        node("/local/domain", "", owner(0)),
+        node("/local/domain/3", "", owner(3)),
+    ];
+    let lines = crate::log_lines::of(|| {
+        let mut world = world(&items, &[3]);
+        world.write(3, "data/a/b", "x").unwrap();
+        let seen = [event("data/a/b", "t")];
+        assert_eq!(world.events(3), seen);
+    });
+    let lost = "restore: domain 3: watch of data: the stream lacks its depth; it sees all levels from now on";
+    assert_eq!(lines.iter().filter(|line| *line == lost).count(), 1, "{lines:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use xenstore::engine::snapshot::{Item, StreamPeer};
 use xenstore::store::domain::DomId;
-use xenstore::stream::check::References;
+use xenstore::stream::check::{References, Warning};
 use xenstore::stream::oxenstored;
 use xenstore::stream::reader::Reader;
 use xenstore::stream::record::Version;
@@ -32,13 +32,26 @@ pub(crate) fn run(command: &Command) -> Result<Found, String> {
 }
 
 /// Reads a stream and calls `visit` with each item and the bytes of its record. Returns version and skipped records.
-fn each(path: &Path, bytes: &[u8], mut visit: impl FnMut(&Item<'_>, usize)) -> Result<(Version, u32), String> {
+fn each(path: &Path, bytes: &[u8], visit: impl FnMut(&Item<'_>, usize)) -> Result<(Version, u32), String> {
+    each_with_warnings(path, bytes, visit, |_, _| ())
+}
+
+/// The same, with a second callback for each record that a warning is about, and its place.
+fn each_with_warnings(
+    path: &Path,
+    bytes: &[u8],
+    mut visit: impl FnMut(&Item<'_>, usize),
+    mut warn: impl FnMut(&str, Warning),
+) -> Result<(Version, u32), String> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut reader = Reader::new(bytes).map_err(|error| named(&error))?;
     let mut references = References::default();
     let mut progress = Progress::new(bytes.len());
     let mut before = reader.offset();
     while let Some(item) = reader.next_item().map_err(|error| named(&error))? {
+        if let Some(warning) = references.warning(&item) {
+            warn(&reader.place(), warning);
+        }
         references.take(&item).map_err(|reason| named(&reader.error(reason)))?;
         visit(&item, reader.offset().saturating_sub(before));
         before = reader.offset();
@@ -49,9 +62,24 @@ fn each(path: &Path, bytes: &[u8], mut visit: impl FnMut(&Item<'_>, usize)) -> R
 
 fn check(path: &Path) -> Result<Found, String> {
     let bytes = file::read(path)?;
-    let mut items = 0_usize;
-    let (version, skipped) = each(path, &bytes, |_, _| items += 1)?;
-    println!("{}: version {}, {items} records, {} bytes: all is well", path.display(), version as u32, bytes.len());
+    let (mut items, mut names, mut warnings) = (0_usize, Names::default(), Vec::new());
+    let (version, skipped) = each_with_warnings(
+        path,
+        &bytes,
+        |item, _| {
+            names.learn(item);
+            items += 1;
+        },
+        |place, warning| warnings.push((place.to_owned(), warning)),
+    )?;
+    for (place, warning) in &warnings {
+        println!("warning: {place}: {}", warning.text(&|at| names.get(at)));
+    }
+    let verdict = match warnings.len() {
+        0 => "all is well".into(),
+        count => format!("{count} warnings"),
+    };
+    println!("{}: version {}, {items} records, {} bytes: {verdict}", path.display(), version as u32, bytes.len());
     if skipped > 0 {
         println!("{skipped} records of types that are not known were skipped");
     }

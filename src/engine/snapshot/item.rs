@@ -122,6 +122,9 @@ pub struct WatchItem<'a> {
     pub token: Cow<'a, [u8]>,
     /// How many levels below its path it sees; `None` for all.
     pub depth: Option<u16>,
+    /// It had a depth, and the stream does not say which. `depth` is `None` then: it sees more than it asked for, never
+    /// less.
+    pub has_lost_depth: bool,
 }
 
 /// An open transaction.

@@ -211,6 +211,12 @@ impl Restorer {
         if self.engine.state.watches.find(id, path, &item.token).is_some() {
             return Err(RestoreError::Watch);
         }
+        if item.has_lost_depth {
+            log::warn!(
+                "restore: domain {domid}: watch of {}: the stream lacks its depth; it sees all levels from now on",
+                item.path
+            );
+        }
         let relative = !item.path.starts_with(['/', '@']);
         self.engine.add_watch(id, path, &item.token, relative, item.depth.map(u32::from));
         Ok(())

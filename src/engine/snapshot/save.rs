@@ -197,6 +197,7 @@ impl<'a> Saver<'a> {
                     path: watch.reported(&watch.path).into(),
                     token: (&*watch.token).into(),
                     depth,
+                    has_lost_depth: false,
                 }))?;
             }
         }
