@@ -370,6 +370,7 @@ fn quotas_of_other_servers_are_kept_for_their_successors() {
             quotas: quotas(&[("nodes", 66), ("shapes", 5)]),
         }),
         node("/", "", owner(0)),
+        node("/mine", "", owner(3)),
     ];
     let engine = restore(&items, &Config::default(), 0).unwrap();
     let saved = save(&engine, &SaveOptions::default());

@@ -17,6 +17,7 @@ impl Restorer {
             extension::SERVER => self.server_extension(body),
             extension::CONNECTION => self.connection_extension(body),
             extension::DOMAIN => self.domain_extension(body),
+            extension::NAMED_DOMAIN => extension::read_named_domain(body).and_then(|item| self.domain(&item).ok()),
             extension::GENERATIONS => GenerationReader::new(body).map(|reader| self.generations = reader),
             extension::TRANSACTION => self.transaction_extension(body),
             extension::FAIRNESS => {

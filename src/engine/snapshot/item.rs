@@ -1,7 +1,9 @@
 //! The state of a server as a sequence of items, each of which says one thing.
 //!
 //! This is what a migration stream's records carry (`docs/designs/xenstore-migration.md` of the Xen tree), without their
-//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent.
+//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent, a domain to its
+//! connection or to a node that it owns. Streams of this server's older releases have domains before nodes, so that
+//! a restore takes them at any place.
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -25,7 +27,7 @@ pub enum Item<'a> {
     GlobalQuotas(GlobalQuotas<'a>),
     /// A connection.
     Connection(ConnectionItem<'a>),
-    /// Features and quotas of a domain.
+    /// Features and quotas of a domain that has a connection or owns a node.
     Domain(DomainItem<'a>),
     /// A watch.
     Watch(WatchItem<'a>),

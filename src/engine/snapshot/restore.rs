@@ -186,7 +186,7 @@ impl Restorer {
         session.output.restore(&item.output.to_block(), item.partial_bytes, deadline_ms).map_err(|_| wrong)
     }
 
-    fn domain(&mut self, item: &DomainItem<'_>) -> Result<(), RestoreError> {
+    pub(super) fn domain(&mut self, item: &DomainItem<'_>) -> Result<(), RestoreError> {
         if item.domid.is_reserved() || !self.described.insert(item.domid) {
             return Err(RestoreError::Domain(item.domid));
         }
