@@ -10,6 +10,7 @@ use xenstore::engine::snapshot::{
 use xenstore::store::domain::DomId;
 use xenstore::store::permission::{Access, Entry, Permissions};
 use xenstore::stream::check::check;
+use xenstore::stream::oxenstored::{DumpError, LeftOut, import};
 use xenstore::stream::reader::Reader;
 use xenstore::stream::record::{Reason, StreamError, Version};
 use xenstore::stream::writer::{Counter, Writer};
@@ -412,7 +413,8 @@ fn references_to_what_is_not_there_are_found() {
         (vec![connection(1), connection(1)], Err(Reason::Twice("connection"))),
         (vec![domain.clone(), domain], Err(Reason::Twice("domain"))),
         (vec![connection(1), transaction.clone(), transaction.clone()], Err(Reason::Twice("transaction"))),
-        (vec![plain("/a")], Err(Reason::Missing("parent"))),
+        (vec![plain("/a")], Ok(())),
+        (vec![plain("/a/b")], Err(Reason::Missing("parent"))),
         (vec![plain("/"), plain("/a/b")], Err(Reason::Missing("parent"))),
         (vec![plain("/"), plain("/a"), plain("/a")], Err(Reason::Twice("path"))),
         (vec![connection(1), watch, transaction, pending, plain("/"), plain("/a"), plain("@releaseDomain")], Ok(())),
@@ -423,12 +425,15 @@ fn references_to_what_is_not_there_are_found() {
 }
 
 #[test]
-fn a_dump_of_oxenstored_becomes_a_stream_and_a_wrong_one_says_where() {
+fn a_dump_of_oxenstored_becomes_a_stream() {
     let dump: &[u8] = include_bytes!("streams/oxenstored-4.17.dump");
     let mut stream = Vec::new();
     let mut writer = Writer::new(&mut stream, Version::One).unwrap();
-    let unknown = xenstore::stream::oxenstored::import(dump, &mut |item| writer.item(item).unwrap());
-    assert_eq!(unknown, Ok(0));
+    let take = &mut |item: &Item<'_>| {
+        writer.item(item).unwrap();
+        Ok(())
+    };
+    assert_eq!(import(dump, take, &mut |line| panic!("{line}")), Ok(LeftOut::default()));
     writer.end().unwrap();
     assert_eq!(check(&stream), Ok(()));
     let items = read(&stream).unwrap();
@@ -440,23 +445,79 @@ fn a_dump_of_oxenstored_becomes_a_stream_and_a_wrong_one_says_where() {
     let special = items.iter().any(|item| matches!(item, Item::Node(node) if node.path == "@releaseDomain"));
     assert!(special, "special nodes by their names");
     println!("{} lines, {} items", lines(""), items.len());
+}
 
-    let header = "$xenstored-dump-format\n";
-    let wrong = |line: &str| {
-        let dump = format!("{header}global,9\n{line}\n");
-        xenstore::stream::oxenstored::import(dump.as_bytes(), &mut |_| ()).map_err(|error| error.to_string())
+#[test]
+fn a_line_of_a_dump_that_cannot_be_read_is_skipped_with_its_number_its_text_and_the_reason() {
+    let read_all = |lines: &str| {
+        let dump = format!("$xenstored-dump-format\n{lines}\n");
+        let (mut items, mut warnings) = (0, Vec::new());
+        let take = &mut |_: &Item<'_>| {
+            items += 1;
+            Ok(())
+        };
+        let left_out = import(dump.as_bytes(), take, &mut |line| warnings.push(line.to_string()));
+        (left_out, items, warnings)
     };
-    for (line, expected) in [
-        ("watch,1,2f61,61", "line 3: its connection is not in the dump before it"),
-        ("store,2f6,6e30,", "line 3: a field is no hexadecimal text"),
-        ("store,2g,6e30,", "line 3: a field is no hexadecimal text"),
-        ("store,2f,,", "line 3: its permissions can't be read"),
-        ("dom,x,1,1,1", "line 3: a number can't be read"),
-        ("dom,70000,1,1,1", "line 3: a number can't be read"),
-        ("socket,-2147483648", "line 3: there is no such descriptor"),
+    for (line, reason) in [
+        ("watch,1,2f61,61", "its connection is not in the dump before it"),
+        ("watch,x,2f61,61", "a number can't be read"),
+        ("watch,9,2f61,6100", "its token has a NUL"),
+        ("watch,9,ff,61", "a path can't be read"),
+        ("store,2f6,6e30,", "a field is no hexadecimal text"),
+        ("store,2g,6e30,", "a field is no hexadecimal text"),
+        ("store,2f,6e30,zz", "a field is no hexadecimal text"),
+        ("store,2f,,", "its permissions can't be read"),
+        ("store,ff,6e30,", "a path can't be read"),
+        ("store,2f,6e30", "it has not as many fields as it should"),
+        ("dom,x,1,1,1", "a number can't be read"),
+        ("dom,8,1,1,x", "a number can't be read"),
+        ("dom,70000,1,1,1", "a number can't be read"),
+        ("dom,9,1,1,1", "this connection was in the dump before"),
+        ("dom,8", "it has not as many fields as it should"),
+        ("socket,-2147483648", "there is no such descriptor"),
+        ("socket,x", "a number can't be read"),
+        ("global,x", "a number can't be read"),
+        ("evtchn-dev,1", "it has not as many fields as it should"),
     ] {
-        assert_eq!(wrong(line), Err(expected.to_owned()), "{line}");
+        // Neither the lines before nor those after are lost.
+        let outcome = read_all(&format!("dom,9,1,1,1\n{line}\nstore,2f,6e30,"));
+        let left_out = LeftOut { unknown: 0, skipped: 1 };
+        assert_eq!(outcome, (Ok(left_out), 2, vec![format!("line 3 is skipped: {reason}: {line}")]), "{line}");
+        let (alone, ..) = read_all(line);
+        let is_first_of_two = line == "dom,9,1,1,1";
+        assert!(is_first_of_two || alone == Err(DumpError::NoLine), "{line}");
     }
-    assert_eq!(wrong("something,else"), Ok(1));
-    assert!(xenstore::stream::oxenstored::import(b"xenstore", &mut |_| ()).is_err());
+    let long = format!("store,2f{},6e30,", "2g".repeat(50));
+    let (_, _, warnings) = read_all(&format!("global,9\n{long}"));
+    assert_eq!(warnings, [format!("line 3 is skipped: a field is no hexadecimal text: {}...", &long[..80])]);
+    assert_eq!(read_all("global,9\nsomething,else"), (Ok(LeftOut { unknown: 1, skipped: 0 }), 1, vec![]));
+    assert_eq!(read_all("something,else").0, Err(DumpError::NoLine));
+    assert_eq!(read_all("").0, Err(DumpError::NoLine));
+    assert_eq!(import(b"xenstore", &mut |_| Ok(()), &mut |_| ()), Err(DumpError::NoDump));
+}
+
+#[test]
+fn what_the_receiver_of_a_dump_refuses_is_skipped_and_so_are_the_watches_of_a_connection() {
+    let dump = b"$xenstored-dump-format\ndom,3,1,1,1\ndom,4,1,1,1\nwatch,3,2f61,61\nwatch,4,2f61,61\n";
+    let mut items = Vec::new();
+    let mut warnings = Vec::new();
+    let refuse = &mut |item: &Item<'_>| match item {
+        Item::Connection(connection) if matches!(connection.peer, StreamPeer::Ring { domid: DomId(3), .. }) => {
+            Err("not this one".into())
+        }
+        Item::Connection(connection) => {
+            items.push(connection.number);
+            Ok(())
+        }
+        Item::Watch(watch) => {
+            items.push(watch.connection);
+            Ok(())
+        }
+        other => panic!("{other:?}"),
+    };
+    let left_out = import(dump, refuse, &mut |line| warnings.push((line.line, line.reason.clone())));
+    assert_eq!(left_out, Ok(LeftOut { unknown: 0, skipped: 2 }));
+    assert_eq!(warnings, [(2, "not this one".into()), (4, "its connection is not in the dump before it".into())]);
+    assert_eq!(items, [ConnectionNumber(1), ConnectionNumber(1)]);
 }

@@ -159,6 +159,29 @@ fn a_dump_of_oxenstored_is_imported() {
 }
 
 #[test]
+fn a_broken_line_of_a_dump_is_skipped_with_a_warning_and_the_rest_imported() {
+    let (from, to) = (scratch("broken.dump"), scratch("from-broken.xs"));
+    let dump = fs::read_to_string(OF_OCAML).unwrap();
+    let lines: Vec<&str> = dump.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with("dom,")).unwrap();
+    let broken = lines[at].replacen("dom,", "dom,x", 1);
+    let domid = lines[at].split(',').nth(1).unwrap();
+    let watches = lines.iter().filter(|line| line.starts_with(&format!("watch,{domid},"))).count();
+    fs::write(&from, dump.replacen(lines[at], &broken, 1)).unwrap();
+    let said = printed(0, &["import", text(&from), "-o", text(&to)]);
+    let warning = format!("warning: {}: line {} is skipped: a number can't be read: {broken}\n", text(&from), at + 1);
+    assert!(said.contains(&warning), "{said}");
+    assert!(said.contains(&format!("0 lines were not known, {} were skipped", 1 + watches)), "{said}");
+    let (nodes, connections) = (|of: &str| of.matches("\nNODE_DATA ").count(), "CONNECTION_DATA domain");
+    let imported = printed(0, &["dump", text(&to)]);
+    assert_eq!(nodes(&imported), dump.matches("\nstore,").count());
+    assert_eq!(imported.matches(connections).count() + 1, dump.matches("\ndom,").count());
+
+    fs::write(&from, "$xenstored-dump-format\ndom,x,1,1,1\n").unwrap();
+    assert!(printed(1, &["import", text(&from), "-o", text(&to)]).contains("no line of this dump can be read"));
+}
+
+#[test]
 fn wrong_use_is_told_with_status_2() {
     for (arguments, says) in [
         (&[][..], "a command is missing"),

@@ -106,13 +106,10 @@ impl References {
         self.transactions.contains(&(of.connection, of.id)).then_some(()).ok_or(Reason::Missing("transaction"))
     }
 
-    /// A node that everybody sees: its parent comes first. Special nodes have none.
+    /// A node that everybody sees: its parent comes first. The root is there before the stream, and special nodes have no
+    /// parent.
     fn node(&mut self, path: &str) -> Result<(), Reason> {
-        let parent = match path.rsplit_once('/') {
-            Some(("", "")) | None => None,
-            Some(("", _)) => Some("/"),
-            Some((parent, _)) => Some(parent),
-        };
+        let parent = path.rsplit_once('/').map(|(parent, _)| parent).filter(|parent| !parent.is_empty());
         if parent.is_some_and(|parent| !self.nodes.contains(parent)) {
             return Err(Reason::Missing("parent"));
         }

@@ -143,7 +143,11 @@ fn a_stream_of_the_c_server_is_restored_without_its_sockets() {
 fn a_dump_of_oxenstored_is_restored() {
     let engine = load(OF_OXENSTORED, &Config::default(), 0).unwrap();
     let mut items = Vec::new();
-    xenstore::stream::oxenstored::import(OF_OXENSTORED, &mut |item| items.push(owned(item))).unwrap();
+    let take = &mut |item: &Item<'_>| {
+        items.push(owned(item));
+        Ok(())
+    };
+    xenstore::stream::oxenstored::import(OF_OXENSTORED, take, &mut |line| panic!("{line}")).unwrap();
     assert!(compare_nodes(&items, &engine) > 80);
     assert_eq!(engine.restored_connections().len(), 2);
     assert_eq!(engine.state().domains.get(DomId(1)).unwrap().watches, 7);
@@ -159,9 +163,46 @@ fn a_wrong_stream_is_refused_with_the_place_and_the_reason() {
     writer.end().unwrap();
     let refusal = load(&bytes, &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
     assert_eq!(refusal, "record 3 at offset 80: there is no node above /a/b");
-    let dump = "$xenstored-dump-format\nstore,2f,6e30,\nstore,2f612f62,6e30,\n";
-    let refusal = load(dump.as_bytes(), &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
-    assert_eq!(refusal, "record 2 at offset 0: there is no node above /a/b");
+}
+
+#[test]
+fn a_dump_with_broken_lines_is_restored_without_them_and_the_log_names_them() {
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let store = |path: &str, permissions: &str| format!("store,{},{},{}\n", hex(path), hex(permissions), hex("v"));
+    let broken = [
+        "dom,x,1,1,1\n".into(),
+        // Two connections with one port, and a number that no domain has.
+        "dom,4,1,1,7\n".into(),
+        "dom,32752,1,1,8\n".into(),
+        format!("watch,3,{},61\n", hex("/a//b")),
+        format!("watch,3,{},61\n", hex("/a")),
+        store("/a", "x0"),
+        // What is below a node that is skipped has no place.
+        store("/a/b", "n0"),
+        store("/kept", "n0"),
+        store("/with space", "n0"),
+    ];
+    let good = format!("$xenstored-dump-format\ndom,3,1,1,7\nwatch,3,{},61\n{}", hex("/a"), store("/kept", "n3"));
+    let load = |dump: &str| load(dump.as_bytes(), &Config::default(), 0);
+    let mut engine = None;
+    let lines = crate::log_lines::of(|| engine = load(&format!("{good}{}", broken.concat())).ok());
+    // A refused node uses up a generation, which only an extension says.
+    let records = |engine: &xenstore::engine::Engine| {
+        let mut items = save(engine, &SaveOptions::default());
+        items.retain(|item| !matches!(item, Item::Extension(_)));
+        items
+    };
+    assert_eq!(records(&engine.unwrap()), records(&load(&good).unwrap()));
+    for (at, line) in broken.iter().enumerate() {
+        let (named, text) = (format!("restore: line {} is skipped: ", at + 5), line.trim_end());
+        assert!(lines.iter().any(|line| line.starts_with(&named) && line.ends_with(text)), "{named} {text} {lines:?}");
+    }
+
+    let lines = crate::log_lines::of(|| drop(load(&format!("{good}{}", "dom,x,1,1,1\n".repeat(1000)))));
+    assert_eq!(lines.len(), 21, "a console is slow");
+    assert_eq!(lines[20], "restore: 1000 lines are skipped in all");
+    let refusal = load("$xenstored-dump-format\ndom,x,1,1,1\n").map(|_| ()).unwrap_err().to_string();
+    assert_eq!(refusal, "no line of this dump can be read");
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
-use xenstore::engine::snapshot::{Item, StreamPeer};
+use xenstore::engine::config::Config;
+use xenstore::engine::snapshot::{Item, Restorer, StreamPeer};
 use xenstore::store::domain::DomId;
 use xenstore::stream::check::{References, Warning};
-use xenstore::stream::oxenstored;
+use xenstore::stream::oxenstored::{self, LeftOut};
 use xenstore::stream::reader::Reader;
 use xenstore::stream::record::Version;
 use xenstore::stream::writer::{WriteError, Writer};
@@ -203,16 +204,26 @@ fn import(path: &Path, out: &Path) -> Result<Found, String> {
     let failed = |error: WriteError| format!("{}: can't be written: {error:?}", path.display());
     let mut writer = Writer::new(&mut written, Version::One).map_err(failed)?;
     let mut outcome = Ok(());
-    let unknown = oxenstored::import(&dump, &mut |item| {
-        if outcome.is_ok() {
-            outcome = writer.item(item);
-        }
-    });
-    let unknown = unknown.map_err(|error| format!("{}: {error}", path.display()))?;
+    // What a restore would refuse is skipped too.
+    let mut restorer = Restorer::new(&Config::default(), 0);
+    let left_out = oxenstored::import(
+        &dump,
+        &mut |item| {
+            restorer.push(item).map_err(|reason| reason.to_string())?;
+            if outcome.is_ok() {
+                outcome = writer.item(item);
+            }
+            Ok(())
+        },
+        &mut |line| println!("warning: {}: {line}", path.display()),
+    );
+    let left_out = left_out.map_err(|error| format!("{}: {error}", path.display()))?;
     outcome.and_then(|()| writer.end()).map_err(failed)?;
     each(path, &written, |_, _| ())?;
     file::write(out, &written)?;
-    println!("{}: version 1, {} bytes; {unknown} lines were not known", out.display(), written.len());
+    let LeftOut { unknown, skipped } = left_out;
+    let bytes = written.len();
+    println!("{}: version 1, {bytes} bytes; {unknown} lines were not known, {skipped} were skipped", out.display());
     Ok(Found::Fine)
 }
 

@@ -94,7 +94,9 @@ impl Restorer {
     /// Takes the next item.
     ///
     /// # Errors
-    /// What is wrong with it; nothing can be built any more then.
+    /// What is wrong with it. The items before it are still there, and others may follow: a refused item changes nothing,
+    /// but that domains become known which its permissions name. An exception is a connection whose output is refused:
+    /// nothing can be built after that.
     pub fn push(&mut self, item: &Item<'_>) -> Result<(), RestoreError> {
         match item {
             // A daemon's descriptors mean nothing here.
@@ -161,9 +163,10 @@ impl Restorer {
         }
         let id = ConnectionId(item.number.0.into());
         let bound = (port != 0).then_some(Port(port));
-        if bound.is_some_and(|port| self.engine.ports.insert(port, id).is_some()) {
+        if bound.is_some_and(|port| self.engine.ports.contains_key(&port)) {
             return Err(RestoreError::Port(port));
         }
+        self.engine.ports.extend(bound.map(|port| (port, id)));
         let mut connection = Connection::new(Peer::Domain { domid, port: bound }, Some(RingStart::Adopt));
         connection.is_mapped = false;
         self.engine.connections.insert(id, connection);
