@@ -244,6 +244,10 @@ pub const BACKLOG_BYTES: usize = 64 * 1024;
 /// Generations above this are not taken from a stream: numbers that grow from here last for ever all the same.
 pub const RESTORED_GENERATION: u64 = 1 << 62;
 
+/// Lines of oxenstored's dump that the log names when they are skipped. A console is slow, and the first few show what is
+/// wrong; `xs-stream import` shows all.
+pub const SKIPPED_LINES_LOGGED: usize = 20;
+
 /// Bytes of the state that one answer to `stream` has: as Base64, with a line in front, they fit a message.
 pub const STREAM_PART_BYTES: usize = 3000;
 

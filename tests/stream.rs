@@ -10,6 +10,7 @@ use xenstore::engine::snapshot::{
 use xenstore::store::domain::DomId;
 use xenstore::store::permission::{Access, Entry, Permissions};
 use xenstore::stream::check::check;
+use xenstore::stream::oxenstored::{DumpError, LeftOut, import};
 use xenstore::stream::reader::Reader;
 use xenstore::stream::record::{Reason, StreamError, Version};
 use xenstore::stream::writer::{Counter, Writer};
@@ -90,7 +91,7 @@ fn all_kinds() -> Vec<Item<'static>> {
         items.push(Item::Domain(DomainItem { domid: DomId(extra as u16), features: Some(15 - extra as u32), quotas }));
         for depth in [None, Some(0), Some(3)] {
             let (path, token) = ("@releaseDomain"[..14 - extra].into(), vec![0xff; extra].into());
-            items.push(Item::Watch(WatchItem { connection: number, path, token, depth }));
+            items.push(Item::Watch(WatchItem { connection: number, path, token, depth, has_lost_depth: false }));
         }
         items.push(Item::Extension(Extension { kind: EXTENSION_FIRST + 1, body: vec![1; extra * 8].into() }));
     }
@@ -202,6 +203,102 @@ fn big_endian(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_unique_id_of_0_is_none_read_or_written() {
+    let item = |unique_id| {
+        Item::Connection(ConnectionItem {
+            number: ConnectionNumber(1),
+            peer: StreamPeer::Ring { domid: DomId(7), target: None, port: 4 },
+            input: b"in"[..].into(),
+            output: b"out"[..].into(),
+            partial_bytes: 0,
+            unique_id,
+        })
+    };
+    assert!(write(&[item(Some(0))], Version::Two) == write(&[item(None)], Version::Two), "0 is not written");
+    // The C server has the field in each ring's record, and 0 in it for what it does not know.
+    let mut of_c = write(&[item(Some(u64::MAX))], Version::Two);
+    let at = of_c.windows(8).position(|bytes| bytes == [0xff; 8]).unwrap();
+    of_c[at..at + 8].fill(0);
+    assert_eq!(read(&of_c).unwrap(), [item(None)]);
+}
+
+/// WATCH_DATA_EXTENDED as the C server writes it: no depth in the body, but in the record's length.
+fn watch_of_c(number: u32, path: &str, token: &str) -> Vec<u8> {
+    let (path, token) = (format!("{path}\0"), format!("{token}\0"));
+    let length = (12 + path.len() + token.len()).next_multiple_of(8);
+    let mut bytes = [8, length as u32, number].map(u32::to_le_bytes).concat();
+    bytes.extend([path.len() as u16, token.len() as u16].map(u16::to_le_bytes).concat());
+    bytes.extend([path.as_bytes(), token.as_bytes()].concat());
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+#[test]
+fn a_watch_whose_depth_the_c_server_left_out_is_read_with_every_padding_and_nothing_else_is_lost() {
+    let watch = |path: &str, token: &str, depth, has_lost_depth| {
+        let (path, token) = (path.to_owned().into(), token.as_bytes().to_vec().into());
+        Item::Watch(WatchItem { connection: ConnectionNumber(1), path, token, depth, has_lost_depth })
+    };
+    let record = |item: Item<'_>, version| write(&[item], version)[16..].split_last_chunk::<8>().unwrap().0.to_vec();
+    let owner = vec![entry(3, Access::empty(), false)];
+    for (path_bytes, token_bytes) in (1..20).flat_map(|path| (0..20).map(move |token| (path, token))) {
+        for version in [Version::One, Version::Two] {
+            let (path, token) = (format!("{:a<path_bytes$}", "/"), "t".repeat(token_bytes));
+            let mut bytes = write(&[], version);
+            let end = bytes.split_off(16);
+            // The length in the record's header may reach into each kind of record that may come next.
+            bytes.extend(watch_of_c(1, &path, &token));
+            bytes.extend(watch_of_c(1, "@releaseDomain", &token));
+            bytes.extend(record(watch("/a", &token, None, false), version));
+            bytes.extend(watch_of_c(1, &path, "other"));
+            bytes.extend(record(node("/", b"", owner.clone()), version));
+            bytes.extend(watch_of_c(1, &path, "last"));
+            bytes.extend(end);
+            let expected = [
+                watch(&path, &token, None, true),
+                watch("@releaseDomain", &token, None, true),
+                watch("/a", &token, None, false),
+                watch(&path, "other", None, true),
+                node("/", b"", owner.clone()),
+                watch(&path, "last", None, true),
+            ];
+            assert_eq!(read(&bytes).unwrap(), expected, "{path:?} {token:?}");
+        }
+    }
+}
+
+#[test]
+fn a_watch_with_its_depth_is_not_taken_for_one_that_lacks_it() {
+    for (path_bytes, token_bytes) in (1..12).flat_map(|path| (0..12).map(move |token| (path, token))) {
+        for depth in [0, 1, 0x2f, 0x612f, 0x6100, 0xfffe] {
+            let (path, token) = ("a".repeat(path_bytes).into(), vec![b't'; token_bytes].into());
+            let (connection, depth) = (ConnectionNumber(1), Some(depth));
+            let item = Item::Watch(WatchItem { connection, path, token, depth, has_lost_depth: false });
+            let items = [item.clone(), item];
+            assert_eq!(read(&write(&items, Version::Two)).unwrap(), items);
+        }
+    }
+}
+
+#[test]
+fn an_extended_watch_of_neither_shape_is_refused() {
+    let mut bytes = write(&[], Version::Two);
+    let end = bytes.split_off(16);
+    for (at, byte, expected) in [
+        (8, 0, Reason::Zero("connection")),
+        (12, 200, Reason::TooShort),
+        (12, 3, Reason::Text("path")),
+        (31, 7, Reason::Text("path")),
+    ] {
+        let mut record = watch_of_c(1, "/abcd", "token");
+        assert_eq!(record.len(), 32, "one byte of padding");
+        record[at] = byte;
+        let bytes = [&bytes[..], &record, &end].concat();
+        assert_eq!(read(&bytes).map_err(|error| error.reason), Err(expected), "byte {at}");
+    }
+}
+
+#[test]
 fn either_byte_order_is_read() {
     let items = all_kinds();
     let bytes = big_endian(&write(&items, Version::Two));
@@ -298,6 +395,7 @@ fn references_to_what_is_not_there_are_found() {
         path: "/a".into(),
         token: b"t"[..].into(),
         depth: None,
+        has_lost_depth: false,
     });
     let transaction = Item::Transaction(TransactionItem { connection: ConnectionNumber(1), id: 1 });
     let pending = Item::Node(NodeItem {
@@ -315,7 +413,8 @@ fn references_to_what_is_not_there_are_found() {
         (vec![connection(1), connection(1)], Err(Reason::Twice("connection"))),
         (vec![domain.clone(), domain], Err(Reason::Twice("domain"))),
         (vec![connection(1), transaction.clone(), transaction.clone()], Err(Reason::Twice("transaction"))),
-        (vec![plain("/a")], Err(Reason::Missing("parent"))),
+        (vec![plain("/a")], Ok(())),
+        (vec![plain("/a/b")], Err(Reason::Missing("parent"))),
         (vec![plain("/"), plain("/a/b")], Err(Reason::Missing("parent"))),
         (vec![plain("/"), plain("/a"), plain("/a")], Err(Reason::Twice("path"))),
         (vec![connection(1), watch, transaction, pending, plain("/"), plain("/a"), plain("@releaseDomain")], Ok(())),
@@ -326,12 +425,15 @@ fn references_to_what_is_not_there_are_found() {
 }
 
 #[test]
-fn a_dump_of_oxenstored_becomes_a_stream_and_a_wrong_one_says_where() {
+fn a_dump_of_oxenstored_becomes_a_stream() {
     let dump: &[u8] = include_bytes!("streams/oxenstored-4.17.dump");
     let mut stream = Vec::new();
     let mut writer = Writer::new(&mut stream, Version::One).unwrap();
-    let unknown = xenstore::stream::oxenstored::import(dump, &mut |item| writer.item(item).unwrap());
-    assert_eq!(unknown, Ok(0));
+    let take = &mut |item: &Item<'_>| {
+        writer.item(item).unwrap();
+        Ok(())
+    };
+    assert_eq!(import(dump, take, &mut |line| panic!("{line}")), Ok(LeftOut::default()));
     writer.end().unwrap();
     assert_eq!(check(&stream), Ok(()));
     let items = read(&stream).unwrap();
@@ -343,23 +445,79 @@ fn a_dump_of_oxenstored_becomes_a_stream_and_a_wrong_one_says_where() {
     let special = items.iter().any(|item| matches!(item, Item::Node(node) if node.path == "@releaseDomain"));
     assert!(special, "special nodes by their names");
     println!("{} lines, {} items", lines(""), items.len());
+}
 
-    let header = "$xenstored-dump-format\n";
-    let wrong = |line: &str| {
-        let dump = format!("{header}global,9\n{line}\n");
-        xenstore::stream::oxenstored::import(dump.as_bytes(), &mut |_| ()).map_err(|error| error.to_string())
+#[test]
+fn a_line_of_a_dump_that_cannot_be_read_is_skipped_with_its_number_its_text_and_the_reason() {
+    let read_all = |lines: &str| {
+        let dump = format!("$xenstored-dump-format\n{lines}\n");
+        let (mut items, mut warnings) = (0, Vec::new());
+        let take = &mut |_: &Item<'_>| {
+            items += 1;
+            Ok(())
+        };
+        let left_out = import(dump.as_bytes(), take, &mut |line| warnings.push(line.to_string()));
+        (left_out, items, warnings)
     };
-    for (line, expected) in [
-        ("watch,1,2f61,61", "line 3: its connection is not in the dump before it"),
-        ("store,2f6,6e30,", "line 3: a field is no hexadecimal text"),
-        ("store,2g,6e30,", "line 3: a field is no hexadecimal text"),
-        ("store,2f,,", "line 3: its permissions can't be read"),
-        ("dom,x,1,1,1", "line 3: a number can't be read"),
-        ("dom,70000,1,1,1", "line 3: a number can't be read"),
-        ("socket,-2147483648", "line 3: there is no such descriptor"),
+    for (line, reason) in [
+        ("watch,1,2f61,61", "its connection is not in the dump before it"),
+        ("watch,x,2f61,61", "a number can't be read"),
+        ("watch,9,2f61,6100", "its token has a NUL"),
+        ("watch,9,ff,61", "a path can't be read"),
+        ("store,2f6,6e30,", "a field is no hexadecimal text"),
+        ("store,2g,6e30,", "a field is no hexadecimal text"),
+        ("store,2f,6e30,zz", "a field is no hexadecimal text"),
+        ("store,2f,,", "its permissions can't be read"),
+        ("store,ff,6e30,", "a path can't be read"),
+        ("store,2f,6e30", "it has not as many fields as it should"),
+        ("dom,x,1,1,1", "a number can't be read"),
+        ("dom,8,1,1,x", "a number can't be read"),
+        ("dom,70000,1,1,1", "a number can't be read"),
+        ("dom,9,1,1,1", "this connection was in the dump before"),
+        ("dom,8", "it has not as many fields as it should"),
+        ("socket,-2147483648", "there is no such descriptor"),
+        ("socket,x", "a number can't be read"),
+        ("global,x", "a number can't be read"),
+        ("evtchn-dev,1", "it has not as many fields as it should"),
     ] {
-        assert_eq!(wrong(line), Err(expected.to_owned()), "{line}");
+        // Neither the lines before nor those after are lost.
+        let outcome = read_all(&format!("dom,9,1,1,1\n{line}\nstore,2f,6e30,"));
+        let left_out = LeftOut { unknown: 0, skipped: 1 };
+        assert_eq!(outcome, (Ok(left_out), 2, vec![format!("line 3 is skipped: {reason}: {line}")]), "{line}");
+        let (alone, ..) = read_all(line);
+        let is_first_of_two = line == "dom,9,1,1,1";
+        assert!(is_first_of_two || alone == Err(DumpError::NoLine), "{line}");
     }
-    assert_eq!(wrong("something,else"), Ok(1));
-    assert!(xenstore::stream::oxenstored::import(b"xenstore", &mut |_| ()).is_err());
+    let long = format!("store,2f{},6e30,", "2g".repeat(50));
+    let (_, _, warnings) = read_all(&format!("global,9\n{long}"));
+    assert_eq!(warnings, [format!("line 3 is skipped: a field is no hexadecimal text: {}...", &long[..80])]);
+    assert_eq!(read_all("global,9\nsomething,else"), (Ok(LeftOut { unknown: 1, skipped: 0 }), 1, vec![]));
+    assert_eq!(read_all("something,else").0, Err(DumpError::NoLine));
+    assert_eq!(read_all("").0, Err(DumpError::NoLine));
+    assert_eq!(import(b"xenstore", &mut |_| Ok(()), &mut |_| ()), Err(DumpError::NoDump));
+}
+
+#[test]
+fn what_the_receiver_of_a_dump_refuses_is_skipped_and_so_are_the_watches_of_a_connection() {
+    let dump = b"$xenstored-dump-format\ndom,3,1,1,1\ndom,4,1,1,1\nwatch,3,2f61,61\nwatch,4,2f61,61\n";
+    let mut items = Vec::new();
+    let mut warnings = Vec::new();
+    let refuse = &mut |item: &Item<'_>| match item {
+        Item::Connection(connection) if matches!(connection.peer, StreamPeer::Ring { domid: DomId(3), .. }) => {
+            Err("not this one".into())
+        }
+        Item::Connection(connection) => {
+            items.push(connection.number);
+            Ok(())
+        }
+        Item::Watch(watch) => {
+            items.push(watch.connection);
+            Ok(())
+        }
+        other => panic!("{other:?}"),
+    };
+    let left_out = import(dump, refuse, &mut |line| warnings.push((line.line, line.reason.clone())));
+    assert_eq!(left_out, Ok(LeftOut { unknown: 0, skipped: 2 }));
+    assert_eq!(warnings, [(2, "not this one".into()), (4, "its connection is not in the dump before it".into())]);
+    assert_eq!(items, [ConnectionNumber(1), ConnectionNumber(1)]);
 }

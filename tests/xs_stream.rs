@@ -39,6 +39,11 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+fn watch(path: &'static str, depth: Option<u16>) -> WatchItem<'static> {
+    let (connection, token) = (ConnectionNumber(1), b"t"[..].into());
+    WatchItem { connection, path: path.into(), token, depth, has_lost_depth: false }
+}
+
 /// A stream with all that version 1 can't hold.
 fn version_2_only() -> PathBuf {
     let number = ConnectionNumber(1);
@@ -47,7 +52,7 @@ fn version_2_only() -> PathBuf {
     let items = [
         Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes: 0, unique_id: Some(9) }),
         Item::Domain(DomainItem { domid: DomId(7), features: Some(2), quotas: vec![("colours".into(), 3)] }),
-        Item::Watch(WatchItem { connection: number, path: "a".into(), token: b"t"[..].into(), depth: Some(1) }),
+        Item::Watch(watch("a", Some(1))),
         Item::Transaction(TransactionItem { connection: number, id: 5 }),
     ];
     let mut bytes = Vec::new();
@@ -106,6 +111,34 @@ fn what_version_1_cannot_hold_is_listed_and_written_only_by_force() {
 }
 
 #[test]
+fn what_a_restore_loses_of_another_servers_stream_is_shown_by_check() {
+    let path = scratch("lost-depth.xs");
+    let peer = StreamPeer::Ring { domid: DomId(7), target: None, port: 4 };
+    let (number, input, output) = (ConnectionNumber(1), Vec::new().into(), Vec::new().into());
+    let items = [
+        Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes: 0, unique_id: None }),
+        Item::Watch(watch("data", None)),
+        Item::Domain(DomainItem { domid: DomId(9), features: Some(15), quotas: vec![] }),
+    ];
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, Version::Two).unwrap();
+    items.iter().for_each(|item| writer.item(item).unwrap());
+    writer.end().unwrap();
+    // The C server's record of a watch with a depth is one without, but for its type and, perhaps, its length.
+    let at = bytes.windows(5).position(|bytes| bytes == b"data\0").unwrap() - 16;
+    assert_eq!(bytes[at..at + 8], [3, 0, 0, 0, 16, 0, 0, 0]);
+    (bytes[at], bytes[at + 4]) = (8, 24);
+    fs::write(&path, bytes).unwrap();
+    let said = printed(0, &["check", text(&path)]);
+    let lost = "record 2 at offset 48: domain 7: watch of data: the record lacks its depth";
+    assert!(said.contains(&format!("warning: {lost}")), "{said}");
+    assert!(said.contains("domain 9 has neither a connection nor a node before this record"), "{said}");
+    assert!(said.contains("3 records") && said.contains(": 2 warnings\n"), "{said}");
+    assert!(printed(0, &["dump", text(&path)]).contains("WATCH_DATA_EXTENDED domain 7 data token \"t\" depth lost"));
+    assert!(printed(0, &["check", OF_C]).contains("all is well"));
+}
+
+#[test]
 fn a_stream_goes_to_version_2_and_back_without_a_difference() {
     let (two, one) = (scratch("c-two.xs"), scratch("c-one.xs"));
     printed(0, &["convert", "--to", "2", "-o", text(&two), OF_C]);
@@ -123,6 +156,29 @@ fn a_dump_of_oxenstored_is_imported() {
     let unchanged = fs::read(&to).unwrap();
     assert!(printed(1, &["import", OF_C, "-o", text(&to)]).contains("line 1: this is no dump"));
     assert!(fs::read(&to).unwrap() == unchanged, "a failed import leaves the file alone");
+}
+
+#[test]
+fn a_broken_line_of_a_dump_is_skipped_with_a_warning_and_the_rest_imported() {
+    let (from, to) = (scratch("broken.dump"), scratch("from-broken.xs"));
+    let dump = fs::read_to_string(OF_OCAML).unwrap();
+    let lines: Vec<&str> = dump.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with("dom,")).unwrap();
+    let broken = lines[at].replacen("dom,", "dom,x", 1);
+    let domid = lines[at].split(',').nth(1).unwrap();
+    let watches = lines.iter().filter(|line| line.starts_with(&format!("watch,{domid},"))).count();
+    fs::write(&from, dump.replacen(lines[at], &broken, 1)).unwrap();
+    let said = printed(0, &["import", text(&from), "-o", text(&to)]);
+    let warning = format!("warning: {}: line {} is skipped: a number can't be read: {broken}\n", text(&from), at + 1);
+    assert!(said.contains(&warning), "{said}");
+    assert!(said.contains(&format!("0 lines were not known, {} were skipped", 1 + watches)), "{said}");
+    let (nodes, connections) = (|of: &str| of.matches("\nNODE_DATA ").count(), "CONNECTION_DATA domain");
+    let imported = printed(0, &["dump", text(&to)]);
+    assert_eq!(nodes(&imported), dump.matches("\nstore,").count());
+    assert_eq!(imported.matches(connections).count() + 1, dump.matches("\ndom,").count());
+
+    fs::write(&from, "$xenstored-dump-format\ndom,x,1,1,1\n").unwrap();
+    assert!(printed(1, &["import", text(&from), "-o", text(&to)]).contains("no line of this dump can be read"));
 }
 
 #[test]

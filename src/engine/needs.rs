@@ -6,6 +6,7 @@ use core::fmt;
 
 use crate::engine::Engine;
 use crate::engine::connection::{Connection, Peer, Session};
+use crate::engine::snapshot::has_record;
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
@@ -49,7 +50,8 @@ impl Engine {
     /// asked for when there may be none.
     pub fn version_2_needs(&self, now_ms: u64) -> impl Iterator<Item = Need> {
         let domains = self.state.domains.iter().map(move |(domid, domain)| {
-            let features = Some(domain.features).filter(|features| *features != Features::all());
+            // Of a domain without a record of its own, an extension of either version has them.
+            let features = Some(domain.features).filter(|bits| *bits != Features::all() && has_record(domain));
             let mut need = Need { domid: Some(domid), features, depth_watches: 0, transactions: 0, oldest_ms: 0 };
             if let Some((id, connection)) = domain.connection.and_then(|id| Some((id, self.connections.get(&id)?))) {
                 self.add_needs(&mut need, id, connection, now_ms);

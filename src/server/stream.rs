@@ -1,10 +1,12 @@
 //! A server's state as the bytes of a migration stream, and back.
 
+use alloc::string::ToString as _;
 use core::fmt;
 
 use crate::engine::config::Config;
 use crate::engine::snapshot::{RestoreError, Restorer, SaveOptions};
 use crate::engine::{Deferred, Engine};
+use crate::limits;
 use crate::server::take_over::{TakeOver, TakenOver};
 use crate::server::update::{Successor, payload};
 use crate::server::{Platform, Server};
@@ -18,7 +20,7 @@ use crate::stream::writer::{Sink, WriteError, Writer};
 pub enum LoadError {
     /// It is no stream, or a record is broken.
     Stream(StreamError),
-    /// It is a dump of oxenstored with something wrong.
+    /// It is a dump of oxenstored, and no line of it can be read.
     Dump(DumpError),
     /// What a record says can't be.
     Item {
@@ -41,11 +43,11 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// An engine with the state of a stream, or of a dump of oxenstored, whole or not at all. Its clients are not connected yet:
-/// [`Server::take_over`] does that.
+/// An engine with the state of a stream, whole or not at all, or with all that can be read of a dump of oxenstored. Its
+/// clients are not connected yet: [`Server::take_over`] does that.
 ///
 /// # Errors
-/// The first thing that is wrong with the stream.
+/// The first thing that is wrong with the stream, or [`DumpError`].
 pub fn load(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadError> {
     if oxenstored::is_dump(bytes) {
         return load_dump(bytes, config, now_ms);
@@ -67,18 +69,25 @@ pub fn load(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadEr
 
 fn load_dump(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadError> {
     let mut restorer = Restorer::new(config, now_ms);
-    let mut items = 0_u32;
-    let mut outcome = Ok(());
-    let import = oxenstored::import(bytes, &mut |item| {
-        items = items.saturating_add(1);
-        if outcome.is_ok() {
-            outcome = restorer.push(item).map_err(|reason| (items, reason));
-        }
-    });
-    import.map_err(LoadError::Dump)?;
-    let at = |(record, reason)| LoadError::Item { record, offset: 0, reason };
-    outcome.map_err(at)?;
-    restorer.finish().map_err(|reason| at((items, reason)))
+    let (mut items, mut logged) = (0_u32, 0_usize);
+    let import = oxenstored::import(
+        bytes,
+        &mut |item| {
+            items = items.saturating_add(1);
+            restorer.push(item).map_err(|reason| reason.to_string().into())
+        },
+        &mut |line| {
+            logged = logged.saturating_add(1);
+            if logged <= limits::SKIPPED_LINES_LOGGED {
+                log::warn!("restore: {line}");
+            }
+        },
+    );
+    let left_out = import.map_err(LoadError::Dump)?;
+    if left_out.skipped > limits::SKIPPED_LINES_LOGGED {
+        log::warn!("restore: {} lines are skipped in all", left_out.skipped);
+    }
+    restorer.finish().map_err(|reason| LoadError::Item { record: items, offset: 0, reason })
 }
 
 impl Server {

@@ -1,9 +1,10 @@
 //! Whether each item refers to what is in the stream before it.
 
 use alloc::collections::BTreeSet;
+use alloc::format;
 use alloc::string::String;
 
-use crate::engine::snapshot::{ConnectionNumber, Item, TransactionItem};
+use crate::engine::snapshot::{ConnectionNumber, Item, StreamPeer, TransactionItem};
 use crate::store::domain::DomId;
 use crate::stream::reader::Reader;
 use crate::stream::record::{Reason, StreamError};
@@ -15,6 +16,42 @@ pub struct References {
     transactions: BTreeSet<(ConnectionNumber, u32)>,
     domains: BTreeSet<DomId>,
     nodes: BTreeSet<String>,
+    /// Domains that have a connection or own a node.
+    named: BTreeSet<DomId>,
+}
+
+/// What is lost of an item, or makes another server refuse the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A watch had a depth, which the stream does not say.
+    LostDepth {
+        /// Whose watch.
+        connection: ConnectionNumber,
+        /// The path as the client spelled it.
+        path: String,
+    },
+    /// A domain's record is not behind a connection or a node of the domain. The C server ends its restore there.
+    UnknownDomain(DomId),
+}
+
+impl Warning {
+    /// The warning in words. `name` says what a connection number stands for.
+    #[must_use]
+    pub fn text(&self, name: &dyn Fn(u32) -> String) -> String {
+        match self {
+            Self::LostDepth { connection, path } => {
+                let owner = name(connection.0);
+                format!(
+                    "{owner}: watch of {path}: the record lacks its depth; a restore makes it a watch of all levels"
+                )
+            }
+            Self::UnknownDomain(domid) => {
+                format!(
+                    "domain {domid} has neither a connection nor a node before this record; the C server stops here"
+                )
+            }
+        }
+    }
 }
 
 impl References {
@@ -26,6 +63,9 @@ impl References {
         match item {
             Item::Global(_) | Item::GlobalQuotas(_) | Item::Extension(_) => Ok(()),
             Item::Connection(connection) => {
+                if let StreamPeer::Ring { domid, .. } = connection.peer {
+                    self.named.insert(domid);
+                }
                 self.connections.insert(connection.number).then_some(()).ok_or(Reason::Twice("connection"))
             }
             Item::Domain(domain) => self.domains.insert(domain.domid).then_some(()).ok_or(Reason::Twice("domain")),
@@ -37,8 +77,23 @@ impl References {
             }
             Item::Node(node) => match node.pending {
                 Some((transaction, _)) => self.transaction(transaction),
-                None => self.node(&node.path),
+                None => {
+                    self.named.extend(node.entries().first().map(|owner| owner.domid));
+                    self.node(&node.path)
+                }
             },
+        }
+    }
+
+    /// What is to be said of an item before it is taken, though nothing is wrong with the stream.
+    #[must_use]
+    pub fn warning(&self, item: &Item<'_>) -> Option<Warning> {
+        match item {
+            Item::Watch(watch) if watch.has_lost_depth => {
+                Some(Warning::LostDepth { connection: watch.connection, path: watch.path.as_ref().into() })
+            }
+            Item::Domain(domain) if !self.named.contains(&domain.domid) => Some(Warning::UnknownDomain(domain.domid)),
+            _ => None,
         }
     }
 
@@ -51,13 +106,10 @@ impl References {
         self.transactions.contains(&(of.connection, of.id)).then_some(()).ok_or(Reason::Missing("transaction"))
     }
 
-    /// A node that everybody sees: its parent comes first. Special nodes have none.
+    /// A node that everybody sees: its parent comes first. The root is there before the stream, and special nodes have no
+    /// parent.
     fn node(&mut self, path: &str) -> Result<(), Reason> {
-        let parent = match path.rsplit_once('/') {
-            Some(("", "")) | None => None,
-            Some(("", _)) => Some("/"),
-            Some((parent, _)) => Some(parent),
-        };
+        let parent = path.rsplit_once('/').map(|(parent, _)| parent).filter(|parent| !parent.is_empty());
         if parent.is_some_and(|parent| !self.nodes.contains(parent)) {
             return Err(Reason::Missing("parent"));
         }

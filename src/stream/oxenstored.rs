@@ -4,7 +4,11 @@
 //! `dom,<domid>,<frame>,<remote port>[,<local port>]`, `watch,<domid or -fd>,<path>,<token>`,
 //! `store,<path>,<permissions>,<value>`. Texts are hexadecimal. (oxenstored 4.14 to 4.20, `module DB` of its
 //! `xenstored.ml`; no document describes it.)
+//!
+//! A line that cannot be read costs only itself and the lines that depend on it: a connection its watches, a node its
+//! children. Each of them is reported.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -21,19 +25,57 @@ use crate::wire::payload;
 /// The first line.
 const HEADER: &[u8] = b"$xenstored-dump-format";
 
-/// What is wrong with a dump, and in which line, counted from 1.
+/// Bytes of a skipped line that a warning shows.
+const SHOWN_BYTES: usize = 80;
+
+/// Why a dump is refused as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DumpError {
-    /// The line.
-    pub line: usize,
-    /// What is wrong.
-    pub reason: &'static str,
+pub enum DumpError {
+    /// It does not begin with the line that all dumps begin with.
+    NoDump,
+    /// No line says anything that can be read.
+    NoLine,
 }
 
 impl fmt::Display for DumpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.reason)
+        f.write_str(match self {
+            Self::NoDump => "line 1: this is no dump of an oxenstored",
+            Self::NoLine => "no line of this dump can be read",
+        })
     }
+}
+
+/// Why a line is skipped.
+pub type Reason = Cow<'static, str>;
+
+/// A line that is skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedLine<'a> {
+    /// Its number, from 1.
+    pub line: usize,
+    /// The line.
+    pub text: &'a [u8],
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+impl fmt::Display for SkippedLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, text, reason } = self;
+        let shown = text.get(..SHOWN_BYTES).unwrap_or(text);
+        let more = if shown.len() < text.len() { "..." } else { "" };
+        write!(f, "line {line} is skipped: {reason}: {}{more}", shown.escape_ascii())
+    }
+}
+
+/// How many lines of a dump were left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Lines that begin with a word that is not known, as oxenstored leaves them out.
+    pub unknown: usize,
+    /// Lines that cannot be read, or do not fit the lines before them.
+    pub skipped: usize,
 }
 
 /// Whether bytes begin like a dump.
@@ -42,84 +84,112 @@ pub fn is_dump(bytes: &[u8]) -> bool {
     bytes.starts_with(HEADER)
 }
 
-/// Reads a dump and calls `visit` with each item, in an order that a stream can have. Lines of other words are left out, as
-/// oxenstored does; returns how many.
+/// Reads a dump and calls `visit` with each item, in an order that a stream can have. An item that `visit` refuses, with a
+/// reason, is skipped as a line that cannot be read is. `warn` gets each skipped line.
 ///
 /// # Errors
-/// The first line that can't be read.
-pub fn import(dump: &[u8], visit: &mut dyn FnMut(&Item<'_>)) -> Result<usize, DumpError> {
+/// [`DumpError`] if no line at all can be read.
+pub fn import(
+    dump: &[u8],
+    visit: &mut dyn FnMut(&Item<'_>) -> Result<(), Reason>,
+    warn: &mut dyn FnMut(&SkippedLine<'_>),
+) -> Result<LeftOut, DumpError> {
     let mut lines = dump.split(|byte| *byte == b'\n');
     if lines.next() != Some(HEADER) {
-        return Err(DumpError { line: 1, reason: "this is no dump of an oxenstored" });
+        return Err(DumpError::NoDump);
     }
-    let mut import = Import { numbers: BTreeMap::new(), unknown: 0 };
+    let mut import = Import { numbers: BTreeMap::new(), next_number: 1, taken: 0 };
+    let mut left_out = LeftOut::default();
     for (at, line) in lines.enumerate().filter(|(_, line)| !line.is_empty()) {
-        import.line(line, visit).map_err(|reason| DumpError { line: at.saturating_add(2), reason })?;
+        let count = match import.line(line, visit) {
+            Ok(Known::Yes) => &mut import.taken,
+            Ok(Known::No) => &mut left_out.unknown,
+            Err(reason) => {
+                warn(&SkippedLine { line: at.saturating_add(2), text: line, reason });
+                &mut left_out.skipped
+            }
+        };
+        *count = count.saturating_add(1);
     }
-    Ok(import.unknown)
+    if import.taken == 0 { Err(DumpError::NoLine) } else { Ok(left_out) }
+}
+
+/// Whether a line's word is known.
+enum Known {
+    Yes,
+    No,
 }
 
 /// What has been read.
 struct Import {
     /// Connections by the number that the dump has for them: a domid, or a descriptor below zero.
     numbers: BTreeMap<i32, ConnectionNumber>,
-    unknown: usize,
+    /// The number of the next connection.
+    next_number: u32,
+    /// Lines that were read.
+    taken: usize,
 }
 
+/// Where items go.
+type Visit<'v> = &'v mut dyn FnMut(&Item<'_>) -> Result<(), Reason>;
+
 impl Import {
-    fn line(&mut self, line: &[u8], visit: &mut dyn FnMut(&Item<'_>)) -> Result<(), &'static str> {
+    fn line(&mut self, line: &[u8], visit: Visit<'_>) -> Result<Known, Reason> {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b',').collect();
-        let item = match *fields.as_slice() {
-            [b"global", socket, ..] => Item::Global(Global { socket: number(socket)?, event_channel: -1 }),
-            [b"evtchn-dev", _, _] => return Ok(()),
+        match *fields.as_slice() {
+            [b"global", socket, ..] => visit(&Item::Global(Global { socket: number(socket)?, event_channel: -1 }))?,
+            [b"evtchn-dev", _, _] => {}
             [b"socket", descriptor] => {
                 let descriptor: i32 = number(descriptor)?;
                 let name = descriptor.checked_neg().ok_or("there is no such descriptor")?;
-                self.connection(name, StreamPeer::Socket { descriptor })?
+                self.connection(name, StreamPeer::Socket { descriptor }, visit)?;
             }
             [b"dom", domid, _frame, _remote_port, ref rest @ ..] => {
                 let domid: u16 = number(domid)?;
                 let port = rest.first().map_or(Ok(0), |port| number(port))?;
-                self.connection(i32::from(domid), StreamPeer::Ring { domid: DomId(domid), target: None, port })?
+                let peer = StreamPeer::Ring { domid: DomId(domid), target: None, port };
+                self.connection(i32::from(domid), peer, visit)?;
             }
-            [b"watch", of, path, token] => self.watch(of, path, token)?,
-            [b"store", path, permissions, value] => return store(path, permissions, value, visit),
-            _ => {
-                self.unknown = self.unknown.saturating_add(1);
-                return Ok(());
+            [b"watch", of, path, token] => visit(&self.watch(of, path, token)?)?,
+            [b"store", path, permissions, value] => store(path, permissions, value, visit)?,
+            [b"global" | b"evtchn-dev" | b"socket" | b"dom" | b"watch" | b"store", ..] => {
+                return Err("it has not as many fields as it should".into());
             }
-        };
-        visit(&item);
+            _ => return Ok(Known::No),
+        }
+        Ok(Known::Yes)
+    }
+
+    fn connection(&mut self, name: i32, peer: StreamPeer, visit: Visit<'_>) -> Result<(), Reason> {
+        if self.numbers.contains_key(&name) {
+            return Err("this connection was in the dump before".into());
+        }
+        let number = ConnectionNumber(self.next_number);
+        let (input, output) = (Vec::new().into(), Vec::new().into());
+        visit(&Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes: 0, unique_id: None }))?;
+        self.next_number = self.next_number.checked_add(1).ok_or("there are too many connections")?;
+        self.numbers.insert(name, number);
         Ok(())
     }
 
-    fn connection(&mut self, name: i32, peer: StreamPeer) -> Result<Item<'static>, &'static str> {
-        let number = u32::try_from(self.numbers.len()).ok().and_then(|count| count.checked_add(1));
-        let number = ConnectionNumber(number.ok_or("there are too many connections")?);
-        if self.numbers.insert(name, number).is_some() {
-            return Err("this connection was in the dump before");
-        }
-        let (input, output) = (Vec::new().into(), Vec::new().into());
-        Ok(Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes: 0, unique_id: None }))
-    }
-
-    fn watch(&self, of: &[u8], path: &[u8], token: &[u8]) -> Result<Item<'static>, &'static str> {
+    fn watch(&self, of: &[u8], path: &[u8], token: &[u8]) -> Result<Item<'static>, Reason> {
         let connection = self.numbers.get(&number(of)?).ok_or("its connection is not in the dump before it")?;
         let token = unhex(token)?;
         if token.contains(&0) {
-            return Err("its token has a NUL");
+            return Err("its token has a NUL".into());
         }
         Ok(Item::Watch(WatchItem {
             connection: *connection,
             path: text(path)?.into(),
             token: token.into(),
             depth: None,
+            has_lost_depth: false,
         }))
     }
 }
 
 /// A node. Special nodes stand below the root there.
-fn store(path: &[u8], permissions: &[u8], value: &[u8], visit: &mut dyn FnMut(&Item<'_>)) -> Result<(), &'static str> {
+fn store(path: &[u8], permissions: &[u8], value: &[u8], visit: Visit<'_>) -> Result<(), Reason> {
     let path = text(path)?;
     let path = if path.starts_with("/@") { path.get(1..).unwrap_or_default() } else { &path };
     let mut permissions = unhex(permissions)?;
@@ -128,8 +198,7 @@ fn store(path: &[u8], permissions: &[u8], value: &[u8], visit: &mut dyn FnMut(&I
         .map_err(|_| "its permissions can't be read")?;
     let pending: Option<(TransactionItem, _)> = None;
     let (value, permissions) = (unhex(value)?.into(), Some(permissions));
-    visit(&Item::Node(NodeItem { pending, path: path.into(), value, permissions }));
-    Ok(())
+    visit(&Item::Node(NodeItem { pending, path: path.into(), value, permissions }))
 }
 
 fn number<T: FromStr>(field: &[u8]) -> Result<T, &'static str> {

@@ -1,6 +1,8 @@
 //! Reads a stream, item by item, without copying what is in it. Nothing in a stream can make it fail but by an error.
 
 use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::snapshot::{
@@ -10,9 +12,9 @@ use crate::engine::snapshot::{
 use crate::store::domain::DomId;
 use crate::store::permission::{Access, Entry, Permissions};
 use crate::stream::record::{
-    ALIGNMENT, BIG_ENDIAN, CONNECTION_DATA, DOMAIN_DATA, END, GLOBAL_DATA, GLOBAL_QUOTA_DATA, HAS_UNIQUE_ID,
-    HEADER_BYTES, IDENT, NO_TARGET, NODE_DATA, RECORD_HEADER_BYTES, RING, Reason, SOCKET, STALE, StreamError,
-    TRANSACTION_DATA, UNLIMITED_DEPTH, Version, WATCH_DATA, WATCH_DATA_EXTENDED,
+    ALIGNMENT, BIG_ENDIAN, CONNECTION_DATA, DEPTH_BYTES, DOMAIN_DATA, END, GLOBAL_DATA, GLOBAL_QUOTA_DATA,
+    HAS_UNIQUE_ID, HEADER_BYTES, IDENT, NO_TARGET, NODE_DATA, RECORD_HEADER_BYTES, RING, Reason, SOCKET, STALE,
+    StreamError, TRANSACTION_DATA, UNLIMITED_DEPTH, Version, WATCH_DATA, WATCH_DATA_EXTENDED,
 };
 
 /// A stream that is being read.
@@ -70,6 +72,12 @@ impl<'a> Reader<'a> {
         self.offset
     }
 
+    /// The place of the record that was read last, in words.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("record {} at offset {}", self.last.0, self.last.1)
+    }
+
     /// An error about the record that was read last.
     #[must_use]
     pub const fn error(&self, reason: Reason) -> StreamError {
@@ -92,8 +100,7 @@ impl<'a> Reader<'a> {
                 GLOBAL_DATA => body.global().map(Some),
                 CONNECTION_DATA => body.connection().map(Some),
                 WATCH_DATA => body.watch(false).map(Some),
-                WATCH_DATA_EXTENDED if self.version >= Version::Two => body.watch(true).map(Some),
-                WATCH_DATA_EXTENDED => Err(Reason::NotInVersion),
+                WATCH_DATA_EXTENDED => self.extended_watch(&mut body).map(Some),
                 TRANSACTION_DATA => body.transaction().map(|item| Some(Item::Transaction(item))),
                 NODE_DATA => body.node().map(Some),
                 GLOBAL_QUOTA_DATA => body.global_quotas().map(Some),
@@ -112,6 +119,24 @@ impl<'a> Reader<'a> {
             return item.map_err(|reason| self.error(reason));
         }
         Ok(None)
+    }
+
+    /// Reads a watch with a depth, or one whose depth the C server left out.
+    ///
+    /// The documented form comes first. A record without a depth never has that form: its texts begin four bytes earlier,
+    /// so that a NUL is where the documented form has none.
+    fn extended_watch(&mut self, body: &mut Fields<'a>) -> Result<Item<'a>, Reason> {
+        let whole = body.rest;
+        let as_documented = if self.version >= Version::Two { body.watch(true) } else { Err(Reason::NotInVersion) };
+        as_documented.or_else(|reason| {
+            *body = Fields { rest: whole, is_big_endian: self.is_big_endian };
+            let (item, length) = body.watch_without_depth().map_err(|_| reason)?;
+            // The length in the record's header counts the depth, so that it may reach into the next record.
+            let end = self.last.1.checked_add(RECORD_HEADER_BYTES).and_then(|at| at.checked_add(length));
+            self.offset = end.ok_or(reason)?;
+            body.rest = &[];
+            Ok(item)
+        })
     }
 
     /// The type and the body of the next record.
@@ -223,7 +248,8 @@ impl<'a> Fields<'a> {
         if fields & HAS_UNIQUE_ID != 0 {
             let read = whole.saturating_sub(self.rest.len());
             self.take(read.next_multiple_of(ALIGNMENT).saturating_sub(read))?;
-            unique_id = Some(self.u64()?);
+            // The C server writes 0 for an id that it does not know.
+            unique_id = Some(self.u64()?).filter(|id| *id != 0);
         }
         Ok(Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes, unique_id }))
     }
@@ -233,12 +259,33 @@ impl<'a> Fields<'a> {
         let (path, token) = (usize::from(self.u16()?), usize::from(self.u16()?));
         let mut depth = None;
         if is_extended {
+            // The depth and its padding: DEPTH_BYTES.
             depth = Some(self.u16()?).filter(|depth| *depth != UNLIMITED_DEPTH);
             self.u16()?;
         }
         let path = self.text(path, "path")?;
         let token = self.terminated(token, "token")?.into();
-        Ok(Item::Watch(WatchItem { connection, path, token, depth }))
+        Ok(Item::Watch(WatchItem { connection, path, token, depth, has_lost_depth: false }))
+    }
+
+    /// WATCH_DATA_EXTENDED as the C server of 4.22 writes it, in a stream of either version, and how many bytes of the body
+    /// are this record's. The depth is not there: the path follows the lengths. The record's own length counts the depth
+    /// nonetheless (`dump_state_watches` of Xen's `tools/xenstored/watch.c`).
+    fn watch_without_depth(&mut self) -> Result<(Item<'a>, usize), Reason> {
+        let whole = self.rest.len();
+        let connection = self.connection_number()?;
+        let (path, token) = (usize::from(self.u16()?), usize::from(self.u16()?));
+        let path = self.text(path, "path")?;
+        let token = self.terminated(token, "token")?.into();
+        let bytes = whole.saturating_sub(self.rest.len());
+        let length = bytes.next_multiple_of(ALIGNMENT);
+        if whole != bytes.saturating_add(DEPTH_BYTES).next_multiple_of(ALIGNMENT) {
+            return Err(Reason::TooLong);
+        }
+        if self.take(length.saturating_sub(bytes))?.iter().any(|byte| *byte != 0) {
+            return Err(Reason::TooLong);
+        }
+        Ok((Item::Watch(WatchItem { connection, path, token, depth: None, has_lost_depth: true }), length))
     }
 
     fn node(&mut self) -> Result<Item<'a>, Reason> {

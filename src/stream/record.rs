@@ -42,6 +42,8 @@ pub const HAS_UNIQUE_ID: u16 = 1;
 pub const NO_TARGET: u16 = 0x7ff4;
 /// A watch without a depth.
 pub const UNLIMITED_DEPTH: u16 = 0xffff;
+/// Bytes of a watch's depth in WATCH_DATA_EXTENDED, with its padding.
+pub const DEPTH_BYTES: usize = 4;
 /// The permission counts for nobody.
 pub const STALE: u8 = 1;
 

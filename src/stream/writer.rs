@@ -224,7 +224,9 @@ impl<'a> Writer<'a> {
 
     fn connection(&mut self, connection: &ConnectionItem<'_>) -> Result<(), WriteError> {
         self.put(&connection.number.0.to_le_bytes());
-        let fields = if connection.unique_id.is_some() { HAS_UNIQUE_ID } else { 0 };
+        // To the C server, 0 means that the id is not known.
+        let unique_id = connection.unique_id.filter(|id| *id != 0);
+        let fields = if unique_id.is_some() { HAS_UNIQUE_ID } else { 0 };
         match connection.peer {
             StreamPeer::Ring { domid, target, port } => {
                 self.put(&RING.to_le_bytes());
@@ -245,7 +247,7 @@ impl<'a> Writer<'a> {
         let output = u32::try_from(connection.output.len()).map_err(|_| WriteError::TooLong("output"))?;
         self.put(&output.to_le_bytes());
         self.put(&connection.input);
-        self.long_record(CONNECTION_DATA, &connection.output, connection.unique_id)
+        self.long_record(CONNECTION_DATA, &connection.output, unique_id)
     }
 
     fn watch(&mut self, watch: &WatchItem<'_>) -> Result<u32, WriteError> {

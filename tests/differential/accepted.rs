@@ -1,15 +1,15 @@
-//! The differences to the C server of 4.17 that are meant, each with its reason and as narrow as it can be.
+//! The differences to the C servers of 4.17 and 4.20 that are meant, each with its reason and as narrow as it can be.
 //!
 //! Between two C servers nothing is accepted.
 
 use std::collections::BTreeSet;
 
-use crate::client::Message;
+use crate::client::{Message, WATCH_EVENT};
 use crate::coverage::outcome;
 use crate::model::Request;
 use crate::names;
 use crate::quotas::Quotas;
-use crate::server::Kind;
+use crate::server::{Kind, Release};
 
 /// What a difference can depend on.
 pub struct Circumstances<'a> {
@@ -44,7 +44,15 @@ pub struct Accepted {
     pub then: Then,
 }
 
-type Rule = (&'static str, Then, fn(&Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool);
+/// The releases whose C server differs, the reason, how to go on, and which replies are meant.
+type Rule =
+    (&'static [Release], &'static str, Then, fn(&Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool);
+
+const BOTH: &[Release] = &[Release::V4_17, Release::V4_20];
+/// Differences that are gone by 4.20.
+const V4_17: &[Release] = &[Release::V4_17];
+/// Differences that are new in 4.20.
+const V4_20: &[Release] = &[Release::V4_20];
 
 /// A reply, for a rule.
 struct Reply<'a> {
@@ -55,6 +63,7 @@ struct Reply<'a> {
 
 const RULES: &[Rule] = &[
     (
+        V4_17,
         "GET_PERMS of a special node is allowed to those who may read it (as from 4.18 on), no invalid path",
         Then::GoOn,
         |at, theirs, ours| {
@@ -65,6 +74,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        V4_17,
         "SET_PERMS of a special node without the right is EACCES, of another name EINVAL; no left-over code",
         Then::GoOn,
         |at, theirs, ours| {
@@ -75,32 +85,37 @@ const RULES: &[Rule] = &[
                 && ours.outcome == if is_special && !at.is_privileged { "EACCES" } else { "EINVAL" }
         },
     ),
-    ("a guest that owns a special node can't give it away, as with any node", Then::Restart, |at, theirs, ours| {
-        at.request.kind == names::SET_PERMS
-            && !at.is_privileged
-            && at.first().starts_with(b"@")
-            && theirs.outcome == "OK"
-            && ours.outcome == "EPERM"
-    }),
-    ("a watch too many is ENOSPC, as all quotas (4.22), not E2BIG", Then::GoOn, |at, theirs, ours| {
+    (
+        V4_17,
+        "a guest that owns a special node can't give it away, as with any node",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::SET_PERMS
+                && !at.is_privileged
+                && at.first().starts_with(b"@")
+                && theirs.outcome == "OK"
+                && ours.outcome == "EPERM"
+        },
+    ),
+    (BOTH, "a watch too many is ENOSPC, as all quotas (4.22), not E2BIG", Then::GoOn, |at, theirs, ours| {
         at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC"
     }),
-    ("UNWATCH of what is no path is EINVAL (4.22), not ENOENT", Then::GoOn, |at, theirs, ours| {
+    (BOTH, "UNWATCH of what is no path is EINVAL (4.22), not ENOENT", Then::GoOn, |at, theirs, ours| {
         at.request.kind == names::UNWATCH
             && !(is_path(at.first()) && counted_bytes(at.first()) <= at.quotas.path_bytes)
             && theirs.outcome == "ENOENT"
             && ours.outcome == "EINVAL"
     }),
-    ("WATCH may have a depth (4.21), which is a third string", Then::Restart, |at, theirs, ours| {
+    (BOTH, "WATCH may have a depth (4.21), which is a third string", Then::Restart, |at, theirs, ours| {
         at.request.kind == names::WATCH
             && at.request.payload.iter().filter(|byte| **byte == 0).count() == 3
             && theirs.outcome == "EINVAL"
             && ["OK", "EEXIST", "ENOSPC"].contains(&&ours.outcome[..])
     }),
-    ("message types 23 to 26 came after 4.17", Then::GoOn, |at, theirs, _ours| {
+    (BOTH, "message types 23 to 26 came after 4.17", Then::GoOn, |at, theirs, _ours| {
         (23..=26).contains(&at.request.kind) && theirs.outcome == "ENOSYS"
     }),
-    ("a special name has the characters of a path", Then::Restart, |at, theirs, ours| {
+    (BOTH, "a special name has the characters of a path", Then::Restart, |at, theirs, ours| {
         at.request.kind == names::WATCH
             && at.first().starts_with(b"@")
             && !is_path(at.first())
@@ -108,6 +123,7 @@ const RULES: &[Rule] = &[
             && ours.outcome == "EINVAL"
     }),
     (
+        BOTH,
         "an entry for a domain that is gone is no longer listed (4.22), not only without effect",
         Then::GoOn,
         |at, theirs, ours| {
@@ -116,6 +132,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "an entry for a domain that is gone does not count for the quota of a node's size",
         Then::Restart,
         |at, theirs, ours| {
@@ -127,6 +144,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        V4_17,
         "dom0 is bound by the protocol's limit of a path, not by the quota for guests",
         Then::Restart,
         |at, theirs, ours| {
@@ -137,17 +155,23 @@ const RULES: &[Rule] = &[
                 && ours.outcome != "EINVAL"
         },
     ),
-    ("a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
-        let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
-        harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
-    }),
-    ("DIRECTORY_PART's offset is decimal digits, not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
+    (
+        BOTH,
+        "a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it",
+        Then::GoOn,
+        |at, theirs, ours| {
+            let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
+            harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
+        },
+    ),
+    (BOTH, "DIRECTORY_PART's offset is decimal digits, not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
         at.request.kind == names::DIRECTORY_PART
             && !at.second().is_some_and(is_number)
             && theirs.outcome == "OK"
             && ours.outcome == "EINVAL"
     }),
     (
+        BOTH,
         "a transaction that gave a node to a domain that is gone by now is ENOMEM, also before a conflict is found",
         Then::GoOn,
         |at, theirs, ours| {
@@ -158,6 +182,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "a transaction that only lost nodes of a domain that is gone by now is to be tried again, no ENOMEM",
         Then::GoOn,
         |at, theirs, ours| {
@@ -168,6 +193,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "a node is not given to a domain that took the number of one that is gone by now",
         Then::Restart,
         |at, theirs, ours| {
@@ -178,6 +204,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "a request that is refused for a quota spoils nothing: its transaction may be committed",
         Then::Restart,
         |at, theirs, ours| {
@@ -188,6 +215,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "a request that is refused for a quota spoils nothing: its transaction may be tried again",
         Then::GoOn,
         |at, theirs, ours| {
@@ -198,6 +226,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        V4_17,
         "nodes that a transaction made or removed count for the quota at its next request, not only at its end",
         Then::AbortTransaction,
         |at, theirs, ours| {
@@ -209,6 +238,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "a transaction that ends with as many nodes as the quota says is looked at for conflicts, and not refused before",
         Then::GoOn,
         |at, theirs, ours| {
@@ -219,6 +249,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "a transaction may end with as many nodes as the quota says, not with one less",
         Then::Restart,
         |at, theirs, ours| {
@@ -229,6 +260,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "RM in a transaction of a node whose parent is gone outside by now is OK, and the commit is refused; no EINVAL",
         Then::AbortTransaction,
         |at, theirs, ours| {
@@ -241,6 +273,7 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "RM in a transaction of a node whose child is gone outside by now is OK, and the commit is refused; no EIO",
         Then::AbortTransaction,
         |at, theirs, ours| {
@@ -248,14 +281,118 @@ const RULES: &[Rule] = &[
         },
     ),
     (
+        BOTH,
         "a child that is gone outside by now and made again in a transaction is listed once, not twice",
         Then::AbortTransaction,
         |at, theirs, ours| {
             let both = theirs.outcome == "OK" && ours.outcome == "OK";
-            at.request.kind == names::DIRECTORY && at.is_in_transaction && both && is_without_repeats(theirs, ours)
+            // Before the first part of a list is a generation.
+            let (theirs, ours) = match at.request.kind {
+                names::DIRECTORY => (theirs.payload, ours.payload),
+                names::DIRECTORY_PART => (after_first(theirs.payload), after_first(ours.payload)),
+                _ => return false,
+            };
+            at.is_in_transaction && both && is_without_repeats(theirs, ours)
+        },
+    ),
+    (V4_20, "dom0 is bound by the limit of 2,048 bytes of a path", Then::Restart, |at, theirs, ours| {
+        at.is_privileged
+            && is_path(at.first())
+            && (2049..=3072).contains(&counted_bytes(at.first()))
+            && theirs.outcome != "EINVAL"
+            && ours.outcome == "EINVAL"
+    }),
+    (
+        V4_20,
+        "GET_PERMS and SET_PERMS of an unknown special name: there is no such node (from 4.18 on), no EINVAL",
+        Then::GoOn,
+        |at, theirs, ours| {
+            let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
+            matches!(at.request.kind, names::GET_PERMS | names::SET_PERMS)
+                && at.first().starts_with(b"@")
+                && !is_special
+                && (theirs.outcome == "ENOENT" || theirs.outcome == "EACCES" && !at.is_privileged)
+                && ours.outcome == "EINVAL"
+        },
+    ),
+    (
+        V4_20,
+        "a transaction that removed nodes which are gone outside by now is to be tried again, no ENOSPC or ENOMEM",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && ["ENOSPC", "ENOMEM"].contains(&&theirs.outcome[..])
+                && ours.outcome == "EAGAIN"
+        },
+    ),
+    (
+        V4_20,
+        "what a transaction does to nodes of a domain that is gone by now is OK, and the commit is refused; no ENOMEM",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            matches!(at.request.kind, names::WRITE | names::MKDIR | names::RM | names::SET_PERMS)
+                && at.is_in_transaction
+                && at.has_outlived_a_domain
+                && theirs.outcome == "ENOMEM"
+                && ours.outcome == "OK"
+        },
+    ),
+    (
+        BOTH,
+        "a child that is gone outside by now and made again in a transaction counts once for a node's size, not twice",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            matches!(at.request.kind, names::WRITE | names::MKDIR)
+                && at.is_in_transaction
+                && !at.is_privileged
+                && at.quotas.node_bytes <= Quotas::SMALL.node_bytes
+                && theirs.outcome == "ENOSPC"
+                && ours.outcome == "OK"
+        },
+    ),
+    (
+        BOTH,
+        "a request that is refused for a quota spoils nothing: its transaction is refused for the quota of nodes only",
+        Then::GoOn,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.has_met_a_quota
+                && theirs.outcome == "ENOMEM"
+                && ours.outcome == "ENOSPC"
         },
     ),
 ];
+
+/// The releases whose C server fires watches of a special node when its permissions are set, where ours does not.
+const SPECIAL_EVENTS_OF: &[Release] = V4_20;
+
+/// The reason for it.
+pub const SPECIAL_EVENTS: &str = "SET_PERMS of a special node fires the watches of its name (from 4.18 on)";
+
+/// Whether an event may come from one server only: that of a special node whose permissions `request` has set.
+pub fn is_special_event(kinds: [Kind; 2], request: &Request, event: &Message) -> bool {
+    let [Kind::C(release), Kind::Ours | Kind::OursReplaying] = kinds else { return false };
+    let name = request.payload.split_inclusive(|byte| *byte == 0).next().unwrap_or_default();
+    SPECIAL_EVENTS_OF.contains(&release)
+        && request.kind == names::SET_PERMS
+        && name.starts_with(b"@")
+        && event.kind == WATCH_EVENT
+        && event.payload.starts_with(name)
+}
+
+/// Why a guest may get an event of a special node there, and not here.
+pub const SEEN_BY_ROOT: &str =
+    "a special node is below no other: that a guest may read the root shows it no special event";
+
+/// Whether the first server takes the root for the parent of special nodes when it looks who may know of an event.
+pub fn root_shows_special_nodes(kinds: [Kind; 2]) -> bool {
+    matches!(kinds, [Kind::C(Release::V4_20), Kind::Ours | Kind::OursReplaying])
+}
+
+/// Whether this is an event of a special node.
+pub fn is_of_special_node(event: &Message) -> bool {
+    event.kind == WATCH_EVENT && event.payload.starts_with(b"@")
+}
 
 /// Why a commit may succeed that conflicts.
 pub const REPLAYED: &str = "a transaction that conflicts is committed if all its replies would be the same now";
@@ -268,16 +405,17 @@ fn is_replayed(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> 
 
 /// The rule that accepts two different replies.
 pub fn find(kinds: [Kind; 2], at: &Circumstances<'_>, theirs: &Message, ours: &Message) -> Option<Accepted> {
-    if kinds == [Kind::C, Kind::C] || theirs.request != ours.request {
+    let [Kind::C(release), Kind::Ours | Kind::OursReplaying] = kinds else { return None };
+    if theirs.request != ours.request {
         return None;
     }
     let reply = |message| Reply { outcome: outcome(message), payload: &message.payload };
     let (theirs, ours) = (reply(theirs), reply(ours));
-    if kinds == [Kind::C, Kind::OursReplaying] && is_replayed(at, &theirs, &ours) {
+    if kinds[1] == Kind::OursReplaying && is_replayed(at, &theirs, &ours) {
         return Some(Accepted { reason: REPLAYED, then: Then::Restart });
     }
-    let found = RULES.iter().find(|(_, _, fits)| fits(at, &theirs, &ours));
-    found.map(|(reason, then, _)| Accepted { reason, then: *then })
+    let found = RULES.iter().find(|(releases, _, _, fits)| releases.contains(&release) && fits(at, &theirs, &ours));
+    found.map(|(_, reason, then, _)| Accepted { reason, then: *then })
 }
 
 impl Circumstances<'_> {
@@ -298,10 +436,16 @@ impl Circumstances<'_> {
 }
 
 /// Whether our list of children is theirs, but for those that are in theirs for the second time.
-fn is_without_repeats(theirs: &Reply<'_>, ours: &Reply<'_>) -> bool {
+fn is_without_repeats(theirs: &[u8], ours: &[u8]) -> bool {
     let mut seen = BTreeSet::new();
-    let once = theirs.payload.split_inclusive(|byte| *byte == 0).filter(|name| seen.insert(*name));
-    once.flatten().eq(ours.payload)
+    let once = theirs.split_inclusive(|byte| *byte == 0).filter(|name| seen.insert(*name));
+    once.flatten().eq(ours)
+}
+
+/// What follows the first string.
+fn after_first(payload: &[u8]) -> &[u8] {
+    let end = payload.iter().position(|byte| *byte == 0);
+    end.and_then(|end| payload.get(end + 1..)).unwrap_or_default()
 }
 
 /// Whether a spelling, relative or not, is a path or special name of allowed length's form.

@@ -53,7 +53,7 @@ pub struct Generator {
 impl Generator {
     pub fn new(seed: u64, model: &Model) -> Self {
         let mut generator =
-            Self { random: Random::new(seed), payloads: Payloads::new(model.quotas.clone()), planned: VecDeque::new() };
+            Self { random: Random::new(seed), payloads: Payloads::new(model), planned: VecDeque::new() };
         generator.plan_start(model);
         generator
     }
@@ -90,6 +90,8 @@ impl Generator {
             for child in 0..24 {
                 self.plan(names::MKDIR, format!("/shared/wide/{}{child}\0", "w".repeat(190)));
             }
+            self.plan(names::DIRECTORY, "/shared/wide\0".into());
+            self.plan(names::DIRECTORY_PART, "/shared/wide\x004000\0".into());
         }
     }
 
@@ -221,7 +223,11 @@ impl Generator {
             } else {
                 self.payloads.of(kind, guest_of(connection), &mut self.random)
             };
-        let tx = self.transaction(model, connection, kind);
+        let mut tx = self.transaction(model, connection, kind);
+        let is_of_special = matches!(kind, names::GET_PERMS | names::SET_PERMS) && payload.starts_with(b"@");
+        if is_of_special && !model.scope.has_special_nodes_in_transactions {
+            tx = Tx::None;
+        }
         Step::Request(Request { connection, kind, tx, payload })
     }
 

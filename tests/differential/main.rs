@@ -1,8 +1,8 @@
-//! The hosted server against Debian's C server, and the C server against itself: the same random requests to both, and
-//! every reply and every watch event compared, byte for byte.
+//! The hosted server against Debian's C servers of Xen 4.17 and 4.20, and a C server against itself: the same random requests
+//! to both, and every reply and every watch event compared, byte for byte.
 //!
 //! dom0 speaks on a socket and on its ring, three guests on their rings. Transactions overlap, domains come, go and come again. What
-//! may differ, and why, is in [`accepted`].
+//! may differ from which release, and why, is in [`accepted`].
 //!
 //! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.
 //! - `DIFF_SEED=S` runs one sequence; a failure names its seed.
@@ -30,26 +30,31 @@ use coverage::Coverage;
 use generator::Generator;
 use model::Step;
 use quotas::Quotas;
-use server::Kind;
+use server::{Kind, Release};
 
 /// Two servers and their client keep two cores busy: one comparison at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[test]
 fn answers_and_events_are_those_of_the_c_server() {
-    assert_met_all(&run([Kind::C, Kind::Ours], 24, 9_000));
+    assert_met_all(&run([Kind::C(Release::V4_17), Kind::Ours], 24, 9_000));
+}
+
+#[test]
+fn answers_and_events_are_those_of_the_c_server_of_4_20() {
+    assert_met_all(&run([Kind::C(Release::V4_20), Kind::Ours], 12, 9_000));
 }
 
 #[test]
 fn with_replay_every_commit_of_the_c_server_succeeds_and_more() {
     // Few requests pass between two commits that were replayed: no sequence grows long enough to meet everything.
-    let met = run([Kind::C, Kind::OursReplaying], 6, 6_000);
+    let met = run([Kind::C(Release::V4_17), Kind::OursReplaying], 6, 6_000);
     assert!(setting("DIFF_SEED").is_some() || met.times_accepted(accepted::REPLAYED) >= 50, "hardly a replay");
 }
 
 #[test]
 fn the_c_server_agrees_with_itself() {
-    assert_met_all(&run([Kind::C, Kind::C], 6, 6_000));
+    assert_met_all(&run([Kind::C(Release::V4_17); 2], 6, 6_000));
 }
 
 /// Fails when the sequences met too little.
@@ -61,7 +66,11 @@ fn assert_met_all(met: &Coverage) {
 /// Runs all sequences, and fails at the first difference.
 fn run(kinds: [Kind; 2], seeds: u64, requests: usize) -> Coverage {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    fetch_peers();
+    kinds.iter().for_each(|kind| {
+        if let Kind::C(release) = kind {
+            fetch(*release)
+        }
+    });
     let only = setting("DIFF_SEED");
     let seeds = if let Some(seed) = only { seed..seed + 1 } else { 1..setting("DIFF_SEEDS").unwrap_or(seeds) + 1 };
     let requests = setting("DIFF_REQUESTS").map_or(requests, |requests| requests as usize);
@@ -117,11 +126,12 @@ fn run_part(
     Ok(())
 }
 
-/// Gets the C server, once.
-fn fetch_peers() {
+/// Gets a release's C server, once.
+fn fetch(release: Release) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/fetch.sh");
-    let status = Command::new(script).stdout(std::process::Stdio::null()).status();
-    assert!(status.is_ok_and(|status| status.success()), "{script} failed: Debian's C server is needed");
+    let status = Command::new(script).arg(release.number()).stdout(std::process::Stdio::null()).status();
+    let number = release.number();
+    assert!(status.is_ok_and(|status| status.success()), "{script} failed: Debian's C server {number} is needed");
 }
 
 /// A number in the environment.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::client::Message;
 use crate::names;
 use crate::quotas::Quotas;
+use crate::server::{Kind, Release};
 
 /// dom0's clients are the first connections, the guests' rings follow.
 pub const DOM0_CLIENTS: usize = 2;
@@ -62,6 +63,24 @@ pub enum Step {
     Destroy(u32),
 }
 
+/// What sequences may ask, which depends on the servers.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    /// dom0 gives special nodes to guests. With the C server of 4.20 they stay dom0's.
+    pub gives_special_nodes: bool,
+    /// Transactions have requests about special nodes' permissions. In 4.17, and here, these are not part of the transaction;
+    /// from 4.18 on they are.
+    pub has_special_nodes_in_transactions: bool,
+}
+
+impl Scope {
+    pub fn of(kinds: [Kind; 2]) -> Self {
+        let is_of_4_20 = kinds.contains(&Kind::C(Release::V4_20));
+        let is_alone = kinds[0] == kinds[1];
+        Self { gives_special_nodes: !is_of_4_20, has_special_nodes_in_transactions: is_alone || !is_of_4_20 }
+    }
+}
+
 /// What Xen knows of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -96,6 +115,7 @@ pub struct Connection {
 /// All of it.
 pub struct Model {
     pub quotas: Quotas,
+    pub scope: Scope,
     pub connections: Vec<Connection>,
     /// Domain 1 and so on: the guests and then the bystander.
     domains: Vec<Domain>,
@@ -110,7 +130,7 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(quotas: Quotas) -> Self {
+    pub fn new(quotas: Quotas, scope: Scope) -> Self {
         let domain = Domain {
             state: State::Absent,
             introduced: false,
@@ -120,6 +140,7 @@ impl Model {
         };
         Self {
             quotas,
+            scope,
             connections: vec![Connection::default(); CONNECTIONS],
             domains: vec![domain; GUESTS + 1],
             transactions: 0,

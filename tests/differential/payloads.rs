@@ -1,6 +1,6 @@
 //! Payloads of requests: valid ones, ones at the edge, and broken ones.
 
-use crate::model::{GUESTS, NOBODY};
+use crate::model::{GUESTS, Model, NOBODY};
 use crate::names;
 use crate::quotas::Quotas;
 use crate::random::Random;
@@ -43,11 +43,12 @@ const TOKENS: [&str; 5] = ["t", "u", "", "a token", "0"];
 /// Makes payloads.
 pub struct Payloads {
     quotas: Quotas,
+    gives_special_nodes: bool,
 }
 
 impl Payloads {
-    pub const fn new(quotas: Quotas) -> Self {
-        Self { quotas }
+    pub fn new(model: &Model) -> Self {
+        Self { quotas: model.quotas.clone(), gives_special_nodes: model.scope.gives_special_nodes }
     }
 
     /// For a request of a type that all may make.
@@ -155,6 +156,7 @@ impl Payloads {
             let domid = match guest {
                 // The root stays dom0's: it can't go with its owner.
                 None if entry == 0 && path == b"/\0" => 0,
+                None if entry == 0 && path.starts_with(b"@") && !self.gives_special_nodes => 0,
                 Some(domid) if entry == 0 && random.chance(85) => domid,
                 _ => self.domid(random),
             };

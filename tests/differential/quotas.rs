@@ -1,7 +1,9 @@
 //! The quotas of a comparison.
 //!
-//! Both servers must draw each line at the same place. Ours allows q and refuses q + 1. The C server of 4.17 counts
-//! differently for each quota, so it gets other numbers for the same limits.
+//! Both servers must draw each line at the same place. Ours allows q and refuses q + 1. The C servers count differently for
+//! some quotas, so that they get other numbers for the same limits.
+
+use crate::server::Release;
 
 /// Limits, as this project counts them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +34,16 @@ impl Quotas {
         options([self.nodes, self.node_bytes, self.watches, self.transactions, self.permissions, self.path_bytes])
     }
 
-    /// As options of the C server, 4.17.
-    pub fn options_of_c(&self) -> Vec<String> {
-        // A node's record is 8 bytes longer there, and a record of the quota's size is refused; one watch and one
-        // transaction more than the quota is allowed.
-        let node_bytes = self.node_bytes + 8 + 1;
-        options([self.nodes, node_bytes, self.watches - 1, self.transactions - 1, self.permissions, self.path_bytes])
+    /// As options of a C server.
+    pub fn options_of_c(&self, release: Release) -> Vec<String> {
+        // One watch and one transaction more than the quota is allowed there.
+        let (watches, transactions) = (self.watches - 1, self.transactions - 1);
+        let node_bytes = match release {
+            // A node's record is 8 bytes longer there, and a record of the quota's size is refused.
+            Release::V4_17 => self.node_bytes + 8 + 1,
+            Release::V4_20 => self.node_bytes,
+        };
+        options([self.nodes, node_bytes, watches, transactions, self.permissions, self.path_bytes])
     }
 }
 

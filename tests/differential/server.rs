@@ -16,11 +16,38 @@ const START: Duration = Duration::from_secs(20);
 /// How much faster time runs for both servers, so that their limits on writes per second don't slow the comparison.
 const CLOCK_FACTOR: &str = "1000";
 
+/// A release of Xen whose C server Debian has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Xen 4.17, of bookworm.
+    V4_17,
+    /// Xen 4.20, of trixie.
+    V4_20,
+}
+
+impl Release {
+    /// The release's number, as `tests/peers/fetch.sh` takes it.
+    pub const fn number(self) -> &'static str {
+        match self {
+            Self::V4_17 => "4.17",
+            Self::V4_20 => "4.20",
+        }
+    }
+
+    /// The release's C server, as `tests/peers/peer.sh` takes it.
+    const fn c_server(self) -> &'static str {
+        match self {
+            Self::V4_17 => "c",
+            Self::V4_20 => "c-4.20",
+        }
+    }
+}
+
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Debian's C server of Xen 4.17.
-    C,
+    /// Debian's C server.
+    C(Release),
     /// This project's hosted server, which refuses each commit that conflicts, as the C server does.
     Ours,
     /// The same, as it is without options: conflicts are replayed.
@@ -42,10 +69,10 @@ impl Server {
         fs::create_dir(&folder)?;
         fs::write(folder.join("ring.0"), [0; 4096])?;
         let mut command = match kind {
-            Kind::C => {
+            Kind::C(release) => {
                 let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/peer.sh"));
-                command.arg(&folder).arg("c").env("FAKEXEN_CLOCK", CLOCK_FACTOR);
-                command.args(quotas.options_of_c());
+                command.arg(&folder).arg(release.c_server()).env("FAKEXEN_CLOCK", CLOCK_FACTOR);
+                command.args(quotas.options_of_c(release));
                 command
             }
             Kind::Ours | Kind::OursReplaying => {

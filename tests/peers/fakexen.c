@@ -13,7 +13,7 @@
  * Server-side port of domain N is 1000 + N; VIRQ_DOM_EXC is port 1.
  *
  * FAKEXEN_CLOCK=F makes time run F times as fast for the server: its rate limits then don't slow a comparison.
- * Build: fetch.sh (headers: Debian's libxen-dev).
+ * Build: fetch.sh (headers: Debian's libxen-dev), with XEN_RELEASE=417 for Xen 4.17 and so on.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -203,6 +203,7 @@ static int state_of(uint32_t domid)
     return c;
 }
 
+#if XEN_RELEASE < 418
 int xc_domain_getinfo(xc_interface *x, uint32_t first, unsigned int max, xc_dominfo_t *info)
 {
     uint32_t domid;
@@ -227,6 +228,31 @@ int xc_domain_getinfo(xc_interface *x, uint32_t first, unsigned int max, xc_domi
         errno = ESRCH;
     return n ? (int)n : -1;
 }
+#endif
+
+static void describe(xc_domaininfo_t *info, uint32_t domid, int s)
+{
+    memset(info, 0, sizeof(*info));
+    info->domain = domid;
+    info->flags = s == 'r' ? XEN_DOMINF_running : s == 's' ? XEN_DOMINF_shutdown : XEN_DOMINF_dying;
+}
+
+#if XEN_RELEASE >= 418
+/* What Xen 4.18 and later have instead. */
+int xc_domain_getinfo_single(xc_interface *x, uint32_t domid, xc_domaininfo_t *info)
+{
+    int s = state_of(domid);
+
+    (void)x;
+    if (!s) {
+        errno = ESRCH;
+        return -1;
+    }
+    if (info)
+        describe(info, domid, s);
+    return 0;
+}
+#endif
 
 /* The OCaml server lists domains and maps rings by frame number. */
 int xc_domain_getinfolist(xc_interface *x, uint32_t first, unsigned int max, xc_domaininfo_t *info)
@@ -239,9 +265,7 @@ int xc_domain_getinfolist(xc_interface *x, uint32_t first, unsigned int max, xc_
         int s = state_of(domid);
 
         if (s) {
-            memset(&info[n], 0, sizeof(info[n]));
-            info[n].domain = domid;
-            info[n].flags = s == 'r' ? XEN_DOMINF_running : s == 's' ? XEN_DOMINF_shutdown : XEN_DOMINF_dying;
+            describe(&info[n], domid, s);
             n++;
         }
         if (max == 1)

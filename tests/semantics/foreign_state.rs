@@ -12,6 +12,8 @@ use xenstore::store::domain::DomId;
 use xenstore::store::path::{Path, PathScratch};
 use xenstore::store::permission::{Access, Entry, Permissions};
 use xenstore::stream::reader::Reader;
+use xenstore::stream::record::Version;
+use xenstore::stream::writer::Writer;
 use xenstore::wire::header::{Header, MessageType};
 
 use crate::items::{owned, restore, save};
@@ -51,6 +53,7 @@ fn watch(number: u32, path: &str, token: &str) -> Item<'static> {
         path: path.to_owned().into(),
         token: token.as_bytes().to_vec().into(),
         depth: None,
+        has_lost_depth: false,
     })
 }
 
@@ -140,7 +143,11 @@ fn a_stream_of_the_c_server_is_restored_without_its_sockets() {
 fn a_dump_of_oxenstored_is_restored() {
     let engine = load(OF_OXENSTORED, &Config::default(), 0).unwrap();
     let mut items = Vec::new();
-    xenstore::stream::oxenstored::import(OF_OXENSTORED, &mut |item| items.push(owned(item))).unwrap();
+    let take = &mut |item: &Item<'_>| {
+        items.push(owned(item));
+        Ok(())
+    };
+    xenstore::stream::oxenstored::import(OF_OXENSTORED, take, &mut |line| panic!("{line}")).unwrap();
     assert!(compare_nodes(&items, &engine) > 80);
     assert_eq!(engine.restored_connections().len(), 2);
     assert_eq!(engine.state().domains.get(DomId(1)).unwrap().watches, 7);
@@ -151,14 +158,51 @@ fn a_wrong_stream_is_refused_with_the_place_and_the_reason() {
     let mut server_items = vec![node("/", "", owner(0)), node("/a/b", "", owner(0))];
     server_items.insert(0, Item::Connection(connection(1, 0)));
     let mut bytes = Vec::new();
-    let mut writer = xenstore::stream::writer::Writer::new(&mut bytes, xenstore::stream::record::Version::Two).unwrap();
+    let mut writer = Writer::new(&mut bytes, Version::Two).unwrap();
     server_items.iter().for_each(|item| writer.item(item).unwrap());
     writer.end().unwrap();
     let refusal = load(&bytes, &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
     assert_eq!(refusal, "record 3 at offset 80: there is no node above /a/b");
-    let dump = "$xenstored-dump-format\nstore,2f,6e30,\nstore,2f612f62,6e30,\n";
-    let refusal = load(dump.as_bytes(), &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
-    assert_eq!(refusal, "record 2 at offset 0: there is no node above /a/b");
+}
+
+#[test]
+fn a_dump_with_broken_lines_is_restored_without_them_and_the_log_names_them() {
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let store = |path: &str, permissions: &str| format!("store,{},{},{}\n", hex(path), hex(permissions), hex("v"));
+    let broken = [
+        "dom,x,1,1,1\n".into(),
+        // Two connections with one port, and a number that no domain has.
+        "dom,4,1,1,7\n".into(),
+        "dom,32752,1,1,8\n".into(),
+        format!("watch,3,{},61\n", hex("/a//b")),
+        format!("watch,3,{},61\n", hex("/a")),
+        store("/a", "x0"),
+        // What is below a node that is skipped has no place.
+        store("/a/b", "n0"),
+        store("/kept", "n0"),
+        store("/with space", "n0"),
+    ];
+    let good = format!("$xenstored-dump-format\ndom,3,1,1,7\nwatch,3,{},61\n{}", hex("/a"), store("/kept", "n3"));
+    let load = |dump: &str| load(dump.as_bytes(), &Config::default(), 0);
+    let mut engine = None;
+    let lines = crate::log_lines::of(|| engine = load(&format!("{good}{}", broken.concat())).ok());
+    // A refused node uses up a generation, which only an extension says.
+    let records = |engine: &xenstore::engine::Engine| {
+        let mut items = save(engine, &SaveOptions::default());
+        items.retain(|item| !matches!(item, Item::Extension(_)));
+        items
+    };
+    assert_eq!(records(&engine.unwrap()), records(&load(&good).unwrap()));
+    for (at, line) in broken.iter().enumerate() {
+        let (named, text) = (format!("restore: line {} is skipped: ", at + 5), line.trim_end());
+        assert!(lines.iter().any(|line| line.starts_with(&named) && line.ends_with(text)), "{named} {text} {lines:?}");
+    }
+
+    let lines = crate::log_lines::of(|| drop(load(&format!("{good}{}", "dom,x,1,1,1\n".repeat(1000)))));
+    assert_eq!(lines.len(), 21, "a console is slow");
+    assert_eq!(lines[20], "restore: 1000 lines are skipped in all");
+    let refusal = load("$xenstored-dump-format\ndom,x,1,1,1\n").map(|_| ()).unwrap_err().to_string();
+    assert_eq!(refusal, "no line of this dump can be read");
 }
 
 #[test]
@@ -248,6 +292,63 @@ fn who_is_named_becomes_known_and_who_is_stale_counts_for_nothing() {
 }
 
 #[test]
+fn a_watch_whose_depth_is_lost_sees_more_and_never_less_and_the_log_names_it() {
+    let Item::Watch(without) = watch(2, "data", "t") else { unreachable!("it is a watch") };
+    let items = [
+        Item::Connection(connection(1, 0)),
+        Item::Connection(connection(2, 3)),
+        Item::Watch(WatchItem { has_lost_depth: true, ..without }),
+        node("/", "", owner(0)),
+        node("/local", "", owner(0)),
+        node("/local/domain", "", owner(0)),
+        node("/local/domain/3", "", owner(3)),
+    ];
+    let lines = crate::log_lines::of(|| {
+        let mut world = world(&items, &[3]);
+        world.write(3, "data/a/b", "x").unwrap();
+        let seen = [event("data/a/b", "t")];
+        assert_eq!(world.events(3), seen);
+    });
+    let lost = "restore: domain 3: watch of data: the stream lacks its depth; it sees all levels from now on";
+    assert_eq!(lines.iter().filter(|line| *line == lost).count(), 1, "{lines:?}");
+}
+
+#[test]
+fn a_domain_whose_id_the_other_server_did_not_know_stays_where_the_hypervisor_gives_ids() {
+    let of_c = |number, domid| {
+        let record = Item::Connection(ConnectionItem { unique_id: Some(u64::MAX), ..connection(number, domid) });
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, Version::One).unwrap();
+        writer.item(&record).unwrap();
+        writer.end().unwrap();
+        let at = bytes.windows(8).position(|bytes| bytes == [0xff; 8]).unwrap();
+        bytes[at..at + 8].fill(0);
+        read_all(&bytes).remove(0)
+    };
+    for guest in [of_c(2, 3), Item::Connection(ConnectionItem { unique_id: Some(0), ..connection(2, 3) })] {
+        let mut world = World::unconnected(Config::default());
+        for domid in [0, 3] {
+            world.build(DomId(domid));
+            world.set_word(domid, xenstore::wire::ring::Field::EventPort, 3);
+            world.machine.unique_ids.insert(DomId(domid), 100 + u64::from(domid));
+        }
+        let items = [of_c(1, 0), guest, node("/", "", owner(0)), node("/mine", "v", owner(3))];
+        world.server = Server::restored(restore(&items, &Config::default(), world.now_ms).unwrap());
+        let taken = world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Cold { control_port: None });
+        assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
+        world.run();
+        assert!(world.is_introduced(3), "the live domain is not released");
+        assert_eq!(world.read(3, "/mine"), Ok(b"v".to_vec()));
+        // From now on its id is known.
+        world.machine.unique_ids.insert(DomId(3), 200);
+        world.server.handle_domain_exception();
+        world.run();
+        assert!(!world.is_introduced(3));
+        world.check();
+    }
+}
+
+#[test]
 fn a_transaction_of_records_alone_does_what_they_say() {
     let transaction = TransactionItem { connection: FIRST, id: 9 };
     let pending = |path: &str, value: &str, access, permissions: Vec<Entry>| {
@@ -310,6 +411,7 @@ fn quotas_of_other_servers_are_kept_for_their_successors() {
             quotas: quotas(&[("nodes", 66), ("shapes", 5)]),
         }),
         node("/", "", owner(0)),
+        node("/mine", "", owner(3)),
     ];
     let engine = restore(&items, &Config::default(), 0).unwrap();
     let saved = save(&engine, &SaveOptions::default());

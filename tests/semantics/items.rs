@@ -54,6 +54,7 @@ pub fn owned(item: &Item<'_>) -> Item<'static> {
             path: item.path.to_string().into(),
             token: bytes(&item.token),
             depth: item.depth,
+            has_lost_depth: item.has_lost_depth,
         }),
         Item::Transaction(item) => Item::Transaction(*item),
         Item::Node(item) => Item::Node(NodeItem {

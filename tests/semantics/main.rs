@@ -38,6 +38,7 @@ mod rules;
 mod snapshot;
 mod special_nodes;
 mod storm;
+mod stream_order;
 mod take_over;
 mod targets;
 mod transactions;

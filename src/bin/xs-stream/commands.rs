@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
-use xenstore::engine::snapshot::{Item, StreamPeer};
+use xenstore::engine::config::Config;
+use xenstore::engine::snapshot::{Item, Restorer, StreamPeer};
 use xenstore::store::domain::DomId;
-use xenstore::stream::check::References;
-use xenstore::stream::oxenstored;
+use xenstore::stream::check::{References, Warning};
+use xenstore::stream::oxenstored::{self, LeftOut};
 use xenstore::stream::reader::Reader;
 use xenstore::stream::record::Version;
 use xenstore::stream::writer::{WriteError, Writer};
@@ -32,13 +33,26 @@ pub(crate) fn run(command: &Command) -> Result<Found, String> {
 }
 
 /// Reads a stream and calls `visit` with each item and the bytes of its record. Returns version and skipped records.
-fn each(path: &Path, bytes: &[u8], mut visit: impl FnMut(&Item<'_>, usize)) -> Result<(Version, u32), String> {
+fn each(path: &Path, bytes: &[u8], visit: impl FnMut(&Item<'_>, usize)) -> Result<(Version, u32), String> {
+    each_with_warnings(path, bytes, visit, |_, _| ())
+}
+
+/// The same, with a second callback for each record that a warning is about, and its place.
+fn each_with_warnings(
+    path: &Path,
+    bytes: &[u8],
+    mut visit: impl FnMut(&Item<'_>, usize),
+    mut warn: impl FnMut(&str, Warning),
+) -> Result<(Version, u32), String> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut reader = Reader::new(bytes).map_err(|error| named(&error))?;
     let mut references = References::default();
     let mut progress = Progress::new(bytes.len());
     let mut before = reader.offset();
     while let Some(item) = reader.next_item().map_err(|error| named(&error))? {
+        if let Some(warning) = references.warning(&item) {
+            warn(&reader.place(), warning);
+        }
         references.take(&item).map_err(|reason| named(&reader.error(reason)))?;
         visit(&item, reader.offset().saturating_sub(before));
         before = reader.offset();
@@ -49,9 +63,24 @@ fn each(path: &Path, bytes: &[u8], mut visit: impl FnMut(&Item<'_>, usize)) -> R
 
 fn check(path: &Path) -> Result<Found, String> {
     let bytes = file::read(path)?;
-    let mut items = 0_usize;
-    let (version, skipped) = each(path, &bytes, |_, _| items += 1)?;
-    println!("{}: version {}, {items} records, {} bytes: all is well", path.display(), version as u32, bytes.len());
+    let (mut items, mut names, mut warnings) = (0_usize, Names::default(), Vec::new());
+    let (version, skipped) = each_with_warnings(
+        path,
+        &bytes,
+        |item, _| {
+            names.learn(item);
+            items += 1;
+        },
+        |place, warning| warnings.push((place.to_owned(), warning)),
+    )?;
+    for (place, warning) in &warnings {
+        println!("warning: {place}: {}", warning.text(&|at| names.get(at)));
+    }
+    let verdict = match warnings.len() {
+        0 => "all is well".into(),
+        count => format!("{count} warnings"),
+    };
+    println!("{}: version {}, {items} records, {} bytes: {verdict}", path.display(), version as u32, bytes.len());
     if skipped > 0 {
         println!("{skipped} records of types that are not known were skipped");
     }
@@ -175,16 +204,26 @@ fn import(path: &Path, out: &Path) -> Result<Found, String> {
     let failed = |error: WriteError| format!("{}: can't be written: {error:?}", path.display());
     let mut writer = Writer::new(&mut written, Version::One).map_err(failed)?;
     let mut outcome = Ok(());
-    let unknown = oxenstored::import(&dump, &mut |item| {
-        if outcome.is_ok() {
-            outcome = writer.item(item);
-        }
-    });
-    let unknown = unknown.map_err(|error| format!("{}: {error}", path.display()))?;
+    // What a restore would refuse is skipped too.
+    let mut restorer = Restorer::new(&Config::default(), 0);
+    let left_out = oxenstored::import(
+        &dump,
+        &mut |item| {
+            restorer.push(item).map_err(|reason| reason.to_string())?;
+            if outcome.is_ok() {
+                outcome = writer.item(item);
+            }
+            Ok(())
+        },
+        &mut |line| println!("warning: {}: {line}", path.display()),
+    );
+    let left_out = left_out.map_err(|error| format!("{}: {error}", path.display()))?;
     outcome.and_then(|()| writer.end()).map_err(failed)?;
     each(path, &written, |_, _| ())?;
     file::write(out, &written)?;
-    println!("{}: version 1, {} bytes; {unknown} lines were not known", out.display(), written.len());
+    let LeftOut { unknown, skipped } = left_out;
+    let bytes = written.len();
+    println!("{}: version 1, {bytes} bytes; {unknown} lines were not known, {skipped} were skipped", out.display());
     Ok(Found::Fine)
 }
 

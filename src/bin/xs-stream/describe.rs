@@ -15,7 +15,7 @@ pub(crate) fn kind(item: &Item<'_>) -> &'static str {
         Item::GlobalQuotas(_) => "GLOBAL_QUOTA_DATA",
         Item::Connection(_) => "CONNECTION_DATA",
         Item::Domain(_) => "DOMAIN_DATA",
-        Item::Watch(watch) if watch.depth.is_some() => "WATCH_DATA_EXTENDED",
+        Item::Watch(watch) if watch.depth.is_some() || watch.has_lost_depth => "WATCH_DATA_EXTENDED",
         Item::Watch(_) => "WATCH_DATA",
         Item::Transaction(_) => "TRANSACTION_DATA",
         Item::Node(_) => "NODE_DATA",
@@ -78,7 +78,11 @@ pub(crate) fn line(item: &Item<'_>, name: &dyn Fn(u32) -> String) -> String {
             format!("domain {}{features} {}", domain.domid, quotas(&domain.quotas))
         }
         Item::Watch(watch) => {
-            let depth = watch.depth.map(|depth| format!(" depth {depth}")).unwrap_or_default();
+            let depth = match watch.depth {
+                Some(depth) => format!(" depth {depth}"),
+                None if watch.has_lost_depth => " depth lost".into(),
+                None => String::new(),
+            };
             format!("{} {} token {}{depth}", name(watch.connection.0), watch.path, escaped(&watch.token))
         }
         Item::Transaction(transaction) => format!("{} {}", name(transaction.connection.0), transaction.id),

@@ -56,6 +56,7 @@ pub(crate) fn object(item: &Item<'_>) -> Value {
             put("connection", watch.connection.0.into());
             put("path", watch.path.as_ref().into());
             put("depth", watch.depth.into());
+            put("has_lost_depth", watch.has_lost_depth.into());
             bytes(&mut object, "token", &watch.token);
         }
         Item::Transaction(transaction) => {

@@ -17,6 +17,7 @@ impl Restorer {
             extension::SERVER => self.server_extension(body),
             extension::CONNECTION => self.connection_extension(body),
             extension::DOMAIN => self.domain_extension(body),
+            extension::NAMED_DOMAIN => extension::read_named_domain(body).and_then(|item| self.domain(&item).ok()),
             extension::GENERATIONS => GenerationReader::new(body).map(|reader| self.generations = reader),
             extension::TRANSACTION => self.transaction_extension(body),
             extension::FAIRNESS => {
@@ -103,7 +104,7 @@ impl Restorer {
         domain.born = state.born;
         domain.shutdown = state.shutdown;
         domain.peaks = state.peaks;
-        domain.unique_id = domain.unique_id.or(state.unique_id);
+        domain.unique_id = domain.unique_id.or(state.unique_id.filter(|id| *id != 0));
         self.targets.extend(state.target.map(|target| (state.domid, target)));
         Some(())
     }

@@ -11,7 +11,7 @@ use crate::engine::config::StreamLimit;
 use crate::engine::connection::{Fault, Reading, RingStart};
 use crate::engine::output::{MessageDetails, Origin};
 use crate::engine::snapshot::codec::{Reader, Writer};
-use crate::engine::snapshot::{ConnectionNumber, EXTENSION_FIRST, Extension, Item, NoMemory};
+use crate::engine::snapshot::{ConnectionNumber, DomainItem, EXTENSION_FIRST, Extension, Item, NamedQuotas, NoMemory};
 use crate::engine::trace::{Switches, Trace};
 use crate::store::domain::DomId;
 use crate::store::permission::{Access, Entry};
@@ -31,6 +31,8 @@ pub(super) const GENERATIONS: u32 = EXTENSION_FIRST + 4;
 pub(super) const TRANSACTION: u32 = EXTENSION_FIRST + 5;
 /// Write credits and conflict points.
 pub(super) const FAIRNESS: u32 = EXTENSION_FIRST + 6;
+/// Features and quotas of a domain that has neither a connection nor nodes. Older releases pass over it.
+pub(super) const NAMED_DOMAIN: u32 = EXTENSION_FIRST + 7;
 /// Announcements that are not done with, and domains whose nodes are being removed.
 pub(super) const POSTPONED: u32 = EXTENSION_FIRST + 8;
 /// Events that were dropped.
@@ -270,6 +272,34 @@ impl DomainState {
             peaks: read_peaks(&mut body)?,
         })
     }
+}
+
+/// The extension that says of a domain what its record would say.
+pub(super) fn write_named_domain(item: &DomainItem<'_>) -> Result<Item<'static>, NoMemory> {
+    let mut body = body();
+    body.number(item.domid.0.into());
+    body.optional(item.features.map(u64::from));
+    body.size(item.quotas.len());
+    for (name, value) in &item.quotas {
+        body.bytes(name.as_bytes());
+        body.number((*value).into());
+    }
+    self::item(NAMED_DOMAIN, body)
+}
+
+/// What it says.
+pub(super) fn read_named_domain(body: &[u8]) -> Option<DomainItem<'_>> {
+    let mut body = read(body)?;
+    let domid = DomId(body.small()?);
+    let features = match body.optional()? {
+        Some(features) => Some(u32::try_from(features).ok()?),
+        None => None,
+    };
+    let mut quotas = NamedQuotas::new();
+    for _ in 0..body.count()? {
+        quotas.push((body.text()?.into(), body.small()?));
+    }
+    Some(DomainItem { domid, features, quotas })
 }
 
 /// Writes when nodes were last written, as differences.

@@ -1,7 +1,9 @@
 //! The state of a server as a sequence of items, each of which says one thing.
 //!
 //! This is what a migration stream's records carry (`docs/designs/xenstore-migration.md` of the Xen tree), without their
-//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent.
+//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent, a domain to its
+//! connection or to a node that it owns. Streams of this server's older releases have domains before nodes, so that
+//! a restore takes them at any place.
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -25,7 +27,7 @@ pub enum Item<'a> {
     GlobalQuotas(GlobalQuotas<'a>),
     /// A connection.
     Connection(ConnectionItem<'a>),
-    /// Features and quotas of a domain.
+    /// Features and quotas of a domain that has a connection or owns a node.
     Domain(DomainItem<'a>),
     /// A watch.
     Watch(WatchItem<'a>),
@@ -95,7 +97,8 @@ pub struct ConnectionItem<'a> {
     pub output: Bytes<'a>,
     /// Bytes at the beginning of `output` that belong to a message that is partly sent.
     pub partial_bytes: usize,
-    /// The hypervisor's number of the domain, which a later domain of the same domid does not have.
+    /// The hypervisor's number of the domain, which a later domain of the same domid does not have. It is never 0: an
+    /// item with 0 counts as one without a number.
     pub unique_id: Option<u64>,
 }
 
@@ -121,6 +124,9 @@ pub struct WatchItem<'a> {
     pub token: Cow<'a, [u8]>,
     /// How many levels below its path it sees; `None` for all.
     pub depth: Option<u16>,
+    /// It had a depth, and the stream does not say which. `depth` is `None` then: it sees more than it asked for, never
+    /// less.
+    pub has_lost_depth: bool,
 }
 
 /// An open transaction.

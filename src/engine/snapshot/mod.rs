@@ -22,6 +22,7 @@ pub use error::{NoMemory, RestoreError};
 pub use item::*;
 pub use restore::Restorer;
 pub use save::SaveOptions;
+pub(in crate::engine) use save::has_record;
 
 #[cfg(doc)]
 use crate::engine::Engine;

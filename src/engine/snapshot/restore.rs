@@ -96,7 +96,9 @@ impl Restorer {
     /// Takes the next item.
     ///
     /// # Errors
-    /// What is wrong with it; nothing can be built any more then.
+    /// What is wrong with it. The items before it are still there, and others may follow: a refused item changes nothing,
+    /// but that domains become known which its permissions name. An exception is a connection whose output is refused:
+    /// nothing can be built after that.
     pub fn push(&mut self, item: &Item<'_>) -> Result<(), RestoreError> {
         match item {
             // A daemon's descriptors mean nothing here.
@@ -163,16 +165,17 @@ impl Restorer {
         }
         let id = ConnectionId(item.number.0.into());
         let bound = (port != 0).then_some(Port(port));
-        if bound.is_some_and(|port| self.engine.ports.insert(port, id).is_some()) {
+        if bound.is_some_and(|port| self.engine.ports.contains_key(&port)) {
             return Err(RestoreError::Port(port));
         }
+        self.engine.ports.extend(bound.map(|port| (port, id)));
         let mut connection = Connection::new(Peer::Domain { domid, port: bound }, Some(RingStart::Adopt));
         connection.is_mapped = false;
         self.engine.connections.insert(id, connection);
         self.engine.next_connection = self.engine.next_connection.max(id.0);
         let domain = self.engine.state.domains.learn(domid, 0);
         domain.connection = Some(id);
-        domain.unique_id = item.unique_id;
+        domain.unique_id = item.unique_id.filter(|id| *id != 0);
         self.targets.extend(target.map(|target| (domid, target)));
         self.fill(id, item)
     }
@@ -188,7 +191,7 @@ impl Restorer {
         session.output.restore(&item.output.to_block(), item.partial_bytes, deadline_ms).map_err(|_| wrong)
     }
 
-    fn domain(&mut self, item: &DomainItem<'_>) -> Result<(), RestoreError> {
+    pub(super) fn domain(&mut self, item: &DomainItem<'_>) -> Result<(), RestoreError> {
         if item.domid.is_reserved() || !self.described.insert(item.domid) {
             return Err(RestoreError::Domain(item.domid));
         }
@@ -212,6 +215,12 @@ impl Restorer {
         let path = path.map_err(|_| RestoreError::Path)?.as_str();
         if self.engine.state.watches.find(id, path, &item.token).is_some() {
             return Err(RestoreError::Watch);
+        }
+        if item.has_lost_depth {
+            log::warn!(
+                "restore: domain {domid}: watch of {}: the stream lacks its depth; it sees all levels from now on",
+                item.path
+            );
         }
         let relative = !item.path.starts_with(['/', '@']);
         self.engine.add_watch(id, path, &item.token, relative, item.depth.map(u32::from));

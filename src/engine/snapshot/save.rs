@@ -19,6 +19,7 @@ use crate::engine::snapshot::{
     StreamPeer, TransactionItem, WatchItem,
 };
 use crate::store::domain::DomId;
+use crate::store::domain_table::Domain;
 use crate::store::permission::Permissions;
 use crate::store::quota::Quota;
 use crate::store::special::Special;
@@ -61,7 +62,6 @@ impl Engine {
         for id in &saver.numbers {
             saver.connection(*id, visit)?;
         }
-        saver.domains(visit)?;
         saver.watches(visit)?;
         saver.nodes(visit)?;
         for id in &saver.numbers {
@@ -69,8 +69,15 @@ impl Engine {
         }
         visit(&saver.fairness()?)?;
         visit(&saver.postponed()?)?;
-        visit(&saver.drops()?)
+        visit(&saver.drops()?)?;
+        saver.domains(visit)
     }
+}
+
+/// Whether a stream may have a record of a domain: the C server takes one only of a domain that it knows from the records
+/// before, by a connection or by a node that the domain owns. Any other domain is in an extension.
+pub(in crate::engine) const fn has_record(domain: &Domain) -> bool {
+    domain.connection.is_some() || domain.nodes > 0
 }
 
 /// One save.
@@ -178,11 +185,13 @@ impl<'a> Saver<'a> {
             };
             let told = Quota::ALL.into_iter().filter(is_told);
             let named = told.map(|quota| (quota.protocol_name().into(), quotas.get(quota)));
-            visit(&Item::Domain(DomainItem {
+            let item = DomainItem {
                 domid,
                 features: Some(domain.features.bits()),
                 quotas: named.chain(unknown(&domain.unknown_quotas)).collect(),
-            }))?;
+            };
+            let item = if has_record(domain) { Item::Domain(item) } else { extension::write_named_domain(&item)? };
+            visit(&item)?;
             let state = DomainState {
                 domid,
                 born: domain.born,
@@ -208,6 +217,7 @@ impl<'a> Saver<'a> {
                     path: watch.reported(&watch.path).into(),
                     token: (&*watch.token).into(),
                     depth,
+                    has_lost_depth: false,
                 }))?;
             }
         }
