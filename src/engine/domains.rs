@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use crate::engine::connection::{Connection, Fault, Peer, Phase, RingStart};
 use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
+use crate::engine::input::Input;
 use crate::engine::requests::parse_domid;
 use crate::engine::trace::Switches;
 use crate::engine::{Engine, RestartPhase};
@@ -20,6 +21,7 @@ use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
 use crate::wire::header::MessageType;
+use crate::wire::ring::Ring;
 
 impl Engine {
     /// Connects a domain that was there before us: its ring is mapped and its port bound, and what its ring says is
@@ -219,6 +221,24 @@ impl Engine {
         self.drop_session(id, RestartPhase::Fresh);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.ring_start = Some(RingStart::Reset);
+        }
+    }
+
+    /// A domain has erased its ring. The ring starts at index 0 again, and neither side may see half a message: half a request
+    /// is forgotten, and a message of which a part was sent is sent again whole. All else stays: the domain must not get rid
+    /// of outstanding requests, watches or transactions in this way.
+    pub fn handle_erased_ring(&mut self, id: ConnectionId) {
+        let Some((session, ring)) = self.connections.get_mut(&id).and_then(Connection::session_mut) else { return };
+        *ring = Ring::default();
+        session.input = Input::default();
+        let dropped = session.output.restart_first();
+        let next_ms = session.output.next_deadline_ms();
+        if let Some(cause) = dropped {
+            self.settle(cause);
+        }
+        // An event that was partly sent had no time to be dropped at.
+        if let Some(next_ms) = next_ms {
+            self.note_deadline(id, next_ms);
         }
     }
 

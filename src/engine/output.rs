@@ -160,6 +160,16 @@ impl Output {
         Some((message.origin, message.bytes))
     }
 
+    /// Sends the first message again from its beginning: its receiver has erased the part that was sent. The end of a message
+    /// whose beginning is unknown is dropped; returns what caused it.
+    pub(super) fn restart_first(&mut self) -> Option<Origin> {
+        self.sent = 0;
+        self.messages.front().filter(|message| message.is_rest)?;
+        let message = self.messages.pop_front()?;
+        self.forget(&message);
+        message.origin
+    }
+
     /// Drops events whose time is over and of which nothing was sent, and returns what caused them.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Origin> {
         let partly_sent = usize::from(self.sent > 0);

@@ -4,6 +4,7 @@
 mod advisories_from_414;
 mod advisories_to_353;
 mod any_domain;
+mod as_xen_4_22;
 mod auto_introduction;
 mod basics;
 mod conflict_credit;

@@ -66,7 +66,7 @@ pub enum Step {
     Garbage { domid: u16, bytes: Vec<u8> },
     /// A domain asks for a fresh connection.
     Reconnect { domid: u16 },
-    /// A domain that is not offered reconnection erases its ring while nothing is under way, as firmware does.
+    /// A domain erases its ring while nothing is under way, as firmware does.
     Erase { domid: u16 },
     /// A domain takes the grant of its ring back, as far as it can be mapped again, or gives it.
     Grant { domid: u16, gives: bool },

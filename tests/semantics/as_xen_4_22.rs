@@ -1,0 +1,168 @@
+//! Behaviour of the C server of Xen 4.22 on which clients and toolstacks rely, where this server once differed.
+
+use xenstore::engine::config::Config;
+use xenstore::engine::snapshot::SaveOptions;
+use xenstore::server::Server;
+use xenstore::server::take_over::TakeOver;
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::{Header, MessageType};
+use xenstore::wire::ring::{Field, RING_BYTES};
+
+use crate::items::{restore, save};
+use crate::world::{BAD_PORT, DOM0, World, error, event, ok, string, strings};
+
+const INDICES: [Field; 4] =
+    [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer];
+
+/// Erases a ring: the whole page with zeros, or as `hvmloader` does it.
+fn erase(world: &mut World, domid: u16, is_whole: bool) {
+    let page = &world.machine.pages[&DomId(domid)];
+    if is_whole {
+        page.0.borrow_mut().fill(0);
+    } else {
+        page.0.borrow_mut()[..2 * RING_BYTES].fill(0xff);
+    }
+    for field in INDICES {
+        world.set_word(domid, field, 0);
+    }
+    world.forget_incoming(domid);
+}
+
+/// A guest with a watch, whose indices are not zero.
+fn with_used_ring() -> World {
+    let mut world = World::with_homes([5]);
+    world.watch(5, "data", "t").unwrap();
+    world.events(5);
+    world
+}
+
+/// The connection works, with the watch that it had.
+fn is_served(world: &mut World) {
+    assert_eq!(world.word(5, Field::Error), 0);
+    assert_eq!(world.mkdir(5, "more"), ok());
+    assert_eq!(world.write(0, "/local/domain/5/data", "x"), ok());
+    assert_eq!(world.events(5), [event("data", "t")]);
+    assert_eq!(world.outstanding(5), 0);
+    world.check();
+}
+
+#[test]
+fn an_erased_ring_that_is_quiet_is_served_as_a_fresh_one() {
+    for is_whole in [true, false] {
+        let mut world = with_used_ring();
+        erase(&mut world, 5, is_whole);
+        world.run();
+        is_served(&mut world);
+    }
+}
+
+#[test]
+fn an_erased_ring_that_is_signalled_is_served_as_a_fresh_one() {
+    for is_whole in [true, false] {
+        let mut world = with_used_ring();
+        erase(&mut world, 5, is_whole);
+        world.signal(5);
+        is_served(&mut world);
+    }
+}
+
+#[test]
+fn an_erased_ring_with_an_unread_event_in_it_is_served_as_a_fresh_one() {
+    for is_whole in [true, false] {
+        for is_signalled in [true, false] {
+            let mut world = with_used_ring();
+            world.write(0, "/local/domain/5/data", "x").unwrap();
+            assert_ne!(world.word(5, Field::ReplyProducer), world.word(5, Field::ReplyConsumer));
+            erase(&mut world, 5, is_whole);
+            if is_signalled {
+                world.signal(5);
+            }
+            is_served(&mut world);
+        }
+    }
+}
+
+#[test]
+fn an_event_that_comes_after_a_ring_was_erased_begins_at_index_0() {
+    for is_whole in [true, false] {
+        let mut world = with_used_ring();
+        erase(&mut world, 5, is_whole);
+        world.write(0, "/local/domain/5/data", "x").unwrap();
+        assert_eq!(world.word(5, Field::ReplyProducer), 16 + 7);
+        assert_eq!(world.events(5), [event("data", "t")]);
+        is_served(&mut world);
+    }
+}
+
+#[test]
+fn after_a_ring_was_erased_no_half_message_comes_first() {
+    for is_whole in [true, false] {
+        let mut world = with_used_ring();
+        // Half a request, and an event that does not fit into the ring.
+        let header =
+            Header { kind: MessageType::Write.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 100 };
+        world.put_bytes(5, &header.emit());
+        world.put_bytes(5, b"half");
+        world.signal(5);
+        let long = format!("data/{}", "x".repeat(1500));
+        world.write(0, &format!("/local/domain/5/{long}"), "").unwrap();
+        assert_eq!(world.word(5, Field::ReplyProducer).wrapping_sub(world.word(5, Field::ReplyConsumer)), 1024);
+        erase(&mut world, 5, is_whole);
+        world.signal(5);
+        assert_eq!(world.read(5, "data"), Ok(Vec::new()), "the half request is forgotten");
+        assert_eq!(world.events(5), [event(&long, "t")], "the event comes whole");
+        is_served(&mut world);
+    }
+}
+
+#[test]
+fn a_ring_that_is_erased_while_it_is_served_is_not_shut() {
+    let mut world = with_used_ring();
+    world.machine.meanwhile = Some(|page| page.0.borrow_mut().fill(0));
+    world.send(5, 0, MessageType::Read.to_wire(), b"data\0");
+    world.machine.meanwhile = None;
+    world.forget_incoming(5);
+    is_served(&mut world);
+}
+
+#[test]
+fn erasing_its_ring_rids_a_domain_of_nothing_that_is_counted() {
+    let mut world = World::with_homes([1, 2]);
+    world.set_perms(0, "/local/domain/1", "r1").unwrap();
+    world.watch(2, "/local/domain/1", &"t".repeat(900)).unwrap();
+    world.events(2);
+    let transaction = world.begin(1);
+    for at in 0..5 {
+        world.send(1, 0, MessageType::Write.to_wire(), format!("data{at}\0").as_bytes());
+        world.receive(1);
+    }
+    let (outstanding, watches) = (world.outstanding(1), world.server.engine().state().watches.len());
+    assert!(outstanding > 0, "their events wait for the other domain");
+    erase(&mut world, 1, true);
+    world.signal(1);
+    assert_eq!((world.outstanding(1), world.server.engine().state().watches.len()), (outstanding, watches));
+    assert_eq!(world.server.engine().open_transactions(), (1, 1));
+    world.events(2);
+    world.events(1);
+    assert_eq!(world.end(1, transaction, false), ok());
+    world.check();
+}
+
+#[test]
+fn an_erased_ring_is_found_after_a_live_update_too() {
+    let mut world = with_used_ring();
+    update(&mut world, &Config::default());
+    erase(&mut world, 5, true);
+    world.signal(5);
+    is_served(&mut world);
+}
+
+/// The server is replaced, and all state goes with it.
+fn update(world: &mut World, config: &Config) {
+    let saved = save(world.server.engine(), &SaveOptions { now_ms: world.now_ms, reply: None });
+    world.server = Server::restored(restore(&saved, config, world.now_ms).unwrap());
+    // Rings are mapped again, and ports stay bound.
+    world.machine.mapped.clear();
+    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+    world.run();
+}
