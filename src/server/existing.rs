@@ -6,7 +6,6 @@ use crate::limits;
 use crate::server::{Platform, Server};
 use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
-use crate::wire::ring::{Field, RingPage};
 
 impl Server {
     /// Connects each domain that exists and whose ring page has a port, the control domain first. Returns how many.
@@ -47,7 +46,7 @@ impl Server {
 /// The port that the ring page of a domain names. It is read once: whoever may write the page could change it.
 fn port_in_ring<P: Platform>(domid: DomId, platform: &mut P) -> Result<Option<u32>, Errno> {
     platform.map_ring(domid)?;
-    let port = platform.page(domid).map_or(0, |page| page.load(Field::EventPort));
+    let port = platform.port_in_ring(domid);
     platform.unmap_ring(domid);
     Ok((1..=limits::REMOTE_PORT_MAX).contains(&port).then_some(port))
 }

@@ -157,6 +157,37 @@ fn an_erased_ring_is_found_after_a_live_update_too() {
     is_served(&mut world);
 }
 
+#[test]
+fn an_introduction_binds_the_port_that_the_ring_page_names() {
+    for (in_ring, bound) in [(0, 9), (4, 4)] {
+        let mut world = World::new();
+        world.build(DomId(5));
+        world.set_word(5, Field::EventPort, in_ring);
+        assert_eq!(world.introduce(0, 5, 9), ok());
+        assert!(world.machine.remote.values().any(|remote| *remote == (DomId(5), bound)), "{in_ring}");
+    }
+}
+
+#[test]
+fn an_introduction_whose_ring_page_names_a_bad_port_is_refused() {
+    let mut world = World::new();
+    world.build(DomId(5));
+    world.set_word(5, Field::EventPort, BAD_PORT);
+    assert_eq!(world.introduce(0, 5, 9), error("EINVAL"));
+    assert!(!world.is_introduced(5) && !world.machine.mapped.contains_key(&DomId(5)));
+    world.check();
+}
+
+#[test]
+fn a_repeated_introduction_binds_the_requests_port() {
+    let mut world = World::new();
+    world.build(DomId(5));
+    world.set_word(5, Field::EventPort, 4);
+    assert_eq!(world.introduce(0, 5, 9), ok());
+    assert_eq!(world.introduce(0, 5, 8), ok());
+    assert!(world.machine.remote.values().any(|remote| *remote == (DomId(5), 8)));
+}
+
 /// The server is replaced, and all state goes with it.
 fn update(world: &mut World, config: &Config) {
     let saved = save(world.server.engine(), &SaveOptions { now_ms: world.now_ms, reply: None });
