@@ -188,6 +188,35 @@ fn a_repeated_introduction_binds_the_requests_port() {
     assert!(world.machine.remote.values().any(|remote| *remote == (DomId(5), 8)));
 }
 
+#[test]
+fn an_offset_of_a_part_that_is_no_number_counts_as_0() {
+    let mut world = World::new();
+    world.mkdir(0, "/a/b").unwrap();
+    world.mkdir(0, "/a/c").unwrap();
+    let mut part = |offset: &str| {
+        let part = world.request(0, MessageType::DirectoryPart, format!("/a\0{offset}\0")).unwrap();
+        string(&part[part.iter().position(|byte| *byte == 0).unwrap()..])
+    };
+    for (offset, expected) in [("", "\0b\0c\0"), ("x", "\0b\0c\0"), ("2x", "\0c\0"), ("-1", "\0")] {
+        assert_eq!(part(offset), expected, "{offset:?}");
+    }
+}
+
+#[test]
+fn release_and_resume_are_refused_for_the_control_domain_alone_whatever_its_number() {
+    let mut world = World::unconnected(Config { privileged: DomId(3), ..Config::default() });
+    for domid in [DomId(3), DOM0] {
+        world.build(domid);
+        world.server.handle_boot_domain(domid, 1, &mut world.machine).unwrap();
+    }
+    world.run();
+    for kind in [MessageType::Resume, MessageType::Release] {
+        assert_eq!(world.request(3, kind, "3\0"), error("EINVAL"));
+        assert_eq!(world.request(3, kind, "0\0"), ok(), "{kind:?}");
+    }
+    assert_eq!(world.request(3, MessageType::Release, "0\0"), error("ENOENT"), "it was released");
+}
+
 /// The server is replaced, and all state goes with it.
 fn update(world: &mut World, config: &Config) {
     let saved = save(world.server.engine(), &SaveOptions { now_ms: world.now_ms, reply: None });

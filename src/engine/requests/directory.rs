@@ -25,7 +25,8 @@ pub(super) fn directory_part(call: &mut Call<'_>) -> Result<(), Errno> {
     let mut scratch = PathScratch::new();
     let path = call.path(spelling, &mut scratch)?;
     let node = call.view.get(path, Access::READ)?;
-    let offset = payload::decimal(offset).and_then(|offset| usize::try_from(offset).ok()).ok_or(Errno::Inval)?;
+    // As the C server reads it; a negative one is past the end.
+    let offset = usize::try_from(payload::leading_number(offset)).unwrap_or(usize::MAX);
     call.answer_text(format_args!("{}\0", node.generation()))?;
 
     let mut at = 0_usize;

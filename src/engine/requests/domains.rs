@@ -78,10 +78,11 @@ pub(super) fn get_domain_path(call: &mut Call<'_>) -> Result<(), Errno> {
     call.answer_text(format_args!("/local/domain/{domid}\0"))
 }
 
-/// The one introduced domain that the request names; the control domain is none.
+/// The one introduced domain that the request names. The control domain cannot be named; the Xenstore domain, which the C
+/// server refuses as well, is never introduced here.
 fn introduced_guest(call: &Call<'_>) -> Result<DomId, Errno> {
     let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
-    if domid == call.view.config.privileged || domid == DomId::DOM0 {
+    if domid == call.view.config.privileged {
         return Err(Errno::Inval);
     }
     if call.view.state.domains.is_introduced(domid) { Ok(domid) } else { Err(Errno::NoEnt) }
