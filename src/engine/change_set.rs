@@ -11,9 +11,7 @@ use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
-use crate::store::permission::Permissions;
 use crate::store::quota::{Peaks, Quota};
-use crate::store::special::Special;
 use crate::store::transaction::NodeChange;
 use crate::wire::feature::Features;
 
@@ -76,13 +74,6 @@ pub enum UpdateCommand {
 /// What a request does beside changing nodes. At most one per request.
 #[derive(Debug)]
 pub enum Effect {
-    /// A special node gets other permissions.
-    SetSpecial {
-        /// Which.
-        special: Special,
-        /// Its permissions.
-        permissions: Permissions,
-    },
     /// A watch is set.
     Watch {
         /// A path or a special name.

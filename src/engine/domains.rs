@@ -16,7 +16,7 @@ use crate::engine::{Engine, RestartPhase};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
-use crate::store::special::Special;
+use crate::store::special::{Special, SpecialNode};
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
@@ -292,13 +292,14 @@ impl Engine {
             }
         }
         for special in Special::ALL {
+            let is_owner = self.state.specials.get(special).permissions.owner() == domid;
+            // As with nodes, only another owner is a change that a transaction conflicts with.
+            let generation = if is_owner { Some(self.state.next_generation()) } else { None };
             let node = self.state.specials.get_mut(special);
-            let owned = if node.permissions.owner() == domid {
-                node.permissions.owned_by(privileged)
-            } else {
-                node.permissions.clone()
-            };
-            node.permissions = owned.without(domid);
+            if let Some(generation) = generation {
+                *node = SpecialNode { permissions: node.permissions.owned_by(privileged), generation };
+            }
+            node.permissions = node.permissions.without(domid);
         }
     }
 

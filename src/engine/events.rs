@@ -13,7 +13,7 @@ use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Permissions, Requester};
-use crate::store::special::Special;
+use crate::store::special::{Special, SpecialNode};
 use crate::store::transaction::Before;
 use crate::store::watch::{ConnectionId, News, Scope, Watch};
 use crate::wire::feature::Features;
@@ -28,6 +28,10 @@ pub(super) struct Readable<'a> {
 impl<'a> Readable<'a> {
     pub(super) fn node(node: &'a Node) -> Self {
         Self { permissions: node.permissions(), generation: node.generation() }
+    }
+
+    pub(super) const fn special(node: &'a SpecialNode) -> Self {
+        Self { permissions: &node.permissions, generation: node.generation }
     }
 
     pub(super) const fn before(before: &'a Before) -> Self {
@@ -118,10 +122,17 @@ impl Engine {
         self.tell(news, &of_domain, None, now_ms, &mut may_know);
     }
 
+    /// Reports that a special node has other permissions, to the watches on it whose clients could read it or can now.
+    pub(super) fn announce_special_change(&mut self, special: Special, before: Readable<'_>, now_ms: u64) {
+        let mut may_know = |engine: &Self, watch: &Watch| {
+            engine.requester_of(watch.connection).is_some_and(|who| before.by(&who)) || engine.may_know(watch, special)
+        };
+        self.tell(News::SpecialChange(special.name()), special.name(), self.origin, now_ms, &mut may_know);
+    }
+
     /// Whether a watch's client may read a special node.
     fn may_know(&self, watch: &Watch, special: Special) -> bool {
-        let node = self.state.specials.get(special);
-        let readable = Readable { permissions: &node.permissions, generation: node.generation };
+        let readable = Readable::special(self.state.specials.get(special));
         self.requester_of(watch.connection).is_some_and(|who| readable.by(&who))
     }
 

@@ -55,24 +55,29 @@ struct Reply<'a> {
 
 const RULES: &[Rule] = &[
     (
-        "GET_PERMS of a special node is allowed to those who may read it (as from 4.18 on), no invalid path",
+        "GET_PERMS takes special names (4.18): of a special node by those that may read it, of another as of a missing node",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::GET_PERMS
-                && (at.first().starts_with(b"@releaseDomain") || at.first().starts_with(b"@introduceDomain"))
+                && at.first().starts_with(b"@")
                 && theirs.outcome == "EINVAL"
-                && (ours.outcome == "EACCES" || ours.outcome == "OK")
+                && ["EACCES", "ENOENT", "OK"].contains(&&ours.outcome[..])
         },
     ),
     (
-        "SET_PERMS of a special node without the right is EACCES, of another name EINVAL; no left-over code",
+        "SET_PERMS of a special node without the right is EACCES, of another name as of a missing node; no left-over code",
         Then::GoOn,
         |at, theirs, ours| {
             let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
+            let is_refused_so = match &ours.outcome[..] {
+                "EACCES" => !at.is_privileged,
+                "ENOENT" | "EINVAL" => !is_special || at.is_privileged,
+                _ => false,
+            };
             at.request.kind == names::SET_PERMS
                 && at.first().starts_with(b"@")
                 && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
-                && ours.outcome == if is_special && !at.is_privileged { "EACCES" } else { "EINVAL" }
+                && is_refused_so
         },
     ),
     ("a guest that owns a special node can't give it away, as with any node", Then::Restart, |at, theirs, ours| {
@@ -141,24 +146,8 @@ const RULES: &[Rule] = &[
         let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
         harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
     }),
-    ("DIRECTORY_PART's offset is decimal digits, not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
-        at.request.kind == names::DIRECTORY_PART
-            && !at.second().is_some_and(is_number)
-            && theirs.outcome == "OK"
-            && ours.outcome == "EINVAL"
-    }),
     (
-        "a transaction that gave a node to a domain that is gone by now is ENOMEM, also before a conflict is found",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::TRANSACTION_END
-                && at.has_outlived_a_domain
-                && theirs.outcome == "EAGAIN"
-                && ours.outcome == "ENOMEM"
-        },
-    ),
-    (
-        "a transaction that only lost nodes of a domain that is gone by now is to be tried again, no ENOMEM",
+        "a transaction that gave nodes to a domain that died meanwhile, or lost nodes of one, is EAGAIN, not ENOMEM",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -174,7 +163,7 @@ const RULES: &[Rule] = &[
             at.request.kind == names::TRANSACTION_END
                 && at.has_outlived_a_domain
                 && theirs.outcome == "OK"
-                && ours.outcome == "ENOMEM"
+                && ours.outcome == "EAGAIN"
         },
     ),
     (
@@ -289,11 +278,6 @@ impl Circumstances<'_> {
     /// The request's first string.
     fn first(&self) -> &[u8] {
         self.request.payload.split(|byte| *byte == 0).next().unwrap_or_default()
-    }
-
-    /// The request's second string.
-    fn second(&self) -> Option<&[u8]> {
-        self.request.payload.split(|byte| *byte == 0).nth(1)
     }
 }
 

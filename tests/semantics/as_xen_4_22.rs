@@ -158,6 +158,117 @@ fn an_erased_ring_is_found_after_a_live_update_too() {
 }
 
 #[test]
+fn permissions_of_a_special_node_that_a_transaction_sets_are_invisible_until_its_commit() {
+    for commits in [true, false] {
+        let mut world = World::with_guests([1]);
+        let transaction = world.begin(0);
+        world.set_perms_in(0, transaction, "@introduceDomain", "r0").unwrap();
+        assert_eq!(world.get_perms(0, "@introduceDomain"), Ok("n0".into()));
+        assert_eq!(get_perms_in(&mut world, 0, transaction, "@introduceDomain"), Ok("r0".into()));
+        assert_eq!(world.get_perms(1, "@introduceDomain"), error("EACCES"));
+        assert_eq!(world.end(0, transaction, commits), ok());
+        let expected = if commits { "r0" } else { "n0" };
+        assert_eq!(world.get_perms(0, "@introduceDomain"), Ok(expected.into()));
+        world.check();
+    }
+}
+
+#[test]
+fn new_permissions_of_a_special_node_fire_its_watches_that_may_read_it_before_or_after() {
+    for is_in_transaction in [true, false] {
+        let mut world = World::with_guests([1, 2]);
+        world.set_perms(0, "@introduceDomain", "n0 r1").unwrap();
+        for (domid, path) in [(0, "@introduceDomain"), (1, "@introduceDomain"), (2, "@introduceDomain"), (0, "/")] {
+            world.watch(domid, path, path).unwrap();
+        }
+        world.request(0, MessageType::Watch, "@introduceDomain\0deep\x001\0").unwrap();
+        (0..=2).for_each(|domid| drop(world.events(domid)));
+        let transaction = if is_in_transaction { world.begin(0) } else { 0 };
+        world.set_perms_in(0, transaction, "@introduceDomain", "n0 r2").unwrap();
+        if is_in_transaction {
+            assert_eq!(world.events(0), [], "not before the commit");
+            world.end(0, transaction, true).unwrap();
+        }
+        let expected = event("@introduceDomain", "@introduceDomain");
+        assert_eq!(world.events(0), [expected.clone(), event("@introduceDomain", "deep")]);
+        assert_eq!(world.events(1), std::slice::from_ref(&expected), "it could read the node before");
+        assert_eq!(world.events(2), [expected], "it can read the node now");
+        world.set_perms(0, "@introduceDomain", "n0").unwrap();
+        assert_eq!((world.events(1), world.events(2).len()), (vec![], 1));
+    }
+}
+
+#[test]
+fn a_transaction_conflicts_over_a_special_node_that_it_has_seen() {
+    for changed in ["@introduceDomain", "@releaseDomain"] {
+        let mut world = World::without_replay([]);
+        let transaction = world.begin(0);
+        get_perms_in(&mut world, 0, transaction, "@introduceDomain").unwrap();
+        world.set_perms(0, changed, "r0").unwrap();
+        let is_seen = changed == "@introduceDomain";
+        assert_eq!(world.end(0, transaction, true), if is_seen { error("EAGAIN") } else { ok() });
+    }
+    // With a replay it is committed if every reply would be the same.
+    for (permissions, expected) in [("n0", ok()), ("r0", error("EAGAIN"))] {
+        let mut world = World::new();
+        let transaction = world.begin(0);
+        get_perms_in(&mut world, 0, transaction, "@introduceDomain").unwrap();
+        world.set_perms_in(0, transaction, "@releaseDomain", "b0").unwrap();
+        world.set_perms(0, "@introduceDomain", permissions).unwrap();
+        assert_eq!(world.end(0, transaction, true), expected);
+        let after = if expected.is_ok() { "b0" } else { "n0 r32757" };
+        assert_eq!(world.get_perms(0, "@releaseDomain"), Ok(after.into()));
+    }
+}
+
+#[test]
+fn a_pending_change_of_a_special_node_survives_a_live_update() {
+    let mut world = World::without_replay([1]);
+    let transaction = world.begin(0);
+    world.set_perms_in(0, transaction, "@introduceDomain", "n0 r1").unwrap();
+    let other = world.begin(0);
+    get_perms_in(&mut world, 0, other, "@introduceDomain").unwrap();
+    update(&mut world, &Config { replay: false, ..Config::default() });
+    assert_eq!(world.get_perms(1, "@introduceDomain"), error("EACCES"));
+    assert_eq!(get_perms_in(&mut world, 0, transaction, "@introduceDomain"), Ok("n0 r1".into()));
+    assert_eq!(world.end(0, transaction, true), ok());
+    assert_eq!(world.get_perms(1, "@introduceDomain"), Ok("n0 r1".into()));
+    assert_eq!(world.end(0, other, true), error("EAGAIN"), "what it saw is carried too");
+    world.check();
+}
+
+#[test]
+fn a_special_node_is_not_given_to_a_domain_that_died_before_the_commit() {
+    let mut world = World::with_guests([7]);
+    let transaction = world.begin(0);
+    world.set_perms_in(0, transaction, "@introduceDomain", "n7").unwrap();
+    world.kill(7);
+    world.start(7);
+    assert_eq!(world.end(0, transaction, true), error("EAGAIN"));
+    assert_eq!(world.get_perms(0, "@introduceDomain"), Ok("n0".into()));
+}
+
+#[test]
+fn a_commit_that_gives_a_node_to_a_dead_domain_is_eagain() {
+    for is_learned in [true, false] {
+        let mut world = World::new();
+        world.build(DomId(7));
+        if is_learned {
+            world.start_built(7);
+        }
+        let transaction = world.begin(0);
+        world.write_in(0, transaction, "/a", "").unwrap();
+        world.set_perms_in(0, transaction, "/a", "n7").unwrap();
+        world.kill(7);
+        update(&mut world, &Config::default());
+        world.start(7);
+        assert_eq!(world.end(0, transaction, true), error("EAGAIN"), "also after an update, and with a new domain 7");
+        assert_eq!((world.read(0, "/a"), world.nodes(7)), (error("ENOENT"), 0));
+        world.check();
+    }
+}
+
+#[test]
 fn an_introduction_binds_the_port_that_the_ring_page_names() {
     for (in_ring, bound) in [(0, 9), (4, 4)] {
         let mut world = World::new();
@@ -189,6 +300,22 @@ fn a_repeated_introduction_binds_the_requests_port() {
 }
 
 #[test]
+fn permissions_of_an_unknown_special_name_are_those_of_a_missing_node() {
+    let mut world = World::with_guests([1]);
+    for name in ["@other", "@", "@other/x", "@releaseDomain/5", "@introduceDomain/5"] {
+        assert_eq!(world.get_perms(0, name), error("ENOENT"), "{name}");
+        assert_eq!(world.set_perms(0, name, "n0"), error("ENOENT"), "{name}");
+        // The node above decides: domain 1 may read only @releaseDomain.
+        let expected = if name.starts_with("@releaseDomain") { "ENOENT" } else { "EACCES" };
+        assert_eq!(world.get_perms(1, name), error(expected), "{name}");
+        assert_eq!(world.set_perms(1, name, "n1"), error("EACCES"), "{name}");
+    }
+    world.set_perms(0, "/", "r0").unwrap();
+    assert_eq!(world.get_perms(1, "@other"), error("ENOENT"));
+    assert_eq!(world.get_perms(0, "@other//x"), error("EINVAL"), "no name at all");
+}
+
+#[test]
 fn an_offset_of_a_part_that_is_no_number_counts_as_0() {
     let mut world = World::new();
     world.mkdir(0, "/a/b").unwrap();
@@ -215,6 +342,12 @@ fn release_and_resume_are_refused_for_the_control_domain_alone_whatever_its_numb
         assert_eq!(world.request(3, kind, "0\0"), ok(), "{kind:?}");
     }
     assert_eq!(world.request(3, MessageType::Release, "0\0"), error("ENOENT"), "it was released");
+}
+
+fn get_perms_in(world: &mut World, domid: u16, transaction: u32, path: &str) -> Result<String, String> {
+    let payload = format!("{path}\0");
+    let entries = world.request_in(domid, transaction, MessageType::GetPerms.to_wire(), payload);
+    entries.map(|entries| strings(&entries).join(" "))
 }
 
 /// The server is replaced, and all state goes with it.

@@ -31,7 +31,13 @@ impl Restorer {
                 .iter()
                 .filter_map(|(_, node)| node.permissions.as_ref())
                 .for_each(|permissions| self.learn(permissions));
-            let transaction = pending::rebuild(&nodes, &mut self.engine.state, self.now_ms);
+            let specials = self.pending_specials.remove(&(connection, id)).unwrap_or_default();
+            specials
+                .iter()
+                .filter_map(|(_, node)| node.permissions.as_ref())
+                .for_each(|permissions| self.learn(permissions));
+            let mut transaction = pending::rebuild(&nodes, &mut self.engine.state, self.now_ms);
+            pending::rebuild_specials(&specials, &mut transaction, &mut self.engine.state);
             self.open(connection, id, transaction);
         }
         if !self.generations.is_empty() {

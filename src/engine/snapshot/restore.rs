@@ -63,6 +63,8 @@ pub struct Restorer {
     pub(super) specials: [bool; Special::ALL.len()],
     /// Transactions that only their nodes' records have told of so far.
     pub(super) pending: BTreeMap<(ConnectionNumber, u32), PendingNodes>,
+    /// What other servers' records say of special nodes in transactions.
+    pub(super) pending_specials: BTreeMap<(ConnectionNumber, u32), Vec<(Special, PendingNode<'static>)>>,
     pub(super) fairness: Box<[u8]>,
 }
 
@@ -87,6 +89,7 @@ impl Restorer {
             has_root: false,
             specials: [false; Special::ALL.len()],
             pending: BTreeMap::new(),
+            pending_specials: BTreeMap::new(),
             fairness: Box::default(),
         }
     }
@@ -355,11 +358,16 @@ impl Restorer {
         if self.known(transaction.connection)?.is_none() {
             return Ok(());
         }
-        let path = absolute(&item.path)?.to_owned();
+        let name = (transaction.connection, transaction.id);
         let permissions = item.permissions.as_ref().map(|permissions| self.permissions(permissions));
-        let nodes = self.pending.get_mut(&(transaction.connection, transaction.id));
-        let nodes = nodes.ok_or(RestoreError::UnknownTransaction(transaction.id))?;
-        nodes.push((path, PendingNode { access, value: item.value.to_vec().into(), permissions }));
+        let node = PendingNode { access, value: item.value.to_vec().into(), permissions };
+        let nodes = self.pending.get_mut(&name).ok_or(RestoreError::UnknownTransaction(transaction.id))?;
+        if item.path.starts_with('@') {
+            let special = Special::from_name(&item.path).map(|special| (special, node));
+            self.pending_specials.entry(name).or_default().extend(special);
+        } else {
+            nodes.push((absolute(&item.path)?.to_owned(), node));
+        }
         Ok(())
     }
 
