@@ -3,15 +3,17 @@
 /// Bytes of payload in one message (`XENSTORE_PAYLOAD_MAX`, `xen/include/public/io/xs_wire.h`).
 pub const PAYLOAD_BYTES: usize = 4096;
 
-/// Bytes of a path that a client may spell, and the upper bound of the quota `path-max`
+/// Bytes of a path that a guest may spell, and the upper bound of the quota `path-max`
 /// (`XENSTORE_REL_PATH_MAX`, `xs_wire.h`). The prefix `/local/domain/<domid>/` does not count.
 pub const PATH_BYTES: usize = 2048;
 
 /// Bytes of the longest prefix that does not count towards [`PATH_BYTES`]: `/local/domain/65535/`.
-pub const PATH_PREFIX_BYTES: usize = 20;
+const PATH_PREFIX_BYTES: usize = 20;
 
-/// Bytes of the longest path that the tree can hold.
-pub const ABSOLUTE_PATH_BYTES: usize = PATH_BYTES + PATH_PREFIX_BYTES;
+/// Bytes of the longest path that the tree can hold, prefix included: what the control domain may spell, whatever `path-max`
+/// says (`XENSTORE_ABS_PATH_MAX`, `xs_wire.h`). An event with such a path and a long token does not fit a message and is
+/// dropped, as by the C server.
+pub const ABSOLUTE_PATH_BYTES: usize = 3072;
 
 /// Levels of the deepest path: each level takes a slash and at least one more character.
 pub const PATH_DEPTH: usize = ABSOLUTE_PATH_BYTES / 2;
@@ -155,7 +157,7 @@ pub const REPLAY_REQUESTS: usize = 128;
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
 /// Times that these requests may look at a node, each of those above a missing one included. A replay is done in one go;
-/// so it takes no longer than a turn ([`REQUESTS_PER_TURN`]) of requests for the deepest paths.
+/// so it takes no longer than a turn ([`REQUESTS_PER_TURN`]) of requests for the deepest paths of guests.
 pub const REPLAY_LOOKS: usize = 4096;
 
 /// As [`REPLAY_REQUESTS`], for the control domain: its tools build a whole guest in one transaction.
@@ -215,6 +217,8 @@ pub const STREAM_PART_BYTES: usize = 3000;
 pub const STREAM_KEPT_MS: u64 = 60_000;
 
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
+const _: () =
+    assert!(PATH_BYTES + PATH_PREFIX_BYTES <= ABSOLUTE_PATH_BYTES, "the tree holds each path that guests spell");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
 const _: () = assert!(PRIVILEGED_WORK_BYTES < PRIVILEGED_RESERVE_BYTES, "each reserve leaves the next");
 const _: () = assert!(PRIVILEGED_RESERVE_BYTES < GUEST_INPUT_RESERVE_BYTES);

@@ -3,8 +3,10 @@
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::server::Server;
+use xenstore::server::stream::load;
 use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
+use xenstore::stream::record::Version;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
@@ -342,6 +344,64 @@ fn release_and_resume_are_refused_for_the_control_domain_alone_whatever_its_numb
         assert_eq!(world.request(3, kind, "0\0"), ok(), "{kind:?}");
     }
     assert_eq!(world.request(3, MessageType::Release, "0\0"), error("ENOENT"), "it was released");
+}
+
+/// A path of so many bytes with a level for each two.
+fn deep_path(bytes: usize) -> String {
+    let path = "/d".repeat(bytes / 2);
+    if bytes.is_multiple_of(2) { path } else { format!("{path}d") }
+}
+
+#[test]
+fn the_control_domain_may_use_paths_of_3072_bytes_and_guests_may_not() {
+    let mut world = World::with_homes([1]);
+    world.request(0, MessageType::SetQuota, "1\0path-max\x000\0").unwrap();
+    world.set_perms(0, "/", "b0").unwrap();
+    let (longest, too_long) = (deep_path(3072), deep_path(3073));
+    world.watch(0, &longest, "t").unwrap();
+    world.events(0);
+    assert_eq!(world.write(0, &too_long, "x"), error("EINVAL"));
+    assert_eq!(world.write(0, &longest, "x"), ok());
+    assert_eq!(world.read(0, &longest), Ok(b"x".to_vec()));
+    assert_eq!(world.events(0), [event(&longest, "t")]);
+    let relative = "r".repeat(3072 - "/local/domain/0/".len());
+    assert_eq!(world.write(0, &relative, ""), ok());
+    assert_eq!(world.write(0, &format!("{relative}r"), ""), error("EINVAL"));
+    assert_eq!(world.read(1, &longest), error("EINVAL"));
+    assert_eq!(world.read(1, &deep_path(2050)), error("EINVAL"), "also without a quota");
+    world.check();
+    assert_eq!(world.rm(0, "/d"), ok());
+    assert_eq!(world.events(0), [event(&longest, "t")]);
+    world.check();
+}
+
+#[test]
+fn paths_of_3072_bytes_survive_a_live_update() {
+    for version in [Version::One, Version::Two] {
+        let mut world = World::new();
+        let longest = deep_path(3072);
+        world.write(0, &longest, "x").unwrap();
+        world.watch(0, &longest, "t").unwrap();
+        world.events(0);
+        let mut stream = Vec::new();
+        world.server.save_to(&mut stream, version, &SaveOptions { now_ms: world.now_ms, reply: None }).unwrap();
+        world.server = Server::restored(load(&stream, &Config::default(), world.now_ms).unwrap());
+        world.machine.mapped.clear();
+        world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+        assert_eq!(world.read(0, &longest), Ok(b"x".to_vec()));
+        assert_eq!(world.rm(0, &longest), ok());
+        assert_eq!(world.events(0), [event(&longest, "t")]);
+    }
+}
+
+#[test]
+fn an_event_with_a_long_path_and_a_long_token_is_dropped_and_others_are_not() {
+    let mut world = World::new();
+    world.watch(0, "/", &"t".repeat(1022)).unwrap();
+    world.watch(0, "/", &"u".repeat(1023)).unwrap();
+    world.events(0);
+    world.write(0, &deep_path(3072), "x").unwrap();
+    assert_eq!(world.events(0), [event(&deep_path(3072), &"t".repeat(1022))], "4,096 bytes, and one more");
 }
 
 fn get_perms_in(world: &mut World, domid: u16, transaction: u32, path: &str) -> Result<String, String> {

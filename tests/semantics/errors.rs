@@ -58,9 +58,9 @@ fn bad_paths() -> Vec<Vec<u8>> {
         all.push(vec![b'/', byte]);
         all.push(vec![byte]);
     }
-    all.push([b"/".to_vec(), vec![b'x'; 2048]].concat());
-    all.push(vec![b'x'; 2049]);
-    all.push([b"/local/domain/1/".to_vec(), vec![b'x'; 2049]].concat());
+    all.push([b"/".to_vec(), vec![b'x'; 3072]].concat());
+    all.push(vec![b'x'; 3073]);
+    all.push([b"/local/domain/1/".to_vec(), vec![b'x'; 3073]].concat());
     all
 }
 

@@ -153,10 +153,18 @@ fn ok() -> Result<Vec<u8>, Refused> {
     Ok(b"OK\0".to_vec())
 }
 
+/// Bytes of the longest path that a client may spell.
+fn path_limit(who: &Who) -> usize {
+    match who.quotas[quota("path-max")] as usize {
+        _ if who.is_privileged => 3072,
+        0 => 2048,
+        limit => limit.min(2048),
+    }
+}
+
 /// A path as a client spells it, in full.
 pub fn full_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
-    let limit = if who.is_privileged { 2048 } else { who.quotas[quota("path-max")] as usize };
-    let limit = if limit == 0 { 2048 } else { limit.min(2048) };
+    let limit = path_limit(who);
     let text = valid(spelling)?;
     let full = match text.chars().next() {
         None | Some('@') => return Err("EINVAL"),
@@ -168,7 +176,7 @@ pub fn full_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
         if is_number { cut.1.len() } else { full.len() }
     });
     let is_well_formed = full == "/" || !full.ends_with('/') && !full.contains("//");
-    if is_well_formed && counted <= limit { Ok(full) } else { Err("EINVAL") }
+    if is_well_formed && counted <= limit && full.len() <= 3072 { Ok(full) } else { Err("EINVAL") }
 }
 
 /// A path or a special name.
@@ -176,8 +184,7 @@ pub fn any_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
     if !spelling.starts_with(b"@") {
         return full_path(spelling, who);
     }
-    let limit = if who.is_privileged { 2048 } else { who.quotas[quota("path-max")] as usize };
-    let limit = if limit == 0 { 2048 } else { limit.min(2048) };
+    let limit = path_limit(who);
     let text = valid(spelling)?;
     if text.ends_with('/') || text.contains("//") || text.len() > limit { Err("EINVAL") } else { Ok(text.to_owned()) }
 }

@@ -210,7 +210,8 @@ impl Call<'_> {
     /// Bytes of the longest path that the client may spell.
     fn path_limit(&self) -> usize {
         let is_privileged = self.view.requester.is_privileged();
-        if is_privileged { limits::PATH_BYTES } else { self.quotas().limit(Quota::PathMax) }
+        let of_guests = || self.quotas().limit(Quota::PathMax).min(limits::PATH_BYTES);
+        if is_privileged { limits::ABSOLUTE_PATH_BYTES } else { of_guests() }
     }
 }
 

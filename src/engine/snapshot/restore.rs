@@ -209,7 +209,7 @@ impl Restorer {
         }
         let mut scratch = PathScratch::new();
         let domid = self.engine.domid_of(id);
-        let path = AnyPath::parse(item.path.as_bytes(), domid, limits::PATH_BYTES, &mut scratch);
+        let path = AnyPath::parse(item.path.as_bytes(), domid, limits::ABSOLUTE_PATH_BYTES, &mut scratch);
         let path = path.map_err(|_| RestoreError::Path)?.as_str();
         if self.engine.state.watches.find(id, path, &item.token).is_some() {
             return Err(RestoreError::Watch);
@@ -383,7 +383,7 @@ impl Restorer {
 
 /// An absolute path of a node.
 fn absolute(spelling: &str) -> Result<Path<'_>, RestoreError> {
-    Path::parse_absolute(spelling.as_bytes(), limits::PATH_BYTES).map_err(|_| RestoreError::Path)
+    Path::parse_absolute(spelling.as_bytes(), limits::ABSOLUTE_PATH_BYTES).map_err(|_| RestoreError::Path)
 }
 
 fn set_quotas(domains: &mut Domains, domid: DomId, quotas: &NamedQuotas<'_>) {
