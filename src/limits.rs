@@ -31,6 +31,10 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 16;
 /// Milliseconds between two lines about one domain's memory (the C server's, 10 seconds).
 pub const MEMORY_LOG_INTERVAL_MS: u64 = 10_000;
 
+/// Domains that are listed one by one when one request has made something of theirs grow: its client, the owners of its nodes,
+/// and the receivers of its events. Most requests concern fewer; after one that concerns more, all domains are looked at.
+pub const GROWN_DOMAINS: usize = 8;
+
 /// Milliseconds between two lines about rules of the ring that one domain breaks: it can break them, and ask for a new
 /// connection, as fast as it is served.
 pub const FAULT_LOG_INTERVAL_MS: u64 = 10_000;

@@ -84,6 +84,7 @@ impl Engine {
         if has_shut_down {
             self.announce_special(Special::ReleaseDomain, now_ms);
         }
+        self.note_growth(now_ms);
     }
 
     /// What has become of a known domain. That there is another one with its number means that it is gone.

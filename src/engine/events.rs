@@ -179,6 +179,9 @@ impl Engine {
         let was_queued = session.output.push_event(&payload, !path.starts_with('@'), origin, deadline_ms);
         if was_queued {
             self.note_event(payload.len());
+            if let Some(domid) = self.domain_of(watch.connection) {
+                self.state.domains.note_grown(domid);
+            }
             if let Some(origin) = origin
                 && let Some(sender) = self.connections.get_mut(&origin.connection)
             {

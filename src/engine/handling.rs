@@ -126,7 +126,9 @@ impl Engine {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
         }
         let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
-        self.warn_of_memory(id, used, was_refused, now_ms);
+        if was_refused {
+            self.warn_of_refusal(id, used, now_ms);
+        }
         outcome
     }
 

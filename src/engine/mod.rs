@@ -317,6 +317,10 @@ impl Engine {
         }
         let (header, payload) = session.input.take();
         self.handle_request(id, header, payload.as_deref(), hypervisor, now_ms);
+        if let Some(domid) = self.domain_of(id) {
+            self.state.domains.note_grown(domid);
+        }
+        self.note_growth(now_ms);
         if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
             session.input.recycle(payload);
         }

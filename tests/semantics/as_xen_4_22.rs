@@ -1,7 +1,7 @@
 //! Behaviour of the C server of Xen 4.22 on which clients and toolstacks rely, where this server once differed.
 
 use xenstore::engine::config::Config;
-use xenstore::engine::snapshot::SaveOptions;
+use xenstore::engine::snapshot::{Item, SaveOptions};
 use xenstore::server::Server;
 use xenstore::server::stream::load;
 use xenstore::server::take_over::TakeOver;
@@ -402,6 +402,155 @@ fn an_event_with_a_long_path_and_a_long_token_is_dropped_and_others_are_not() {
     world.events(0);
     world.write(0, &deep_path(3072), "x").unwrap();
     assert_eq!(world.events(0), [event(&deep_path(3072), &"t".repeat(1022))], "4,096 bytes, and one more");
+}
+
+/// What `CONTROL quota <domid>` says of a figure: what a domain has, and has had at most; and the most of any guest.
+fn figures(world: &mut World, domid: u16, name: &str) -> (usize, usize, usize) {
+    let mut numbers = |command: &str| -> Vec<usize> {
+        let text = string(&world.request(0, MessageType::Control, format!("quota\0{command}\0")).unwrap());
+        let line = text.lines().find(|line| line.split([' ', ':']).next() == Some(name)).expect("it is listed");
+        line.split(|digit: char| !digit.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    let (of_domain, of_all) = (numbers(&domid.to_string()), numbers("max"));
+    (of_domain[0], of_domain[1], of_all[0])
+}
+
+#[test]
+fn nodes_that_a_replay_commits_raise_the_maximum() {
+    let mut world = World::with_homes([1]);
+    world.write(1, "data", "").unwrap();
+    let transaction = world.begin(1);
+    world.write_in(1, transaction, "data", "mine").unwrap();
+    for at in 0..20 {
+        world.mkdir_in(1, transaction, &format!("n{at}")).unwrap();
+    }
+    world.write(0, "/local/domain/1/data", "theirs").unwrap();
+    assert_eq!(world.end(1, transaction, true), ok(), "by a replay");
+    assert_eq!(figures(&mut world, 1, "nodes"), (22, 22, 22));
+    let (memory, most, of_all) = figures(&mut world, 1, "memory");
+    assert!(most >= memory && of_all == most);
+}
+
+#[test]
+fn nodes_and_memory_that_the_control_domain_causes_raise_the_maxima() {
+    for is_in_transaction in [false, true] {
+        let mut world = World::with_homes([1]);
+        let transaction = if is_in_transaction { world.begin(0) } else { 0 };
+        for at in 0..70 {
+            world.mkdir_in(0, transaction, &format!("/local/domain/1/n{at}")).unwrap();
+        }
+        world.write_in(0, transaction, "/a", "").unwrap();
+        world.set_perms_in(0, transaction, "/a", "n1").unwrap();
+        world.write_in(0, transaction, "/local/domain/1", &"x".repeat(3000)).unwrap();
+        if is_in_transaction {
+            world.end(0, transaction, true).unwrap();
+        }
+        assert_eq!(figures(&mut world, 1, "nodes"), (72, 72, 72));
+        let (memory, most, of_all) = figures(&mut world, 1, "memory");
+        assert!(memory > 3000);
+        assert_eq!((most, of_all), (memory, memory));
+        world.rm(0, "/local/domain/1").unwrap();
+        assert_eq!(figures(&mut world, 1, "nodes"), (1, 72, 72));
+        assert_eq!(figures(&mut world, 1, "memory").1, memory);
+    }
+}
+
+#[test]
+fn events_that_others_cause_raise_the_maximum_of_memory() {
+    let mut world = World::with_homes([1]);
+    world.watch(1, "data", &"t".repeat(1000)).unwrap();
+    world.events(1);
+    let before = figures(&mut world, 1, "memory").1;
+    for at in 0..10 {
+        world.write(0, &format!("/local/domain/1/data/{at}"), "").unwrap();
+    }
+    let (memory, most, of_all) = figures(&mut world, 1, "memory");
+    // Those that are in the ring already are not counted any more.
+    assert!(most > before + 8000 && most >= memory && of_all == most, "{before} {most} {memory}");
+}
+
+#[test]
+fn events_of_a_death_raise_the_maximum_of_memory() {
+    let mut world = World::with_guests([1, 2]);
+    for token in ["r", "s"] {
+        world.watch(1, "@releaseDomain", &token.repeat(2000)).unwrap();
+        world.events(1);
+    }
+    let before = figures(&mut world, 1, "memory").1;
+    world.kill(2);
+    assert!(figures(&mut world, 1, "memory").1 > before + 1900, "no request causes them");
+}
+
+#[test]
+fn watches_and_transactions_raise_the_maxima_when_they_are_made() {
+    let mut world = World::with_homes([1]);
+    for at in 0..20 {
+        world.watch(1, "data", &at.to_string()).unwrap();
+    }
+    let transactions: Vec<u32> = (0..3).map(|_| world.begin(1)).collect();
+    assert_eq!(figures(&mut world, 1, "watches"), (20, 20, 20));
+    assert_eq!(figures(&mut world, 1, "transactions"), (3, 3, 3));
+    world.request(1, MessageType::ResetWatches, "\0").unwrap();
+    assert_eq!(figures(&mut world, 1, "watches"), (0, 20, 20));
+    assert_eq!(figures(&mut world, 1, "transactions"), (0, 3, 3));
+    assert_eq!(world.end(1, transactions[0], false), error("ENOENT"));
+}
+
+#[test]
+fn what_one_request_makes_grow_for_many_domains_raises_the_maximum_of_each() {
+    let mut world = World::with_guests(1..=20);
+    let transaction = world.begin(0);
+    for domid in 1..=20 {
+        world.write_in(0, transaction, &format!("/n{domid}"), "").unwrap();
+        world.set_perms_in(0, transaction, &format!("/n{domid}"), &format!("n{domid}")).unwrap();
+    }
+    world.end(0, transaction, true).unwrap();
+    for domid in 1..=20 {
+        assert_eq!(figures(&mut world, domid, "nodes"), (1, 1, 1));
+    }
+}
+
+#[test]
+fn the_control_domain_does_not_count_for_the_maxima_of_guests() {
+    let mut world = World::with_homes([1]);
+    for at in 0..30 {
+        world.mkdir(0, &format!("/n{at}")).unwrap();
+    }
+    let (nodes, most, of_guests) = figures(&mut world, 0, "nodes");
+    assert_eq!((most, of_guests), (nodes, 1));
+}
+
+#[test]
+fn a_quota_of_memory_that_another_domain_makes_a_guest_pass_is_logged() {
+    for (name, quota) in [("soft", "soft-memory"), ("hard", "memory")] {
+        let mut world = World::with_homes([1]);
+        world.request(0, MessageType::SetQuota, format!("1\0{quota}\x005000\0")).unwrap();
+        let lines = crate::log_lines::of(|| {
+            for at in 0..20 {
+                world.write(0, &format!("/local/domain/1/n{at}"), &"x".repeat(3000)).unwrap();
+            }
+        });
+        let [line] = &lines[..] else { panic!("one line in ten seconds, not {lines:?}") };
+        assert!(
+            line.starts_with("memory: domain 1 takes ") && line.ends_with(&format!("over its {name} quota of 5000"))
+        );
+        world.pass(10_000);
+        let lines = crate::log_lines::of(|| drop(world.mkdir(0, "/local/domain/1/more")));
+        assert_eq!(lines.len(), 1, "and again later");
+    }
+}
+
+#[test]
+fn what_another_servers_state_holds_counts_for_the_maxima() {
+    let mut world = World::with_homes([1]);
+    world.fill_nodes(1, 30);
+    let saved = save(world.server.engine(), &SaveOptions { now_ms: world.now_ms, reply: None });
+    let records: Vec<_> = saved.into_iter().filter(|item| !matches!(item, Item::Extension(_))).collect();
+    world.server = Server::restored(restore(&records, &Config::default(), world.now_ms).unwrap());
+    world.machine.mapped.clear();
+    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+    world.forget_incoming(0);
+    assert_eq!(figures(&mut world, 1, "nodes"), (30, 30, 30));
 }
 
 fn get_perms_in(world: &mut World, domid: u16, transaction: u32, path: &str) -> Result<String, String> {

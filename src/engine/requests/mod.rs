@@ -155,7 +155,6 @@ impl Call<'_> {
     pub fn grow(&mut self, bytes: usize) -> Result<(), Errno> {
         let outcome = self.view.budget.take(bytes);
         self.was_refused_memory |= outcome.is_err();
-        self.changes.peaks.note(Quota::MemoryHard, self.view.budget.used());
         outcome
     }
 

@@ -54,8 +54,18 @@ impl Restorer {
         self.restore_tickets();
         self.restore_deadlines();
         self.restore_fairness();
+        self.note_figures();
         self.engine.state.check().map_err(RestoreError::Inconsistent)?;
         Ok(self.engine)
+    }
+
+    /// Another server's state says nothing of maxima: what domains have now counts.
+    fn note_figures(&mut self) {
+        let known: Vec<DomId> = self.engine.state.domains.iter().map(|(domid, _)| domid).collect();
+        for domid in known {
+            self.engine.note_figures(domid);
+        }
+        self.engine.state.domains.take_grown();
     }
 
     /// Keeps transactions from being committed that do not fit the tree.
