@@ -96,6 +96,17 @@ pub const SMALL_DIRECTORY: usize = 24;
 /// a larger chunk makes that dearer, a smaller one the list of chunks longer.
 pub const CHUNK_ENTRIES: usize = 64;
 
+/// Lists of children that one connection can read in parts at the same time and that are kept for it. Dom0's kernel sends the
+/// requests of all its programs over one connection; a few of them list at once. The oldest goes first.
+pub const LISTS_KEPT: usize = 4;
+
+/// Bytes of names of a list that is kept: 10,000 names of 25 bytes. A longer one is read as it is at each part.
+pub const LIST_BYTES: usize = 256 * 1024;
+
+/// Milliseconds from its first part until a list is dropped that its client does not read to the end. A client that goes on
+/// reads some 64 parts of the longest one in a few milliseconds each, also from a slow guest.
+pub const LIST_KEPT_MS: u64 = 10_000;
+
 /// Requests of one connection that are handled before others get their turn.
 pub const REQUESTS_PER_TURN: usize = 8;
 

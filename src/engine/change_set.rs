@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
+use crate::engine::lists::ListChange;
 use crate::engine::report::Report;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Trace;
@@ -24,6 +25,8 @@ pub struct ChangeSet {
     pub nodes: Vec<NodeChange>,
     /// What else happens.
     pub effect: Option<Effect>,
+    /// What becomes of the connection's lists that are read in parts.
+    pub list: Option<ListChange>,
     /// What the client would have of what is limited.
     pub peaks: Peaks,
     /// The request's transaction is over, even if the request is refused.
@@ -173,6 +176,7 @@ impl ChangeSet {
             self.nodes.clear();
         }
         self.effect = None;
+        self.list = None;
         self.peaks.clear();
         self.ends_transaction = false;
         self.in_the_way.clear();

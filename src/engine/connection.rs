@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
 use crate::engine::input::Input;
+use crate::engine::lists::KeptList;
 use crate::engine::output::Output;
 use crate::store::domain::DomId;
 use crate::store::transaction::Transaction;
@@ -63,6 +64,8 @@ pub struct Connection {
     pub(super) is_queued: bool,
     /// When it is looked whether an event's time is over: not after that of the first one.
     pub(super) deadline_ms: Option<u64>,
+    /// When its kept lists are looked at: not after the first one's time.
+    pub(super) lists_deadline_ms: Option<u64>,
     /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
     /// whoever asks for a fresh connection is not rid of the events that he caused.
     tickets: VecDeque<(u64, usize)>,
@@ -84,6 +87,8 @@ pub struct Session {
     /// What waits to be sent.
     pub output: Output,
     pub(super) transactions: BTreeMap<u32, Transaction>,
+    /// Lists that are being read in parts, the oldest first.
+    pub(super) lists: Vec<KeptList>,
     /// Requests that are answered later.
     pub(super) deferred: Vec<u64>,
     pub(super) next_transaction: u32,
@@ -99,6 +104,7 @@ impl Connection {
             is_shut_out: false,
             is_queued: false,
             deadline_ms: None,
+            lists_deadline_ms: None,
             tickets: VecDeque::new(),
             phase: Phase::Open(Box::default()),
         }

@@ -4,6 +4,7 @@
 //! past the quota is refused to the one who asked; what makes it shrink never is.
 
 use crate::engine::connection::{Connection, Session};
+use crate::engine::lists::KeptList;
 use crate::engine::{Engine, hypervisor::Hypervisor};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -77,7 +78,8 @@ fn bytes_of(domain: &Domain, session: Option<&Session>) -> usize {
     let nodes = usize::try_from(domain.node_bytes).unwrap_or(usize::MAX);
     let session = session.map_or(0, |session| {
         let transactions = session.transactions.values().map(Transaction::bytes);
-        transactions.fold(session.output.queued_bytes(), usize::saturating_add)
+        let lists = session.lists.iter().map(KeptList::bytes);
+        transactions.chain(lists).fold(session.output.queued_bytes(), usize::saturating_add)
     });
     nodes.saturating_add(domain.watch_bytes).saturating_add(session)
 }

@@ -25,6 +25,7 @@ mod handling;
 pub mod hypervisor;
 pub mod in_hand;
 pub mod input;
+pub mod lists;
 pub mod memory;
 pub mod needs;
 pub mod output;
@@ -109,6 +110,8 @@ pub struct Engine {
     ready: VecDeque<ConnectionId>,
     /// When the first event of which connection may be over; at most one entry for each connection.
     deadlines: BTreeSet<(u64, ConnectionId)>,
+    /// When the first kept list of which connection is dropped; at most one entry for each connection.
+    list_deadlines: BTreeSet<(u64, ConnectionId)>,
     fairness: Fairness,
     actions: VecDeque<Action>,
     /// Connections whose ring has to be reset before anything else is said to anybody.
@@ -146,6 +149,7 @@ impl Engine {
             next_connection: 0,
             ready: VecDeque::new(),
             deadlines: BTreeSet::new(),
+            list_deadlines: BTreeSet::new(),
             fairness: Fairness::default(),
             actions: VecDeque::new(),
             starting: Vec::new(),
@@ -251,12 +255,13 @@ impl Engine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let events_ms = self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms);
-        [events_ms, self.next_fairness_ms()].into_iter().flatten().min()
+        [events_ms, self.next_list_deadline_ms(), self.next_fairness_ms()].into_iter().flatten().min()
     }
 
     /// Drops events that were not read in time, and lets guests go on that were held back for long enough.
     pub fn handle_timeout(&mut self, now_ms: u64) {
         self.advance_fairness(now_ms);
+        self.drop_old_lists(now_ms);
         while let Some((deadline_ms, id)) = self.deadlines.first().copied() {
             if deadline_ms > now_ms {
                 return;

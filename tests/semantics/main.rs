@@ -20,6 +20,7 @@ mod found_by_comparison;
 mod identity;
 mod introduce_release;
 mod items;
+mod lists_in_parts;
 mod live_update;
 mod log_lines;
 mod machine;

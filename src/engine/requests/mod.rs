@@ -19,6 +19,7 @@ use core::fmt;
 
 use crate::engine::change_set::ChangeSet;
 use crate::engine::hypervisor::{DomainState, Hypervisor};
+use crate::engine::lists::KeptList;
 use crate::engine::trace::Trace;
 use crate::engine::view::View;
 use crate::limits;
@@ -44,6 +45,8 @@ pub struct Call<'a> {
     pub domid: DomId,
     /// How many transactions the connection has open, without the request's own.
     pub open_transactions: usize,
+    /// The connection's lists that are read in parts.
+    pub lists: &'a [KeptList],
     /// The request's payload.
     pub payload: &'a [u8],
     /// The hypervisor.

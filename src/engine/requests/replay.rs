@@ -126,6 +126,7 @@ fn run(
         connection: call.connection,
         domid: call.domid,
         open_transactions: call.open_transactions,
+        lists: &[],
         payload: request.payload(),
         hypervisor: &mut *call.hypervisor,
         trace: call.trace,
