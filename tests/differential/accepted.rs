@@ -55,30 +55,21 @@ struct Reply<'a> {
 
 const RULES: &[Rule] = &[
     (
+        "a transaction looks at special nodes as at others (4.18), which it may conflict over",
+        Then::AbortTransaction,
+        |at, theirs, ours| {
+            at.is_in_transaction && (may_get_special(at, theirs, ours) || is_special_refused(at, theirs, ours))
+        },
+    ),
+    (
         "GET_PERMS takes special names (4.18): of a special node by those that may read it, of another as of a missing node",
         Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::GET_PERMS
-                && at.first().starts_with(b"@")
-                && theirs.outcome == "EINVAL"
-                && ["EACCES", "ENOENT", "OK"].contains(&&ours.outcome[..])
-        },
+        may_get_special,
     ),
     (
         "SET_PERMS of a special node without the right is EACCES, of another name as of a missing node; no left-over code",
         Then::GoOn,
-        |at, theirs, ours| {
-            let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
-            let is_refused_so = match &ours.outcome[..] {
-                "EACCES" => !at.is_privileged,
-                "ENOENT" | "EINVAL" => !is_special || at.is_privileged,
-                _ => false,
-            };
-            at.request.kind == names::SET_PERMS
-                && at.first().starts_with(b"@")
-                && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
-                && is_refused_so
-        },
+        is_special_refused,
     ),
     ("a guest that owns a special node can't give it away, as with any node", Then::Restart, |at, theirs, ours| {
         at.request.kind == names::SET_PERMS
@@ -246,6 +237,40 @@ const RULES: &[Rule] = &[
     ),
 ];
 
+fn may_get_special(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool {
+    at.request.kind == names::GET_PERMS
+        && at.first().starts_with(b"@")
+        && theirs.outcome == "EINVAL"
+        && ["EACCES", "ENOENT", "OK"].contains(&&ours.outcome[..])
+}
+
+fn is_special_refused(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool {
+    let is_refused_so = match &ours.outcome[..] {
+        "EACCES" => !at.is_privileged,
+        "ENOENT" | "EINVAL" => !at.names_special() || at.is_privileged,
+        _ => false,
+    };
+    at.request.kind == names::SET_PERMS
+        && at.first().starts_with(b"@")
+        && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
+        && is_refused_so
+}
+
+/// What is accepted after a SET_PERMS of a special node that both servers grant. The C server of 4.17 applies it at once, also
+/// in a transaction, and tells no watch of it.
+pub fn find_special(kinds: [Kind; 2], at: &Circumstances<'_>, ours: &Message) -> Option<Accepted> {
+    let is_set = at.request.kind == names::SET_PERMS && at.names_special() && outcome(ours) == "OK";
+    if kinds == [Kind::C, Kind::C] || !is_set {
+        return None;
+    }
+    Some(if at.is_in_transaction {
+        let reason = "permissions of a special node that a transaction sets take effect with its commit (4.18)";
+        Accepted { reason, then: Then::Restart }
+    } else {
+        Accepted { reason: "new permissions of a special node fire its watches (4.18)", then: Then::GoOn }
+    })
+}
+
 /// Why a commit may succeed that conflicts.
 pub const REPLAYED: &str = "a transaction that conflicts is committed if all its replies would be the same now";
 
@@ -273,6 +298,11 @@ impl Circumstances<'_> {
     /// Whether a guest is meant, and may have so few nodes that it meets the quota.
     const fn has_few_nodes(&self) -> bool {
         !self.is_privileged && self.quotas.nodes <= Quotas::FEW_NODES.nodes
+    }
+
+    /// Whether the request names a special node.
+    fn names_special(&self) -> bool {
+        [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&self.first())
     }
 
     /// The request's first string.
