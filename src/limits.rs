@@ -3,15 +3,17 @@
 /// Bytes of payload in one message (`XENSTORE_PAYLOAD_MAX`, `xen/include/public/io/xs_wire.h`).
 pub const PAYLOAD_BYTES: usize = 4096;
 
-/// Bytes of a path that a client may spell, and the upper bound of the quota `path-max`
+/// Bytes of a path that a guest may spell, and the upper bound of the quota `path-max`
 /// (`XENSTORE_REL_PATH_MAX`, `xs_wire.h`). The prefix `/local/domain/<domid>/` does not count.
 pub const PATH_BYTES: usize = 2048;
 
 /// Bytes of the longest prefix that does not count towards [`PATH_BYTES`]: `/local/domain/65535/`.
-pub const PATH_PREFIX_BYTES: usize = 20;
+const PATH_PREFIX_BYTES: usize = 20;
 
-/// Bytes of the longest path that the tree can hold.
-pub const ABSOLUTE_PATH_BYTES: usize = PATH_BYTES + PATH_PREFIX_BYTES;
+/// Bytes of the longest path that the tree can hold, prefix included: what the control domain may spell, whatever `path-max`
+/// says (`XENSTORE_ABS_PATH_MAX`, `xs_wire.h`). An event with such a path and a long token does not fit a message and is
+/// dropped, as by the C server.
+pub const ABSOLUTE_PATH_BYTES: usize = 3072;
 
 /// Levels of the deepest path: each level takes a slash and at least one more character.
 pub const PATH_DEPTH: usize = ABSOLUTE_PATH_BYTES / 2;
@@ -28,6 +30,10 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 16;
 
 /// Milliseconds between two lines about one domain's memory (the C server's, 10 seconds).
 pub const MEMORY_LOG_INTERVAL_MS: u64 = 10_000;
+
+/// Domains that are listed one by one when one request has made something of theirs grow: its client, the owners of its nodes,
+/// and the receivers of its events. Most requests concern fewer; after one that concerns more, all domains are looked at.
+pub const GROWN_DOMAINS: usize = 8;
 
 /// Milliseconds between two lines about rules of the ring that one domain breaks: it can break them, and ask for a new
 /// connection, as fast as it is served.
@@ -126,6 +132,17 @@ pub const SMALL_DIRECTORY: usize = 24;
 /// a larger chunk makes that dearer, a smaller one the list of chunks longer.
 pub const CHUNK_ENTRIES: usize = 64;
 
+/// Lists of children that one connection can read in parts at the same time and that are kept for it. Dom0's kernel sends the
+/// requests of all its programs over one connection; a few of them list at once. The oldest goes first.
+pub const LISTS_KEPT: usize = 4;
+
+/// Bytes of names of a list that is kept: 10,000 names of 25 bytes. A longer one is read as it is at each part.
+pub const LIST_BYTES: usize = 256 * 1024;
+
+/// Milliseconds from its first part until a list is dropped that its client does not read to the end. A client that goes on
+/// reads some 64 parts of the longest one in a few milliseconds each, also from a slow guest.
+pub const LIST_KEPT_MS: u64 = 10_000;
+
 /// Requests of one connection that are handled before others get their turn.
 pub const REQUESTS_PER_TURN: usize = 8;
 
@@ -191,7 +208,7 @@ pub const REPLAY_REQUESTS: usize = 128;
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
 /// Times that these requests may look at a node, each of those above a missing one included. A replay is done in one go;
-/// so it takes no longer than a turn ([`REQUESTS_PER_TURN`]) of requests for the deepest paths.
+/// so it takes no longer than a turn ([`REQUESTS_PER_TURN`]) of requests for the deepest paths of guests.
 pub const REPLAY_LOOKS: usize = 4096;
 
 /// As [`REPLAY_REQUESTS`], for the control domain: its tools build a whole guest in one transaction.
@@ -255,6 +272,8 @@ pub const STREAM_PART_BYTES: usize = 3000;
 pub const STREAM_KEPT_MS: u64 = 60_000;
 
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
+const _: () =
+    assert!(PATH_BYTES + PATH_PREFIX_BYTES <= ABSOLUTE_PATH_BYTES, "the tree holds each path that guests spell");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
 const _: () = assert!(PRIVILEGED_WORK_BYTES < PRIVILEGED_RESERVE_BYTES, "each reserve leaves the next");
 const _: () = assert!(PRIVILEGED_RESERVE_BYTES < GUEST_INPUT_RESERVE_BYTES);

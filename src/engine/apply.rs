@@ -12,6 +12,7 @@ use crate::engine::trace::Switches;
 use crate::store::domain_table::NodeCount;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
+use crate::store::special::SpecialNode;
 use crate::store::transaction::{NodeChange, Transaction};
 use crate::store::watch::{ConnectionId, Scope};
 
@@ -69,6 +70,13 @@ impl Engine {
                     self.announce_one((path.as_path(), Scope::Subtree, Some(Readable::node(&before))), now_ms);
                     1
                 }
+                NodeChange::SetSpecial { special, permissions } => {
+                    let generation = self.state.next_generation();
+                    let node = SpecialNode { permissions, generation };
+                    let before = core::mem::replace(self.state.specials.get_mut(special), node);
+                    self.announce_special_change(special, Readable::special(&before), now_ms);
+                    1
+                }
                 NodeChange::Remove { path } => {
                     self.remove_subtree(path.as_path(), self.cause.event, now_ms).saturating_add(1)
                 }
@@ -83,12 +91,13 @@ impl Engine {
     fn trace_change(&self, change: &NodeChange) {
         if self.trace.wants(Switches::TDB) {
             let (what, path) = match change {
-                NodeChange::Write { path, .. } => ("writes", path),
-                NodeChange::Create { path, .. } => ("makes", path),
-                NodeChange::SetPermissions { path, .. } => ("sets the permissions of", path),
-                NodeChange::Remove { path, .. } => ("removes", path),
+                NodeChange::Write { path, .. } => ("writes", path.as_path().as_str()),
+                NodeChange::Create { path, .. } => ("makes", path.as_path().as_str()),
+                NodeChange::SetPermissions { path, .. } => ("sets the permissions of", path.as_path().as_str()),
+                NodeChange::SetSpecial { special, .. } => ("sets the permissions of", special.name()),
+                NodeChange::Remove { path, .. } => ("removes", path.as_path().as_str()),
             };
-            log::info!("tdb: {what} {}", path.as_path().as_str());
+            log::info!("tdb: {what} {path}");
         }
     }
 
@@ -110,13 +119,17 @@ impl Engine {
 
     /// Commits a transaction that has been checked, and tells of its changes. A commit costs its client a single write
     /// credit, whatever it changes.
-    pub(super) fn commit(&mut self, id: ConnectionId, transaction: Transaction, now_ms: u64) {
+    pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Transaction, now_ms: u64) {
         let before = self.state.generation();
+        let specials = self.state.commit_specials(&mut transaction);
         let events = self.state.commit(transaction);
         if self.trace.wants(Switches::TDB) {
             events.iter().for_each(|event| log::info!("tdb: commits {}", event.path.as_path().as_str()));
         }
         self.announce_all(events.into(), now_ms);
+        for (special, before) in specials.iter().flatten() {
+            self.announce_special_change(*special, Readable::before(before), now_ms);
+        }
         self.account_write(id, before, 1, now_ms);
     }
 
@@ -139,12 +152,6 @@ impl Engine {
         now_ms: u64,
     ) {
         match effect {
-            Effect::SetSpecial { special, permissions } => {
-                let generation = self.state.next_generation();
-                let node = self.state.specials.get_mut(special);
-                node.permissions = permissions;
-                node.generation = generation;
-            }
             Effect::Watch { path, token, relative, depth } => self.add_watch(id, &path, &token, relative, depth),
             Effect::Unwatch { path, token } => {
                 self.state.watches.remove(id, &path, &token);

@@ -6,14 +6,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
+use crate::engine::lists::ListChange;
 use crate::engine::report::Report;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
-use crate::store::permission::Permissions;
 use crate::store::quota::{Peaks, Quota};
-use crate::store::special::Special;
 use crate::store::transaction::NodeChange;
 use crate::wire::feature::Features;
 
@@ -26,6 +25,8 @@ pub struct ChangeSet {
     pub nodes: Vec<NodeChange>,
     /// What else happens.
     pub effect: Option<Effect>,
+    /// What becomes of the connection's lists that are read in parts.
+    pub list: Option<ListChange>,
     /// What the client would have of what is limited.
     pub peaks: Peaks,
     /// The request's transaction is over, even if the request is refused.
@@ -76,13 +77,6 @@ pub enum UpdateCommand {
 /// What a request does beside changing nodes. At most one per request.
 #[derive(Debug)]
 pub enum Effect {
-    /// A special node gets other permissions.
-    SetSpecial {
-        /// Which.
-        special: Special,
-        /// Its permissions.
-        permissions: Permissions,
-    },
     /// A watch is set.
     Watch {
         /// A path or a special name.
@@ -182,6 +176,7 @@ impl ChangeSet {
             self.nodes.clear();
         }
         self.effect = None;
+        self.list = None;
         self.peaks.clear();
         self.ends_transaction = false;
         self.in_the_way.clear();

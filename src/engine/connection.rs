@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
 use crate::engine::input::Input;
+use crate::engine::lists::KeptList;
 use crate::engine::output::Output;
 use crate::store::domain::DomId;
 use crate::store::transaction::Transaction;
@@ -70,6 +71,8 @@ pub struct Connection {
     pub(super) waits_for_departure: bool,
     /// Of a client of the control domain: whether it reads.
     pub(super) reading: Reading,
+    /// When its kept lists are looked at: not after the first one's time.
+    pub(super) lists_deadline_ms: Option<u64>,
     /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
     /// whoever asks for a fresh connection is not rid of the events that he caused.
     tickets: VecDeque<(u64, usize)>,
@@ -102,6 +105,8 @@ pub struct Session {
     /// What waits to be sent.
     pub output: Output,
     pub(super) transactions: BTreeMap<u32, Transaction>,
+    /// Lists that are being read in parts, the oldest first.
+    pub(super) lists: Vec<KeptList>,
     /// Requests that are answered later.
     pub(super) deferred: Vec<u64>,
     pub(super) next_transaction: u32,
@@ -120,6 +125,7 @@ impl Connection {
             announced_bytes: None,
             waits_for_departure: false,
             reading: Reading::default(),
+            lists_deadline_ms: None,
             tickets: VecDeque::new(),
             phase: Phase::Open(Box::default()),
         }

@@ -10,17 +10,19 @@ use alloc::vec::Vec;
 
 use crate::engine::connection::{Connection, Fault, Peer, Phase, RingStart};
 use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
+use crate::engine::input::Input;
 use crate::engine::output::EventCause;
 use crate::engine::requests::parse_domid;
 use crate::engine::{Engine, RestartPhase};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
-use crate::store::special::Special;
+use crate::store::special::{Special, SpecialNode};
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
 use crate::wire::header::MessageType;
+use crate::wire::ring::Ring;
 
 impl Engine {
     /// Connects a domain that was there before us: its ring is mapped and its port bound, and what its ring says is
@@ -84,6 +86,7 @@ impl Engine {
         if let Some(domid) = shut_down {
             self.announce_special(Special::ReleaseDomain, domid, now_ms);
         }
+        self.note_growth(now_ms);
     }
 
     /// What has become of a known domain. That there is another one with its number means that it is gone.
@@ -220,6 +223,24 @@ impl Engine {
         }
     }
 
+    /// A domain has erased its ring. The ring starts at index 0 again, and neither side may see half a message: half a request
+    /// is forgotten, and a message of which a part was sent is sent again whole. All else stays: the domain must not get rid
+    /// of outstanding requests, watches or transactions in this way.
+    pub fn handle_erased_ring(&mut self, id: ConnectionId) {
+        let Some((session, ring)) = self.connections.get_mut(&id).and_then(Connection::session_mut) else { return };
+        *ring = Ring::default();
+        session.input = Input::default();
+        let dropped = session.output.restart_first();
+        let next_ms = session.output.next_deadline_ms();
+        if let Some(cause) = dropped {
+            self.settle(cause);
+        }
+        // An event that was partly sent had no time to be dropped at.
+        if let Some(next_ms) = next_ms {
+            self.note_deadline(id, next_ms);
+        }
+    }
+
     /// What the domain of a connection is offered; everything for sockets.
     #[must_use]
     pub fn features(&self, id: ConnectionId) -> Features {
@@ -262,13 +283,14 @@ impl Engine {
             }
         }
         for special in Special::ALL {
+            let is_owner = self.state.specials.get(special).permissions.owner() == domid;
+            // As with nodes, only another owner is a change that a transaction conflicts with.
+            let generation = if is_owner { Some(self.state.next_generation()) } else { None };
             let node = self.state.specials.get_mut(special);
-            let owned = if node.permissions.owner() == domid {
-                node.permissions.owned_by(privileged)
-            } else {
-                node.permissions.clone()
-            };
-            node.permissions = owned.without(domid);
+            if let Some(generation) = generation {
+                *node = SpecialNode { permissions: node.permissions.owned_by(privileged), generation };
+            }
+            node.permissions = node.permissions.without(domid);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Permissions, Requester};
-use crate::store::special::Special;
+use crate::store::special::{Special, SpecialNode};
 use crate::store::transaction::Before;
 use crate::store::watch::{ConnectionId, News, Scope, Watch};
 use crate::wire::feature::Features;
@@ -28,6 +28,10 @@ pub(super) struct Readable<'a> {
 impl<'a> Readable<'a> {
     pub(super) fn node(node: &'a Node) -> Self {
         Self { permissions: node.permissions(), generation: node.generation() }
+    }
+
+    pub(super) const fn special(node: &'a SpecialNode) -> Self {
+        Self { permissions: &node.permissions, generation: node.generation }
     }
 
     pub(super) const fn before(before: &'a Before) -> Self {
@@ -173,10 +177,19 @@ impl Engine {
         });
     }
 
+    /// Reports that a special node has other permissions, to the watches on it whose clients could read it or can now.
+    pub(super) fn announce_special_change(&mut self, special: Special, before: Readable<'_>, now_ms: u64) {
+        let name = special.name();
+        let (news, cause) = (News::SpecialChange(name), self.cause.event);
+        let telling = Telling { news, path: name, cause, pace: Pace::AtOnce, after: None, now_ms };
+        let _ = self.tell(telling, &mut |engine: &Self, id| {
+            engine.requester_of(id).is_some_and(|who| before.by(&who)) || engine.may_know(id, special)
+        });
+    }
+
     /// Whether a client may read a special node.
     fn may_know(&self, id: ConnectionId, special: Special) -> bool {
-        let node = self.state.specials.get(special);
-        let readable = Readable { permissions: &node.permissions, generation: node.generation };
+        let readable = Readable::special(self.state.specials.get(special));
         self.requester_of(id).is_some_and(|who| readable.by(&who))
     }
 
@@ -277,6 +290,9 @@ impl Engine {
         let Some(session) = self.session_mut(id) else { return };
         session.output.push_event(&payload, cause, deadline_ms);
         self.note_event(payload.len());
+        if let Some(domid) = guest {
+            self.state.domains.note_grown(domid);
+        }
         if let Some(origin) = cause.origin
             && let Some(sender) = self.connections.get_mut(&origin.connection)
         {
@@ -311,7 +327,7 @@ impl<'a> Telling<'a> {
     fn levels(&self) -> u64 {
         match self.news {
             News::Change(path, Scope::Subtree) => path.as_str().bytes().filter(|byte| *byte == b'/').count() as u64,
-            News::Change(_, Scope::Exact) | News::Special(_) | News::SpecialDomain { .. } => 1,
+            News::Change(_, Scope::Exact) | News::Special(_) | News::SpecialChange(_) | News::SpecialDomain { .. } => 1,
         }
     }
 

@@ -92,8 +92,9 @@ impl Engine {
             return Err(Errno::Acces);
         }
         let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
-        let open_transactions = self.connections.get(&id).and_then(Connection::session);
-        let open_transactions = open_transactions.map_or(0, Session::open_transactions);
+        let session = self.connections.get(&id).and_then(Connection::session);
+        let open_transactions = session.map_or(0, Session::open_transactions);
+        let lists = session.map_or(&[][..], |session| &session.lists);
         let budget = self.budget(id, transaction.as_ref(), hypervisor);
         self.changes.clear();
         let mut call = Call {
@@ -107,6 +108,7 @@ impl Engine {
             connection: id,
             domid: self.domid_of(id),
             open_transactions,
+            lists,
             trace: self.trace,
             was_refused_memory: false,
             payload,
@@ -127,7 +129,9 @@ impl Engine {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
         }
         let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
-        self.warn_of_memory(id, used, was_refused, now_ms);
+        if was_refused {
+            self.warn_of_refusal(id, used, now_ms);
+        }
         outcome
     }
 
@@ -187,6 +191,9 @@ impl Engine {
                 }
             }
             effect = self.changes.effect.take();
+            if let Some(change) = self.changes.list.take() {
+                self.change_list(id, change, now_ms);
+            }
         }
         let mut ended = None;
         if let Some(transaction) = transaction {

@@ -61,6 +61,12 @@ pub trait Hypervisor {
     /// When that is no such port; it is not closed then.
     fn adopt_port(&mut self, domid: DomId, port: u32) -> Result<Port, Errno>;
 
+    /// The port that the mapped ring page of `domid` names for the server ([`crate::wire::ring::Field::EventPort`]); 0 for
+    /// none. The domain may write anything there, and the word is loaded once.
+    fn port_in_ring(&self, _domid: DomId) -> u32 {
+        0
+    }
+
     /// Closes a port that [`Hypervisor::bind_port`] or [`Hypervisor::adopt_port`] returned.
     fn close_port(&mut self, port: Port);
 

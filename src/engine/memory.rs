@@ -4,6 +4,7 @@
 //! past the quota is refused to the one who asked; what makes it shrink never is.
 
 use crate::engine::connection::{Connection, Session};
+use crate::engine::lists::KeptList;
 use crate::engine::output::Output;
 use crate::engine::{Engine, hypervisor::Hypervisor};
 use crate::limits;
@@ -103,7 +104,8 @@ fn bytes_of(domain: &Domain, session: Option<&Session>) -> usize {
     let nodes = usize::try_from(domain.node_bytes).unwrap_or(usize::MAX);
     let session = session.map_or(0, |session| {
         let transactions = session.transactions.values().map(Transaction::bytes);
-        transactions.fold(session.output.queued_bytes(), usize::saturating_add)
+        let lists = session.lists.iter().map(KeptList::bytes);
+        transactions.chain(lists).fold(session.output.queued_bytes(), usize::saturating_add)
     });
     nodes.saturating_add(domain.watch_bytes).saturating_add(session)
 }
@@ -198,14 +200,70 @@ impl Engine {
         }
     }
 
-    /// Tells the log of a guest that takes much memory, not too often.
-    pub(super) fn warn_of_memory(&mut self, id: ConnectionId, used: usize, was_refused: bool, now_ms: u64) {
-        let Some(domid) = self.domain_of(id).filter(|domid| *domid != self.config.privileged) else { return };
-        let is_over = used > self.state.domains.quotas(domid).limit(Quota::MemorySoft);
-        let Some(domain) = self.state.domains.get_mut(domid) else { return };
-        if (is_over || was_refused) && domain.memory_logged.is_due(limits::MEMORY_LOG_INTERVAL_MS, now_ms) {
-            let what = if was_refused { "was refused more" } else { "is over its soft quota" };
-            log::warn!("memory: domain {domid} takes {used} bytes and {what}");
+    /// Raises the maxima of the domains of which something has grown, and logs those that are over a quota of memory. It does
+    /// not matter which request made them grow, nor whose.
+    pub(super) fn note_growth(&mut self, now_ms: u64) {
+        let grown = self.state.domains.take_grown();
+        let mut next = self.state.domains.next_grown(&grown, None);
+        while let Some(domid) = next {
+            let used = self.note_figures(domid);
+            self.warn_of_memory(domid, used, now_ms);
+            next = self.state.domains.next_grown(&grown, Some(domid));
         }
+    }
+
+    /// Raises a domain's maxima to what it has now, and those of all guests. Returns how many bytes it takes.
+    pub(super) fn note_figures(&mut self, domid: DomId) -> usize {
+        let used = self.memory_of(domid);
+        let privileged = self.config.privileged;
+        let Self { state, connections, peaks: of_all, .. } = self;
+        let Some(domain) = state.domains.get_mut(domid) else { return used };
+        let connection = domain.connection.and_then(|id| connections.get(&id));
+        let session = connection.and_then(Connection::session);
+        let nodes = usize::try_from(domain.nodes).unwrap_or(usize::MAX);
+        let figures = [
+            (Quota::Nodes, nodes),
+            (Quota::Watches, domain.watches),
+            (Quota::Transactions, session.map_or(0, Session::open_transactions)),
+            (Quota::MemoryHard, used),
+        ];
+        for (quota, value) in figures {
+            domain.peaks.note(quota, value);
+            if domid != privileged {
+                of_all.note(quota, value);
+            }
+        }
+        used
+    }
+
+    /// Logs a guest that is over its quotas of memory, not too often.
+    fn warn_of_memory(&mut self, domid: DomId, used: usize, now_ms: u64) {
+        let quotas = self.state.domains.quotas(domid);
+        let over = [(Quota::MemoryHard, "hard"), (Quota::MemorySoft, "soft")]
+            .map(|(quota, name)| (quotas.limit(quota), name))
+            .into_iter()
+            .find(|(limit, _)| used > *limit);
+        if let Some((limit, name)) = over
+            && self.may_log_memory(domid, now_ms)
+        {
+            log::warn!("memory: domain {domid} takes {used} bytes, over its {name} quota of {limit}");
+        }
+    }
+
+    /// Logs a guest that was refused memory, not too often.
+    pub(super) fn warn_of_refusal(&mut self, id: ConnectionId, used: usize, now_ms: u64) {
+        if let Some(domid) = self.domain_of(id)
+            && self.may_log_memory(domid, now_ms)
+        {
+            let limit = self.state.domains.quotas(domid).get(Quota::MemoryHard);
+            log::warn!("memory: domain {domid} takes {used} bytes and was refused more, hard quota {limit}");
+        }
+    }
+
+    /// Whether it is time to log a guest's memory.
+    fn may_log_memory(&mut self, domid: DomId, now_ms: u64) -> bool {
+        let is_guest = domid != self.config.privileged;
+        let domain = self.state.domains.get_mut(domid).filter(|_| is_guest);
+        domain.is_some_and(|domain| domain.memory_logged.is_due(limits::MEMORY_LOG_INTERVAL_MS, now_ms))
     }
 }

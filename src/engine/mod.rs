@@ -28,6 +28,7 @@ mod handling;
 pub mod hypervisor;
 pub mod in_hand;
 pub mod input;
+pub mod lists;
 pub mod memory;
 pub mod needs;
 pub mod output;
@@ -129,6 +130,8 @@ pub struct Engine {
     ready: VecDeque<ConnectionId>,
     /// When the first event of which connection may be over; at most one entry for each connection.
     deadlines: BTreeSet<(u64, ConnectionId)>,
+    /// When the first kept list of which connection is dropped; at most one entry for each connection.
+    list_deadlines: BTreeSet<(u64, ConnectionId)>,
     fairness: Fairness,
     actions: VecDeque<Action>,
     /// Connections whose ring has to be reset before anything else is said to anybody.
@@ -182,6 +185,7 @@ impl Engine {
             next_connection: 0,
             ready: VecDeque::new(),
             deadlines: BTreeSet::new(),
+            list_deadlines: BTreeSet::new(),
             fairness: Fairness::default(),
             actions: VecDeque::new(),
             starting: Vec::new(),
@@ -299,7 +303,8 @@ impl Engine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let events_ms = self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms);
-        [events_ms, self.next_fairness_ms(), self.next_drop_log_ms()].into_iter().flatten().min()
+        let all_ms = [events_ms, self.next_list_deadline_ms(), self.next_fairness_ms(), self.next_drop_log_ms()];
+        all_ms.into_iter().flatten().min()
     }
 
     /// Drops events that were not read in time, and lets guests go on that were held back for long enough. What there is too
@@ -307,6 +312,7 @@ impl Engine {
     pub fn handle_timeout(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.advance_fairness(now_ms);
+        self.drop_old_lists(now_ms);
         self.log_drops(now_ms);
         let mut left = limits::EXPIRED_AT_ONCE;
         while let Some((deadline_ms, id)) = self.deadlines.first().copied().filter(|_| left > 0) {
@@ -419,6 +425,10 @@ impl Engine {
         let Some(session) = self.session_mut(id) else { return false };
         let (header, payload) = session.input.take();
         self.handle_request(id, header, payload.as_deref(), hypervisor, now_ms);
+        if let Some(domid) = self.domain_of(id) {
+            self.state.domains.note_grown(domid);
+        }
+        self.note_growth(now_ms);
         if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
             session.input.recycle(payload);
         }

@@ -240,6 +240,14 @@ impl Output {
         Some((message.origin, message.bytes))
     }
 
+    /// Sends the first message again from its beginning: its receiver has erased the part that was sent. The end of a message
+    /// whose beginning is unknown is dropped; returns what caused it.
+    pub(super) fn restart_first(&mut self) -> Option<Origin> {
+        self.sent = 0;
+        self.messages.front().filter(|message| matches!(message.kind, Kind::Rest))?;
+        self.discard_first()?.0
+    }
+
     /// Drops up to `most` events whose deadline is over and of which nothing was sent. Costs as much as it drops: events
     /// are in the order of their deadlines, and few replies can be pending before the first of them.
     pub fn expire(&mut self, now_ms: u64, most: usize) -> Vec<Dropped> {

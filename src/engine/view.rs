@@ -8,6 +8,7 @@ use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Requester};
 use crate::store::quota::Quota;
+use crate::store::special::{Special, SpecialNode};
 use crate::store::state::State;
 use crate::store::transaction::Transaction;
 use crate::wire::errno::Errno;
@@ -49,6 +50,25 @@ impl View<'_> {
         }
         transaction.note(path, base.clone());
         Ok(base)
+    }
+
+    /// A special node.
+    ///
+    /// # Errors
+    /// [`Errno::NoSpc`] when the transaction takes all memory that it may; it cannot be committed then.
+    pub fn special(&mut self, special: Special) -> Result<SpecialNode, Errno> {
+        let node = self.state.specials.get(special);
+        let Some(transaction) = &mut self.transaction else { return Ok(node.clone()) };
+        transaction.count_look();
+        if let Some(seen) = transaction.special(special) {
+            return Ok(seen.clone());
+        }
+        if let Err(errno) = self.budget.take(Transaction::bytes_of_special(node)) {
+            transaction.fail();
+            return Err(errno);
+        }
+        transaction.note_special(special, node.clone());
+        Ok(node.clone())
     }
 
     /// The node at `path`, if the requester has all of `wanted`.

@@ -235,6 +235,10 @@ impl Hypervisor for XenPlatform {
         heap::usage().free
     }
 
+    fn port_in_ring(&self, domid: DomId) -> u32 {
+        self.page(domid).map_or(0, |page| page.load(Field::EventPort))
+    }
+
     fn next_domain(&mut self, from: DomId) -> Option<DomId> {
         self.domains.next(from.0, DomId::FIRST_RESERVED.0).map(DomId)
     }

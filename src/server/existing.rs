@@ -1,12 +1,12 @@
-//! Domains that were there before the server, and whom nobody introduces: those built together with it, whose builder
-//! wrote the port of the connection into the ring page (`xen/include/public/io/xs_wire.h`, `evtchn_port`).
+//! Domains that were there before the server and are not introduced by a request: their builder wrote the port of the
+//! connection into the ring page (`xen/include/public/io/xs_wire.h`, `evtchn_port`). Xen itself does not do so yet, in any
+//! release up to 4.22. A domain whose page names port 0 stays unconnected until INTRODUCE.
 
 use crate::engine::hypervisor::DomainState;
 use crate::limits;
 use crate::server::{Platform, Server};
 use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
-use crate::wire::ring::{Field, RingPage};
 
 impl Server {
     /// Connects each domain that exists and whose ring page has a port, the control domain first. Returns how many.
@@ -47,7 +47,7 @@ impl Server {
 /// The port that the ring page of a domain names. It is read once: whoever may write the page could change it.
 fn port_in_ring<P: Platform>(domid: DomId, platform: &mut P) -> Result<Option<u32>, Errno> {
     platform.map_ring(domid)?;
-    let port = platform.page(domid).map_or(0, |page| page.load(Field::EventPort));
+    let port = platform.port_in_ring(domid);
     platform.unmap_ring(domid);
     Ok((1..=limits::REMOTE_PORT_MAX).contains(&port).then_some(port))
 }

@@ -299,6 +299,10 @@ impl Server {
         }
         let outcome = self.serve_ring(id, domid, platform, now_ms);
         if outcome.is_err() {
+            // The domain may have erased its ring in the middle of the turn.
+            if self.look_for_reconnection(id, domid, platform) {
+                return self.engine.wake(id);
+            }
             self.engine.handle_broken_rule(id, Fault::RingIndex, now_ms);
         }
         // A request on this very ring may have introduced the domain again, with another port.
@@ -346,21 +350,24 @@ impl Server {
         Some(Told::News)
     }
 
-    /// Starts afresh if the domain asks for it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").
+    /// Resets the connection if the domain asks for it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").
     ///
-    /// A domain that is not offered this may erase its ring while nothing is under way, as firmware does for the kernel
-    /// that follows it. Servers that take their own indices from the page do not notice.
-    fn look_for_reconnection<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) {
-        let Some(page) = platform.page(domid) else { return };
-        if self.engine.features(id).contains(Features::RECONNECTION) {
-            if page.load(Field::Connection) == CONNECTION_REQUESTED {
-                self.engine.handle_reconnect(id);
-            }
-        } else if let Some((_, ring)) = self.engine.connection_mut(id).and_then(Connection::session_mut)
-            && ring.is_erased(page)
+    /// A domain may also erase its ring without asking, as firmware does for the kernel that follows it. The C server takes
+    /// its own indices from the page and does not notice. Returns whether the ring was erased.
+    fn look_for_reconnection<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
+        let Some(page) = platform.page(domid) else { return false };
+        if self.engine.features(id).contains(Features::RECONNECTION)
+            && page.load(Field::Connection) == CONNECTION_REQUESTED
         {
-            *ring = Ring::default();
+            self.engine.handle_reconnect(id);
+            return false;
         }
+        let session = self.engine.connection_mut(id).and_then(Connection::session_mut);
+        let is_erased = session.is_some_and(|(_, ring)| ring.is_erased(page));
+        if is_erased {
+            self.engine.handle_erased_ring(id);
+        }
+        is_erased
     }
 
     /// Sends what waits, handles requests, and sends what that caused.

@@ -4,7 +4,9 @@
 //! belonged to another that had the same number (see [`crate::store::permission`]).
 
 use alloc::collections::BTreeMap;
+use core::ops::Bound;
 
+use crate::limits;
 use crate::store::domain::DomId;
 #[cfg(doc)]
 use crate::store::node::Node;
@@ -98,10 +100,29 @@ impl NodeCount {
     }
 }
 
+/// The domains of which something has grown since this was last asked.
+#[derive(Clone, Debug, Default)]
+pub struct Grown {
+    listed: heapless::Vec<DomId, { limits::GROWN_DOMAINS }>,
+    /// There were more than the list holds.
+    is_full: bool,
+}
+
+impl Grown {
+    const NONE: Self = Self { listed: heapless::Vec::new(), is_full: false };
+
+    fn note(&mut self, domid: DomId) {
+        if !self.is_full && !self.listed.contains(&domid) {
+            self.is_full = self.listed.push(domid).is_err();
+        }
+    }
+}
+
 /// All known domains.
 #[derive(Clone, Debug, Default)]
 pub struct Domains {
     records: BTreeMap<DomId, Domain>,
+    grown: Grown,
     /// The quotas of domains that become known from now on.
     defaults: Quotas,
     /// Quotas of other servers that were set for all domains. A new domain gets no copy: it has nothing to limit.
@@ -116,6 +137,7 @@ impl Domains {
     pub const fn new(defaults: Quotas) -> Self {
         Self {
             records: BTreeMap::new(),
+            grown: Grown::NONE,
             defaults,
             unknown_quotas: UnknownQuotas::new(),
             unknown_global_quotas: UnknownQuotas::new(),
@@ -206,7 +228,30 @@ impl Domains {
         if let Some(domain) = self.get_mut(domid) {
             domain.nodes = domain.nodes.saturating_add_signed(by.nodes);
             domain.node_bytes = domain.node_bytes.saturating_add_signed(by.bytes);
+            if by.nodes > 0 || by.bytes > 0 {
+                self.note_grown(domid);
+            }
         }
+    }
+
+    /// Notes that something of `domid` has grown that is limited.
+    pub fn note_grown(&mut self, domid: DomId) {
+        self.grown.note(domid);
+    }
+
+    /// Takes the domains of which something has grown.
+    pub fn take_grown(&mut self) -> Grown {
+        core::mem::replace(&mut self.grown, Grown::NONE)
+    }
+
+    /// The first of these domains after `behind`.
+    #[must_use]
+    pub fn next_grown(&self, grown: &Grown, behind: Option<DomId>) -> Option<DomId> {
+        if grown.is_full {
+            let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+            return self.records.range((from, Bound::Unbounded)).next().map(|(domid, _)| *domid);
+        }
+        grown.listed.iter().copied().filter(|domid| Some(*domid) > behind).min()
     }
 
     /// All records, by domid.

@@ -67,7 +67,7 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Reads an absolute path.
+    /// Reads an absolute path; the limit is that of [`Path::parse`].
     ///
     /// # Errors
     /// [`InvalidPath`] when it is none.
@@ -81,18 +81,17 @@ impl<'a> Path<'a> {
     fn of_valid_characters(full: &'a str, limit_bytes: usize) -> Result<Self, InvalidPath> {
         let well_formed = full == "/" || !(full.ends_with('/') || full.contains("//"));
         let path = Self(full);
-        let limit_bytes = limit_bytes.min(limits::PATH_BYTES);
-        let fits = full.len() <= limit_bytes || path.counted_bytes() <= limit_bytes;
+        let is_short = full.len() <= limit_bytes || path.counted_bytes() <= limit_bytes;
+        let fits = is_short && full.len() <= limits::ABSOLUTE_PATH_BYTES;
         if well_formed && fits { Ok(path) } else { Err(InvalidPath) }
     }
 
-    /// Reads the absolute path of a child of `parent`; `None` if it is none, or a very long one. Only the name is looked at
-    /// closely.
+    /// Reads the absolute path of a child of `parent`; `None` if it is none, or too long. Only the name is looked at closely.
     #[must_use]
     pub fn child_of(parent: Path<'_>, spelling: &'a str) -> Option<Self> {
         let above = if parent.is_root() { "" } else { parent.0 };
         let name = spelling.strip_prefix(above)?.strip_prefix('/')?;
-        (Self::is_name(name) && spelling.len() <= limits::PATH_BYTES).then_some(Self(spelling))
+        (Self::is_name(name) && spelling.len() <= limits::ABSOLUTE_PATH_BYTES).then_some(Self(spelling))
     }
 
     /// Bytes that count for the quota: all but the prefix `/local/domain/<number>/`.
@@ -175,7 +174,7 @@ impl<'a> AnyPath<'a> {
         }
         let name = valid_characters(spelling)?;
         let well_formed = !(name.ends_with('/') || name.contains("//"));
-        if well_formed && name.len() <= limit_bytes.min(limits::PATH_BYTES) {
+        if well_formed && name.len() <= limit_bytes.min(limits::ABSOLUTE_PATH_BYTES) {
             Ok(AnyPath::Special(name))
         } else {
             Err(InvalidPath)
@@ -352,8 +351,21 @@ mod tests {
         for other in ["/", "//", "/c/d", "c", "/c/"] {
             assert_eq!(Path::child_of(Path::ROOT, other), None, "{other:?}");
         }
-        let longest = format!("/a/b/{}", "x".repeat(limits::PATH_BYTES - 5));
+        let longest = format!("/a/b/{}", "x".repeat(limits::ABSOLUTE_PATH_BYTES - 5));
         assert!(child(&longest).is_some() && child(&format!("{longest}x")).is_none());
+    }
+
+    #[test]
+    fn no_path_is_longer_than_the_tree_can_hold() {
+        let longest = format!("/{}", "x".repeat(limits::ABSOLUTE_PATH_BYTES - 1));
+        for (spelling, is_path) in [(longest.clone(), true), (format!("{longest}x"), false)] {
+            assert_eq!(Path::parse_absolute(spelling.as_bytes(), usize::MAX).is_ok(), is_path);
+        }
+        let relative = "x".repeat(limits::ABSOLUTE_PATH_BYTES - "/local/domain/7/".len());
+        for (spelling, is_path) in [(relative.clone(), true), (format!("{relative}x"), false)] {
+            let mut scratch = PathScratch::new();
+            assert_eq!(Path::parse(spelling.as_bytes(), DomId(7), usize::MAX, &mut scratch).is_ok(), is_path);
+        }
     }
 
     #[test]

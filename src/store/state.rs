@@ -9,8 +9,8 @@ use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Permissions, Requester};
 use crate::store::quota::Quotas;
-use crate::store::special::Specials;
-use crate::store::transaction::{CommitEvent, Transaction};
+use crate::store::special::{Special, Specials};
+use crate::store::transaction::{Before, CommitEvent, Transaction};
 use crate::store::tree::Tree;
 use crate::store::value::Value;
 use crate::store::watch::Watches;
@@ -152,6 +152,22 @@ impl State {
             *generation = generation.saturating_add(1);
             *generation
         })
+    }
+
+    /// Makes the changes of special nodes of a transaction that does not conflict, and returns what these nodes were before.
+    pub fn commit_specials(
+        &mut self,
+        transaction: &mut Transaction,
+    ) -> [Option<(Special, Before)>; Special::ALL.len()] {
+        let Self { specials, domains, generation, .. } = self;
+        transaction.commit_specials(
+            specials,
+            |permissions, written| domains.adjusted(permissions, written),
+            || {
+                *generation = generation.saturating_add(1);
+                *generation
+            },
+        )
     }
 
     /// Counts the nodes of each domain. Those of all domains count for none.

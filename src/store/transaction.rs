@@ -7,6 +7,7 @@
 
 mod parts;
 mod removal;
+mod specials;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -20,12 +21,15 @@ use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::permission::Permissions;
 use crate::store::record::Record;
+use crate::store::special::Special;
 use crate::store::tree::Tree;
 use crate::store::value::Value;
 use crate::store::watch::Scope;
+use specials::SeenSpecials;
 
 pub(crate) use parts::{Seen, TransactionState};
 pub(crate) use removal::walk_seen;
+pub(crate) use specials::SeenSpecial;
 
 /// A change of one node, as a request makes it.
 #[derive(Clone, Debug)]
@@ -52,6 +56,13 @@ pub enum NodeChange {
     SetPermissions {
         /// Which node.
         path: PathBuf,
+        /// Its permissions.
+        permissions: Permissions,
+    },
+    /// A special node gets other permissions.
+    SetSpecial {
+        /// Which special node.
+        special: Special,
         /// Its permissions.
         permissions: Permissions,
     },
@@ -126,6 +137,8 @@ pub struct Before {
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     accessed: BTreeMap<PathBuf, Accessed>,
+    /// The special nodes that it has seen.
+    specials: SeenSpecials,
     /// By how much each domain's count of nodes will change.
     counts: BTreeMap<DomId, i64>,
     created: bool,
@@ -179,7 +192,8 @@ impl Transaction {
         self.failed = true;
     }
 
-    /// Marks it as one that is to be tried again: it saw nodes that were others later, and what it made of both can't be told.
+    /// Marks it as one that its client has to try again: it saw nodes that changed later and nothing says what it made of
+    /// both, or it gave a node to a domain that is dead.
     pub const fn outdate(&mut self) {
         self.outdated = true;
     }
@@ -301,17 +315,19 @@ impl Transaction {
                     }
                 }
             }
+            NodeChange::SetSpecial { special, permissions } => self.set_special(special, permissions, generation),
             NodeChange::Remove { path } => self.remove(path.as_path(), generation),
         }
     }
 
-    /// Takes a dead domain's rights out of all that it holds: otherwise a commit would bring them back, perhaps when
-    /// another domain has the same number. It can't be committed any more if it gave a node to that domain, and not be
-    /// replayed if it gave it a right: the requests that did are made anew in a replay.
+    /// Removes a dead domain's rights from all that it holds: otherwise a commit would restore them, perhaps when another
+    /// domain has the same number. If it gave a node to that domain, its client has to try again. If it gave it a right, it
+    /// cannot be replayed, because a replay would execute those requests again.
     pub fn forget_domain(&mut self, domid: DomId) {
         if self.record.gives_rights_to(domid) {
             self.record = Record::dropped();
         }
+        self.forget_domain_in_specials(domid);
         for accessed in self.accessed.values_mut() {
             let was_owner = accessed.base.as_ref().is_some_and(|base| base.permissions().owner() == domid);
             if let Some(base) = &mut accessed.base {
@@ -319,7 +335,7 @@ impl Transaction {
             }
             if let Local::Present(node) = &mut accessed.local {
                 // A node that belonged to the domain before is gone from the tree, which is a conflict already.
-                self.failed = self.failed || node.permissions().owner() == domid && !was_owner;
+                self.outdated = self.outdated || node.permissions().owner() == domid && !was_owner;
                 forget_rights(node, domid);
             }
         }

@@ -58,6 +58,7 @@ impl Watch {
                     }
                 }
             }
+            News::SpecialChange(name) => *self.path == *name,
             News::Special(name) => self.depth.is_none() && *self.path == *name,
             News::SpecialDomain { name, of_domain } => {
                 *self.path == *of_domain || *self.path == *name && self.depth.is_some_and(|depth| depth > 0)
@@ -80,6 +81,8 @@ pub enum Scope {
 pub enum News<'a> {
     /// A change of a node.
     Change(Path<'a>, Scope),
+    /// A special node has other permissions: for all watches on it.
+    SpecialChange(&'a str),
     /// What a special name stands for happened, and it is not said to which domain: for the watches on it without a depth.
     Special(&'a str),
     /// The same with the domain: for the watches on the special name with a depth, and on the name with the domain.
@@ -97,7 +100,7 @@ impl<'a> News<'a> {
         let (path, levels, names) = match self {
             Self::Change(path, Scope::Exact) => (Some(path), 1, [None, None]),
             Self::Change(path, Scope::Subtree) => (Some(path), usize::MAX, [None, None]),
-            Self::Special(name) => (None, 0, [Some(name), None]),
+            Self::SpecialChange(name) | Self::Special(name) => (None, 0, [Some(name), None]),
             Self::SpecialDomain { name, of_domain } => (None, 0, [Some(name), Some(of_domain)]),
         };
         let above = path.into_iter().flat_map(Path::and_ancestors).take(levels).map(Path::as_str);

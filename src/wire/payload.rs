@@ -48,6 +48,21 @@ pub fn decimal(string: &[u8]) -> Option<u64> {
     core::str::from_utf8(string).ok()?.parse().ok()
 }
 
+/// The number at the beginning of a string, as `atoi` of C reads it: 0 if there is none.
+#[must_use]
+pub fn leading_number(string: &[u8]) -> i64 {
+    let string = string.trim_ascii_start();
+    let (is_negative, digits) = match string.split_first() {
+        Some((b'-', digits)) => (true, digits),
+        Some((b'+', digits)) => (false, digits),
+        _ => (false, string),
+    };
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    let number = digits
+        .fold(0_i64, |number, byte| number.saturating_mul(10).saturating_add(i64::from(byte.saturating_sub(b'0'))));
+    if is_negative { number.saturating_neg() } else { number }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +83,16 @@ mod tests {
         assert_eq!(exact_strings::<2>(b"a\0b"), None);
         assert_eq!(exact_strings::<2>(b"a\0b\0c\0"), None);
         assert_eq!(first_strings::<2>(b"a\0b\0c\0"), Some([&b"a"[..], b"b"]));
+    }
+
+    #[test]
+    fn the_number_at_the_beginning_is_read_as_atoi_does() {
+        for (string, number) in
+            [(&b""[..], 0), (b"x", 0), (b"12", 12), (b"12x", 12), (b" +7", 7), (b"-1", -1), (b"-", 0)]
+        {
+            assert_eq!(leading_number(string), number, "{string:?}");
+        }
+        assert_eq!(leading_number(b"99999999999999999999"), i64::MAX);
     }
 
     #[test]

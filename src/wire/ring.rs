@@ -101,10 +101,14 @@ impl Ring {
         Self::default()
     }
 
-    /// Whether our own indices in the page are zero and ought not to be: the domain has erased its ring, as `hvmloader`
-    /// does before it gives the ring to the next kernel, if reconnection is not offered.
+    /// Whether the domain has erased its ring, as `hvmloader` does before it gives the ring to the next kernel: our own
+    /// indices in the page, which only we write, are zero and ours are not, and the domain has consumed nothing since.
     pub fn is_erased(&self, page: &impl RingPage) -> bool {
-        *self != Self::default() && page.load(Field::RequestConsumer) == 0 && page.load(Field::ReplyProducer) == 0
+        let is_zero = |field| page.load(field) == 0;
+        *self != Self::default()
+            && is_zero(Field::RequestConsumer)
+            && is_zero(Field::ReplyProducer)
+            && is_zero(Field::ReplyConsumer)
     }
 
     /// Bytes of requests that wait.

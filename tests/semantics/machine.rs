@@ -177,6 +177,10 @@ impl Hypervisor for Machine {
         if is_bound { Ok(Port(port)) } else { Err(Errno::Inval) }
     }
 
+    fn port_in_ring(&self, domid: DomId) -> u32 {
+        self.page(domid).map_or(0, |page| page.load(Field::EventPort))
+    }
+
     fn close_port(&mut self, port: Port) {
         assert!(self.bound.remove(&port).is_some(), "{port:?} was not bound");
         self.remote.remove(&port);

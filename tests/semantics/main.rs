@@ -4,6 +4,7 @@
 mod advisories_from_414;
 mod advisories_to_353;
 mod any_domain;
+mod as_xen_4_22;
 mod auto_introduction;
 mod basics;
 mod conflict_credit;
@@ -20,6 +21,7 @@ mod found_by_comparison;
 mod identity;
 mod introduce_release;
 mod items;
+mod lists_in_parts;
 mod live_update;
 mod log_lines;
 mod machine;

@@ -121,17 +121,6 @@ fn a_watch_on_the_root_sees_no_special_events_and_no_other_special_name_fires() 
 }
 
 #[test]
-fn changing_their_permissions_causes_no_event() {
-    let mut world = World::new();
-    for path in ["/", "@introduceDomain"] {
-        world.watch(0, path, "t").unwrap();
-    }
-    world.events(0);
-    world.set_perms(0, "@introduceDomain", "r0").unwrap();
-    assert_eq!(world.events(0), []);
-}
-
-#[test]
 fn a_right_to_special_events_dies_with_its_domain() {
     for entries in ["n0 r7", "n7"] {
         let mut world = World::new();

@@ -158,6 +158,7 @@ fn a_guest_needs_the_right_to_the_special_name_to_be_told_of_the_domain() {
     world.kill(9);
     assert_eq!(world.events(5), [event("@releaseDomain/9", "t")], "releases are for all");
     world.set_perms(0, "@releaseDomain", "n0").unwrap();
+    assert_eq!(world.events(5), [event("@releaseDomain", "t")], "it could read the special node before");
     world.start(9);
     world.kill(9);
     assert_eq!(world.events(5), []);

@@ -11,7 +11,7 @@ impl Runner {
     pub fn walk(&mut self) -> Result<(), String> {
         self.finish(0)?;
         self.ask_now(T::Control, "check\0")?;
-        let paths: Vec<String> = self.model.store.nodes.keys().cloned().collect();
+        let paths: Vec<String> = self.model.store.ordinary().map(|(path, _)| path.clone()).collect();
         for path in paths {
             self.counts.add("nodes read in walks", 1);
             for kind in [T::Directory, T::Read, T::GetPerms] {

@@ -89,10 +89,14 @@ impl Model {
         for connection in self.connections.values_mut() {
             connection.transactions.values_mut().for_each(|transaction| transaction.forget_domain(domid));
         }
-        for permissions in &mut self.specials {
-            *permissions = without(permissions, domid);
+        for name in SPECIALS {
+            let mut permissions = without(self.store.special(name), domid);
             if permissions[0].domid == domid {
                 permissions[0].domid = 0;
+                let node = (**self.store.get(name).expect("it is always there")).clone();
+                self.store.set(name, Some(crate::nodes::Node { permissions, ..node }));
+            } else {
+                self.store.set_quietly(name, permissions);
             }
         }
         self.known.remove(&domid);
@@ -230,7 +234,7 @@ impl Model {
         }
         let payload = [node.as_bytes(), b"\0", report.as_bytes()].concat();
         let who = self.who(0);
-        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        let beside = Beside { known: &self.known, machine };
         let answer = rules::answer(&mut self.store, &who, &beside, T::Write, &payload);
         assert!(answer.is_ok(), "dom0 may write");
         self.tell_all();
@@ -274,7 +278,7 @@ impl Model {
     fn tell_special(&mut self, which: usize) {
         let domids: Vec<u16> = self.connections.keys().copied().collect();
         for domid in domids {
-            if self.who(domid).may_read(&self.specials[which]) {
+            if self.who(domid).may_read(self.store.special(SPECIALS[which])) {
                 self.tell(domid, SPECIALS[which], |watch| watch.path == SPECIALS[which] && watch.depth.is_none());
             }
         }
@@ -285,7 +289,7 @@ impl Model {
         let domids: Vec<u16> = self.connections.keys().copied().collect();
         let name = format!("{}/{about}", SPECIALS[which]);
         for domid in domids {
-            if self.who(domid).may_read(&self.specials[which]) && self.features(domid) & 4 != 0 {
+            if self.who(domid).may_read(self.store.special(SPECIALS[which])) && self.features(domid) & 4 != 0 {
                 self.tell(domid, &name, |watch| {
                     watch.path == name || watch.path == SPECIALS[which] && watch.depth.is_some_and(|depth| depth > 0)
                 });

@@ -11,7 +11,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 
 use crate::machine::Machine;
-use crate::nodes::{ANY, Entry, InTransaction, Node, Permissions, Store, Transaction, View};
+use crate::nodes::{ANY, Entry, InTransaction, Node, Store, Transaction, View};
 use crate::queue::{Payload, Queue};
 use crate::rules::{self, DEFAULTS, Surroundings, Who, quota};
 
@@ -79,8 +79,6 @@ pub enum Flaw {
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     pub store: Store,
-    /// `@introduceDomain` and `@releaseDomain`.
-    pub specials: [Permissions; 2],
     pub known: BTreeMap<u16, Known>,
     pub connections: BTreeMap<u16, Connection>,
     pub defaults: [u32; 10],
@@ -121,16 +119,11 @@ pub const SPECIALS: [&str; 2] = ["@introduceDomain", "@releaseDomain"];
 pub struct Beside<'a> {
     pub known: &'a BTreeMap<u16, Known>,
     pub machine: &'a Machine,
-    pub specials: &'a [Permissions; 2],
 }
 
 impl Surroundings for Beside<'_> {
     fn exists(&self, domid: u16) -> bool {
         self.known.contains_key(&domid) || domid < 0x7ff0 && self.machine.domains.contains_key(&DomId(domid))
-    }
-
-    fn special(&self, name: &str) -> Option<&Permissions> {
-        SPECIALS.iter().position(|special| *special == name).map(|at| &self.specials[at])
     }
 }
 
@@ -148,7 +141,9 @@ impl Model {
         model.store.set("/", Some(node(&["tool"])));
         model.store.set("/tool", Some(node(&["xenstored"])));
         model.store.set("/tool/xenstored", Some(node(&[])));
-        model.specials = [vec![entry('n', 0)], vec![entry('n', 0), entry('r', ANY)]];
+        model.store.set(SPECIALS[0], Some(node(&[])));
+        let permissions = vec![entry('n', 0), entry('r', ANY)];
+        model.store.set(SPECIALS[1], Some(Node { permissions, ..node(&[]) }));
         model
     }
 
@@ -332,7 +327,7 @@ impl Model {
         if matches!(kind, T::Write | T::Mkdir) && domid != 0 {
             who.nodes = self.store.count(domid).cast_signed();
         }
-        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        let beside = Beside { known: &self.known, machine };
         let may_be_refused = self.may_be_refused_memory(domid);
         let mut taken = self.connections.get_mut(&domid).and_then(|of| of.transactions.remove(&number));
         let before = may_be_refused.then(|| (self.store.clone(), taken.clone()));
@@ -358,11 +353,8 @@ impl Model {
             // Also if it had to be refused: a look may have been refused before.
             transaction.is_uncertain |= may_be_refused && observed == Err("ENOSPC");
             transaction.may_lack_replay |= may_be_refused || kind == T::DirectoryPart;
-            let is_special = payload.starts_with(b"@") && kind == T::SetPerms && observed.is_ok();
-            if !is_special {
-                let reply = observed.map(|_| expected.clone().unwrap_or_default()).map_err(str::to_owned);
-                transaction.record(kind, payload, reply, domid == 0);
-            }
+            let reply = observed.map(|_| expected.clone().unwrap_or_default()).map_err(str::to_owned);
+            transaction.record(kind, payload, reply, domid == 0);
             self.connection(domid).transactions.insert(number, transaction);
         }
         if !is_right {
@@ -379,15 +371,12 @@ impl Model {
         })
     }
 
-    /// Permissions were set: whom they name becomes known; those of a special node are not in the store.
+    /// Permissions were set: the domains that they name become known.
     fn after_permissions(&mut self, who: &Who, payload: &[u8], machine: &Machine) {
-        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        let beside = Beside { known: &self.known, machine };
         let permissions = rules::parse_permissions(payload, who, &beside).expect("it was granted");
         for entry in permissions.iter().filter(|entry| entry.counts && entry.domid != ANY) {
             self.learn(entry.domid, machine);
-        }
-        if let Some(at) = SPECIALS.iter().position(|name| rules::split(payload).0[0] == name.as_bytes()) {
-            self.specials[at] = permissions;
         }
     }
 
@@ -442,9 +431,12 @@ impl Model {
         if transaction.has_failed {
             return Err("ENOMEM");
         }
+        if transaction.is_outdated {
+            return Err("EAGAIN");
+        }
         for (owner, count) in transaction.counts().into_iter().filter(|(owner, count)| *count > 0 && *owner != ANY) {
             if !self.known.contains_key(&owner) {
-                return Err("ENOMEM");
+                return Err("EAGAIN");
             }
             let after = self.store.count(owner).saturating_add_signed(count) as usize;
             let is_limited = domid != 0 && owner != 0 && transaction.has_created;
@@ -469,7 +461,7 @@ impl Model {
         let mut new = Transaction::default();
         let mut who = self.who(domid);
         let owned = self.store.count(domid).cast_signed();
-        let beside = Beside { known: &self.known, machine, specials: &self.specials };
+        let beside = Beside { known: &self.known, machine };
         for request in &old.requests {
             who.nodes = owned + new.counts().get(&domid).copied().unwrap_or(0);
             let mut view =

@@ -77,7 +77,7 @@ pub trait View {
     fn note_created(&mut self) {}
 }
 
-/// All nodes.
+/// All nodes, the special ones included: their names begin with `@`, and nothing is above or below them.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     pub nodes: BTreeMap<String, Rc<Node>>,
@@ -105,7 +105,7 @@ impl Store {
     /// How many nodes each domain owns, and their bytes.
     pub fn counts(&self) -> BTreeMap<u16, (u64, usize)> {
         let mut counts = BTreeMap::<u16, (u64, usize)>::new();
-        for (path, node) in &self.nodes {
+        for (path, node) in self.ordinary() {
             let count = counts.entry(node.owner()).or_default();
             count.0 += 1;
             count.1 += node.memory_bytes(path);
@@ -114,12 +114,22 @@ impl Store {
     }
 
     pub fn count(&self, domid: u16) -> u64 {
-        self.nodes.values().filter(|node| node.owner() == domid).count() as u64
+        self.ordinary().filter(|(_, node)| node.owner() == domid).count() as u64
     }
 
     /// What all nodes take.
     pub fn bytes(&self) -> usize {
-        self.nodes.iter().map(|(path, node)| node.memory_bytes(path)).sum()
+        self.ordinary().map(|(path, node)| node.memory_bytes(path)).sum()
+    }
+
+    /// All nodes but the special ones.
+    pub fn ordinary(&self) -> impl Iterator<Item = (&String, &Rc<Node>)> {
+        self.nodes.iter().filter(|(path, _)| path.starts_with('/'))
+    }
+
+    /// The permissions of a special node.
+    pub fn special(&self, name: &str) -> &Permissions {
+        &self.nodes[name].permissions
     }
 
     /// The node and all below, children before their parents.
@@ -152,7 +162,8 @@ impl View for Store {
         let mut readable: Vec<Permissions> = before.map(|node| node.permissions.clone()).into_iter().collect();
         if let Some(node) = self.nodes.get(path) {
             readable.push(node.permissions.clone());
-            readable.extend(self.nodes.get(parent(path)).map(|above| above.permissions.clone()));
+            let above = self.nodes.get(parent(path)).filter(|_| path.starts_with('/'));
+            readable.extend(above.map(|above| above.permissions.clone()));
         }
         self.told.push(Told { path: path.into(), above: true, readable });
     }
@@ -189,6 +200,8 @@ pub struct Transaction {
     pub seen: BTreeMap<String, Seen>,
     /// It can't be committed any more.
     pub has_failed: bool,
+    /// It gave a node to a domain that is dead: its client has to try again.
+    pub is_outdated: bool,
     pub has_created: bool,
     pub requests: Vec<Recorded>,
     pub record_bytes: usize,
@@ -205,7 +218,7 @@ impl Transaction {
     /// By how much each owner's count of nodes will change.
     pub fn counts(&self) -> BTreeMap<u16, i64> {
         let mut counts = BTreeMap::new();
-        for seen in self.seen.values() {
+        for (_, seen) in self.seen.iter().filter(|(path, _)| path.starts_with('/')) {
             let Some(now) = &seen.now else { continue };
             if let Some(base) = &seen.base {
                 *counts.entry(base.owner()).or_default() -= 1;
@@ -240,7 +253,9 @@ impl Transaction {
         let mut events: Vec<_> = Vec::new();
         for (path, seen) in self.seen {
             if let Some(above) = seen.above {
-                events.push((seen.order, path.clone(), above, seen.base));
+                // Those of special nodes come last.
+                let order = if path.starts_with('@') { usize::MAX } else { seen.order };
+                events.push((order, path.clone(), above, seen.base));
             }
             if let Some(now) = seen.now {
                 store.set(&path, now.map(|node| (*node).clone()));
@@ -268,7 +283,7 @@ impl Transaction {
                 Rc::make_mut(base).permissions = without(&base.permissions, domid);
             }
             if let Some(Some(node)) = &mut seen.now {
-                self.has_failed |= node.owner() == domid && !was_owner;
+                self.is_outdated |= node.owner() == domid && !was_owner;
                 Rc::make_mut(node).permissions = without(&node.permissions, domid);
             }
         }
@@ -286,7 +301,8 @@ impl View for InTransaction<'_> {
     fn look(&mut self, path: &str) -> Result<Option<Rc<Node>>, Refused> {
         let order = self.transaction.seen.len();
         if !self.transaction.seen.contains_key(path) {
-            if order + 1 > self.limit {
+            let paths = self.transaction.seen.keys().filter(|path| path.starts_with('/')).count();
+            if path.starts_with('/') && paths + 1 > self.limit {
                 self.transaction.has_failed = true;
                 return Err("ENOSPC");
             }
@@ -325,11 +341,11 @@ pub fn without(permissions: &Permissions, domid: u16) -> Permissions {
     kept.map(|(_, entry)| entry.clone()).collect()
 }
 
-/// The path above; the root's is the root.
+/// The path above; the root's is the root, and so is a special name's.
 pub fn parent(path: &str) -> &str {
-    match path.rsplit_once('/').expect("a path has a slash").0 {
-        "" => "/",
-        parent => parent,
+    match path.rsplit_once('/') {
+        None | Some(("", _)) => "/",
+        Some((parent, _)) => parent,
     }
 }
 

@@ -83,8 +83,6 @@ impl Who {
 pub trait Surroundings {
     /// Whether entries for that domain count.
     fn exists(&self, domid: u16) -> bool;
-    /// A special node's permissions.
-    fn special(&self, name: &str) -> Option<&Permissions>;
 }
 
 /// What is asked of a node's rights.
@@ -120,6 +118,9 @@ fn get(view: &mut dyn View, who: &Who, path: &str, want: Want) -> Result<Rc<Node
     if let Some(node) = node.as_ref().filter(|node| want.is_in(who.access(&node.permissions))) {
         return Ok(node.clone());
     }
+    if node.is_some() && path.starts_with('@') {
+        return Err("EACCES");
+    }
     let (_, above) = nearest(view, path)?;
     if node.is_none() && want.is_partly_in(who.access(&above.permissions)) { Err("ENOENT") } else { Err("EACCES") }
 }
@@ -136,25 +137,34 @@ fn nearest(view: &mut dyn View, path: &str) -> Result<(String, Rc<Node>), Refuse
     }
 }
 
-/// A special node's permissions, if they may be used so.
-fn get_special<'a>(
-    who: &Who,
-    beside: &'a dyn Surroundings,
-    name: &str,
-    want: Want,
-) -> Result<&'a Permissions, Refused> {
-    let permissions = beside.special(name).ok_or("EINVAL")?;
-    if want.is_in(who.access(permissions)) { Ok(permissions) } else { Err("EACCES") }
+/// The number at the beginning of a string, as `atoi` reads it.
+fn leading_number(string: &[u8]) -> i64 {
+    let text = String::from_utf8_lossy(string);
+    let text = text.trim_start();
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let end = digits.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(digits.len());
+    if end == 0 { 0 } else { sign * digits[..end].parse().unwrap_or(i64::MAX) }
 }
 
 fn ok() -> Result<Vec<u8>, Refused> {
     Ok(b"OK\0".to_vec())
 }
 
+/// Bytes of the longest path that a client may spell.
+fn path_limit(who: &Who) -> usize {
+    match who.quotas[quota("path-max")] as usize {
+        _ if who.is_privileged => 3072,
+        0 => 2048,
+        limit => limit.min(2048),
+    }
+}
+
 /// A path as a client spells it, in full.
 pub fn full_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
-    let limit = if who.is_privileged { 2048 } else { who.quotas[quota("path-max")] as usize };
-    let limit = if limit == 0 { 2048 } else { limit.min(2048) };
+    let limit = path_limit(who);
     let text = valid(spelling)?;
     let full = match text.chars().next() {
         None | Some('@') => return Err("EINVAL"),
@@ -166,7 +176,7 @@ pub fn full_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
         if is_number { cut.1.len() } else { full.len() }
     });
     let is_well_formed = full == "/" || !full.ends_with('/') && !full.contains("//");
-    if is_well_formed && counted <= limit { Ok(full) } else { Err("EINVAL") }
+    if is_well_formed && counted <= limit && full.len() <= 3072 { Ok(full) } else { Err("EINVAL") }
 }
 
 /// A path or a special name.
@@ -174,8 +184,7 @@ pub fn any_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
     if !spelling.starts_with(b"@") {
         return full_path(spelling, who);
     }
-    let limit = if who.is_privileged { 2048 } else { who.quotas[quota("path-max")] as usize };
-    let limit = if limit == 0 { 2048 } else { limit.min(2048) };
+    let limit = path_limit(who);
     let text = valid(spelling)?;
     if text.ends_with('/') || text.contains("//") || text.len() > limit { Err("EINVAL") } else { Ok(text.to_owned()) }
 }
@@ -238,9 +247,6 @@ pub fn answer(
         T::DirectoryPart => directory_part(view, who, payload),
         T::GetPerms => {
             let path = any_path(only(payload)?, who)?;
-            if path.starts_with('@') {
-                return get_special(who, beside, &path, Want::Read).map(spell);
-            }
             Ok(spell(&get(view, who, &path, Want::Read)?.permissions))
         }
         T::Write => {
@@ -263,10 +269,6 @@ pub fn answer(
         T::SetPerms => {
             let permissions = parse_permissions(payload, who, beside)?;
             let path = any_path(split(payload).0[0], who)?;
-            if path.starts_with('@') {
-                let before = get_special(who, beside, &path, Want::Own)?;
-                return refuse_new_owner(who, before, &permissions).and_then(|()| ok());
-            }
             set_permissions(view, who, &path, permissions)
         }
         _ => unreachable!("{kind:?} is not about nodes"),
@@ -278,7 +280,7 @@ fn directory_part(view: &mut dyn View, who: &Who, payload: &[u8]) -> Result<Vec<
     let strings = exactly(payload, 2)?;
     let path = full_path(strings[0], who)?;
     let node = get(view, who, &path, Want::Read)?;
-    let offset = usize::try_from(decimal(strings[1])?).map_err(|_| "EINVAL")?;
+    let offset = usize::try_from(leading_number(strings[1])).unwrap_or(usize::MAX);
     let names: Vec<u8> = node.children.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
     Ok([b"\0", names.get(offset..).unwrap_or_default(), b"\0"].concat())
 }
@@ -388,7 +390,7 @@ fn set_permissions(view: &mut dyn View, who: &Who, path: &str, new: Permissions)
     let before = get(view, who, path, Want::Own)?;
     refuse_new_owner(who, &before.permissions, &new)?;
     let node = Node { permissions: new, ..(*before).clone() };
-    if who.exceeds("node-size", node.record_bytes()) {
+    if path.starts_with('/') && who.exceeds("node-size", node.record_bytes()) {
         return Err("ENOSPC");
     }
     view.set(path, Some(node));

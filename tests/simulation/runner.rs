@@ -194,7 +194,7 @@ impl Runner {
                 let is_idle = connection
                     .is_some_and(|of| of.fault.is_none() && of.input.is_empty() && of.queue.is_empty())
                     && client.is_idle();
-                if is_idle && self.model.features(*domid) & 1 == 0 {
+                if is_idle {
                     page.0.borrow_mut().fill(0);
                     self.counts.add("erased rings", 1);
                 }

@@ -66,7 +66,7 @@ pub enum Step {
     Garbage { domid: u16, bytes: Vec<u8> },
     /// A domain asks for a fresh connection.
     Reconnect { domid: u16 },
-    /// A domain that is not offered reconnection erases its ring while nothing is under way, as firmware does.
+    /// A domain erases its ring while nothing is under way, as firmware does.
     Erase { domid: u16 },
     /// A domain takes the grant of its ring back, as far as it can be mapped again, or gives it.
     Grant { domid: u16, gives: bool },
@@ -244,7 +244,13 @@ impl Writer {
             16 => {
                 let special = *self.random.one_of(&["@introduceDomain", "@releaseDomain"]);
                 let entries = self.entries();
-                self.ask(0, T::SetPerms, format!("{special}\0{entries}"));
+                let payload = format!("{special}\0{entries}").into_bytes();
+                let which = if self.random.once_in(2) { Which::None } else { Which::Open(0) };
+                for (kind, payload) in [(T::SetPerms, payload), (T::GetPerms, format!("{special}\0").into_bytes())] {
+                    let kind = kind.to_wire();
+                    self.steps.push(Step::Ask { domid: 0, which, kind, payload, now: usize::MAX, signals: true });
+                    self.steps.push(Step::Take { domid: 0, most: usize::MAX });
+                }
                 return self.ask(domid, T::Watch, format!("{special}\0t\0"));
             }
             0 | 1 if self.alive.remove(&domid) => Step::Kill { domid, tells },

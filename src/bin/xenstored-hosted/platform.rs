@@ -17,6 +17,7 @@ use xenstore::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
 use xenstore::server::Platform;
 use xenstore::store::domain::DomId;
 use xenstore::wire::errno::Errno;
+use xenstore::wire::ring::{Field, RingPage};
 
 use crate::page::MappedPage;
 
@@ -102,6 +103,10 @@ impl Hypervisor for FolderPlatform {
     fn adopt_port(&mut self, domid: DomId, _port: u32) -> Result<Port, Errno> {
         // Ports are only names here, and each domain always has the same.
         Ok(Port(FIRST_PORT + u32::from(domid.0)))
+    }
+
+    fn port_in_ring(&self, domid: DomId) -> u32 {
+        self.page(domid).map_or(0, |page| page.load(Field::EventPort))
     }
 
     fn close_port(&mut self, _port: Port) {}

@@ -1,8 +1,10 @@
 //! DIRECTORY and DIRECTORY_PART.
 
+use crate::engine::lists::{self, KeptList, ListChange};
 use crate::engine::requests::Call;
 use crate::limits;
-use crate::store::path::PathScratch;
+use crate::store::node::Node;
+use crate::store::path::{Path, PathScratch};
 use crate::store::permission::Access;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
@@ -20,14 +22,54 @@ pub(super) fn directory(call: &mut Call<'_>) -> Result<(), Errno> {
 
 /// DIRECTORY_PART `<path>|<offset>|` answers the node's generation and as many names from a byte offset on as fit; after
 /// the last name comes an empty one.
+///
+/// Outside of transactions, later parts come from the list as it was at the first part ([`crate::engine::lists`]). The
+/// present node still decides whether the client may read it.
 pub(super) fn directory_part(call: &mut Call<'_>) -> Result<(), Errno> {
     let [spelling, offset] = payload::exact_strings(call.payload).ok_or(Errno::Inval)?;
     let mut scratch = PathScratch::new();
     let path = call.path(spelling, &mut scratch)?;
     let node = call.view.get(path, Access::READ)?;
-    let offset = payload::decimal(offset).and_then(|offset| usize::try_from(offset).ok()).ok_or(Errno::Inval)?;
+    // As the C server reads it; a negative one is past the end.
+    let offset = usize::try_from(payload::leading_number(offset)).unwrap_or(usize::MAX);
+    let is_in_transaction = call.view.transaction.is_some();
+    let lists = call.lists;
+    if offset > 0
+        && !is_in_transaction
+        && let Some(at) = lists::find(lists, path, offset)
+        && let Some(list) = lists.get(at)
+    {
+        return kept_part(call, at, list, offset);
+    }
     call.answer_text(format_args!("{}\0", node.generation()))?;
+    let next = present_part(call, &node, offset)?;
+    if let Some(next) = next
+        && offset == 0
+        && !is_in_transaction
+    {
+        keep(call, path, &node, next);
+    }
+    Ok(())
+}
 
+/// Answers a part of a kept list.
+fn kept_part(call: &mut Call<'_>, at: usize, list: &KeptList, offset: usize) -> Result<(), Errno> {
+    call.answer_text(format_args!("{}\0", list.generation()))?;
+    let names = list.names_from(offset);
+    // The empty name after the last one needs a byte.
+    let room = limits::PAYLOAD_BYTES.saturating_sub(call.reply.len()).saturating_sub(1);
+    if names.len() <= room {
+        call.changes.list = Some(ListChange::Drop { at });
+        call.answer(names)?;
+        return call.answer(b"\0");
+    }
+    let bytes = names.iter().take(room).rposition(|byte| *byte == 0).map_or(0, |end| end.saturating_add(1));
+    call.changes.list = Some(ListChange::Advance { at, next: offset.saturating_add(bytes) });
+    call.answer(names.get(..bytes).unwrap_or_default())
+}
+
+/// Answers a part of the present list. Returns the offset of the next part unless this is the last one.
+fn present_part(call: &mut Call<'_>, node: &Node, offset: usize) -> Result<Option<usize>, Errno> {
     let mut at = 0_usize;
     for name in node.children().names() {
         let end = at.saturating_add(name.len());
@@ -36,12 +78,29 @@ pub(super) fn directory_part(call: &mut Call<'_>) -> Result<(), Errno> {
             let part = name.as_bytes().get(offset.saturating_sub(at)..).unwrap_or_default();
             let with_both_nuls = part.len().saturating_add(2);
             if call.reply.len().saturating_add(with_both_nuls) > limits::PAYLOAD_BYTES {
-                return Ok(());
+                return Ok(Some(at));
             }
             call.answer(part)?;
             call.answer(b"\0")?;
         }
         at = end.saturating_add(1);
     }
-    call.answer(b"\0")
+    call.answer(b"\0")?;
+    Ok(None)
+}
+
+/// Keeps the list of a directory of which the first part is in the reply, if the client can afford both.
+fn keep(call: &mut Call<'_>, path: Path<'_>, node: &Node, next: usize) {
+    let names = node.children().list_bytes();
+    let bytes = KeptList::bytes_of(path, names);
+    let mut budget = call.view.budget;
+    let reply = call.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
+    if budget.take(bytes).and_then(|()| budget.take(reply)).is_err() {
+        return;
+    }
+    if let Some(list) = KeptList::of(path, node, names, next)
+        && call.view.budget.take(bytes).is_ok()
+    {
+        call.changes.list = Some(ListChange::Keep(list));
+    }
 }

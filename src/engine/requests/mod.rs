@@ -19,6 +19,7 @@ use core::fmt;
 
 use crate::engine::change_set::ChangeSet;
 use crate::engine::hypervisor::{DomainState, Hypervisor};
+use crate::engine::lists::KeptList;
 use crate::engine::trace::Trace;
 use crate::engine::view::View;
 use crate::limits;
@@ -44,6 +45,8 @@ pub struct Call<'a> {
     pub domid: DomId,
     /// How many transactions the connection has open, without the request's own.
     pub open_transactions: usize,
+    /// The connection's lists that are read in parts.
+    pub lists: &'a [KeptList],
     /// The request's payload.
     pub payload: &'a [u8],
     /// The hypervisor.
@@ -155,7 +158,6 @@ impl Call<'_> {
     pub fn grow(&mut self, bytes: usize) -> Result<(), Errno> {
         let outcome = self.view.budget.take(bytes);
         self.was_refused_memory |= outcome.is_err();
-        self.changes.peaks.note(Quota::MemoryHard, self.view.budget.used());
         outcome
     }
 
@@ -210,7 +212,8 @@ impl Call<'_> {
     /// Bytes of the longest path that the client may spell.
     fn path_limit(&self) -> usize {
         let is_privileged = self.view.requester.is_privileged();
-        if is_privileged { limits::PATH_BYTES } else { self.quotas().limit(Quota::PathMax) }
+        let of_guests = || self.quotas().limit(Quota::PathMax).min(limits::PATH_BYTES);
+        if is_privileged { limits::ABSOLUTE_PATH_BYTES } else { of_guests() }
     }
 }
 

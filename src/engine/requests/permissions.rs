@@ -2,7 +2,6 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::change_set::Effect;
 use crate::engine::hypervisor::DomainState;
 use crate::engine::requests::Call;
 use crate::store::domain::DomId;
@@ -10,7 +9,7 @@ use crate::store::node::Node;
 use crate::store::path::{AnyPath, Path, PathScratch};
 use crate::store::permission::{Access, Permissions};
 use crate::store::quota::Quota;
-use crate::store::special::Special;
+use crate::store::special::{Special, SpecialNode};
 use crate::store::transaction::NodeChange;
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
@@ -22,8 +21,8 @@ pub(super) fn get_perms(call: &mut Call<'_>) -> Result<(), Errno> {
     let permissions = match call.any_path(payload::only_string(call.payload).ok_or(Errno::Inval)?, &mut scratch)? {
         AnyPath::Node(path) => call.view.get(path, Access::READ)?.permissions().clone(),
         AnyPath::Special(name) => {
-            let special = get_special(call, name, Access::READ)?;
-            call.view.state.specials.get(special).permissions.clone()
+            let (_, node) = get_special(call, name, Access::READ)?;
+            node.permissions
         }
     };
     for entry in permissions.entries() {
@@ -49,9 +48,12 @@ pub(super) fn set_perms(call: &mut Call<'_>) -> Result<(), Errno> {
     match call.any_path(spelling, &mut scratch)? {
         AnyPath::Node(path) => set_node_perms(call, path, permissions)?,
         AnyPath::Special(name) => {
-            let special = get_special(call, name, Access::WRITE | Access::OWNER)?;
-            refuse_new_owner(call, &call.view.state.specials.get(special).permissions, &permissions)?;
-            call.changes.effect = Some(Effect::SetSpecial { special, permissions });
+            let (special, node) = get_special(call, name, Access::WRITE | Access::OWNER)?;
+            refuse_new_owner(call, &node.permissions, &permissions)?;
+            if call.view.transaction.is_some() {
+                call.grow(permissions.entries().len().saturating_mul(Node::ENTRY_BYTES))?;
+            }
+            call.changes.nodes.push(NodeChange::SetSpecial { special, permissions });
         }
     }
     call.ok()
@@ -80,12 +82,27 @@ fn refuse_new_owner(call: &Call<'_>, before: &Permissions, after: &Permissions) 
     if call.view.requester.is_privileged() || before.owner() == after.owner() { Ok(()) } else { Err(Errno::Perm) }
 }
 
-/// The special node of a name, if the requester has all of `wanted`.
-fn get_special(call: &Call<'_>, name: &str, wanted: Access) -> Result<Special, Errno> {
-    let special = Special::from_name(name).ok_or(Errno::Inval)?;
-    let node = call.view.state.specials.get(special);
+/// The special node of a name, if the requester has all of `wanted`. Another name is that of a missing node; the node above
+/// it decides whether the requester may learn that, as in [`View::get`].
+fn get_special(call: &mut Call<'_>, name: &str, wanted: Access) -> Result<(Special, SpecialNode), Errno> {
+    let Some(special) = Special::from_name(name) else {
+        let has = access_above(call, name)?;
+        return if has.intersects(wanted) { Err(Errno::NoEnt) } else { Err(Errno::Acces) };
+    };
+    let node = call.view.special(special)?;
     let has = call.view.requester.access(&node.permissions, node.generation);
-    if has.contains(wanted) { Ok(special) } else { Err(Errno::Acces) }
+    if has.contains(wanted) { Ok((special, node)) } else { Err(Errno::Acces) }
+}
+
+/// What the requester may do with the node above a special name: a special node, or the root.
+fn access_above(call: &mut Call<'_>, name: &str) -> Result<Access, Errno> {
+    let above = name.match_indices('/').filter_map(|(at, _)| name.get(..at)).find_map(Special::from_name);
+    if let Some(special) = above {
+        let node = call.view.special(special)?;
+        return Ok(call.view.requester.access(&node.permissions, node.generation));
+    }
+    let root = call.view.nearest_ancestor(Path::ROOT)?;
+    Ok(call.view.access(&root))
 }
 
 /// Marks entries that name domains that do not exist, and lets those that exist become known. An entry for all domains is

@@ -16,6 +16,7 @@ use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
 use crate::store::record::{RecordLimits, Recorded};
+use crate::store::state::State;
 use crate::store::transaction::Transaction;
 use crate::store::tree::Tree;
 use crate::wire::errno::Errno;
@@ -64,7 +65,7 @@ pub(in crate::engine) const fn record_limits(is_privileged: bool) -> RecordLimit
 pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed, Vec<u64>> {
     let may_be_replayed = call.view.config.replay && is_cheap(call, old);
     let Some(requests) = old.record().requests().filter(|_| may_be_replayed) else {
-        return Err(all_in_the_way(old, &call.view.state.tree));
+        return Err(all_in_the_way(old, call.view.state));
     };
     let generation = call.view.state.generation();
     let mut new = Replayed { transaction: Transaction::default(), generation, domains: Vec::new() };
@@ -125,6 +126,7 @@ fn run(
         connection: call.connection,
         domid: call.domid,
         open_transactions: call.open_transactions,
+        lists: &[],
         payload: request.payload(),
         hypervisor: &mut *call.hypervisor,
         trace: call.trace,
@@ -143,14 +145,18 @@ fn in_the_way(call: &mut Call<'_>, request: &Recorded, old: &Transaction) -> Vec
     let mut alone = Transaction::default();
     // Only what it looks at counts.
     let _ = run(call, request, &mut alone, &mut ChangeSet::default());
-    let tree = &call.view.state.tree;
+    let State { tree, specials, .. } = call.view.state;
     let concerned = old.conflicting(tree).filter(|path| alone.seen(*path).is_some());
-    let found: Vec<u64> = concerned.map(|path| last_write(tree, path)).collect();
-    if found.is_empty() { all_in_the_way(old, tree) } else { found }
+    let mut found: Vec<u64> = concerned.map(|path| last_write(tree, path)).collect();
+    let concerned = old.conflicting_specials(specials).filter(|special| alone.special(*special).is_some());
+    found.extend(concerned.map(|special| specials.get(special).generation));
+    if found.is_empty() { all_in_the_way(old, call.view.state) } else { found }
 }
 
-fn all_in_the_way(old: &Transaction, tree: &Tree) -> Vec<u64> {
-    old.conflicting(tree).map(|path| last_write(tree, path)).collect()
+fn all_in_the_way(old: &Transaction, state: &State) -> Vec<u64> {
+    let State { tree, specials, .. } = state;
+    let nodes = old.conflicting(tree).map(|path| last_write(tree, path));
+    nodes.chain(old.conflicting_specials(specials).map(|special| specials.get(special).generation)).collect()
 }
 
 /// The generation of the last write of a node; of the nearest one above when it is gone: the removal wrote that.

@@ -49,7 +49,8 @@ fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
         return Err(Errno::Again);
     }
     check_counts(call, transaction)?;
-    if !transaction.conflicts(&call.view.state.tree) {
+    let state = call.view.state;
+    if !transaction.conflicts(&state.tree) && transaction.conflicting_specials(&state.specials).next().is_none() {
         call.changes.effect = Some(Effect::Commit);
         return Ok(());
     }
@@ -73,8 +74,8 @@ fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
 fn check_counts(call: &Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
     let privileged = call.view.config.privileged;
     for (domid, count) in transaction.counts().filter(|(domid, count)| *count > 0 && *domid != DomId::ANY) {
-        // An owner that is gone by now can't own anything.
-        let domain = call.view.state.domains.get(domid).ok_or(Errno::NoMem)?;
+        // A dead domain owns nothing. The client learns that when it tries again; libxl repeats only EAGAIN.
+        let domain = call.view.state.domains.get(domid).ok_or(Errno::Again)?;
         let after = usize::try_from(domain.nodes.saturating_add_signed(count)).unwrap_or(usize::MAX);
         let is_limited = !call.view.requester.is_privileged() && domid != privileged;
         if is_limited && transaction.has_created() && !call.view.state.domains.quotas(domid).allows(Quota::Nodes, after)

@@ -114,7 +114,7 @@ impl Restorer {
         let name = (ConnectionNumber(connection), id);
         self.settle_tree();
         let nodes = self.pending.get(&name)?;
-        let transaction = pending::read(body, nodes, &self.engine.state.tree, self.now_ms)?;
+        let transaction = pending::read(body, nodes, &self.engine.state, self.now_ms)?;
         self.pending.remove(&name);
         self.open(name.0, id, transaction);
         Some(())

@@ -31,7 +31,13 @@ impl Restorer {
                 .iter()
                 .filter_map(|(_, node)| node.permissions.as_ref())
                 .for_each(|permissions| self.learn(permissions));
-            let transaction = pending::rebuild(&nodes, &mut self.engine.state, self.now_ms);
+            let specials = self.pending_specials.remove(&(connection, id)).unwrap_or_default();
+            specials
+                .iter()
+                .filter_map(|(_, node)| node.permissions.as_ref())
+                .for_each(|permissions| self.learn(permissions));
+            let mut transaction = pending::rebuild(&nodes, &mut self.engine.state, self.now_ms);
+            pending::rebuild_specials(&specials, &mut transaction, &mut self.engine.state);
             self.open(connection, id, transaction);
         }
         if !self.generations.is_empty() {
@@ -49,8 +55,18 @@ impl Restorer {
         self.restore_postponed();
         self.restore_deadlines();
         self.restore_fairness();
+        self.note_figures();
         self.engine.state.check().map_err(RestoreError::Inconsistent)?;
         Ok(self.engine)
+    }
+
+    /// Another server's state says nothing of maxima: what domains have now counts.
+    fn note_figures(&mut self) {
+        let known: Vec<DomId> = self.engine.state.domains.iter().map(|(domid, _)| domid).collect();
+        for domid in known {
+            self.engine.note_figures(domid);
+        }
+        self.engine.state.domains.take_grown();
     }
 
     /// Keeps transactions from being committed that do not fit the tree.

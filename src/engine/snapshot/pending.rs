@@ -16,9 +16,11 @@ use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::permission::Permissions;
 use crate::store::record::{Record, RecordLimits};
+use crate::store::special::{Special, SpecialNode, Specials};
 use crate::store::state::State;
-use crate::store::transaction::{Accessed, ChildChange, Local, NodeChange, Seen, Transaction, TransactionState};
-use crate::store::tree::Tree;
+use crate::store::transaction::{
+    Accessed, ChildChange, Local, NodeChange, Seen, SeenSpecial, Transaction, TransactionState,
+};
 use crate::store::watch::Scope;
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
@@ -89,9 +91,10 @@ pub(super) fn write(
     let mut body = extension::body();
     body.number(item.connection.0.into());
     body.number(item.id.into());
-    let TransactionState { created, failed, looks, bytes, started_ms } = transaction.state();
+    let TransactionState { created, failed, outdated, looks, bytes, started_ms } = transaction.state();
     body.flag(created);
-    body.flag(failed);
+    // Earlier releases read only this flag, and must not commit a transaction that is outdated.
+    body.flag(failed || outdated);
     body.size(looks);
     body.size(bytes);
     body.number(now_ms.saturating_sub(started_ms));
@@ -100,6 +103,8 @@ pub(super) fn write(
         write_accessed(&mut body, accessed, state.tree.get(*path), &state.domains);
     }
     write_record(&mut body, transaction.record());
+    body.flag(outdated && !failed);
+    write_specials(&mut body, transaction, &state.domains);
     extension::item(extension::TRANSACTION, body)
 }
 
@@ -167,6 +172,44 @@ fn write_record(body: &mut Writer, record: &Record) {
     }
 }
 
+/// The special nodes that a transaction has seen. They have no records: earlier releases would refuse the whole stream.
+fn write_specials(body: &mut Writer, transaction: &Transaction, domains: &Domains) {
+    body.size(transaction.seen_specials().count());
+    for (special, seen) in transaction.seen_specials() {
+        body.number(special as u64);
+        write_special(body, &seen.base, domains);
+        body.flag(seen.local.is_some());
+        if let Some(local) = &seen.local {
+            write_special(body, local, domains);
+        }
+    }
+}
+
+fn write_special(body: &mut Writer, node: &SpecialNode, domains: &Domains) {
+    body.number(node.generation);
+    write_entries(body, domains.adjusted(&node.permissions, node.generation).entries());
+}
+
+/// Reads what [`write_specials`] wrote; nothing in bodies of earlier releases.
+fn read_specials(body: &mut Reader<'_>, transaction: &mut Transaction, specials: &Specials) -> Option<()> {
+    for _ in 0..body.count().unwrap_or(0) {
+        let number = body.number()?;
+        let special = Special::ALL.into_iter().find(|special| *special as u64 == number)?;
+        let base = read_special(body)?;
+        let current = specials.get(special);
+        // Of the same generation there is only one version.
+        let base = if base.generation == current.generation { current.clone() } else { base };
+        let local = if body.flag()? { Some(read_special(body)?) } else { None };
+        transaction.restore_special(special, SeenSpecial { base, local });
+    }
+    Some(())
+}
+
+fn read_special(body: &mut Reader<'_>) -> Option<SpecialNode> {
+    let generation = body.number()?;
+    Some(SpecialNode { permissions: Permissions::from_entries(&read_entries(body)?)?, generation })
+}
+
 /// Which transaction an extension is about, and what follows.
 pub(super) fn read_name(body: &[u8]) -> Option<((u32, u32), Reader<'_>)> {
     let mut body = extension::read(body)?;
@@ -174,10 +217,11 @@ pub(super) fn read_name(body: &[u8]) -> Option<((u32, u32), Reader<'_>)> {
 }
 
 /// A transaction as an extension says it, if it fits the nodes' records and the tree.
-pub(super) fn read(mut body: Reader<'_>, nodes: &PendingNodes, tree: &Tree, now_ms: u64) -> Option<Transaction> {
-    let state = TransactionState {
+pub(super) fn read(mut body: Reader<'_>, nodes: &PendingNodes, committed: &State, now_ms: u64) -> Option<Transaction> {
+    let mut state = TransactionState {
         created: body.flag()?,
         failed: body.flag()?,
+        outdated: false,
         looks: body.small()?,
         bytes: body.small()?,
         started_ms: now_ms.saturating_sub(body.number()?),
@@ -187,10 +231,15 @@ pub(super) fn read(mut body: Reader<'_>, nodes: &PendingNodes, tree: &Tree, now_
     }
     let mut transaction = Transaction::default();
     for (path, node) in nodes {
-        let seen = read_accessed(&mut body, node, tree.get(path.as_path()))?;
+        let seen = read_accessed(&mut body, node, committed.tree.get(path.as_path()))?;
         transaction.restore(path.clone(), seen);
     }
     let record = read_record(&mut body)?;
+    // Bodies of earlier releases end here.
+    if body.flag().unwrap_or(false) {
+        (state.failed, state.outdated) = (false, true);
+    }
+    read_specials(&mut body, &mut transaction, &committed.specials)?;
     transaction.restore_state(state, record);
     transaction.is_sound().then_some(transaction)
 }
@@ -307,6 +356,30 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
         transaction.outdate();
     }
     transaction
+}
+
+/// What another server's records say of the special nodes in a transaction; they are looked at now.
+pub(super) fn rebuild_specials(
+    records: &[(Special, PendingNode<'static>)],
+    transaction: &mut Transaction,
+    state: &mut State,
+) {
+    for (special, record) in records {
+        let current = state.specials.get(*special).clone();
+        let is_same = record.permissions.as_ref() == Some(&current.permissions);
+        if transaction.special(*special).is_none() {
+            transaction.note_special(*special, current);
+        }
+        match &record.permissions {
+            Some(permissions) if !is_only_read(record) => {
+                let change = NodeChange::SetSpecial { special: *special, permissions: permissions.clone() };
+                transaction.apply(change, state.next_generation());
+            }
+            // The node is another than the transaction saw.
+            _ if !is_same => transaction.outdate(),
+            _ => {}
+        }
+    }
 }
 
 fn is_only_read(record: &PendingNode<'_>) -> bool {

@@ -63,6 +63,8 @@ pub struct Restorer {
     pub(super) specials: [bool; Special::ALL.len()],
     /// Transactions that only their nodes' records have told of so far.
     pub(super) pending: BTreeMap<(ConnectionNumber, u32), PendingNodes>,
+    /// What other servers' records say of special nodes in transactions.
+    pub(super) pending_specials: BTreeMap<(ConnectionNumber, u32), Vec<(Special, PendingNode<'static>)>>,
     pub(super) fairness: Box<[u8]>,
     pub(super) postponed: Box<[u8]>,
 }
@@ -88,6 +90,7 @@ impl Restorer {
             has_root: false,
             specials: [false; Special::ALL.len()],
             pending: BTreeMap::new(),
+            pending_specials: BTreeMap::new(),
             fairness: Box::default(),
             postponed: Box::default(),
         }
@@ -211,7 +214,7 @@ impl Restorer {
         }
         let mut scratch = PathScratch::new();
         let domid = self.engine.domid_of(id);
-        let path = AnyPath::parse(item.path.as_bytes(), domid, limits::PATH_BYTES, &mut scratch);
+        let path = AnyPath::parse(item.path.as_bytes(), domid, limits::ABSOLUTE_PATH_BYTES, &mut scratch);
         let path = path.map_err(|_| RestoreError::Path)?.as_str();
         if self.engine.state.watches.find(id, path, &item.token).is_some() {
             return Err(RestoreError::Watch);
@@ -366,11 +369,16 @@ impl Restorer {
         if self.known(transaction.connection)?.is_none() {
             return Ok(());
         }
-        let path = absolute(&item.path)?.to_owned();
+        let name = (transaction.connection, transaction.id);
         let permissions = item.permissions.as_ref().map(|permissions| self.permissions(permissions));
-        let nodes = self.pending.get_mut(&(transaction.connection, transaction.id));
-        let nodes = nodes.ok_or(RestoreError::UnknownTransaction(transaction.id))?;
-        nodes.push((path, PendingNode { access, value: item.value.to_vec().into(), permissions }));
+        let node = PendingNode { access, value: item.value.to_vec().into(), permissions };
+        let nodes = self.pending.get_mut(&name).ok_or(RestoreError::UnknownTransaction(transaction.id))?;
+        if item.path.starts_with('@') {
+            let special = Special::from_name(&item.path).map(|special| (special, node));
+            self.pending_specials.entry(name).or_default().extend(special);
+        } else {
+            nodes.push((absolute(&item.path)?.to_owned(), node));
+        }
         Ok(())
     }
 
@@ -386,7 +394,7 @@ impl Restorer {
 
 /// An absolute path of a node.
 fn absolute(spelling: &str) -> Result<Path<'_>, RestoreError> {
-    Path::parse_absolute(spelling.as_bytes(), limits::PATH_BYTES).map_err(|_| RestoreError::Path)
+    Path::parse_absolute(spelling.as_bytes(), limits::ABSOLUTE_PATH_BYTES).map_err(|_| RestoreError::Path)
 }
 
 fn set_quotas(domains: &mut Domains, domid: DomId, quotas: &NamedQuotas<'_>) {

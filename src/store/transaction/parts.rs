@@ -25,6 +25,7 @@ pub(crate) struct Seen {
 pub(crate) struct TransactionState {
     pub(crate) created: bool,
     pub(crate) failed: bool,
+    pub(crate) outdated: bool,
     pub(crate) looks: usize,
     /// As [`Transaction::bytes`], without what is kept for a replay.
     pub(crate) bytes: usize,
@@ -74,8 +75,9 @@ impl Transaction {
 
     /// Says what a restored transaction was like beside what it has seen.
     pub(crate) fn restore_state(&mut self, state: TransactionState, record: Record) {
-        let TransactionState { created, failed, looks, bytes, started_ms } = state;
-        (self.created, self.failed, self.looks, self.bytes) = (created, failed, looks, bytes);
+        let TransactionState { created, failed, outdated, looks, bytes, started_ms } = state;
+        (self.created, self.failed, self.outdated) = (created, failed, outdated);
+        (self.looks, self.bytes) = (looks, bytes);
         self.started_ms = started_ms;
         self.record = record;
     }
@@ -149,7 +151,7 @@ impl Transaction {
 
     /// What it is like beside what it has seen.
     pub(crate) const fn state(&self) -> TransactionState {
-        let Self { created, failed, looks, bytes, started_ms, .. } = *self;
-        TransactionState { created, failed, looks, bytes, started_ms }
+        let Self { created, failed, outdated, looks, bytes, started_ms, .. } = *self;
+        TransactionState { created, failed, outdated, looks, bytes, started_ms }
     }
 }
