@@ -9,7 +9,6 @@ use crate::engine::hypervisor::Hypervisor;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Switches;
 use crate::store::domain_table::NodeCount;
-use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::transaction::{NodeChange, Transaction};
 use crate::store::watch::{ConnectionId, Scope};
@@ -49,17 +48,10 @@ impl Engine {
                     self.announce(path.as_path(), Scope::Subtree, None, now_ms);
                     1
                 }
-                NodeChange::Create { path, value, permissions, announced } => {
-                    let generation = self.state.next_generation();
-                    let node = Node::new(value, permissions, generation);
-                    let count = NodeCount::one(node.memory(path.as_path()));
-                    self.state.domains.charge_nodes(node.permissions().owner(), count);
-                    self.state.tree.create(path.as_path(), node);
-                    if announced {
-                        self.announce(path.as_path(), Scope::Subtree, None, now_ms);
-                    }
-                    // The last one made stands for the parent of the first: those between are counted once.
-                    if announced { 2 } else { 1 }
+                NodeChange::Create { path, levels, value, permissions } => {
+                    self.state.create(path.as_path(), levels, value, permissions);
+                    self.announce(path.as_path(), Scope::Subtree, None, now_ms);
+                    levels.saturating_add(1)
                 }
                 NodeChange::SetPermissions { path, permissions } => {
                     let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
@@ -81,7 +73,10 @@ impl Engine {
         if self.trace.wants(Switches::TDB) {
             let (what, path) = match change {
                 NodeChange::Write { path, .. } => ("writes", path),
-                NodeChange::Create { path, .. } => ("makes", path),
+                NodeChange::Create { path, levels, .. } => {
+                    path.as_path().lowest(*levels).for_each(|made| log::info!("tdb: makes {}", made.as_str()));
+                    return;
+                }
                 NodeChange::SetPermissions { path, .. } => ("sets the permissions of", path),
                 NodeChange::Remove { path, .. } => ("removes", path),
             };

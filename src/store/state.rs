@@ -133,6 +133,16 @@ impl State {
         Requester::Domain { own, target: target.filter(|target| self.domains.is_current(*target)) }
     }
 
+    /// Makes a node, with those that are missing above it: `levels` of them, which all get `permissions` and one generation.
+    pub fn create(&mut self, path: Path<'_>, levels: usize, value: Value, permissions: Permissions) {
+        let (owner, entries) = (permissions.owner(), permissions.entries().len());
+        let bytes = |(above, made)| Node::memory_bytes(made, entries, if above == 0 { value.len() } else { 0 });
+        let counts = path.and_ancestors().take(levels).enumerate().map(bytes).map(NodeCount::one);
+        self.domains.charge_nodes(owner, counts.fold(NodeCount::default(), NodeCount::plus));
+        let generation = self.next_generation();
+        self.tree.create_levels(path, levels, Node::new(value, permissions, generation));
+    }
+
     /// Gives a node other permissions, perhaps another owner.
     pub fn set_permissions(&mut self, path: Path<'_>, permissions: Permissions, generation: u64) {
         let Some(node) = self.tree.get(path) else { return };

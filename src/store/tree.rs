@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 
 use crate::limits;
 use crate::store::children::Cursor;
+use crate::store::descent::{Descent, Edit};
 use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf, PathCursor};
 use crate::store::permission::Permissions;
-use crate::store::transaction::ChildOperation;
 use crate::store::value::Value;
 
 /// The tree. It always has a root.
@@ -44,6 +44,28 @@ impl Tree {
     #[must_use]
     pub fn get(&self, path: Path<'_>) -> Option<&Rc<Node>> {
         path.names().try_fold(&self.root, |node, name| node.children().get(name))
+    }
+
+    /// The deepest node on the way to `path`, with its own path: the node at `path` if that exists. Costs one descent.
+    #[must_use]
+    pub fn nearest<'a>(&self, path: Path<'a>) -> (Path<'a>, &Rc<Node>) {
+        let (mut bytes, mut node) = (0, &self.root);
+        for (end, name) in path.names_below(0) {
+            let Some(child) = node.children().get(name) else { break };
+            (bytes, node) = (end, child);
+        }
+        (path.first(bytes), node)
+    }
+
+    /// Reads nodes, at low cost if their paths are sorted.
+    #[must_use]
+    pub const fn descent<'p>(&self) -> Descent<'_, 'p> {
+        Descent::new(&self.root)
+    }
+
+    /// Changes nodes, at low cost if their paths are sorted.
+    pub(super) fn edit<'p>(&mut self) -> Edit<'_, 'p> {
+        Edit::new(&mut self.root)
     }
 
     /// The node at `path`, to be changed, after telling each node on the way (itself excepted) to `mention`.
@@ -82,6 +104,19 @@ impl Tree {
             above.set_generation(node.generation());
             above.insert_child(path.name(), Rc::new(node));
         }
+    }
+
+    /// As [`Tree::create`], with all missing levels: `levels` nodes are made, those above `path` without a value and with
+    /// the permissions of `node`. The parent of the topmost one exists. Costs one descent and a step for each level.
+    pub fn create_levels(&mut self, path: Path<'_>, levels: usize, mut node: Node) {
+        let mut at = path;
+        for _ in 1..levels {
+            let Some(parent) = at.parent() else { return };
+            let mut above = Node::new(Value::default(), node.permissions().clone(), node.generation());
+            above.insert_child(at.name(), Rc::new(node));
+            (node, at) = (above, parent);
+        }
+        self.create(at, node);
     }
 
     /// The root, with everything below; a copy where another version has it too.
@@ -134,25 +169,6 @@ impl Tree {
         let removed = parent.remove_child(path.name())?;
         parent.set_generation(generation);
         Some(removed)
-    }
-
-    /// Makes one change to the children of the node at `path`, for a commit. A new child has `permissions` until it gets
-    /// its own.
-    pub(super) fn change_child(
-        &mut self,
-        path: Path<'_>,
-        change: ChildOperation<'_>,
-        permissions: &Permissions,
-        generation: u64,
-    ) {
-        let Some(node) = self.get_mut(path, None) else { return };
-        match change {
-            ChildOperation::Add(name) => {
-                let child = Node::new(Value::default(), permissions.clone(), generation);
-                node.insert_child(name, Rc::new(child));
-            }
-            ChildOperation::Remove(name) => drop(node.remove_child(name)),
-        }
     }
 
     /// Calls `visit` for each node, in whichever order costs least, with the bytes that it counts for.
@@ -315,6 +331,45 @@ mod tests {
         assert!(older.get(at("/c").as_path()).is_some());
         assert_eq!(tree.get(at("/a/b").as_path()).unwrap().value(), b"new");
         assert!(tree.get(at("/c").as_path()).is_none());
+    }
+
+    #[test]
+    fn the_nearest_node_is_the_deepest_that_exists_on_the_way() {
+        let tree = tree(&[("/a", 0), ("/a/b", 0), ("/ab", 0)]);
+        for (path, nearest) in
+            [("/", "/"), ("/a", "/a"), ("/a/b", "/a/b"), ("/a/b/c/d", "/a/b"), ("/ab/b", "/ab"), ("/b", "/")]
+        {
+            let (path, nearest) = (at(path), at(nearest));
+            let (found, node) = tree.nearest(path.as_path());
+            assert_eq!(found, nearest.as_path());
+            assert!(Rc::ptr_eq(node, tree.get(found).unwrap()));
+        }
+    }
+
+    #[test]
+    fn levels_that_are_made_at_once_are_like_levels_made_one_by_one() {
+        let mut at_once = tree(&[("/a", 0)]);
+        at_once.create_levels(
+            at("/a/b/c/d").as_path(),
+            3,
+            Node::new(b"v"[..].into(), Permissions::private(DomId(7)), 5),
+        );
+        let mut walk = at_once.walk();
+        let mut seen = Vec::new();
+        while let Some((path, node)) = walk.next() {
+            seen.push((
+                String::from(path.as_str()),
+                node.value().to_vec(),
+                node.permissions().owner().0,
+                node.generation(),
+            ));
+        }
+        let expected =
+            [("/", "", 0, 1), ("/a", "/a", 0, 5), ("/a/b", "", 7, 5), ("/a/b/c", "", 7, 5), ("/a/b/c/d", "v", 7, 5)];
+        let expected = expected.map(|(path, value, owner, at)| (path.into(), value.as_bytes().to_vec(), owner, at));
+        // The root has got a child before, which counted as a write.
+        assert_eq!(seen[1..], expected[1..]);
+        assert_eq!(at_once.nodes_naming(DomId(7), true), [at("/a/b"), at("/a/b/c"), at("/a/b/c/d")]);
     }
 
     #[test]

@@ -14,7 +14,6 @@ use crate::engine::requests::{Call, row};
 use crate::engine::view::View;
 use crate::limits;
 use crate::store::domain::DomId;
-use crate::store::path::Path;
 use crate::store::record::{RecordLimits, Recorded};
 use crate::store::transaction::Transaction;
 use crate::store::tree::Tree;
@@ -144,16 +143,11 @@ fn in_the_way(call: &mut Call<'_>, request: &Recorded, old: &Transaction) -> Vec
     // Only what it looks at counts.
     let _ = run(call, request, &mut alone, &mut ChangeSet::default());
     let tree = &call.view.state.tree;
-    let concerned = old.conflicting(tree).filter(|path| alone.seen(*path).is_some());
-    let found: Vec<u64> = concerned.map(|path| last_write(tree, path)).collect();
+    let concerned = old.conflicting(tree).filter(|conflict| alone.seen(conflict.path).is_some());
+    let found: Vec<u64> = concerned.map(|conflict| conflict.last_write).collect();
     if found.is_empty() { all_in_the_way(old, tree) } else { found }
 }
 
 fn all_in_the_way(old: &Transaction, tree: &Tree) -> Vec<u64> {
-    old.conflicting(tree).map(|path| last_write(tree, path)).collect()
-}
-
-/// The generation of the last write of a node; of the nearest one above when it is gone: the removal wrote that.
-fn last_write(tree: &Tree, path: Path<'_>) -> u64 {
-    path.and_ancestors().find_map(|path| tree.get(path)).map_or(0, |node| node.generation())
+    old.conflicting(tree).map(|conflict| conflict.last_write).collect()
 }

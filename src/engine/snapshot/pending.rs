@@ -297,7 +297,7 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
             transaction.apply(NodeChange::Write { path: path.clone(), value }, state.next_generation());
             transaction.apply(NodeChange::SetPermissions { path, permissions }, state.next_generation());
         } else {
-            let change = NodeChange::Create { path, value, permissions, announced: true };
+            let change = NodeChange::Create { path, levels: 1, value, permissions };
             transaction.apply(change, state.next_generation());
         }
     }

@@ -141,8 +141,9 @@ impl Transaction {
     /// Whether each node that it has seen is either the tree's very own or of another generation. Only one that was restored
     /// can have seen another node of the same generation, and would not notice that.
     pub(crate) fn fits(&self, tree: &Tree) -> bool {
+        let mut descent = tree.descent();
         self.accessed.iter().all(|(path, accessed)| {
-            let (Some(base), Some(node)) = (&accessed.base, tree.get(path.as_path())) else { return true };
+            let (Some(base), Some(node)) = (&accessed.base, descent.get(path.as_path())) else { return true };
             Rc::ptr_eq(base, node) || base.generation() != node.generation()
         })
     }
