@@ -82,6 +82,10 @@ pub const SHORT_VALUE_BYTES: usize = 38;
 /// Entries of permissions that a node keeps in place, in two words: owner, a peer, and one more. Longer lists are rare.
 pub const ENTRIES_IN_PLACE: usize = 3;
 
+/// Paths of a transaction up to which each is looked for from the root. For more, the way down to the last path is kept: its
+/// list, and the nodes that go back to their parents, cost about as much as so many short descents save.
+pub const FEW_PATHS: usize = 8;
+
 /// Children that a directory keeps in one list, searched from end to end. Above it, names are found by binary search;
 /// below it the list is smaller and no slower.
 pub const SMALL_DIRECTORY: usize = 24;

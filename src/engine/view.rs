@@ -81,10 +81,11 @@ impl View<'_> {
             (node.is_some(), self.nearest_ancestor(path)?.0)
         } else {
             let (found, node) = self.state.tree.nearest(path);
-            if found == path && self.access(node).contains(wanted) {
+            let is_there = found.as_str().len() == path.as_str().len();
+            if is_there && self.access(node).contains(wanted) {
                 return Ok(node.clone());
             }
-            (found == path, node.clone())
+            (is_there, node.clone())
         };
         if !is_there && self.access(&above).intersects(wanted) { Err(Errno::NoEnt) } else { Err(Errno::Acces) }
     }

@@ -8,6 +8,7 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::Path;
@@ -22,29 +23,39 @@ pub struct Descent<'t, 'p> {
     path: Path<'p>,
     /// The nodes below the root on the way to it, each with the bytes of its path.
     levels: Vec<(usize, &'t Rc<Node>)>,
+    /// Whether the way is kept.
+    is_kept: bool,
     /// See [`Descent::steps`].
     steps: usize,
 }
 
 impl<'t, 'p> Descent<'t, 'p> {
-    /// Starts at the root.
-    pub(super) const fn new(root: &'t Rc<Node>) -> Self {
-        Self { root, path: Path::ROOT, levels: Vec::new(), steps: 0 }
+    /// Starts at the root, for `paths` paths. For a few it costs more to keep the way than that saves.
+    pub(super) const fn new(root: &'t Rc<Node>, paths: usize) -> Self {
+        let is_kept = paths > limits::FEW_PATHS;
+        Self { root, path: Path::ROOT, levels: Vec::new(), is_kept, steps: 0 }
     }
 
     /// The deepest node on the way to `path`, with its own path; as [`crate::store::tree::Tree::nearest`].
     pub fn nearest(&mut self, path: Path<'p>) -> (Path<'p>, &'t Rc<Node>) {
-        let common = self.path.common_bytes(path);
-        while self.levels.pop_if(|(end, _)| *end > common).is_some() {}
-        let (mut bytes, mut node) = self.levels.last().copied().unwrap_or((0, self.root));
+        let (mut bytes, mut node) = if self.is_kept { self.go_up_to(path) } else { (0, self.root) };
         for (end, name) in path.names_below(bytes) {
             self.steps = self.steps.saturating_add(1);
             let Some(child) = node.children().get(name) else { break };
             (bytes, node) = (end, child);
-            self.levels.push((end, child));
+            if self.is_kept {
+                self.levels.push((end, child));
+            }
         }
-        self.path = path;
         (path.first(bytes), node)
+    }
+
+    /// Goes up to the deepest node that is also on the way to `path`.
+    fn go_up_to(&mut self, path: Path<'p>) -> (usize, &'t Rc<Node>) {
+        let common = self.path.common_bytes(path);
+        while self.levels.pop_if(|(end, _)| *end > common).is_some() {}
+        self.path = path;
+        self.levels.last().copied().unwrap_or((0, self.root))
     }
 
     /// The node at `path`; as [`crate::store::tree::Tree::get`].
@@ -60,6 +71,22 @@ impl<'t, 'p> Descent<'t, 'p> {
     }
 }
 
+/// The node at `path` below `root`, to be changed. Each node on the way (itself excepted) is told of `mention`.
+pub(super) fn node_mut<'t>(
+    root: &'t mut Rc<Node>,
+    path: Path<'_>,
+    mention: Option<&Permissions>,
+) -> Option<&'t mut Node> {
+    let mut node = Rc::make_mut(root);
+    for name in path.names() {
+        if let Some(permissions) = mention {
+            node.mention(permissions);
+        }
+        node = Rc::make_mut(node.child_mut(name)?);
+    }
+    Some(node)
+}
+
 /// Changes nodes of a tree. Those on the way to the last one are out of their parents meanwhile, and go back on the way up,
 /// at the latest when this is dropped.
 #[derive(Debug)]
@@ -69,36 +96,53 @@ pub(super) struct Edit<'t, 'p> {
     path: Path<'p>,
     /// The nodes below the root on the way to it, each with the bytes of its path.
     levels: Vec<(usize, Rc<Node>)>,
-    /// Stands in the place of a node that is out.
-    hole: Rc<Node>,
+    /// Stands in the place of a node that is out; `None` if the way is not kept.
+    hole: Option<Rc<Node>>,
 }
 
 impl<'t, 'p> Edit<'t, 'p> {
-    /// Starts at the root.
-    pub(super) fn new(root: &'t mut Rc<Node>) -> Self {
-        let hole = Rc::new(Node::new(Value::default(), Permissions::private(DomId::DOM0), 0));
-        Self { root, path: Path::ROOT, levels: Vec::new(), hole }
+    /// Starts at the root, for `paths` paths. For a few it costs more to keep the way than that saves.
+    pub(super) fn new(root: &'t mut Rc<Node>, paths: usize) -> Self {
+        let hole = || Rc::new(Node::new(Value::default(), Permissions::private(DomId::DOM0), 0));
+        Self { root, path: Path::ROOT, levels: Vec::new(), hole: (paths > limits::FEW_PATHS).then(hole) }
     }
 
-    /// The node at `path`, to be changed. The nodes above it learn by themselves what it names.
-    pub(super) fn at(&mut self, path: Path<'p>) -> Option<&mut Node> {
+    /// The node at `path`, to be changed; it gets `permissions`. The nodes above it note what these name.
+    pub(super) fn at(&mut self, path: Path<'p>, permissions: Permissions) -> Option<&mut Node> {
+        let node = if let Some(hole) = self.hole.clone() {
+            self.go_to(path, &hole)
+        } else {
+            node_mut(self.root, path, Some(&permissions))
+        };
+        node.map(|node| {
+            node.set_permissions(permissions);
+            node
+        })
+    }
+
+    /// Goes to the node at `path`, by the shortest way.
+    fn go_to(&mut self, path: Path<'p>, hole: &Rc<Node>) -> Option<&mut Node> {
         self.close_to(self.path.common_bytes(path));
         self.path = path;
         let open = self.levels.last().map_or(0, |(end, _)| *end);
         for (end, name) in path.names_below(open) {
-            let parent = Rc::make_mut(self.levels.last_mut().map_or(&mut *self.root, |(_, node)| node));
-            let node = core::mem::replace(parent.child_mut(name)?, self.hole.clone());
+            let node = core::mem::replace(self.last().child_mut(name)?, hole.clone());
             self.levels.push((end, node));
         }
-        Some(Rc::make_mut(self.levels.last_mut().map_or(&mut *self.root, |(_, node)| node)))
+        Some(self.last())
     }
 
     /// Puts the nodes back whose paths have more than `bytes` bytes.
     fn close_to(&mut self, bytes: usize) {
         while let Some((end, node)) = self.levels.pop_if(|(end, _)| *end > bytes) {
-            let parent = Rc::make_mut(self.levels.last_mut().map_or(&mut *self.root, |(_, node)| node));
-            parent.put_back(self.path.first(end).name(), node);
+            let name = self.path.first(end).name();
+            self.last().put_back(name, node);
         }
+    }
+
+    /// The lowest node that is out, or the root.
+    fn last(&mut self) -> &mut Node {
+        Rc::make_mut(self.levels.last_mut().map_or(&mut *self.root, |(_, node)| node))
     }
 }
 
@@ -163,7 +207,7 @@ mod tests {
             let tree = some_tree(&mut seed);
             let mut paths: Vec<_> = (0..200).map(|_| some_path(&mut seed)).chain([Path::ROOT.to_owned()]).collect();
             for is_sorted in [false, true] {
-                let mut descent = tree.descent();
+                let mut descent = tree.descent(paths.len());
                 for path in &paths {
                     let (found, node) = descent.nearest(path.as_path());
                     let (expected, expected_node) = tree.nearest(path.as_path());
@@ -189,7 +233,7 @@ mod tests {
         );
         // The last ones do not exist.
         let paths: Vec<_> = (1..=DEPTH + 300).map(deep).collect();
-        let mut descent = tree.descent();
+        let mut descent = tree.descent(paths.len());
         let found = paths.iter().filter(|path| descent.get(path.as_path()).is_some()).count();
         assert_eq!((found, descent.steps()), (DEPTH, paths.len()));
     }
@@ -204,18 +248,17 @@ mod tests {
             if seed % 3 > 0 {
                 paths.sort();
             }
-            let mut edit = tree.edit();
+            let mut edit = tree.edit(if seed % 5 == 0 { 1 } else { paths.len() });
             for (generation, path) in (500..).zip(&paths) {
                 let path = path.as_path();
                 let value: Value = format!("{generation}").as_bytes().into();
                 let permissions = Permissions::private(DomId(generation as u16 % 64));
                 model.write(path, value.clone(), generation);
                 model.set_permissions(path, permissions.clone(), generation);
-                let node = edit.at(path);
+                let node = edit.at(path, permissions);
                 assert_eq!(node.is_some(), model.get(path).is_some());
                 let Some(node) = node else { continue };
                 node.set_value(value);
-                node.set_permissions(permissions);
                 node.set_generation(generation);
                 if generation % 7 == 0 && node.remove_child("a-b").is_some() {
                     model.remove(at(&format!("{}/a-b", path.as_str())).as_path(), generation);

@@ -343,19 +343,16 @@ impl Transaction {
             let before = accessed.before();
             all.push((path, Accessed { base: None, ..accessed }, before));
         }
-        let mut edit = tree.edit();
+        let mut edit = tree.edit(all.len());
         // Parents sort before what is below them, so that each node's parent is complete before the node.
         for (path, accessed, _) in &mut all {
             let Local::Present(local) = core::mem::replace(&mut accessed.local, Local::Untouched) else { continue };
             let permissions = adjust(local.permissions(), local.generation());
             let generation = next_generation();
-            if let Some(node) = edit.at(path.as_path()) {
+            if let Some(node) = edit.at(path.as_path(), permissions) {
                 node.set_value(local.value().into());
                 node.set_generation(generation);
-                for change in &accessed.children {
-                    change.make(node, &permissions, generation);
-                }
-                node.set_permissions(permissions);
+                accessed.children.iter().for_each(|change| change.make(node));
             }
         }
         drop(edit);
@@ -505,12 +502,13 @@ impl ChildChange {
         name.len().saturating_add(size_of::<Self>())
     }
 
-    /// Makes the change to a node's list, for a commit. A new child is empty and has `permissions`, until its own entry
-    /// fills it. A child that goes takes all below with it.
-    fn make(&self, node: &mut Node, permissions: &Permissions, generation: u64) {
+    /// Makes the change to a node's list, for a commit. A new child is empty and like its parent, until its own entry fills
+    /// it. A child that goes takes all below with it.
+    fn make(&self, node: &mut Node) {
         match self {
             Self::Add(name) => {
-                node.insert_child(name, Rc::new(Node::new(Value::default(), permissions.clone(), generation)));
+                let child = Node::new(Value::default(), node.permissions().clone(), node.generation());
+                node.insert_child(name, Rc::new(child));
             }
             Self::Remove(name) => drop(node.remove_child(name)),
         }

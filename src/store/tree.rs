@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use crate::limits;
 use crate::store::children::Cursor;
-use crate::store::descent::{Descent, Edit};
+use crate::store::descent::{Descent, Edit, node_mut};
 use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf, PathCursor};
@@ -57,32 +57,20 @@ impl Tree {
         (path.first(bytes), node)
     }
 
-    /// Reads nodes, at low cost if their paths are sorted.
+    /// Reads nodes at `paths` paths, at low cost if these are sorted.
     #[must_use]
-    pub const fn descent<'p>(&self) -> Descent<'_, 'p> {
-        Descent::new(&self.root)
+    pub const fn descent<'p>(&self, paths: usize) -> Descent<'_, 'p> {
+        Descent::new(&self.root, paths)
     }
 
-    /// Changes nodes, at low cost if their paths are sorted.
-    pub(super) fn edit<'p>(&mut self) -> Edit<'_, 'p> {
-        Edit::new(&mut self.root)
-    }
-
-    /// The node at `path`, to be changed, after telling each node on the way (itself excepted) to `mention`.
-    fn get_mut(&mut self, path: Path<'_>, mention: Option<&Permissions>) -> Option<&mut Node> {
-        let mut node = Rc::make_mut(&mut self.root);
-        for name in path.names() {
-            if let Some(permissions) = mention {
-                node.mention(permissions);
-            }
-            node = Rc::make_mut(node.child_mut(name)?);
-        }
-        Some(node)
+    /// Changes nodes at `paths` paths, at low cost if these are sorted.
+    pub(super) fn edit<'p>(&mut self, paths: usize) -> Edit<'_, 'p> {
+        Edit::new(&mut self.root, paths)
     }
 
     /// Sets the value of the node at `path`. Does nothing when there is none.
     pub fn write(&mut self, path: Path<'_>, value: Value, generation: u64) {
-        if let Some(node) = self.get_mut(path, None) {
+        if let Some(node) = node_mut(&mut self.root, path, None) {
             node.set_value(value);
             node.set_generation(generation);
         }
@@ -90,7 +78,7 @@ impl Tree {
 
     /// Sets the permissions of the node at `path`. Does nothing when there is none.
     pub fn set_permissions(&mut self, path: Path<'_>, permissions: Permissions, generation: u64) {
-        if let Some(node) = self.get_mut(path, Some(&permissions)) {
+        if let Some(node) = node_mut(&mut self.root, path, Some(&permissions)) {
             node.set_permissions(permissions);
             node.set_generation(generation);
         }
@@ -100,7 +88,7 @@ impl Tree {
     /// generation. Does nothing when there is no parent.
     pub fn create(&mut self, path: Path<'_>, node: Node) {
         let Some(parent) = path.parent() else { return };
-        if let Some(above) = self.get_mut(parent, Some(node.permissions())) {
+        if let Some(above) = node_mut(&mut self.root, parent, Some(node.permissions())) {
             above.set_generation(node.generation());
             above.insert_child(path.name(), Rc::new(node));
         }
@@ -165,7 +153,7 @@ impl Tree {
 
     /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.
     pub fn remove(&mut self, path: Path<'_>, generation: u64) -> Option<Rc<Node>> {
-        let parent = self.get_mut(path.parent()?, None)?;
+        let parent = node_mut(&mut self.root, path.parent()?, None)?;
         let removed = parent.remove_child(path.name())?;
         parent.set_generation(generation);
         Some(removed)

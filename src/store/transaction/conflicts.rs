@@ -28,7 +28,7 @@ impl Transaction {
     /// The nodes that it has seen and that are others in the tree by now, in the order of their paths.
     pub fn conflicting<'a>(&'a self, tree: &'a Tree) -> impl Iterator<Item = Conflict<'a>> {
         let generation = |node: &Rc<Node>| node.generation();
-        let mut descent = tree.descent();
+        let mut descent = tree.descent(self.accessed.len());
         self.accessed.iter().filter_map(move |(path, accessed)| {
             let path = path.as_path();
             let (found, node) = descent.nearest(path);

@@ -141,7 +141,7 @@ impl Transaction {
     /// Whether each node that it has seen is either the tree's very own or of another generation. Only one that was restored
     /// can have seen another node of the same generation, and would not notice that.
     pub(crate) fn fits(&self, tree: &Tree) -> bool {
-        let mut descent = tree.descent();
+        let mut descent = tree.descent(self.accessed.len());
         self.accessed.iter().all(|(path, accessed)| {
             let (Some(base), Some(node)) = (&accessed.base, descent.get(path.as_path())) else { return true };
             Rc::ptr_eq(base, node) || base.generation() != node.generation()
