@@ -216,6 +216,12 @@ impl History {
         Some(Blame { domid: written.domid, was_paid })
     }
 
+    /// Whether it has a write that is not of `victim`.
+    #[must_use]
+    pub fn has_others(&self, victim: Option<DomId>) -> bool {
+        self.0.iter().rev().any(|written| Some(written.domid) != victim)
+    }
+
     /// Says all.
     pub(super) fn save(&self, body: &mut Writer) {
         body.size(self.0.len());
@@ -361,6 +367,7 @@ mod tests {
         history.note(A, 14, 14);
         history.note(A, 20, 21);
         let blame = |domid, was_paid| Some(Blame { domid, was_paid });
+        assert!(history.has_others(None) && history.has_others(Some(A)) && history.has_others(Some(B)));
         assert_eq!(history.blame(10, None), None);
         assert_eq!(history.blame(12, None), blame(A, false));
         assert_eq!(history.blame(13, None), blame(A, true), "the same request");
@@ -379,8 +386,9 @@ mod tests {
         assert_eq!(history.0.len(), limits::CONFLICT_HISTORY);
         assert_eq!(history.blame(5, None), None);
         assert_eq!(history.blame(6, None).map(|blame| blame.domid), Some(A));
+        assert!(history.has_others(None) && history.has_others(Some(B)) && !history.has_others(Some(A)));
         history.remove(A);
-        assert!(history.0.is_empty());
+        assert!(history.0.is_empty() && !history.has_others(None));
         history.clear();
         assert_eq!(history.0.capacity(), 0, "the room of a long one is given back");
         history.note(A, 1, 2);

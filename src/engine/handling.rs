@@ -106,6 +106,7 @@ impl Engine {
             connection: id,
             domid: self.domid_of(id),
             open_transactions,
+            history: &self.fairness.history,
             trace: self.trace,
             was_refused_memory: false,
             payload,

@@ -18,6 +18,7 @@ mod watches;
 use core::fmt;
 
 use crate::engine::change_set::ChangeSet;
+use crate::engine::conflict::History;
 use crate::engine::hypervisor::{DomainState, Hypervisor};
 use crate::engine::trace::Trace;
 use crate::engine::view::View;
@@ -44,6 +45,8 @@ pub struct Call<'a> {
     pub domid: DomId,
     /// How many transactions the connection has open, without the request's own.
     pub open_transactions: usize,
+    /// Who wrote what lately, to blame for a commit that fails.
+    pub history: &'a History,
     /// The request's payload.
     pub payload: &'a [u8],
     /// The hypervisor.

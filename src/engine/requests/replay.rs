@@ -16,7 +16,6 @@ use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::record::{RecordLimits, Recorded};
 use crate::store::transaction::Transaction;
-use crate::store::tree::Tree;
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
 
@@ -63,7 +62,7 @@ pub(in crate::engine) const fn record_limits(is_privileged: bool) -> RecordLimit
 pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed, Vec<u64>> {
     let may_be_replayed = call.view.config.replay && is_cheap(call, old);
     let Some(requests) = old.record().requests().filter(|_| may_be_replayed) else {
-        return Err(all_in_the_way(old, &call.view.state.tree));
+        return Err(all_in_the_way(call, old));
     };
     let generation = call.view.state.generation();
     let mut new = Replayed { transaction: Transaction::default(), generation, domains: Vec::new() };
@@ -124,6 +123,7 @@ fn run(
         connection: call.connection,
         domid: call.domid,
         open_transactions: call.open_transactions,
+        history: call.history,
         payload: request.payload(),
         hypervisor: &mut *call.hypervisor,
         trace: call.trace,
@@ -139,15 +139,26 @@ fn run(
 
 /// The writes that are in the way of one request: it is made alone, to see which nodes it looks at.
 fn in_the_way(call: &mut Call<'_>, request: &Recorded, old: &Transaction) -> Vec<u64> {
+    if !can_blame(call) {
+        return Vec::new();
+    }
     let mut alone = Transaction::default();
     // Only what it looks at counts.
     let _ = run(call, request, &mut alone, &mut ChangeSet::default());
-    let tree = &call.view.state.tree;
-    let concerned = old.conflicting(tree).filter(|conflict| alone.seen(conflict.path).is_some());
+    let concerned = old.conflicting(&call.view.state.tree).filter(|conflict| alone.seen(conflict.path).is_some());
     let found: Vec<u64> = concerned.map(|conflict| conflict.last_write).collect();
-    if found.is_empty() { all_in_the_way(old, tree) } else { found }
+    if found.is_empty() { all_in_the_way(call, old) } else { found }
 }
 
-fn all_in_the_way(old: &Transaction, tree: &Tree) -> Vec<u64> {
-    old.conflicting(tree).map(|conflict| conflict.last_write).collect()
+/// The writes that are in the way of all requests of a transaction.
+fn all_in_the_way(call: &Call<'_>, old: &Transaction) -> Vec<u64> {
+    if !can_blame(call) {
+        return Vec::new();
+    }
+    old.conflicting(&call.view.state.tree).map(|conflict| conflict.last_write).collect()
+}
+
+/// Whether a write of another guest can be in the way. If not, none is looked for.
+fn can_blame(call: &Call<'_>) -> bool {
+    call.history.has_others((!call.view.requester.is_privileged()).then_some(call.domid))
 }
