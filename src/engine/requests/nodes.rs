@@ -96,8 +96,7 @@ fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno
     Ok(())
 }
 
-/// Refuses to make a node's record too large, with another value or with more bytes of names. Counting the names costs a
-/// pass over them, which is spared those who are not limited.
+/// Refuses to make a node's record too large, with another value or with more bytes of names.
 fn check_size(call: &mut Call<'_>, node: &Node, value: usize, more_names: usize) -> Result<(), Errno> {
     if call.view.requester.is_privileged() {
         return Ok(());
