@@ -25,18 +25,21 @@ impl Engine {
     /// Makes changes of nodes inside a transaction.
     pub(super) fn apply_in_transaction(&mut self, transaction: &mut Transaction) {
         for change in self.changes.nodes.drain(..) {
-            transaction.apply(change, self.state.next_generation());
+            let generation = self.state.take_generations(change.generations());
+            transaction.apply(change, generation);
         }
     }
 
-    /// Makes changes of nodes and tells of them. Returns how many nodes that wrote: those made or removed, and their
-    /// parents too.
+    /// Makes changes of nodes and tells of them. Returns how many nodes that wrote (those made or removed, and their parents
+    /// too) if open transactions have accessed any of them; otherwise 0.
     pub(super) fn apply_nodes(&mut self, now_ms: u64) -> usize {
         let mut written = 0_usize;
+        let mut is_in_the_way = false;
         // Taken out for the time, and put back for its room.
         let mut changes = core::mem::take(&mut self.changes.nodes);
         for change in changes.drain(..) {
             self.trace_change(&change);
+            is_in_the_way = is_in_the_way || self.fairness.accesses.concern(&change);
             let nodes = match change {
                 NodeChange::Write { path, value } => {
                     if let Some(node) = self.state.tree.get(path.as_path()) {
@@ -65,7 +68,7 @@ impl Engine {
             written = written.saturating_add(nodes);
         }
         self.changes.nodes = changes;
-        written
+        if is_in_the_way { written } else { 0 }
     }
 
     /// Tells the log of a change of a node.
@@ -87,22 +90,27 @@ impl Engine {
     /// Removes a node with all below, tells of it, and settles the owners' counts. Returns how many nodes were removed.
     pub(super) fn remove_subtree(&mut self, path: Path<'_>, now_ms: u64) -> usize {
         self.announce_removal(path, now_ms);
-        let (tree, domains) = (&self.state.tree, &mut self.state.domains);
+        let generation = self.state.next_generation();
+        let (tree, domains, accesses) = (&self.state.tree, &mut self.state.domains, &mut self.fairness.accesses);
+        let was_accessed = accesses.has_within(path);
         let mut removed = 0_usize;
         tree.visit_children_first(path, &mut |visit| {
             let count = NodeCount::one(visit.node.memory(visit.path));
             domains.charge_nodes(visit.node.permissions().owner(), count.negated());
             removed = removed.saturating_add(1);
+            if was_accessed {
+                accesses.note_removal(visit.path, generation);
+            }
         });
-        let generation = self.state.next_generation();
         self.state.tree.remove(path, generation);
         removed
     }
 
     /// Commits a transaction that has been checked, and tells of its changes. A commit costs its client a single write
-    /// credit, whatever it changes.
+    /// credit, whatever it changes, and none if no other open transaction has accessed that.
     pub(super) fn commit(&mut self, id: ConnectionId, transaction: Transaction, now_ms: u64) {
         let before = self.state.generation();
+        let is_in_the_way = self.fairness.accesses.note_commit(&transaction, before.saturating_add(1));
         for event in self.state.commit(transaction) {
             if self.trace.wants(Switches::TDB) {
                 log::info!("tdb: commits {}", event.path.as_path().as_str());
@@ -110,7 +118,7 @@ impl Engine {
             let before = event.before.as_ref().map(Readable::before);
             self.announce(event.path.as_path(), event.scope, before, now_ms);
         }
-        self.account_write(id, before, 1, now_ms);
+        self.account_write(id, before, is_in_the_way.into(), now_ms);
     }
 
     /// Commits what a replay made of a transaction.

@@ -3,6 +3,7 @@
 use alloc::rc::Rc;
 use core::cmp::Ordering;
 
+use crate::engine::accesses::Accesses;
 use crate::engine::config::Config;
 use crate::engine::memory::Budget;
 use crate::store::node::Node;
@@ -21,6 +22,8 @@ pub struct View<'a> {
     pub(super) config: &'a Config,
     pub(super) requester: Requester,
     pub(super) transaction: Option<&'a mut Transaction>,
+    /// Where it is noted too what an open transaction accesses; `None` for one that only stands in for it.
+    pub(super) accesses: Option<&'a mut Accesses>,
     /// What the request may still make grow.
     pub(super) budget: Budget,
 }
@@ -60,6 +63,10 @@ impl View<'_> {
         if let Err(errno) = self.budget.take(Transaction::bytes_of_look(path, base.as_ref())) {
             transaction.fail();
             return Err(errno);
+        }
+        let path = path.to_owned();
+        if let Some(accesses) = &mut self.accesses {
+            accesses.note(path.clone());
         }
         transaction.note(path, base.clone());
         Ok(base)

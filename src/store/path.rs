@@ -3,8 +3,8 @@
 //! Source of the rules: `docs/misc/xenstore.txt`, "Communication with xenstore". Relative paths belong below
 //! `/local/domain/<domid>/` of the connection that spells them.
 
-use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
+use alloc::rc::Rc;
 use alloc::string::String;
 use core::borrow::Borrow;
 use core::fmt;
@@ -256,9 +256,9 @@ fn uncounted_prefix(path: &str) -> usize {
     }
 }
 
-/// A valid absolute path of a node, owned.
+/// A valid absolute path of a node, owned. Copies share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PathBuf(Box<str>);
+pub struct PathBuf(Rc<str>);
 
 impl PathBuf {
     /// The path of a domain's own nodes.
@@ -269,7 +269,7 @@ impl PathBuf {
 
     /// The path, borrowed.
     #[must_use]
-    pub const fn as_path(&self) -> Path<'_> {
+    pub fn as_path(&self) -> Path<'_> {
         Path(&self.0)
     }
 }

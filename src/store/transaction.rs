@@ -64,6 +64,18 @@ pub enum NodeChange {
     },
 }
 
+impl NodeChange {
+    /// How many numbers of changes it takes; its nodes get the last one. Nodes that are made take one each: a restore numbers
+    /// each node on its own, and must not come to a higher number than the saved one.
+    #[must_use]
+    pub const fn generations(&self) -> usize {
+        match self {
+            Self::Create { levels, .. } => *levels,
+            Self::Write { .. } | Self::SetPermissions { .. } | Self::Remove { .. } => 1,
+        }
+    }
+}
+
 /// What a transaction made of a node.
 #[derive(Clone, Debug)]
 pub(crate) enum Local {
@@ -155,6 +167,17 @@ impl Transaction {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.accessed.is_empty()
+    }
+
+    /// The paths that it has seen, sorted.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.accessed.keys()
+    }
+
+    /// The paths of the nodes that its commit writes or removes, sorted, and whether the node is removed.
+    pub fn written(&self) -> impl Iterator<Item = (&PathBuf, bool)> {
+        let written = self.accessed.iter().filter(|(_, accessed)| !matches!(accessed.local, Local::Untouched));
+        written.map(|(path, accessed)| (path, matches!(accessed.local, Local::Absent)))
     }
 
     /// Counts a look at a node.
@@ -259,11 +282,11 @@ impl Transaction {
     }
 
     /// Notes that it has looked at `path`, for the first time, and found `base`.
-    pub fn note(&mut self, path: Path<'_>, base: Option<Rc<Node>>) {
-        self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path, base.as_ref()));
+    pub fn note(&mut self, path: PathBuf, base: Option<Rc<Node>>) {
+        self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path.as_path(), base.as_ref()));
         let order = self.accessed.len();
         let accessed = Accessed { order, base, local: Local::Untouched, children: Vec::new(), event: None };
-        self.accessed.insert(path.to_owned(), accessed);
+        self.accessed.insert(path, accessed);
     }
 
     /// Makes a change of a path that it has seen.

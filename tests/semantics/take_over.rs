@@ -15,7 +15,7 @@ use crate::live_update::{action, answer, kernel, own_text, start, upload};
 use crate::world::{BAD_PORT, DOM0, World, error, event, ok};
 
 /// The server is replaced by one that was saved before; `between` is what happens meanwhile.
-fn replace(world: &mut World, mode: TakeOver, between: impl FnOnce(&mut World)) -> TakenOver {
+pub fn replace(world: &mut World, mode: TakeOver, between: impl FnOnce(&mut World)) -> TakenOver {
     let items = save(world.server.engine(), &SaveOptions { now_ms: world.now_ms, reply: None });
     between(world);
     world.machine.mapped.clear();

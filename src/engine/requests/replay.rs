@@ -15,7 +15,7 @@ use crate::engine::view::View;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::record::{RecordLimits, Recorded};
-use crate::store::transaction::Transaction;
+use crate::store::transaction::{Conflict, Transaction};
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
 
@@ -88,15 +88,16 @@ fn is_same(call: &mut Call<'_>, request: &Recorded, new: &mut Replayed) -> bool 
         return false;
     }
     if outcome.is_ok() {
-        let mut next_generation = || {
-            new.generation = new.generation.saturating_add(1);
+        let mut take_generations = |count: usize| {
+            new.generation = new.generation.saturating_add(count as u64);
             new.generation
         };
         for domid in changes.domains.drain(..) {
-            new.domains.push((domid, next_generation()));
+            new.domains.push((domid, take_generations(1)));
         }
         for change in changes.nodes.drain(..) {
-            new.transaction.apply(change, next_generation());
+            let generation = take_generations(change.generations());
+            new.transaction.apply(change, generation);
         }
     }
     true
@@ -118,6 +119,7 @@ fn run(
             config: call.view.config,
             requester: call.view.requester,
             transaction: Some(transaction),
+            accesses: None,
             budget: call.view.budget,
         },
         connection: call.connection,
@@ -146,7 +148,7 @@ fn in_the_way(call: &mut Call<'_>, request: &Recorded, old: &Transaction) -> Vec
     // Only what it looks at counts.
     let _ = run(call, request, &mut alone, &mut ChangeSet::default());
     let concerned = old.conflicting(&call.view.state.tree).filter(|conflict| alone.seen(conflict.path).is_some());
-    let found: Vec<u64> = concerned.map(|conflict| conflict.last_write).collect();
+    let found: Vec<u64> = concerned.map(|conflict| last_write(call, conflict)).collect();
     if found.is_empty() { all_in_the_way(call, old) } else { found }
 }
 
@@ -155,7 +157,14 @@ fn all_in_the_way(call: &Call<'_>, old: &Transaction) -> Vec<u64> {
     if !can_blame(call) {
         return Vec::new();
     }
-    old.conflicting(&call.view.state.tree).map(|conflict| conflict.last_write).collect()
+    old.conflicting(&call.view.state.tree).map(|conflict| last_write(call, conflict)).collect()
+}
+
+/// The generation of the write that is in the way. A node that is gone was removed by it; if that was not noted, because of
+/// a live update since then, it is the last write of the nearest node above: the removal wrote that.
+fn last_write(call: &Call<'_>, conflict: Conflict<'_>) -> u64 {
+    let accesses = call.view.accesses.as_ref().filter(|_| conflict.is_gone);
+    accesses.and_then(|accesses| accesses.removed_at(conflict.path)).unwrap_or(conflict.last_write)
 }
 
 /// Whether a write of another guest can be in the way. If not, none is looked for.
