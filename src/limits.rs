@@ -104,8 +104,7 @@ pub const KEPT_INPUT_BYTES: usize = 256;
 /// a list of all would be megabytes. More are told connection by connection.
 pub const WATCHES_AT_ONCE: usize = 1024;
 
-/// Changes of nodes for which room is kept between requests; what takes more, a node with many missing ones above it, gives
-/// it back. Most requests make one.
+/// Changes of nodes for which room is kept between requests. A request makes one at most, however many levels are missing.
 pub const KEPT_CHANGES: usize = 16;
 
 /// Milliseconds until an event that an unprivileged domain does not read is dropped, unless `--timeout` says otherwise.

@@ -5,7 +5,8 @@
 //! point at most, however many commits it makes fail: otherwise a guest that opens many transactions over another's
 //! nodes could stop that other.
 //!
-//! [`History`] tells whose write it was. It is bounded, and kept only while a transaction is open.
+//! [`History`] knows whose write it was. It is bounded, is kept only while a transaction is open, and holds only writes of what
+//! open transactions have accessed.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -194,7 +195,7 @@ pub struct Blame {
 pub struct History(VecDeque<Written>);
 
 impl History {
-    /// Notes that a domain's request wrote nodes, with the generations after `before` up to `last`.
+    /// Notes that a domain's request wrote nodes that an open transaction has accessed, with the generations after `before` up to `last`.
     pub fn note(&mut self, domid: DomId, before: u64, last: u64) {
         if last <= before {
             return;

@@ -93,7 +93,7 @@ impl Engine {
         self.count_closed(id, count);
     }
 
-    /// A connection's transaction is lost, with what it has accessed.
+    /// A connection's transaction is lost, and the list of what it has accessed with it.
     pub(super) fn note_lost(&mut self, id: ConnectionId) {
         let sessions = self.connections.values().filter_map(Connection::session);
         self.fairness.accesses.recount(|path| {

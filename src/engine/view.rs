@@ -22,7 +22,7 @@ pub struct View<'a> {
     pub(super) config: &'a Config,
     pub(super) requester: Requester,
     pub(super) transaction: Option<&'a mut Transaction>,
-    /// Where it is noted too what an open transaction accesses; `None` for one that only stands in for it.
+    /// The index of what open transactions access; `None` for a transaction that is only tried.
     pub(super) accesses: Option<&'a mut Accesses>,
     /// What the request may still make grow.
     pub(super) budget: Budget,

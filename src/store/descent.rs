@@ -71,7 +71,7 @@ impl<'t, 'p> Descent<'t, 'p> {
     }
 }
 
-/// The node at `path` below `root`, to be changed. Each node on the way (itself excepted) is told of `mention`.
+/// The node at `path` below `root`, to be changed. Each node above it notes what `mention` names.
 pub(super) fn node_mut<'t>(
     root: &'t mut Rc<Node>,
     path: Path<'_>,

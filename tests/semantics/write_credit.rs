@@ -274,7 +274,7 @@ fn a_large_removal_is_paid_off_over_time() {
 }
 
 #[test]
-fn while_transactions_are_open_guests_boot_as_quickly_as_ever_if_these_accessed_nothing_of_theirs() {
+fn guests_boot_at_full_speed_while_open_transactions_have_accessed_nothing_of_theirs() {
     let guests = 1..26;
     let mut world = World::with_homes(guests.clone());
     world.begin(0);
@@ -297,7 +297,7 @@ fn while_transactions_are_open_guests_boot_as_quickly_as_ever_if_these_accessed_
         assert!(!world.is_held_back(domid));
     }
     assert_eq!(guests.map(|domid| credit(&world, domid)).collect::<Vec<_>>(), before);
-    assert_eq!(world.server.engine().write_credits().next_ms(), None, "and nobody waits");
+    assert_eq!(world.server.engine().write_credits().next_ms(), None, "no guest waits");
     world.check();
 }
 
@@ -331,7 +331,7 @@ fn only_a_write_that_an_access_can_conflict_with_costs_something() {
 }
 
 #[test]
-fn an_access_counts_until_its_transaction_is_over_in_whichever_way() {
+fn an_access_counts_until_its_transaction_ends() {
     let ends: [(&str, fn(&mut World, u32)); 5] = [
         ("commit", |world, transaction| drop(world.end(2, transaction, true).unwrap())),
         ("abort", |world, transaction| drop(world.end(2, transaction, false).unwrap())),

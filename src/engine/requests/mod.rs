@@ -45,7 +45,7 @@ pub struct Call<'a> {
     pub domid: DomId,
     /// How many transactions the connection has open, without the request's own.
     pub open_transactions: usize,
-    /// Who wrote what lately, to blame for a commit that fails.
+    /// The newest writes of guests, to find those that made a commit fail.
     pub history: &'a History,
     /// The request's payload.
     pub payload: &'a [u8],
