@@ -114,10 +114,9 @@ impl<'t, 'p> Edit<'t, 'p> {
         } else {
             node_mut(self.root, path, Some(&permissions))
         };
-        node.map(|node| {
-            node.set_permissions(permissions);
-            node
-        })
+        let node = node?;
+        node.set_permissions(permissions);
+        Some(node)
     }
 
     /// Goes to the node at `path`, by the shortest way.

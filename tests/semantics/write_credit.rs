@@ -330,9 +330,12 @@ fn only_a_write_that_an_access_can_conflict_with_costs_something() {
     }
 }
 
+/// A name, and how guest 2's transaction ends.
+type End = (&'static str, fn(&mut World, u32));
+
 #[test]
 fn an_access_counts_until_its_transaction_ends() {
-    let ends: [(&str, fn(&mut World, u32)); 5] = [
+    let ends: [End; 5] = [
         ("commit", |world, transaction| drop(world.end(2, transaction, true).unwrap())),
         ("abort", |world, transaction| drop(world.end(2, transaction, false).unwrap())),
         ("reset", |world, _| drop(world.request(2, MessageType::ResetWatches, "\0").unwrap())),
