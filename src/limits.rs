@@ -124,6 +124,10 @@ pub const SHORT_VALUE_BYTES: usize = 38;
 /// Entries of permissions that a node keeps in place, in two words: owner, a peer, and one more. Longer lists are rare.
 pub const ENTRIES_IN_PLACE: usize = 3;
 
+/// Paths of a transaction up to which each is looked for from the root. For more, the way down to the last path is kept: its
+/// list, and the nodes that go back to their parents, cost about as much as so many short descents save.
+pub const FEW_PATHS: usize = 8;
+
 /// Children that a directory keeps in one list, searched from end to end. Above it, names are found by binary search;
 /// below it the list is smaller and no slower.
 pub const SMALL_DIRECTORY: usize = 24;
@@ -153,8 +157,7 @@ pub const KEPT_INPUT_BYTES: usize = 256;
 /// can watch the same node so often that a list of all would be megabytes.
 pub const WATCHES_AT_ONCE: usize = 256;
 
-/// Changes of nodes for which room is kept between requests; what takes more, a node with many missing ones above it, gives
-/// it back. Most requests make one.
+/// Changes of nodes for which room is kept between requests. A request makes one at most, however many levels are missing.
 pub const KEPT_CHANGES: usize = 16;
 
 /// Milliseconds until an event that an unprivileged domain does not read is dropped, unless `--timeout` says otherwise.

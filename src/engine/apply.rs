@@ -10,7 +10,6 @@ use crate::engine::output::EventCause;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Switches;
 use crate::store::domain_table::NodeCount;
-use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
 use crate::store::special::SpecialNode;
 use crate::store::transaction::{NodeChange, Transaction};
@@ -28,18 +27,21 @@ impl Engine {
     /// Makes changes of nodes inside a transaction.
     pub(super) fn apply_in_transaction(&mut self, transaction: &mut Transaction) {
         for change in self.changes.nodes.drain(..) {
-            transaction.apply(change, self.state.next_generation());
+            let generation = self.state.take_generations(change.generations());
+            transaction.apply(change, generation);
         }
     }
 
-    /// Makes changes of nodes and tells of them. Returns how many nodes that wrote: those made or removed, and their
-    /// parents too.
+    /// Makes changes of nodes and tells of them. Returns how many nodes that wrote (those made or removed, and their parents
+    /// too) if open transactions have accessed any of them; otherwise 0.
     pub(super) fn apply_nodes(&mut self, now_ms: u64) -> usize {
         let mut written = 0_usize;
+        let mut is_in_the_way = false;
         // Taken out for the time, and put back for its room.
         let mut changes = core::mem::take(&mut self.changes.nodes);
         for change in changes.drain(..) {
             self.trace_change(&change);
+            is_in_the_way = is_in_the_way || self.fairness.accesses.concern(&change);
             let nodes = match change {
                 NodeChange::Write { path, value } => {
                     if let Some(node) = self.state.tree.get(path.as_path()) {
@@ -51,17 +53,10 @@ impl Engine {
                     self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
                     1
                 }
-                NodeChange::Create { path, value, permissions, announced } => {
-                    let generation = self.state.next_generation();
-                    let node = Node::new(value, permissions, generation);
-                    let count = NodeCount::one(node.memory(path.as_path()));
-                    self.state.domains.charge_nodes(node.permissions().owner(), count);
-                    self.state.tree.create(path.as_path(), node);
-                    if announced {
-                        self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
-                    }
-                    // The last one made stands for the parent of the first: those between are counted once.
-                    if announced { 2 } else { 1 }
+                NodeChange::Create { path, levels, value, permissions } => {
+                    self.state.create(path.as_path(), levels, value, permissions);
+                    self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
+                    levels.saturating_add(1)
                 }
                 NodeChange::SetPermissions { path, permissions } => {
                     let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
@@ -84,7 +79,7 @@ impl Engine {
             written = written.saturating_add(nodes);
         }
         self.changes.nodes = changes;
-        written
+        if is_in_the_way { written } else { 0 }
     }
 
     /// Tells the log of a change of a node.
@@ -92,7 +87,10 @@ impl Engine {
         if self.trace.wants(Switches::TDB) {
             let (what, path) = match change {
                 NodeChange::Write { path, .. } => ("writes", path.as_path().as_str()),
-                NodeChange::Create { path, .. } => ("makes", path.as_path().as_str()),
+                NodeChange::Create { path, levels, .. } => {
+                    path.as_path().lowest(*levels).for_each(|made| log::info!("tdb: makes {}", made.as_str()));
+                    return;
+                }
                 NodeChange::SetPermissions { path, .. } => ("sets the permissions of", path.as_path().as_str()),
                 NodeChange::SetSpecial { special, .. } => ("sets the permissions of", special.name()),
                 NodeChange::Remove { path, .. } => ("removes", path.as_path().as_str()),
@@ -104,23 +102,28 @@ impl Engine {
     /// Removes a node with all below, tells of it, and settles the owners' counts. Returns how many nodes were removed.
     pub(super) fn remove_subtree(&mut self, path: Path<'_>, cause: EventCause, now_ms: u64) -> usize {
         self.announce_removal(path, cause, now_ms);
-        let (tree, domains) = (&self.state.tree, &mut self.state.domains);
+        let generation = self.state.next_generation();
+        let (tree, domains, accesses) = (&self.state.tree, &mut self.state.domains, &mut self.fairness.accesses);
+        let was_accessed = accesses.has_within(path);
         let mut removed = 0_usize;
         tree.visit_children_first(path, &mut |visit| {
             let count = NodeCount::one(visit.node.memory(visit.path));
             domains.charge_nodes(visit.node.permissions().owner(), count.negated());
             removed = removed.saturating_add(1);
+            if was_accessed {
+                accesses.note_removal(visit.path, generation);
+            }
         });
         self.work.spend(removed as u64);
-        let generation = self.state.next_generation();
         self.state.tree.remove(path, generation);
         removed
     }
 
     /// Commits a transaction that has been checked, and tells of its changes. A commit costs its client a single write
-    /// credit, whatever it changes.
+    /// credit, whatever it changes, and none if no other open transaction has accessed that.
     pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Transaction, now_ms: u64) {
         let before = self.state.generation();
+        let is_in_the_way = self.fairness.accesses.note_commit(&transaction, before.saturating_add(1));
         let specials = self.state.commit_specials(&mut transaction);
         let events = self.state.commit(transaction);
         if self.trace.wants(Switches::TDB) {
@@ -130,7 +133,7 @@ impl Engine {
         for (special, before) in specials.iter().flatten() {
             self.announce_special_change(*special, Readable::before(before), now_ms);
         }
-        self.account_write(id, before, 1, now_ms);
+        self.account_write(id, before, is_in_the_way.into(), now_ms);
     }
 
     /// Commits what a replay made of a transaction.

@@ -5,7 +5,8 @@
 //! point at most, however many commits it makes fail: otherwise a guest that opens many transactions over another's
 //! nodes could stop that other.
 //!
-//! [`History`] tells whose write it was. It is bounded, and kept only while a transaction is open.
+//! [`History`] knows whose write it was. It is bounded, is kept only while a transaction is open, and holds only writes of what
+//! open transactions have accessed.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -194,7 +195,7 @@ pub struct Blame {
 pub struct History(VecDeque<Written>);
 
 impl History {
-    /// Notes that a domain's request wrote nodes, with the generations after `before` up to `last`.
+    /// Notes that a domain's request wrote nodes that an open transaction has accessed, with the generations after `before` up to `last`.
     pub fn note(&mut self, domid: DomId, before: u64, last: u64) {
         if last <= before {
             return;
@@ -214,6 +215,12 @@ impl History {
         }
         let was_paid = core::mem::replace(&mut written.is_paid, true);
         Some(Blame { domid: written.domid, was_paid })
+    }
+
+    /// Whether it has a write that is not of `victim`.
+    #[must_use]
+    pub fn has_others(&self, victim: Option<DomId>) -> bool {
+        self.0.iter().rev().any(|written| Some(written.domid) != victim)
     }
 
     /// Says all.
@@ -361,6 +368,7 @@ mod tests {
         history.note(A, 14, 14);
         history.note(A, 20, 21);
         let blame = |domid, was_paid| Some(Blame { domid, was_paid });
+        assert!(history.has_others(None) && history.has_others(Some(A)) && history.has_others(Some(B)));
         assert_eq!(history.blame(10, None), None);
         assert_eq!(history.blame(12, None), blame(A, false));
         assert_eq!(history.blame(13, None), blame(A, true), "the same request");
@@ -379,8 +387,9 @@ mod tests {
         assert_eq!(history.0.len(), limits::CONFLICT_HISTORY);
         assert_eq!(history.blame(5, None), None);
         assert_eq!(history.blame(6, None).map(|blame| blame.domid), Some(A));
+        assert!(history.has_others(None) && history.has_others(Some(B)) && !history.has_others(Some(A)));
         history.remove(A);
-        assert!(history.0.is_empty());
+        assert!(history.0.is_empty() && !history.has_others(None));
         history.clear();
         assert_eq!(history.0.capacity(), 0, "the room of a long one is given back");
         history.note(A, 1, 2);

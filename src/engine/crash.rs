@@ -37,7 +37,7 @@ impl Engine {
         let InHand { connection, header, .. } = *request;
         let row = MessageType::from_wire(header.kind).and_then(requests::row);
         if header.transaction_id != 0 && row.is_some_and(|row| !row.ignores_transaction) {
-            self.note_closed(connection, 1);
+            self.note_lost(connection);
         }
         let origin = core::mem::take(&mut self.cause).event.origin;
         if self.domid_of(connection) == self.config.privileged {

@@ -359,7 +359,7 @@ impl Engine {
             domain.watches = 0;
             domain.watch_bytes = 0;
         }
-        let open = self.session_mut(id).map_or(0, |session| core::mem::take(&mut session.transactions).len());
-        self.note_closed(id, open);
+        let open = self.session_mut(id).map(|session| core::mem::take(&mut session.transactions)).unwrap_or_default();
+        self.note_closed(id, open.values());
     }
 }

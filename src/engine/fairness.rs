@@ -5,11 +5,14 @@
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
+use crate::engine::accesses::Accesses;
 use crate::engine::conflict::{ConflictCredits, History};
+use crate::engine::connection::Connection;
 use crate::engine::rate::WriteCredits;
 use crate::engine::trace::Switches;
 use crate::limits;
 use crate::store::domain::DomId;
+use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 
 /// What is known of who writes how much, and of who stands in whose way.
@@ -18,6 +21,8 @@ pub(in crate::engine) struct Fairness {
     pub(super) writes: WriteCredits,
     pub(super) conflicts: ConflictCredits,
     pub(super) history: History,
+    /// What open transactions have accessed.
+    pub(super) accesses: Accesses,
     /// Transactions that are open, of all connections.
     open_transactions: usize,
     /// Those of the control domain and of sockets among them.
@@ -75,7 +80,30 @@ impl Engine {
     }
 
     /// Some of a connection's transactions are over. With the last one of all, it does not matter any more who wrote what.
-    pub(super) fn note_closed(&mut self, id: ConnectionId, count: usize) {
+    pub(super) fn note_closed<'a>(
+        &mut self,
+        id: ConnectionId,
+        transactions: impl IntoIterator<Item = &'a Transaction>,
+    ) {
+        let mut count = 0_usize;
+        for transaction in transactions {
+            self.fairness.accesses.forget(transaction);
+            count = count.saturating_add(1);
+        }
+        self.count_closed(id, count);
+    }
+
+    /// A connection's transaction is lost, and the list of what it has accessed with it.
+    pub(super) fn note_lost(&mut self, id: ConnectionId) {
+        let sessions = self.connections.values().filter_map(Connection::session);
+        self.fairness.accesses.recount(|path| {
+            let transactions = sessions.clone().flat_map(|session| session.transactions.values());
+            transactions.filter(|transaction| transaction.seen(path.as_path()).is_some()).count()
+        });
+        self.count_closed(id, 1);
+    }
+
+    fn count_closed(&mut self, id: ConnectionId, count: usize) {
         let privileged = if self.guest_of(id).is_some() { 0 } else { count };
         let fairness = &mut self.fairness;
         fairness.open_transactions = fairness.open_transactions.saturating_sub(count);
@@ -85,13 +113,21 @@ impl Engine {
         }
     }
 
-    /// A connection's request or commit wrote nodes, with generations after `before`, which costs `nodes` credits. While
-    /// no transaction is open it is in nobody's way.
+    /// Whether the index of what open transactions have accessed is right. Costs a look-up for each path and transaction.
+    #[must_use]
+    pub fn accesses_agree(&self) -> bool {
+        let sessions = self.connections.values().filter_map(Connection::session);
+        self.fairness.accesses.agree(sessions.flat_map(|session| session.transactions.values()))
+    }
+
+    /// A connection's request or commit wrote nodes that an open transaction of another request has accessed, with
+    /// generations after `before`, which costs `nodes` credits. A write that can't make a transaction fail has 0 of them and
+    /// costs nothing.
+    ///
+    /// A request pays for all that it writes if any of it was accessed. To count only accessed nodes would cost a look-up
+    /// for each node of a removal, and would make the removal of a large directory as cheap as a write to one node of it.
     pub(super) fn account_write(&mut self, id: ConnectionId, before: u64, nodes: usize, now_ms: u64) {
-        let Some(domid) = self.guest_of(id) else { return };
-        if self.fairness.open_transactions == 0 {
-            return;
-        }
+        let Some(domid) = self.guest_of(id).filter(|_| nodes > 0) else { return };
         if self.trace.wants(Switches::WRL) {
             log::info!("wrl: domain {domid} pays {nodes}");
         }

@@ -97,18 +97,21 @@ impl Engine {
         let lists = session.map_or(&[][..], |session| &session.lists);
         let budget = self.budget(id, transaction.as_ref(), hypervisor);
         self.changes.clear();
+        let domid = self.domid_of(id);
         let mut call = Call {
             view: View {
                 state: &self.state,
                 config: &self.config,
                 requester,
                 transaction: transaction.as_mut(),
+                accesses: Some(&mut self.fairness.accesses),
                 budget,
             },
             connection: id,
-            domid: self.domid_of(id),
+            domid,
             open_transactions,
             lists,
+            history: &self.fairness.history,
             trace: self.trace,
             was_refused_memory: false,
             payload,
@@ -198,8 +201,8 @@ impl Engine {
         let mut ended = None;
         if let Some(transaction) = transaction {
             if self.changes.ends_transaction {
+                self.note_closed(id, [&transaction]);
                 ended = Some(transaction);
-                self.note_closed(id, 1);
             } else if let Some(session) = self.session_mut(id) {
                 session.transactions.insert(header.transaction_id, transaction);
             }

@@ -12,6 +12,7 @@
 //!
 //! The same inputs give the same outputs, to the byte.
 
+pub mod accesses;
 mod announcements;
 mod apply;
 pub mod change_set;

@@ -29,6 +29,7 @@ impl Engine {
         self.run_discarded();
         self.run_departures(now_ms);
         self.run_announcements(now_ms);
+        self.note_growth(now_ms);
     }
 
     /// Drops a queue and lets those go on that caused its messages.

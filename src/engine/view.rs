@@ -1,7 +1,9 @@
 //! The nodes as a request sees them: through its transaction, if it has one, and with the rules about who may know what.
 
 use alloc::rc::Rc;
+use core::cmp::Ordering;
 
+use crate::engine::accesses::Accesses;
 use crate::engine::config::Config;
 use crate::engine::memory::Budget;
 use crate::store::node::Node;
@@ -11,6 +13,7 @@ use crate::store::quota::Quota;
 use crate::store::special::{Special, SpecialNode};
 use crate::store::state::State;
 use crate::store::transaction::Transaction;
+use crate::store::tree::Tree;
 use crate::wire::errno::Errno;
 
 /// A request's view of the nodes. Looking at a node in a transaction is noted there.
@@ -20,6 +23,8 @@ pub struct View<'a> {
     pub(super) config: &'a Config,
     pub(super) requester: Requester,
     pub(super) transaction: Option<&'a mut Transaction>,
+    /// The index of what open transactions access; `None` for a transaction that is only tried.
+    pub(super) accesses: Option<&'a mut Accesses>,
     /// What the request may still make grow.
     pub(super) budget: Budget,
 }
@@ -31,7 +36,19 @@ impl View<'_> {
     /// [`Errno::NoSpc`] when the transaction has seen as many paths as it may, or takes all memory that it may; it can't
     /// be committed then.
     pub fn read(&mut self, path: Path<'_>) -> Result<Option<Rc<Node>>, Errno> {
-        let Some(transaction) = &mut self.transaction else { return Ok(self.state.tree.get(path).cloned()) };
+        self.look(path, |tree| tree.get(path).cloned())
+    }
+
+    /// The node at `path`, which `find` finds in the tree; it is not called if the transaction has seen the path.
+    ///
+    /// # Errors
+    /// As [`View::read`].
+    fn look(
+        &mut self,
+        path: Path<'_>,
+        find: impl FnOnce(&Tree) -> Option<Rc<Node>>,
+    ) -> Result<Option<Rc<Node>>, Errno> {
+        let Some(transaction) = &mut self.transaction else { return Ok(find(&self.state.tree)) };
         transaction.count_look();
         if let Some(seen) = transaction.seen(path) {
             return Ok(seen.cloned());
@@ -43,10 +60,14 @@ impl View<'_> {
             transaction.fail();
             return Err(Errno::NoSpc);
         }
-        let base = self.state.tree.get(path).cloned();
+        let base = find(&self.state.tree);
         if let Err(errno) = self.budget.take(Transaction::bytes_of_look(path, base.as_ref())) {
             transaction.fail();
             return Err(errno);
+        }
+        let path = path.to_owned();
+        if let Some(accesses) = &mut self.accesses {
+            accesses.note(path.clone());
         }
         transaction.note(path, base.clone());
         Ok(base)
@@ -75,28 +96,52 @@ impl View<'_> {
     ///
     /// # Errors
     /// [`Errno::NoEnt`] for a missing node, if the nearest ancestor gives a right that is wanted; [`Errno::Acces`]
-    /// otherwise, so that nobody learns of nodes that do not concern him. [`Errno::NoSpc`] as in [`View::read`].
+    /// otherwise, so that a requester learns nothing of nodes that it may not know about. [`Errno::NoSpc`] as in
+    /// [`View::read`].
     pub fn get(&mut self, path: Path<'_>, wanted: Access) -> Result<Rc<Node>, Errno> {
-        let node = self.read(path)?;
-        if let Some(node) = node.as_ref().filter(|node| self.access(node).contains(wanted)) {
-            return Ok(node.clone());
-        }
-        let above = self.nearest_ancestor(path)?;
-        if node.is_none() && self.access(&above).intersects(wanted) { Err(Errno::NoEnt) } else { Err(Errno::Acces) }
+        let (is_there, above) = if self.transaction.is_some() {
+            let node = self.read(path)?;
+            if let Some(node) = node.as_ref().filter(|node| self.access(node).contains(wanted)) {
+                return Ok(node.clone());
+            }
+            // The transaction has to see the nodes above as well: the answer depends on them.
+            (node.is_some(), self.nearest_ancestor(path)?.0)
+        } else {
+            let (found, node) = self.state.tree.nearest(path);
+            let is_there = found.as_str().len() == path.as_str().len();
+            if is_there && self.access(node).contains(wanted) {
+                return Ok(node.clone());
+            }
+            (is_there, node.clone())
+        };
+        if !is_there && self.access(&above).intersects(wanted) { Err(Errno::NoEnt) } else { Err(Errno::Acces) }
     }
 
-    /// The nearest node above `path`; the root for the root.
+    /// The nearest node above `path` (the root for the root), and how many levels between both are missing. One descent
+    /// finds it. A transaction notes each missing level on its own.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] as in [`View::read`].
-    pub fn nearest_ancestor(&mut self, path: Path<'_>) -> Result<Rc<Node>, Errno> {
-        for ancestor in path.and_ancestors().skip(1) {
-            if let Some(node) = self.read(ancestor)? {
-                return Ok(node);
+    pub fn nearest_ancestor(&mut self, path: Path<'_>) -> Result<(Rc<Node>, usize), Errno> {
+        let parent = path.parent().unwrap_or(Path::ROOT);
+        let state = self.state;
+        let mut nearest = None;
+        for (missing, ancestor) in parent.and_ancestors().enumerate() {
+            let found = self.look(ancestor, |tree| {
+                let (found, node): (Path<'_>, &Rc<Node>) = *nearest.get_or_insert_with(|| state.tree.nearest(ancestor));
+                match ancestor.as_str().len().cmp(&found.as_str().len()) {
+                    Ordering::Greater => None,
+                    Ordering::Equal => Some(node.clone()),
+                    // The transaction removed the nearest one, and this one is above.
+                    Ordering::Less => tree.get(ancestor).cloned(),
+                }
+            })?;
+            if let Some(node) = found {
+                return Ok((node, missing));
             }
         }
-        // Only the root is its own nearest ancestor, and the tree always has one.
-        self.read(Path::ROOT)?.ok_or(Errno::Io)
+        // The tree always has a root, and it can't be removed.
+        Err(Errno::Io)
     }
 
     /// What the requester may do with `node`.

@@ -31,6 +31,8 @@ pub struct Many {
     by_name: ChunkMap<Name, (u64, Rc<Node>)>,
     by_order: ChunkMap<u64, Name>,
     next: u64,
+    /// See [`Children::list_bytes`].
+    list_bytes: usize,
 }
 
 /// A place in the list of children; it stays valid while the children do not change.
@@ -88,7 +90,7 @@ impl Children {
                 list.push((name.into(), node));
             }
             Self::Few(list) => {
-                let mut many = Many { by_name: ChunkMap::new(), by_order: ChunkMap::new(), next: 1 };
+                let mut many = Many { by_name: ChunkMap::new(), by_order: ChunkMap::new(), next: 1, list_bytes: 0 };
                 for (name, node) in list.drain(..) {
                     many.insert(name, node);
                 }
@@ -136,6 +138,7 @@ impl Children {
             Self::Many(many) => {
                 let (order, node) = many.by_name.remove(name)?;
                 many.by_order.remove(&order);
+                many.list_bytes = many.list_bytes.saturating_sub(listed_bytes(name));
                 Some(node)
             }
         };
@@ -201,10 +204,14 @@ impl Children {
         few.iter().map(|(name, _)| &**name).chain(many.into_iter().flatten().map(|(_, name)| &**name))
     }
 
-    /// Bytes of all names with a NUL each: what DIRECTORY would answer. Costs a pass over the names.
+    /// Bytes of all names with a NUL each: what DIRECTORY would answer. Costs the same for any number of names.
     #[must_use]
     pub fn list_bytes(&self) -> usize {
-        self.names().fold(0, |sum, name| sum.saturating_add(name.len()).saturating_add(1))
+        match self {
+            Self::None => 0,
+            Self::Few(list) => list.iter().fold(0, |sum, (name, _)| sum.saturating_add(listed_bytes(name))),
+            Self::Many(many) => many.list_bytes,
+        }
     }
 
     /// Takes a child out that no other version holds; drops those that another version holds. For dismantling only.
@@ -227,6 +234,11 @@ impl Children {
     }
 }
 
+/// Bytes of a name in a list: its own and a NUL.
+const fn listed_bytes(name: &str) -> usize {
+    name.len().saturating_add(1)
+}
+
 impl Many {
     fn insert(&mut self, name: Name, node: Rc<Node>) {
         self.insert_with_room(name, node, CHUNK_STEP);
@@ -234,6 +246,7 @@ impl Many {
 
     /// Inserts a child, and makes room for up to `step` more.
     fn insert_with_room(&mut self, name: Name, node: Rc<Node>, step: usize) {
+        self.list_bytes = self.list_bytes.saturating_add(listed_bytes(&name));
         self.by_order.insert_with_room(self.next, name.clone(), step);
         self.by_name.insert_with_room(name, (self.next, node), step);
         self.next = self.next.saturating_add(1);
@@ -275,6 +288,7 @@ mod tests {
             }
             assert!(children.names().eq(model.iter()));
             assert_eq!(children.len(), model.len());
+            assert_eq!(children.list_bytes(), model.iter().map(|name| name.len() + 1).sum::<usize>());
         }
         let mut cursor = Cursor::default();
         for name in &model {

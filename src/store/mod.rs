@@ -2,6 +2,7 @@
 
 pub mod children;
 mod chunk_map;
+pub mod descent;
 pub mod domain;
 pub mod domain_table;
 pub mod name;

@@ -93,6 +93,16 @@ impl Node {
         self.below.as_mut()?.children.get_mut(name)
     }
 
+    /// Puts the child `name` back in its place, from which it was taken to be changed.
+    pub(super) fn put_back(&mut self, name: &str, node: Rc<Self>) {
+        if let Some(below) = &mut self.below
+            && let Some(place) = below.children.get_mut(name)
+        {
+            below.mentioned.add_node(&node);
+            *place = node;
+        }
+    }
+
     /// Adds a child at the end; `name` is not there yet. The nodes above have to [`Node::mention`] what it names.
     pub(super) fn insert_child(&mut self, name: &str, node: Rc<Self>) {
         let below = self.below.get_or_insert_default();

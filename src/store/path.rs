@@ -3,8 +3,8 @@
 //! Source of the rules: `docs/misc/xenstore.txt`, "Communication with xenstore". Relative paths belong below
 //! `/local/domain/<domid>/` of the connection that spells them.
 
-use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
+use alloc::rc::Rc;
 use alloc::string::String;
 use core::borrow::Borrow;
 use core::fmt;
@@ -140,6 +140,45 @@ impl<'a> Path<'a> {
         })
     }
 
+    /// The names below the first `bytes` bytes, which are a path above this one (0 for the root), from there down. Each comes
+    /// with the bytes of the path that it ends.
+    pub(super) fn names_below(self, bytes: usize) -> impl Iterator<Item = (usize, &'a str)> {
+        let mut end = bytes;
+        core::iter::from_fn(move || {
+            let rest = self.0.get(end.saturating_add(1)..)?;
+            let bytes = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
+            let name = rest.get(..bytes).filter(|name| !name.is_empty())?;
+            end = end.saturating_add(bytes).saturating_add(1);
+            Some((end, name))
+        })
+    }
+
+    /// The lowest `levels` of this path and those above it, from there down to this one.
+    pub fn lowest(self, levels: usize) -> impl Iterator<Item = Self> {
+        let above = self.and_ancestors().nth(levels);
+        let bytes = above.map(|above| if above.is_root() { 0 } else { above.0.len() });
+        bytes.into_iter().flat_map(move |bytes| self.names_below(bytes).map(move |(end, _)| self.first(end)))
+    }
+
+    /// The path of the first `bytes` bytes, which is this one or one above (0 for the root).
+    pub(super) fn first(self, bytes: usize) -> Self {
+        self.0.get(..bytes).filter(|above| !above.is_empty()).map_or(Path::ROOT, Self)
+    }
+
+    /// Bytes of the deepest path that is at or above both this path and `other`; 0 for the root.
+    pub(super) fn common_bytes(self, other: Path<'_>) -> usize {
+        let (ours, theirs) = (self.0.as_bytes(), other.0.as_bytes());
+        let same = same_bytes(ours, theirs);
+        let ends_name = |path: &[u8]| path.get(same).is_none_or(|byte| *byte == b'/');
+        if self.is_root() || other.is_root() {
+            0
+        } else if ends_name(ours) && ends_name(theirs) {
+            same
+        } else {
+            self.0.get(..same).and_then(last_slash).unwrap_or(0)
+        }
+    }
+
     /// This path and all above it, the root last.
     pub fn and_ancestors(self) -> impl Iterator<Item = Self> {
         core::iter::successors(Some(self), |path| path.parent())
@@ -216,9 +255,9 @@ fn uncounted_prefix(path: &str) -> usize {
     }
 }
 
-/// A valid absolute path of a node, owned.
+/// A valid absolute path of a node, owned. Copies share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PathBuf(Box<str>);
+pub struct PathBuf(Rc<str>);
 
 impl PathBuf {
     /// The path of a domain's own nodes.
@@ -229,7 +268,7 @@ impl PathBuf {
 
     /// The path, borrowed.
     #[must_use]
-    pub const fn as_path(&self) -> Path<'_> {
+    pub fn as_path(&self) -> Path<'_> {
         Path(&self.0)
     }
 }
@@ -244,6 +283,16 @@ impl Borrow<str> for PathBuf {
 /// made for long texts, took a third of what finding a node took.
 fn last_slash(path: &str) -> Option<usize> {
     path.bytes().rposition(|byte| byte == b'/')
+}
+
+/// How many bytes are the same at the beginning of both. Blocks are compared first: paths that follow each other in a sorted
+/// list mostly differ near their ends.
+fn same_bytes(ours: &[u8], theirs: &[u8]) -> usize {
+    const BLOCK: usize = 64;
+    let blocks = ours.chunks_exact(BLOCK).zip(theirs.chunks_exact(BLOCK));
+    let begin = blocks.take_while(|(ours, theirs)| ours == theirs).count().saturating_mul(BLOCK);
+    let rest = ours.iter().skip(begin).zip(theirs.iter().skip(begin));
+    begin.saturating_add(rest.take_while(|(ours, theirs)| ours == theirs).count())
 }
 
 /// A path that is walked down and up again, as by a visit of a whole subtree.
@@ -316,6 +365,41 @@ mod tests {
     use super::*;
     use alloc::format;
     use alloc::vec::Vec;
+
+    #[test]
+    fn the_lowest_levels_come_from_there_down() {
+        let path = |text| Path::parse_absolute(text, 100).unwrap();
+        let lowest = |text, levels| path(text).lowest(levels).map(Path::as_str).collect::<Vec<_>>();
+        assert_eq!(lowest(b"/a/bc/d", 1), ["/a/bc/d"]);
+        assert_eq!(lowest(b"/a/bc/d", 2), ["/a/bc", "/a/bc/d"]);
+        assert_eq!(lowest(b"/a/bc/d", 3), ["/a", "/a/bc", "/a/bc/d"]);
+        assert_eq!(lowest(b"/a/bc/d", 0), [""; 0]);
+        assert_eq!(lowest(b"/", 1), [""; 0]);
+    }
+
+    #[test]
+    fn the_common_part_of_two_paths_ends_with_a_name_of_both() {
+        let deep = "/abc".repeat(40);
+        let (left, right) = (deep.clone() + "/x-1/y", deep.clone() + "/x/y");
+        let cases = [
+            ("/", "/a", 0),
+            ("/a", "/b", 0),
+            ("/a", "/a", 2),
+            ("/a", "/a/b", 2),
+            ("/a", "/a-b", 0),
+            ("/a/b", "/a/bc", 2),
+            ("/a/b/c", "/a/b-/c", 2),
+            (&left, &right, deep.len()),
+            (&left, &left, left.len()),
+            (&deep, &right, deep.len()),
+        ];
+        for (left, right, common) in cases {
+            let path = |text: &str| Path::parse_absolute(text.as_bytes(), 1000).unwrap().to_owned();
+            let (left, right) = (path(left), path(right));
+            assert_eq!(left.as_path().common_bytes(right.as_path()), common, "{left:?} {right:?}");
+            assert_eq!(right.as_path().common_bytes(left.as_path()), common, "{right:?} {left:?}");
+        }
+    }
 
     fn parse(spelling: &str) -> Result<PathBuf, InvalidPath> {
         Path::parse(spelling.as_bytes(), DomId(7), limits::PATH_BYTES, &mut PathScratch::new()).map(Path::to_owned)

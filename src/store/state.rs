@@ -117,6 +117,12 @@ impl State {
         self.generation
     }
 
+    /// Takes `count` numbers, and returns the last one.
+    pub const fn take_generations(&mut self, count: usize) -> u64 {
+        self.generation = self.generation.saturating_add(count as u64);
+        self.generation
+    }
+
     /// Takes all numbers up to `generation` as used.
     pub fn skip_generations(&mut self, generation: u64) {
         self.generation = self.generation.max(generation);
@@ -131,6 +137,17 @@ impl State {
         let Some(own) = self.domains.identity(domid) else { return Requester::nobody(domid) };
         let target = self.domains.get(domid).and_then(|domain| domain.target);
         Requester::Domain { own, target: target.filter(|target| self.domains.is_current(*target)) }
+    }
+
+    /// Makes a node, with those that are missing above it: `levels` of them, which all get `permissions` and the
+    /// same generation (see [`crate::store::transaction::NodeChange::generations`]).
+    pub fn create(&mut self, path: Path<'_>, levels: usize, value: Value, permissions: Permissions) {
+        let (owner, entries) = (permissions.owner(), permissions.entries().len());
+        let bytes = |(above, made)| Node::memory_bytes(made, entries, if above == 0 { value.len() } else { 0 });
+        let counts = path.and_ancestors().take(levels).enumerate().map(bytes).map(NodeCount::one);
+        self.domains.charge_nodes(owner, counts.fold(NodeCount::default(), NodeCount::plus));
+        let generation = self.take_generations(levels);
+        self.tree.create_levels(path, levels, Node::new(value, permissions, generation));
     }
 
     /// Gives a node other permissions, perhaps another owner.

@@ -5,6 +5,7 @@
 //! still the same in the tree. So nothing but the nodes it has seen is held for it, which the quota `transaction-nodes`
 //! bounds, and it conflicts only over what it used.
 
+mod conflicts;
 mod parts;
 mod removal;
 mod specials;
@@ -27,6 +28,7 @@ use crate::store::value::Value;
 use crate::store::watch::Scope;
 use specials::SeenSpecials;
 
+pub use conflicts::Conflict;
 pub(crate) use parts::{Seen, TransactionState};
 pub(crate) use removal::walk_seen;
 pub(crate) use specials::SeenSpecial;
@@ -41,16 +43,16 @@ pub enum NodeChange {
         /// Its value.
         value: Value,
     },
-    /// A node is made; its parent exists or was made just before.
+    /// A node is made, with those that are missing above it; these have no value, and no event of their own.
     Create {
         /// Which node.
         path: PathBuf,
+        /// How many nodes are made, this one included. The one above them exists.
+        levels: usize,
         /// Its value.
         value: Value,
-        /// Its permissions.
+        /// The permissions of all of them.
         permissions: Permissions,
-        /// Whether there is an event: for the node that was asked for, not for those made on the way to it.
-        announced: bool,
     },
     /// An existing node gets other permissions.
     SetPermissions {
@@ -71,6 +73,18 @@ pub enum NodeChange {
         /// Which node.
         path: PathBuf,
     },
+}
+
+impl NodeChange {
+    /// How many numbers of changes it takes; its nodes get the last one. Nodes that are made take one each: a restore numbers
+    /// each node on its own, and must not come to a higher number than the saved one.
+    #[must_use]
+    pub const fn generations(&self) -> usize {
+        match self {
+            Self::Create { levels, .. } => *levels,
+            Self::Write { .. } | Self::SetPermissions { .. } | Self::SetSpecial { .. } | Self::Remove { .. } => 1,
+        }
+    }
 }
 
 /// What a transaction made of a node.
@@ -176,6 +190,17 @@ impl Transaction {
         self.accessed.is_empty()
     }
 
+    /// The paths that it has seen, sorted.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.accessed.keys()
+    }
+
+    /// The paths of the nodes that its commit writes or removes, sorted, and whether the node is removed.
+    pub fn written(&self) -> impl Iterator<Item = (&PathBuf, bool)> {
+        let written = self.accessed.iter().filter(|(_, accessed)| !matches!(accessed.local, Local::Untouched));
+        written.map(|(path, accessed)| (path, matches!(accessed.local, Local::Absent)))
+    }
+
     /// Counts a look at a node.
     pub const fn count_look(&mut self) {
         self.looks = self.looks.saturating_add(1);
@@ -279,11 +304,11 @@ impl Transaction {
     }
 
     /// Notes that it has looked at `path`, for the first time, and found `base`.
-    pub fn note(&mut self, path: Path<'_>, base: Option<Rc<Node>>) {
-        self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path, base.as_ref()));
+    pub fn note(&mut self, path: PathBuf, base: Option<Rc<Node>>) {
+        self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path.as_path(), base.as_ref()));
         let order = self.accessed.len();
         let accessed = Accessed { order, base, local: Local::Untouched, children: Vec::new(), event: None };
-        self.accessed.insert(path.to_owned(), accessed);
+        self.accessed.insert(path, accessed);
     }
 
     /// Makes a change of a path that it has seen.
@@ -301,18 +326,16 @@ impl Transaction {
                     node.set_generation(generation);
                 });
             }
-            NodeChange::Create { path, value, permissions, announced } => {
-                self.created = true;
-                self.charge(Some(permissions.owner()), 1);
-                self.add_child(path.as_path(), generation);
-                let node = Rc::new(Node::new(value, permissions, generation));
-                if let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) {
-                    self.bytes = self.bytes.saturating_sub(accessed.local_bytes()).saturating_add(content_bytes(&node));
-                    accessed.local = Local::Present(node);
-                    accessed.children.clear();
-                    if announced {
-                        accessed.event = Some(Scope::Subtree);
-                    }
+            NodeChange::Create { path, levels, value, permissions } => {
+                let path = path.as_path();
+                let mut value = Some(value);
+                for made in path.lowest(levels) {
+                    let is_last = made == path;
+                    let value = value.take_if(|_| is_last).unwrap_or_default();
+                    self.create(made, Node::new(value, permissions.clone(), generation));
+                }
+                if let Some(accessed) = self.accessed.get_mut(path.as_str()) {
+                    accessed.event = Some(Scope::Subtree);
                 }
             }
             NodeChange::SetSpecial { special, permissions } => self.set_special(special, permissions, generation),
@@ -341,19 +364,6 @@ impl Transaction {
         }
     }
 
-    /// Whether a node that it has seen is another in the tree by now.
-    #[must_use]
-    pub fn conflicts(&self, tree: &Tree) -> bool {
-        self.conflicting(tree).next().is_some()
-    }
-
-    /// The nodes that it has seen and that are others in the tree by now.
-    pub fn conflicting(&self, tree: &Tree) -> impl Iterator<Item = Path<'_>> {
-        let generation = |node: &Rc<Node>| node.generation();
-        let seen = self.accessed.iter().map(|(path, accessed)| (path.as_path(), accessed.base.as_ref()));
-        seen.filter(move |(path, base)| base.map(generation) != tree.get(*path).map(generation)).map(|(path, _)| path)
-    }
-
     /// What it was asked, and what was answered.
     #[must_use]
     pub const fn record(&self) -> &Record {
@@ -374,24 +384,27 @@ impl Transaction {
         mut adjust: impl FnMut(&Permissions, u64) -> Permissions,
         mut next_generation: impl FnMut() -> u64,
     ) -> Vec<CommitEvent> {
-        let mut events = Vec::new();
-        // What it holds of the tree is let go first: a node that nobody else holds is changed in place, not copied.
+        // What it holds of the tree is let go first: a node that nothing else holds is changed in place, not copied.
         let mut all = Vec::with_capacity(self.accessed.len());
         for (path, accessed) in self.accessed {
             let before = accessed.before();
             all.push((path, Accessed { base: None, ..accessed }, before));
         }
+        let mut edit = tree.edit(all.len());
         // Parents sort before what is below them, so that each node's parent is complete before the node.
-        for (path, accessed, before) in all {
-            if let Local::Present(node) = &accessed.local {
-                let permissions = adjust(node.permissions(), node.generation());
-                let generation = next_generation();
-                tree.write(path.as_path(), node.value().into(), generation);
-                tree.set_permissions(path.as_path(), permissions.clone(), generation);
-                for change in &accessed.children {
-                    tree.change_child(path.as_path(), change.as_ref(), &permissions, generation);
-                }
+        for (path, accessed, _) in &mut all {
+            let Local::Present(local) = core::mem::replace(&mut accessed.local, Local::Untouched) else { continue };
+            let permissions = adjust(local.permissions(), local.generation());
+            let generation = next_generation();
+            if let Some(node) = edit.at(path.as_path(), permissions) {
+                node.set_value(local.value().into());
+                node.set_generation(generation);
+                accessed.children.iter().for_each(|change| change.make(node));
             }
+        }
+        drop(edit);
+        let mut events = Vec::new();
+        for (path, accessed, before) in all {
             if let Some(scope) = accessed.event {
                 events.push((accessed.order, CommitEvent { path, scope, before }));
             }
@@ -422,6 +435,18 @@ impl Transaction {
         self.bytes = self.bytes.saturating_sub(before).saturating_add(accessed.local_bytes());
         if let Some(scope) = event {
             accessed.announce(scope);
+        }
+    }
+
+    /// Makes a node at a path that it has seen, below a node that exists for it.
+    fn create(&mut self, path: Path<'_>, node: Node) {
+        self.created = true;
+        self.charge(Some(node.permissions().owner()), 1);
+        self.add_child(path, node.generation());
+        if let Some(accessed) = self.accessed.get_mut(path.as_str()) {
+            self.bytes = self.bytes.saturating_sub(accessed.local_bytes()).saturating_add(content_bytes(&node));
+            accessed.local = Local::Present(Rc::new(node));
+            accessed.children.clear();
         }
     }
 
@@ -524,18 +549,15 @@ impl ChildChange {
         name.len().saturating_add(size_of::<Self>())
     }
 
-    fn as_ref(&self) -> ChildOperation<'_> {
+    /// Makes the change to a node's list, for a commit. A new child is empty and like its parent, until its own entry fills
+    /// it. A child that goes takes all below with it.
+    fn make(&self, node: &mut Node) {
         match self {
-            Self::Add(name) => ChildOperation::Add(name),
-            Self::Remove(name) => ChildOperation::Remove(name),
+            Self::Add(name) => {
+                let child = Node::new(Value::default(), node.permissions().clone(), node.generation());
+                node.insert_child(name, Rc::new(child));
+            }
+            Self::Remove(name) => drop(node.remove_child(name)),
         }
     }
-}
-
-/// A change to a node's list of children, for [`Tree::change_child`].
-pub(super) enum ChildOperation<'a> {
-    /// An empty node is added at the end; its own entry fills it.
-    Add(&'a str),
-    /// A child goes, with all below.
-    Remove(&'a str),
 }

@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 
 use crate::limits;
 use crate::store::children::Cursor;
+use crate::store::descent::{Descent, Edit, node_mut};
 use crate::store::domain::DomId;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf, PathCursor};
 use crate::store::permission::Permissions;
-use crate::store::transaction::ChildOperation;
 use crate::store::value::Value;
 
 /// The tree. It always has a root.
@@ -46,21 +46,31 @@ impl Tree {
         path.names().try_fold(&self.root, |node, name| node.children().get(name))
     }
 
-    /// The node at `path`, to be changed, after telling each node on the way (itself excepted) to `mention`.
-    fn get_mut(&mut self, path: Path<'_>, mention: Option<&Permissions>) -> Option<&mut Node> {
-        let mut node = Rc::make_mut(&mut self.root);
-        for name in path.names() {
-            if let Some(permissions) = mention {
-                node.mention(permissions);
-            }
-            node = Rc::make_mut(node.child_mut(name)?);
+    /// The deepest node on the way to `path`, with its own path: the node at `path` if that exists. Costs one descent.
+    #[must_use]
+    pub fn nearest<'a>(&self, path: Path<'a>) -> (Path<'a>, &Rc<Node>) {
+        let (mut bytes, mut node) = (0, &self.root);
+        for (end, name) in path.names_below(0) {
+            let Some(child) = node.children().get(name) else { break };
+            (bytes, node) = (end, child);
         }
-        Some(node)
+        (path.first(bytes), node)
+    }
+
+    /// Reads nodes at `paths` paths, at low cost if these are sorted.
+    #[must_use]
+    pub const fn descent<'p>(&self, paths: usize) -> Descent<'_, 'p> {
+        Descent::new(&self.root, paths)
+    }
+
+    /// Changes nodes at `paths` paths, at low cost if these are sorted.
+    pub(super) fn edit<'p>(&mut self, paths: usize) -> Edit<'_, 'p> {
+        Edit::new(&mut self.root, paths)
     }
 
     /// Sets the value of the node at `path`. Does nothing when there is none.
     pub fn write(&mut self, path: Path<'_>, value: Value, generation: u64) {
-        if let Some(node) = self.get_mut(path, None) {
+        if let Some(node) = node_mut(&mut self.root, path, None) {
             node.set_value(value);
             node.set_generation(generation);
         }
@@ -68,7 +78,7 @@ impl Tree {
 
     /// Sets the permissions of the node at `path`. Does nothing when there is none.
     pub fn set_permissions(&mut self, path: Path<'_>, permissions: Permissions, generation: u64) {
-        if let Some(node) = self.get_mut(path, Some(&permissions)) {
+        if let Some(node) = node_mut(&mut self.root, path, Some(&permissions)) {
             node.set_permissions(permissions);
             node.set_generation(generation);
         }
@@ -78,10 +88,23 @@ impl Tree {
     /// generation. Does nothing when there is no parent.
     pub fn create(&mut self, path: Path<'_>, node: Node) {
         let Some(parent) = path.parent() else { return };
-        if let Some(above) = self.get_mut(parent, Some(node.permissions())) {
+        if let Some(above) = node_mut(&mut self.root, parent, Some(node.permissions())) {
             above.set_generation(node.generation());
             above.insert_child(path.name(), Rc::new(node));
         }
+    }
+
+    /// As [`Tree::create`], with all missing levels: `levels` nodes are made, those above `path` without a value and with
+    /// the permissions of `node`. The parent of the topmost one exists. Costs one descent and a step for each level.
+    pub fn create_levels(&mut self, path: Path<'_>, levels: usize, mut node: Node) {
+        let mut at = path;
+        for _ in 1..levels {
+            let Some(parent) = at.parent() else { return };
+            let mut above = Node::new(Value::default(), node.permissions().clone(), node.generation());
+            above.insert_child(at.name(), Rc::new(node));
+            (node, at) = (above, parent);
+        }
+        self.create(at, node);
     }
 
     /// The root, with everything below; a copy where another version has it too.
@@ -130,29 +153,10 @@ impl Tree {
 
     /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.
     pub fn remove(&mut self, path: Path<'_>, generation: u64) -> Option<Rc<Node>> {
-        let parent = self.get_mut(path.parent()?, None)?;
+        let parent = node_mut(&mut self.root, path.parent()?, None)?;
         let removed = parent.remove_child(path.name())?;
         parent.set_generation(generation);
         Some(removed)
-    }
-
-    /// Makes one change to the children of the node at `path`, for a commit. A new child has `permissions` until it gets
-    /// its own.
-    pub(super) fn change_child(
-        &mut self,
-        path: Path<'_>,
-        change: ChildOperation<'_>,
-        permissions: &Permissions,
-        generation: u64,
-    ) {
-        let Some(node) = self.get_mut(path, None) else { return };
-        match change {
-            ChildOperation::Add(name) => {
-                let child = Node::new(Value::default(), permissions.clone(), generation);
-                node.insert_child(name, Rc::new(child));
-            }
-            ChildOperation::Remove(name) => drop(node.remove_child(name)),
-        }
     }
 
     /// Calls `visit` for each node, in whichever order costs least, with the bytes that it counts for.
@@ -324,6 +328,45 @@ mod tests {
         assert!(older.get(at("/c").as_path()).is_some());
         assert_eq!(tree.get(at("/a/b").as_path()).unwrap().value(), b"new");
         assert!(tree.get(at("/c").as_path()).is_none());
+    }
+
+    #[test]
+    fn the_nearest_node_is_the_deepest_that_exists_on_the_way() {
+        let tree = tree(&[("/a", 0), ("/a/b", 0), ("/ab", 0)]);
+        for (path, nearest) in
+            [("/", "/"), ("/a", "/a"), ("/a/b", "/a/b"), ("/a/b/c/d", "/a/b"), ("/ab/b", "/ab"), ("/b", "/")]
+        {
+            let (path, nearest) = (at(path), at(nearest));
+            let (found, node) = tree.nearest(path.as_path());
+            assert_eq!(found, nearest.as_path());
+            assert!(Rc::ptr_eq(node, tree.get(found).unwrap()));
+        }
+    }
+
+    #[test]
+    fn levels_that_are_made_at_once_are_like_levels_made_one_by_one() {
+        let mut at_once = tree(&[("/a", 0)]);
+        at_once.create_levels(
+            at("/a/b/c/d").as_path(),
+            3,
+            Node::new(b"v"[..].into(), Permissions::private(DomId(7)), 5),
+        );
+        let mut walk = at_once.walk();
+        let mut seen = Vec::new();
+        while let Some((path, node)) = walk.next() {
+            seen.push((
+                String::from(path.as_str()),
+                node.value().to_vec(),
+                node.permissions().owner().0,
+                node.generation(),
+            ));
+        }
+        let expected =
+            [("/", "", 0, 1), ("/a", "/a", 0, 5), ("/a/b", "", 7, 5), ("/a/b/c", "", 7, 5), ("/a/b/c/d", "v", 7, 5)];
+        let expected = expected.map(|(path, value, owner, at)| (path.into(), value.as_bytes().to_vec(), owner, at));
+        // The root has got a child before, which counted as a write.
+        assert_eq!(seen[1..], expected[1..]);
+        assert_eq!(at_once.nodes_naming(DomId(7), true), [at("/a/b"), at("/a/b/c"), at("/a/b/c/d")]);
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Watch {
         path.get(self.relative_bytes..).unwrap_or("")
     }
 
+    /// The order in which watches get the event of one change: by connection, then as they were set.
+    const fn rank(&self) -> (ConnectionId, u64) {
+        (self.connection, self.sequence)
+    }
+
     /// Whether the watch is told of this.
     fn is_told(&self, news: News<'_>) -> bool {
         match news {
@@ -113,6 +118,7 @@ impl<'a> News<'a> {
 pub struct Watches {
     /// By path, and there by connection and in the order of setting: a connection's watches on a path are a run.
     by_path: BTreeMap<Rc<str>, Vec<Rc<Watch>>>,
+    /// In the same order, which is that of setting.
     by_connection: BTreeMap<ConnectionId, Vec<Rc<Watch>>>,
     next_sequence: u64,
 }
@@ -137,24 +143,26 @@ impl Watches {
         let watch =
             Rc::new(Watch { connection, path: path.clone(), token: token.into(), relative_bytes, depth, sequence });
         let list = self.by_path.entry(path).or_default();
-        list.insert(list.partition_point(|other| other.connection <= connection), watch.clone());
+        let at = list.partition_point(|other| other.rank() < watch.rank());
+        list.insert(at, watch.clone());
         self.by_connection.entry(connection).or_default().push(watch);
     }
 
-    /// The watch of `connection` on `path` with `token`.
+    /// The watch of `connection` on `path` with `token`. Costs a look at the connection's watches on that path, however many
+    /// it has elsewhere, and however many others have.
     #[must_use]
     pub fn find(&self, connection: ConnectionId, path: &str, token: &[u8]) -> Option<&Rc<Watch>> {
         let list = self.by_path.get(path)?;
         let begin = list.partition_point(|watch| watch.connection < connection);
-        let run = list.get(begin..)?.iter().take_while(|watch| watch.connection == connection);
-        run.into_iter().find(|watch| *watch.token == *token)
+        let own = list.iter().skip(begin).take_while(|watch| watch.connection == connection);
+        own.into_iter().find(|watch| *watch.token == *token)
     }
 
     /// Removes one watch.
     pub fn remove(&mut self, connection: ConnectionId, path: &str, token: &[u8]) {
         let Some(watch) = self.find(connection, path, token).cloned() else { return };
         if let Some(list) = self.by_connection.get_mut(&connection) {
-            list.retain(|other| !Rc::ptr_eq(other, &watch));
+            take_out(list, &watch);
             if list.is_empty() {
                 self.by_connection.remove(&connection);
             }
@@ -233,7 +241,7 @@ impl Watches {
     /// Removes a watch from the index by path.
     fn forget_path(&mut self, watch: &Rc<Watch>) {
         if let Some(list) = self.by_path.get_mut(&watch.path) {
-            list.retain(|other| !Rc::ptr_eq(other, watch));
+            take_out(list, watch);
             if list.is_empty() {
                 self.by_path.remove(&watch.path);
             }
@@ -270,7 +278,7 @@ fn told_of_many(news: News<'_>, lists: &mut [&[Rc<Watch>]], found: &mut Vec<Rc<W
             }
         }
         if let Some(new) = found.get_mut(begin..) {
-            new.sort_unstable_by_key(|watch| watch.sequence);
+            new.sort_unstable_by_key(|watch| watch.rank());
         }
         if found.len() >= limits::WATCHES_AT_ONCE && !next.is_empty() {
             return Some(connection);
@@ -287,6 +295,13 @@ fn split_run(list: &Run) -> Option<(&Run, &Run)> {
     let first = list.first()?.connection;
     let end = list.iter().position(|watch| watch.connection != first).unwrap_or(list.len());
     list.split_at_checked(end)
+}
+
+/// Takes a watch out of a list that is in the order of [`Watch::rank`].
+fn take_out(list: &mut Vec<Rc<Watch>>, watch: &Watch) {
+    if let Ok(at) = list.binary_search_by_key(&watch.rank(), |other| other.rank()) {
+        list.remove(at);
+    }
 }
 
 #[cfg(test)]
@@ -360,6 +375,32 @@ mod tests {
         assert_eq!(watches.remove_connection(A), 19);
         assert_eq!(watches.remove_connection(B), 20);
         assert!(watches.by_path.is_empty() && watches.is_empty() && watches.agree());
+    }
+
+    #[test]
+    fn a_watch_is_found_among_those_of_all_connections_on_its_path() {
+        let mut watches = Watches::default();
+        for at in 0..300_u64 {
+            let connection = ConnectionId(at * 7 % 10);
+            watches.add(
+                connection,
+                ["/a", "/b", "@releaseDomain"][at as usize / 10 % 3],
+                at.to_string().as_bytes(),
+                0,
+                None,
+            );
+        }
+        for at in (0..300_u64).rev() {
+            let connection = ConnectionId(at * 7 % 10);
+            let path = ["/a", "/b", "@releaseDomain"][at as usize / 10 % 3];
+            let (token, other) = (at.to_string(), (at + 10).to_string());
+            assert_eq!(&*watches.find(connection, path, token.as_bytes()).unwrap().token, token.as_bytes());
+            assert!(watches.find(connection, path, other.as_bytes()).is_none());
+            assert!(watches.find(ConnectionId(connection.0 + 1), path, token.as_bytes()).is_none());
+            watches.remove(connection, path, token.as_bytes());
+            assert!(watches.agree());
+        }
+        assert!(watches.is_empty() && watches.by_path.is_empty());
     }
 
     #[test]

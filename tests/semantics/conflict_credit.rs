@@ -63,6 +63,37 @@ fn the_guest_whose_write_made_a_commit_fail_pays_and_nobody_else() {
     }
 }
 
+#[test]
+fn a_removal_is_paid_for_although_other_writes_of_its_parent_followed() {
+    for replay in [true, false] {
+        let mut world = World::with(Config { replay, ..Config::default() });
+        (1..5).for_each(|domid| world.start(domid));
+        share(&mut world);
+        let transaction = world.begin(0);
+        world.read_in(0, transaction, "/n/a").unwrap();
+        world.rm(2, "/n/a").unwrap();
+        // Nothing of this was accessed.
+        world.write(2, "/n/new", "").unwrap();
+        world.write(3, "/n/newer", "").unwrap();
+        world.write(0, "/n", "above").unwrap();
+        assert_eq!(world.end(0, transaction, true), error("EAGAIN"));
+        assert_eq!(all_points(&world), [5, 4, 5, 5], "replay: {replay}");
+    }
+}
+
+#[test]
+fn a_removal_by_a_commit_is_paid_for_too() {
+    let mut world = with_nodes();
+    let victim = world.begin(0);
+    world.read_in(0, victim, "/n/a").unwrap();
+    let removal = world.begin(2);
+    world.rm_in(2, removal, "/n/a").unwrap();
+    assert_eq!(world.end(2, removal, true), ok());
+    world.write(3, "/n/new", "").unwrap();
+    assert_eq!(world.end(0, victim, true), error("EAGAIN"));
+    assert_eq!(all_points(&world), [5, 4, 5, 5]);
+}
+
 /// A name, what the transaction asks, and what guest 2 does meanwhile.
 type Way = (&'static str, fn(&mut World, u32), fn(&mut World));
 

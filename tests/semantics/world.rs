@@ -415,6 +415,7 @@ impl World {
         assert_eq!(self.server.engine().state().check(), Ok(()));
         let (counted, found) = self.server.engine().open_transactions();
         assert_eq!(counted, found, "open transactions");
+        assert!(self.server.engine().accesses_agree(), "what open transactions have accessed");
     }
 
     /// How many requests of a domain are outstanding.

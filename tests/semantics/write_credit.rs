@@ -1,10 +1,12 @@
-//! Write credits: a guest that writes while transactions are open is not read when it has written too much (the C server's
-//! write rate limit; XSA-206).
+//! Write credits: a guest that writes what open transactions have accessed is not read when it has written too much (the C
+//! server's write rate limit; XSA-206).
 
+use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::Field;
 
+use crate::take_over::replace;
 use crate::world::{World, error, event, ok};
 
 /// A world with guests that have a node "data" each, at their burst, with a reserve that is empty.
@@ -15,6 +17,19 @@ fn with_writers(guests: std::ops::Range<u16>) -> World {
     }
     world
 }
+
+/// Opens a transaction that has accessed these paths, and leaves it open.
+fn access(world: &mut World, domid: u16, paths: &[&str]) -> u32 {
+    let transaction = world.begin(domid);
+    for path in paths {
+        // Whether it may read them does not matter.
+        let _ = world.read_in(domid, transaction, path);
+    }
+    transaction
+}
+
+/// What guest 1 writes in most tests.
+const DATA: &[&str] = &["/local/domain/1/data"];
 
 /// What a guest has, in credits.
 fn credit(world: &World, domid: u16) -> i64 {
@@ -44,7 +59,7 @@ fn take_replies(world: &mut World, domid: u16) -> usize {
 #[test]
 fn ten_quick_writes_pass_and_the_one_after_next_waits() {
     let mut world = with_writers(1..3);
-    world.begin(2);
+    access(&mut world, 2, DATA);
     assert_eq!(send_writes(&mut world, 1, 10), 10);
     assert_eq!(credit(&world, 1), 0);
     assert!(!world.is_held_back(1));
@@ -57,11 +72,11 @@ fn ten_quick_writes_pass_and_the_one_after_next_waits() {
 fn nobody_pays_while_no_transaction_is_open() {
     let mut world = with_writers(1..3);
     for (domid, commit) in [(0, true), (1, false), (2, true)] {
-        let transaction = world.begin(domid);
+        let transaction = access(&mut world, domid, DATA);
         world.end(domid, transaction, commit).unwrap();
     }
     for (domid, kind) in [(1, MessageType::ResetWatches), (2, MessageType::ResetWatches)] {
-        world.begin(domid);
+        access(&mut world, domid, DATA);
         world.request(domid, kind, "\0").unwrap();
     }
     for _ in 0..1000 {
@@ -73,7 +88,7 @@ fn nobody_pays_while_no_transaction_is_open() {
 #[test]
 fn a_guests_own_transaction_counts_for_its_writes_outside() {
     let mut world = with_writers(1..2);
-    world.begin(1);
+    access(&mut world, 1, DATA);
     world.write(1, "data", "x").unwrap();
     assert_eq!(credit(&world, 1), 9);
 }
@@ -99,23 +114,23 @@ fn each_node_that_is_written_or_removed_costs_one_its_parent_included() {
     ];
     for (what, cost, make) in costs {
         let mut world = with_writers(1..3);
-        world.begin(2);
+        access(&mut world, 2, &["/local/domain/1", "/local/domain/1/data"]);
         make(&mut world);
         assert_eq!(credit(&world, 1), 10 - cost, "{what}");
     }
     let mut world = with_writers(1..3);
     world.write(1, "data/a/b", "").unwrap();
-    world.begin(2);
+    access(&mut world, 2, DATA);
     world.rm(1, "data").unwrap();
     assert_eq!(credit(&world, 1), 6, "three nodes and a parent");
 }
 
 #[test]
-fn a_commit_costs_one_whatever_it_changes_if_another_transaction_is_open() {
+fn a_commit_costs_one_whatever_it_changes_if_another_transaction_accessed_any_of_it() {
     for (others, commit, cost) in [(true, true, 1), (false, true, 0), (true, false, 0)] {
         let mut world = with_writers(1..3);
         if others {
-            world.begin(2);
+            access(&mut world, 2, &["/local/domain/1/c/d"]);
         }
         let transaction = world.begin(1);
         for name in ["a", "b", "c/d"] {
@@ -130,7 +145,7 @@ fn a_commit_costs_one_whatever_it_changes_if_another_transaction_is_open() {
 #[test]
 fn a_commit_that_fails_costs_nothing() {
     let mut world = with_writers(1..3);
-    world.begin(2);
+    access(&mut world, 2, DATA);
     let transaction = world.begin(1);
     world.read_in(1, transaction, "data").unwrap();
     world.write_in(1, transaction, "data", "x").unwrap();
@@ -142,7 +157,7 @@ fn a_commit_that_fails_costs_nothing() {
 #[test]
 fn a_guest_in_debt_goes_on_to_the_millisecond_and_costs_nothing_until_then() {
     let mut world = with_writers(1..3);
-    world.begin(2);
+    access(&mut world, 2, DATA);
     assert_eq!(send_writes(&mut world, 1, 13), 11);
     take_replies(&mut world, 1);
     // Three domains share 200 a second. The reserve is short of three bursts, so that nothing comes from there.
@@ -161,7 +176,7 @@ fn replies_and_events_reach_a_guest_in_debt() {
     let mut world = with_writers(1..3);
     world.watch(1, "data", "t").unwrap();
     world.events(1);
-    world.begin(2);
+    access(&mut world, 2, DATA);
     assert_eq!(send_writes(&mut world, 1, 12), 11);
     assert_eq!(take_replies(&mut world, 1), 11);
     world.events(1);
@@ -173,7 +188,8 @@ fn replies_and_events_reach_a_guest_in_debt() {
 #[test]
 fn a_steady_stream_settles_at_the_rate_shared_among_those_who_write() {
     let mut world = with_writers(1..5);
-    world.begin(0);
+    let all: Vec<_> = (1..5).map(|domid| format!("/local/domain/{domid}/data")).collect();
+    access(&mut world, 0, &all.iter().map(String::as_str).collect::<Vec<_>>());
     let mut handled = [0; 4];
     for at_ms in 0..12_000 {
         if at_ms == 2000 {
@@ -195,19 +211,19 @@ fn a_steady_stream_settles_at_the_rate_shared_among_those_who_write() {
 #[test]
 fn a_guest_that_rests_has_ten_credits_again() {
     let mut world = with_writers(1..3);
-    let open = world.begin(2);
+    let open = access(&mut world, 2, DATA);
     send_writes(&mut world, 1, 11);
     take_replies(&mut world, 1);
     world.end(2, open, true).unwrap();
     world.pass(10_000);
-    world.begin(2);
+    access(&mut world, 2, DATA);
     assert_eq!(credit(&world, 1), 10);
 }
 
 #[test]
 fn the_control_domain_never_waits_over_its_ring_nor_over_a_socket() {
     let mut world = with_writers(1..3);
-    world.begin(1);
+    access(&mut world, 1, DATA);
     for at in 0..1000 {
         assert_eq!(world.write(0, "/local/domain/1/data", &at.to_string()), ok());
     }
@@ -233,7 +249,7 @@ fn the_control_domain_never_waits_over_its_ring_nor_over_a_socket() {
 #[test]
 fn a_debt_dies_with_its_domain_and_not_with_its_connection() {
     let mut world = with_writers(1..3);
-    world.begin(2);
+    access(&mut world, 2, DATA);
     send_writes(&mut world, 1, 11);
     world.introduce(0, 1, 1).unwrap();
     assert!(world.is_held_back(1), "introduced again, it is the same domain");
@@ -247,7 +263,7 @@ fn a_debt_dies_with_its_domain_and_not_with_its_connection() {
 fn a_large_removal_is_paid_off_over_time() {
     let mut world = with_writers(1..2);
     world.fill_nodes(1, 200);
-    world.begin(0);
+    access(&mut world, 0, &["/local/domain/1/fill0/7"]);
     world.rm(1, "fill0").unwrap();
     let debt = -credit(&world, 1);
     assert_eq!(debt, 92, "101 nodes and a parent, less ten");
@@ -255,4 +271,99 @@ fn a_large_removal_is_paid_off_over_time() {
     world.pass(560);
     world.pass(1);
     assert!(!world.is_held_back(1), "the other's half helps once the reserve is whole");
+}
+
+#[test]
+fn guests_boot_at_full_speed_while_open_transactions_have_accessed_nothing_of_theirs() {
+    let guests = 1..26;
+    let mut world = World::with_homes(guests.clone());
+    world.begin(0);
+    access(&mut world, 0, &["/tool/xenstored", "/local/domain/26/device", "/local/domain/0/backend/vif/7/0/state"]);
+    for domid in guests.clone() {
+        world.begin(domid);
+        access(&mut world, domid, &["/tool"]);
+    }
+    let before: Vec<_> = guests.clone().map(|domid| credit(&world, domid)).collect();
+    for domid in guests.clone() {
+        for at in 0..40 {
+            assert_eq!(world.write(domid, &format!("device/vif/{at}/state"), "1"), ok());
+            assert_eq!(world.write(domid, &format!("device/vif/{at}/state"), "4"), ok());
+            assert_eq!(world.rm(domid, &format!("device/vif/{at}")), ok());
+            assert_eq!(world.set_perms(domid, "device", &format!("n{domid} r0")), ok());
+        }
+        let transaction = world.begin(domid);
+        world.write_in(domid, transaction, "data/booted", "1").unwrap();
+        assert_eq!(world.end(domid, transaction, true), ok());
+        assert!(!world.is_held_back(domid));
+    }
+    assert_eq!(guests.map(|domid| credit(&world, domid)).collect::<Vec<_>>(), before);
+    assert_eq!(world.server.engine().write_credits().next_ms(), None, "no guest waits");
+    world.check();
+}
+
+#[test]
+fn only_a_write_that_an_access_can_conflict_with_costs_something() {
+    let accessed = ["/local/domain/1/data/a", "/local/domain/1/missing/x"];
+    let costs: [Cost; 11] = [
+        ("write it", 1, |world| drop(world.write(1, "data/a", "x").unwrap())),
+        ("write above", 0, |world| drop(world.write(1, "data", "x").unwrap())),
+        ("write a sibling", 0, |world| drop(world.write(1, "data/b", "x").unwrap())),
+        ("write below", 0, |world| drop(world.write(1, "data/a/c", "x").unwrap())),
+        ("make below", 2, |world| drop(world.write(1, "data/a/new", "x").unwrap())),
+        ("make a sibling", 0, |world| drop(world.write(1, "data/a-", "x").unwrap())),
+        ("make what it saw missing", 3, |world| drop(world.write(1, "missing/x", "x").unwrap())),
+        ("remove it", 3, |world| drop(world.rm(1, "data/a").unwrap())),
+        ("remove above", 5, |world| drop(world.rm(1, "data").unwrap())),
+        ("remove below", 2, |world| drop(world.rm(1, "data/a/c").unwrap())),
+        ("remove a sibling", 0, |world| drop(world.rm(1, "data/b").unwrap())),
+    ];
+    for (what, cost, make) in costs {
+        let mut world = with_writers(1..3);
+        for path in ["data/a/c", "data/b"] {
+            world.write(1, path, "").unwrap();
+        }
+        // A look at a missing node accesses those above as well, up to the one that exists: the home.
+        access(&mut world, 0, &accessed);
+        make(&mut world);
+        assert_eq!(credit(&world, 1), 10 - cost, "{what}");
+        world.check();
+    }
+}
+
+/// A name, and how guest 2's transaction ends.
+type End = (&'static str, fn(&mut World, u32));
+
+#[test]
+fn an_access_counts_until_its_transaction_ends() {
+    let ends: [End; 5] = [
+        ("commit", |world, transaction| drop(world.end(2, transaction, true).unwrap())),
+        ("abort", |world, transaction| drop(world.end(2, transaction, false).unwrap())),
+        ("reset", |world, _| drop(world.request(2, MessageType::ResetWatches, "\0").unwrap())),
+        ("death", |world, _| world.kill(2)),
+        ("release", |world, _| drop(world.release(0, 2).unwrap())),
+    ];
+    for (what, end) in ends {
+        let mut world = with_writers(1..4);
+        access(&mut world, 3, &["/tool"]);
+        let transaction = access(&mut world, 2, DATA);
+        world.write(1, "data", "x").unwrap();
+        assert_eq!(credit(&world, 1), 9, "{what}");
+        end(&mut world, transaction);
+        world.check();
+        world.write(1, "data", "y").unwrap();
+        assert_eq!(credit(&world, 1), 9, "{what}");
+    }
+}
+
+#[test]
+fn an_access_counts_after_a_live_update() {
+    let mut world = with_writers(1..3);
+    access(&mut world, 0, DATA);
+    world.write(1, "data", "x").unwrap();
+    replace(&mut world, TakeOver::Live, |_| {});
+    assert_eq!(credit(&world, 1), 9);
+    world.write(1, "elsewhere", "x").unwrap();
+    assert_eq!(credit(&world, 1), 9);
+    world.write(1, "data", "y").unwrap();
+    assert_eq!(credit(&world, 1), 8);
 }

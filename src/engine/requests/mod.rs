@@ -18,6 +18,7 @@ mod watches;
 use core::fmt;
 
 use crate::engine::change_set::ChangeSet;
+use crate::engine::conflict::History;
 use crate::engine::hypervisor::{DomainState, Hypervisor};
 use crate::engine::lists::KeptList;
 use crate::engine::trace::Trace;
@@ -47,6 +48,8 @@ pub struct Call<'a> {
     pub open_transactions: usize,
     /// The connection's lists that are read in parts.
     pub lists: &'a [KeptList],
+    /// The newest writes of guests, to find those that made a commit fail.
+    pub history: &'a History,
     /// The request's payload.
     pub payload: &'a [u8],
     /// The hypervisor.

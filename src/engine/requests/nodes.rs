@@ -1,14 +1,11 @@
 //! READ, WRITE, MKDIR, RM.
 
-use alloc::vec::Vec;
-
 use crate::engine::requests::Call;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathScratch};
 use crate::store::permission::Access;
 use crate::store::quota::Quota;
 use crate::store::transaction::{NodeChange, walk_seen};
-use crate::store::value::Value;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
@@ -81,39 +78,25 @@ pub(super) fn rm(call: &mut Call<'_>) -> Result<(), Errno> {
     call.ok()
 }
 
-/// Makes the missing node at `path` and the missing ones above it. All of them count before any is made.
+/// Makes the missing node at `path` and the missing ones above it, as one change. All of them count before any is made.
 fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno> {
-    let mut missing: Vec<Path<'_>> = alloc::vec![path];
-    let mut existing = None;
-    for ancestor in path.and_ancestors().skip(1) {
-        existing = call.view.read(ancestor)?;
-        if existing.is_some() {
-            break;
-        }
-        missing.push(ancestor);
-    }
-    let parent = existing.ok_or(Errno::Io)?;
+    let (parent, missing_above) = call.view.nearest_ancestor(path)?;
+    let levels = missing_above.saturating_add(1);
     let is_privileged = call.view.requester.is_privileged();
     let inherited = parent.permissions();
     let permissions = if is_privileged { inherited.clone() } else { inherited.owned_by(call.domid) };
-    check_new_sizes(call, &parent, &missing, permissions.entries().len(), value.len())?;
-    check_count(call, missing.len())?;
     let entries = permissions.entries().len();
-    for (level, made) in missing.iter().enumerate() {
-        call.grow(Node::memory_bytes(*made, entries, if level == 0 { value.len() } else { 0 }))?;
-        grow_list_above(call, *made)?;
+    check_new_sizes(call, &parent, path, levels, entries, value.len())?;
+    check_count(call, levels)?;
+    for (level, made) in path.and_ancestors().take(levels).enumerate() {
+        call.grow(Node::memory_bytes(made, entries, if level == 0 { value.len() } else { 0 }))?;
+        grow_list_above(call, made)?;
     }
-    while let Some(made) = missing.pop() {
-        let value = if missing.is_empty() { value.into() } else { Value::default() };
-        let announced = missing.is_empty();
-        let (path, permissions) = (made.to_owned(), permissions.clone());
-        call.changes.nodes.push(NodeChange::Create { path, value, permissions, announced });
-    }
+    call.changes.nodes.push(NodeChange::Create { path: path.to_owned(), levels, value: value.into(), permissions });
     Ok(())
 }
 
-/// Refuses to make a node's record too large, with another value or with more bytes of names. Counting the names costs a
-/// pass over them, which is spared those who are not limited.
+/// Refuses to make a node's record too large, with another value or with more bytes of names.
 fn check_size(call: &mut Call<'_>, node: &Node, value: usize, more_names: usize) -> Result<(), Errno> {
     if call.view.requester.is_privileged() {
         return Ok(());
@@ -123,16 +106,17 @@ fn check_size(call: &mut Call<'_>, node: &Node, value: usize, more_names: usize)
     if call.exceeds(Quota::NodeSize, bytes) { Err(Errno::NoSpc) } else { Ok(()) }
 }
 
-/// The records of all nodes that are made, and of the one that gets a child.
+/// Refuses too large records of the nodes that are made, `levels` of them up from `path`, and of the one that gets a child.
 fn check_new_sizes(
     call: &mut Call<'_>,
     parent: &Node,
-    missing: &[Path<'_>],
+    path: Path<'_>,
+    levels: usize,
     permissions: usize,
     value: usize,
 ) -> Result<(), Errno> {
     let mut child_name = 0;
-    for (level, made) in missing.iter().enumerate() {
+    for (level, made) in path.and_ancestors().take(levels).enumerate() {
         let value = if level == 0 { value } else { 0 };
         if call.exceeds(Quota::NodeSize, Node::record_bytes(permissions, value, child_name)) {
             return Err(Errno::NoSpc);

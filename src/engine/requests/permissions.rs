@@ -101,7 +101,7 @@ fn access_above(call: &mut Call<'_>, name: &str) -> Result<Access, Errno> {
         let node = call.view.special(special)?;
         return Ok(call.view.requester.access(&node.permissions, node.generation));
     }
-    let root = call.view.nearest_ancestor(Path::ROOT)?;
+    let (root, _) = call.view.nearest_ancestor(Path::ROOT)?;
     Ok(call.view.access(&root))
 }
 

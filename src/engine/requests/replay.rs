@@ -14,11 +14,8 @@ use crate::engine::requests::{Call, row};
 use crate::engine::view::View;
 use crate::limits;
 use crate::store::domain::DomId;
-use crate::store::path::Path;
 use crate::store::record::{RecordLimits, Recorded};
-use crate::store::state::State;
-use crate::store::transaction::Transaction;
-use crate::store::tree::Tree;
+use crate::store::transaction::{Conflict, Transaction};
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
 
@@ -65,7 +62,7 @@ pub(in crate::engine) const fn record_limits(is_privileged: bool) -> RecordLimit
 pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed, Vec<u64>> {
     let may_be_replayed = call.view.config.replay && is_cheap(call, old);
     let Some(requests) = old.record().requests().filter(|_| may_be_replayed) else {
-        return Err(all_in_the_way(old, call.view.state));
+        return Err(all_in_the_way(call, old));
     };
     let generation = call.view.state.generation();
     let mut new = Replayed { transaction: Transaction::default(), generation, domains: Vec::new() };
@@ -91,15 +88,16 @@ fn is_same(call: &mut Call<'_>, request: &Recorded, new: &mut Replayed) -> bool 
         return false;
     }
     if outcome.is_ok() {
-        let mut next_generation = || {
-            new.generation = new.generation.saturating_add(1);
+        let mut take_generations = |count: usize| {
+            new.generation = new.generation.saturating_add(count as u64);
             new.generation
         };
         for domid in changes.domains.drain(..) {
-            new.domains.push((domid, next_generation()));
+            new.domains.push((domid, take_generations(1)));
         }
         for change in changes.nodes.drain(..) {
-            new.transaction.apply(change, next_generation());
+            let generation = take_generations(change.generations());
+            new.transaction.apply(change, generation);
         }
     }
     true
@@ -121,12 +119,14 @@ fn run(
             config: call.view.config,
             requester: call.view.requester,
             transaction: Some(transaction),
+            accesses: None,
             budget: call.view.budget,
         },
         connection: call.connection,
         domid: call.domid,
         open_transactions: call.open_transactions,
         lists: &[],
+        history: call.history,
         payload: request.payload(),
         hypervisor: &mut *call.hypervisor,
         trace: call.trace,
@@ -142,24 +142,38 @@ fn run(
 
 /// The writes that are in the way of one request: it is made alone, to see which nodes it looks at.
 fn in_the_way(call: &mut Call<'_>, request: &Recorded, old: &Transaction) -> Vec<u64> {
+    if !can_blame(call) {
+        return Vec::new();
+    }
     let mut alone = Transaction::default();
     // Only what it looks at counts.
     let _ = run(call, request, &mut alone, &mut ChangeSet::default());
-    let State { tree, specials, .. } = call.view.state;
-    let concerned = old.conflicting(tree).filter(|path| alone.seen(*path).is_some());
-    let mut found: Vec<u64> = concerned.map(|path| last_write(tree, path)).collect();
+    let concerned = old.conflicting(&call.view.state.tree).filter(|conflict| alone.seen(conflict.path).is_some());
+    let mut found: Vec<u64> = concerned.map(|conflict| last_write(call, conflict)).collect();
+    let specials = &call.view.state.specials;
     let concerned = old.conflicting_specials(specials).filter(|special| alone.special(*special).is_some());
     found.extend(concerned.map(|special| specials.get(special).generation));
-    if found.is_empty() { all_in_the_way(old, call.view.state) } else { found }
+    if found.is_empty() { all_in_the_way(call, old) } else { found }
 }
 
-fn all_in_the_way(old: &Transaction, state: &State) -> Vec<u64> {
-    let State { tree, specials, .. } = state;
-    let nodes = old.conflicting(tree).map(|path| last_write(tree, path));
+/// The writes that are in the way of all requests of a transaction.
+fn all_in_the_way(call: &Call<'_>, old: &Transaction) -> Vec<u64> {
+    if !can_blame(call) {
+        return Vec::new();
+    }
+    let specials = &call.view.state.specials;
+    let nodes = old.conflicting(&call.view.state.tree).map(|conflict| last_write(call, conflict));
     nodes.chain(old.conflicting_specials(specials).map(|special| specials.get(special).generation)).collect()
 }
 
-/// The generation of the last write of a node; of the nearest one above when it is gone: the removal wrote that.
-fn last_write(tree: &Tree, path: Path<'_>) -> u64 {
-    path.and_ancestors().find_map(|path| tree.get(path)).map_or(0, |node| node.generation())
+/// The generation of the write that is in the way. A node that is gone was removed by it; if that was not noted, because of
+/// a live update since then, it is the last write of the nearest node above: the removal wrote that.
+fn last_write(call: &Call<'_>, conflict: Conflict<'_>) -> u64 {
+    let accesses = call.view.accesses.as_ref().filter(|_| conflict.is_gone);
+    accesses.and_then(|accesses| accesses.removed_at(conflict.path)).unwrap_or(conflict.last_write)
+}
+
+/// Whether a write of another guest can be in the way. If not, none is looked for.
+fn can_blame(call: &Call<'_>) -> bool {
+    call.history.has_others((!call.view.requester.is_privileged()).then_some(call.domid))
 }

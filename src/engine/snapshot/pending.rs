@@ -318,7 +318,7 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
     for (path, record) in nodes {
         let path = path.as_path();
         if transaction.seen(path).is_none() {
-            transaction.note(path, seen_by(record, state.tree.get(path)));
+            transaction.note(path.to_owned(), seen_by(record, state.tree.get(path)));
         }
     }
     for (path, record) in nodes.iter().filter(|(_, record)| !is_only_read(record)) {
@@ -327,7 +327,7 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
             && transaction.seen(parent).is_none()
             && transaction.seen(path.as_path()).flatten().is_none() == record.permissions.is_some()
         {
-            transaction.note(parent, state.tree.get(parent).cloned());
+            transaction.note(parent.to_owned(), state.tree.get(parent).cloned());
         }
     }
     let mut in_order: Vec<_> = nodes.iter().enumerate().filter(|(_, (_, record))| !is_only_read(record)).collect();
@@ -346,7 +346,7 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
             transaction.apply(NodeChange::Write { path: path.clone(), value }, state.next_generation());
             transaction.apply(NodeChange::SetPermissions { path, permissions }, state.next_generation());
         } else {
-            let change = NodeChange::Create { path, value, permissions, announced: true };
+            let change = NodeChange::Create { path, levels: 1, value, permissions };
             transaction.apply(change, state.next_generation());
         }
     }
@@ -405,7 +405,7 @@ fn remove(transaction: &mut Transaction, top: Path<'_>, state: &mut State) {
     let tree = state.tree.clone();
     tree.visit_children_first(top, &mut |visit| {
         match transaction.seen(visit.path) {
-            None => transaction.note(visit.path, Some(visit.node.clone())),
+            None => transaction.note(visit.path.to_owned(), Some(visit.node.clone())),
             // Removed already, as one below.
             Some(None) => return,
             Some(Some(_)) => {}

@@ -385,9 +385,12 @@ impl Restorer {
     /// Opens a transaction that is complete.
     pub(super) fn open(&mut self, connection: ConnectionNumber, number: u32, transaction: Transaction) {
         let id = ConnectionId(connection.0.into());
+        if self.engine.connections.get(&id).is_some_and(|connection| connection.session().is_some()) {
+            self.engine.note_opened(id);
+            self.engine.fairness.accesses.note_all(&transaction);
+        }
         if let Some(session) = self.engine.session_mut(id) {
             session.transactions.insert(number, transaction);
-            self.engine.note_opened(id);
         }
     }
 }

@@ -88,16 +88,26 @@ impl Transaction {
         let listings = self.listings();
         let mut cut = BTreeSet::new();
         // Parents come before what is below them.
-        self.accessed.iter().all(|(path, accessed)| {
-            let path = path.as_path();
-            let parent = path.parent().map(Path::as_str);
-            let listing = parent.and_then(|parent| listings.get(&(parent, path.name()))).copied().unwrap_or_default();
-            let is_cut = listing.was_taken_out || parent.is_some_and(|parent| cut.contains(parent));
-            if is_cut {
-                cut.insert(path.as_str());
-            }
-            self.is_sound_at(path, accessed, listing, is_cut)
-        })
+        self.conflicts_with_any_tree()
+            || self.accessed.iter().all(|(path, accessed)| {
+                let path = path.as_path();
+                let parent = path.parent().map(Path::as_str);
+                let listing =
+                    parent.and_then(|parent| listings.get(&(parent, path.name()))).copied().unwrap_or_default();
+                let is_cut = listing.was_taken_out || parent.is_some_and(|parent| cut.contains(parent));
+                if is_cut {
+                    cut.insert(path.as_str());
+                }
+                self.is_sound_at(path, accessed, listing, is_cut)
+            })
+    }
+
+    /// Whether it saw a node below one that it saw missing, because that was made in between. In no tree are both as they were
+    /// seen, so that it can only be replayed.
+    fn conflicts_with_any_tree(&self) -> bool {
+        let was_missing = |path: &str| self.accessed.get(path).is_some_and(|accessed| accessed.base.is_none());
+        let is_below_missing = |path: Path<'_>| path.parent().is_some_and(|parent| was_missing(parent.as_str()));
+        self.accessed.iter().any(|(path, accessed)| accessed.base.is_some() && is_below_missing(path.as_path()))
     }
 
     /// What became of each name in the lists of children that it changed, by the path above.
@@ -143,8 +153,9 @@ impl Transaction {
     /// Whether each node that it has seen is either the tree's very own or of another generation. Only one that was restored
     /// can have seen another node of the same generation, and would not notice that.
     pub(crate) fn fits(&self, tree: &Tree) -> bool {
+        let mut descent = tree.descent(self.accessed.len());
         self.accessed.iter().all(|(path, accessed)| {
-            let (Some(base), Some(node)) = (&accessed.base, tree.get(path.as_path())) else { return true };
+            let (Some(base), Some(node)) = (&accessed.base, descent.get(path.as_path())) else { return true };
             Rc::ptr_eq(base, node) || base.generation() != node.generation()
         })
     }
