@@ -290,7 +290,7 @@ impl Engine {
         let Some(session) = self.session_mut(id) else { return };
         session.output.push_event(&payload, cause, deadline_ms);
         self.note_event(payload.len());
-        if let Some(domid) = guest {
+        if let Some(domid) = self.domain_of(id) {
             self.state.domains.note_grown(domid);
         }
         if let Some(origin) = cause.origin

@@ -202,11 +202,9 @@ impl<'a> ConnectionState<'a> {
             messages.push(MessageDetails { origin, deadline_ms: body.optional()?, subject: None });
         }
         state.is_shut_out = body.flag().unwrap_or(false);
-        // Nothing in bodies of servers that did not carry it.
-        if let Some(reading) = read_reading(&mut body) {
-            state.reading = reading;
-            read_subjects(&mut body, &mut messages)?;
-        }
+        // Nothing, or the zeros that fill a record up, in bodies of servers that did not carry these.
+        state.reading = read_reading(&mut body).unwrap_or_default();
+        read_subjects(&mut body, &mut messages)?;
         Some((state, messages))
     }
 }
@@ -218,7 +216,7 @@ fn read_reading(body: &mut Reader<'_>) -> Option<Reading> {
 
 /// The domains that special events among the messages are about.
 fn read_subjects(body: &mut Reader<'_>, messages: &mut [MessageDetails]) -> Option<()> {
-    for _ in 0..body.count()? {
+    for _ in 0..body.count().unwrap_or(0) {
         let message = messages.get_mut(body.small::<usize>()?)?;
         message.subject = Some(DomId(body.small()?));
     }
