@@ -210,9 +210,9 @@ pub const REPLAY_REQUESTS: usize = 128;
 /// Bytes that these requests and their replies may take: ten transactions of a guest stay below 160 KiB.
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
-/// Times that these requests may look at a node, each of those above a missing one included. A replay is done in one go;
-/// so it takes no longer than a turn ([`REQUESTS_PER_TURN`]) of requests for the deepest paths of guests.
-pub const REPLAY_LOOKS: usize = 4096;
+/// Steps that the looks of these requests at nodes may have taken, each missing level included. A replay takes as many again,
+/// and is done in one go: it takes no longer than two turns ([`TURN_STEPS`]).
+pub const REPLAY_LOOK_STEPS: usize = 32 * 1024;
 
 /// As [`REPLAY_REQUESTS`], for the control domain: its tools build a whole guest in one transaction.
 pub const REPLAY_REQUESTS_PRIVILEGED: usize = 1024;

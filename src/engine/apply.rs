@@ -9,6 +9,7 @@ use crate::engine::hypervisor::Hypervisor;
 use crate::engine::output::EventCause;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Switches;
+use crate::engine::work::{self, REMOVAL_STEPS};
 use crate::store::domain_table::NodeCount;
 use crate::store::path::{Path, PathBuf};
 use crate::store::special::SpecialNode;
@@ -54,6 +55,7 @@ impl Engine {
                     1
                 }
                 NodeChange::Create { path, levels, value, permissions } => {
+                    self.work.spend(levels as u64);
                     self.state.create(path.as_path(), levels, value, permissions);
                     self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
                     levels.saturating_add(1)
@@ -114,7 +116,7 @@ impl Engine {
                 accesses.note_removal(visit.path, generation);
             }
         });
-        self.work.spend(removed as u64);
+        self.work.spend((removed as u64).saturating_mul(REMOVAL_STEPS));
         self.state.tree.remove(path, generation);
         removed
     }
@@ -123,6 +125,8 @@ impl Engine {
     /// credit, whatever it changes, and none if no other open transaction has accessed that.
     pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Transaction, now_ms: u64) {
         let before = self.state.generation();
+        // Each path is looked up among those of the other transactions, and written.
+        self.work.spend(work::of_transaction(&transaction).saturating_mul(2));
         let is_in_the_way = self.fairness.accesses.note_commit(&transaction, before.saturating_add(1));
         let specials = self.state.commit_specials(&mut transaction);
         let events = self.state.commit(transaction);

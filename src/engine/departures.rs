@@ -7,6 +7,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use crate::engine::Engine;
 use crate::engine::requests::parse_domid;
@@ -23,6 +24,22 @@ struct Departure {
     originator: Option<ConnectionId>,
     /// The client of the control domain that has to read before it goes on.
     receiver: Option<ConnectionId>,
+    /// How far its rights were taken out of open transactions.
+    transactions: Progress,
+}
+
+/// How far a pass over all connections has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Up to this connection; `None` at the beginning.
+    After(Option<ConnectionId>),
+    Done,
+}
+
+impl Departure {
+    const fn new(originator: Option<ConnectionId>) -> Self {
+        Self { originator, receiver: None, transactions: Progress::After(None) }
+    }
 }
 
 /// All domains whose nodes are being removed.
@@ -72,17 +89,43 @@ impl Engine {
             domain.connection = None;
             domain.target = None;
         }
-        self.departures.by_domain.insert(domid, Departure { originator, receiver: None });
+        self.departures.by_domain.insert(domid, Departure::new(originator));
         self.continue_departure(domid, now_ms);
     }
 
     /// Takes over the removal of a domain's nodes from a predecessor.
     pub(super) fn restore_departure(&mut self, domid: DomId) {
-        self.departures.by_domain.insert(domid, Departure { originator: None, receiver: None });
+        self.departures.by_domain.insert(domid, Departure::new(None));
+    }
+
+    /// Takes a domain's rights out of open transactions, connection by connection. Returns whether all are done.
+    fn forget_in_transactions(&mut self, domid: DomId) -> bool {
+        while let Some(Departure { transactions: Progress::After(done), .. }) = self.departures.by_domain.get(&domid) {
+            let behind = (done.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+            let next = self.connections.range_mut(behind).next();
+            let progress = next.as_ref().map_or(Progress::Done, |(id, _)| Progress::After(Some(**id)));
+            if let Some((session, _)) = next.and_then(|(_, connection)| connection.session_mut()) {
+                for transaction in session.transactions.values_mut() {
+                    self.work.spend(transaction.len() as u64);
+                    transaction.forget_domain(domid);
+                }
+            }
+            self.work.spend(1);
+            if let Some(departure) = self.departures.by_domain.get_mut(&domid) {
+                departure.transactions = progress;
+            }
+            if self.work.is_over() {
+                return progress == Progress::Done;
+            }
+        }
+        true
     }
 
     /// Removes nodes until all are gone, the steps are used up, or a reader has to read first.
     fn continue_departure(&mut self, domid: DomId, now_ms: u64) {
+        if !self.forget_in_transactions(domid) {
+            return;
+        }
         let Some(originator) = self.departures.by_domain.get(&domid).map(|departure| departure.originator) else {
             return;
         };

@@ -56,9 +56,10 @@ impl Engine {
     pub fn handle_domain_exception(&mut self, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
         let known: Vec<DomId> = self.state.domains.iter().map(|(domid, _)| domid).collect();
         let mut shut_down = None;
+        // For all of them: what remains to be removed follows in later turns.
+        self.work.begin_postponed();
         for domid in known.into_iter().filter(|domid| !self.departures.contains(*domid)).collect::<Vec<_>>() {
             self.free_for_events = hypervisor.free_memory();
-            self.work.begin_postponed();
             let Some(domain) = self.state.domains.get(domid) else { continue };
             let (is_introduced, was_shutdown) = (domain.connection.is_some(), domain.shutdown);
             let info = hypervisor.domain_info(domid);
@@ -274,14 +275,9 @@ impl Engine {
         }
     }
 
-    /// Takes what a domain gave and was given out of open transactions and special nodes.
+    /// Takes a domain's rights out of the special nodes; one that it owned goes to the control domain.
     fn forget_rights(&mut self, domid: DomId) {
         let privileged = self.config.privileged;
-        for connection in self.connections.values_mut() {
-            if let Some((session, _)) = connection.session_mut() {
-                session.transactions.values_mut().for_each(|transaction| transaction.forget_domain(domid));
-            }
-        }
         for special in Special::ALL {
             let is_owner = self.state.specials.get(special).permissions.owner() == domid;
             // As with nodes, only another owner is a change that a transaction conflicts with.
@@ -360,6 +356,6 @@ impl Engine {
             domain.watch_bytes = 0;
         }
         let open = self.session_mut(id).map(|session| core::mem::take(&mut session.transactions)).unwrap_or_default();
-        self.note_closed(id, open.values());
+        self.discard_transactions(id, open.into_values());
     }
 }

@@ -200,9 +200,10 @@ impl Engine {
         may_know: &mut dyn FnMut(&Self, ConnectionId) -> bool,
     ) -> Result<(), Stopped> {
         let Telling { news, path, cause, pace, now_ms, .. } = telling;
+        let levels = if matches!(news, News::Change(_, Scope::Subtree)) { work::of_path(path.len()) } else { 1 };
         let (mut found, mut done) = (core::mem::take(&mut self.told), telling.after);
         let outcome = loop {
-            self.work.spend(telling.levels());
+            self.work.spend(levels);
             let next = self.state.watches.told(news, done, &mut found);
             let groups = found.chunk_by(|one, other| one.connection == other.connection);
             let mut stopped = None;
@@ -323,14 +324,6 @@ fn payload(watch: &Watch, path: &str) -> Option<heapless::Vec<u8, { limits::PAYL
 }
 
 impl<'a> Telling<'a> {
-    /// Paths whose watches may be concerned.
-    fn levels(&self) -> u64 {
-        match self.news {
-            News::Change(path, Scope::Subtree) => path.as_str().bytes().filter(|byte| *byte == b'/').count() as u64,
-            News::Change(_, Scope::Exact) | News::Special(_) | News::SpecialChange(_) | News::SpecialDomain { .. } => 1,
-        }
-    }
-
     const fn of_change(path: Path<'a>, scope: Scope, cause: EventCause, pace: Pace, now_ms: u64) -> Self {
         Self { news: News::Change(path, scope), path: path.as_str(), cause, pace, after: None, now_ms }
     }

@@ -79,22 +79,16 @@ impl Engine {
         fairness.open_privileged = fairness.open_privileged.saturating_add(usize::from(!is_guests));
     }
 
-    /// Some of a connection's transactions are over. With the last one of all, it does not matter any more who wrote what.
-    pub(super) fn note_closed<'a>(
-        &mut self,
-        id: ConnectionId,
-        transactions: impl IntoIterator<Item = &'a Transaction>,
-    ) {
-        let mut count = 0_usize;
-        for transaction in transactions {
-            self.fairness.accesses.forget(transaction);
-            count = count.saturating_add(1);
-        }
-        self.count_closed(id, count);
+    /// A connection's transaction is over.
+    pub(super) fn note_closed(&mut self, id: ConnectionId, transaction: &Transaction) {
+        self.fairness.accesses.forget(transaction);
+        self.count_closed(id, 1);
     }
 
     /// A connection's transaction is lost, and the list of what it has accessed with it.
     pub(super) fn note_lost(&mut self, id: ConnectionId) {
+        // Counted again without those that are dropped.
+        self.discarded.transactions.clear();
         let sessions = self.connections.values().filter_map(Connection::session);
         self.fairness.accesses.recount(|path| {
             let transactions = sessions.clone().flat_map(|session| session.transactions.values());
@@ -103,7 +97,8 @@ impl Engine {
         self.count_closed(id, 1);
     }
 
-    fn count_closed(&mut self, id: ConnectionId, count: usize) {
+    /// Counts transactions that are over. With the last one of all, it no longer matters which guest wrote what.
+    pub(super) fn count_closed(&mut self, id: ConnectionId, count: usize) {
         let privileged = if self.guest_of(id).is_some() { 0 } else { count };
         let fairness = &mut self.fairness;
         fairness.open_transactions = fairness.open_transactions.saturating_sub(count);

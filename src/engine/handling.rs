@@ -8,7 +8,7 @@ use crate::engine::output::{EventCause, Origin};
 use crate::engine::requests::{self, Call, Reply, Row, replay};
 use crate::engine::trace::Switches;
 use crate::engine::view::View;
-use crate::engine::{Cause, Engine, in_hand};
+use crate::engine::{Cause, Engine, in_hand, work};
 use crate::limits;
 use crate::store::permission::Requester;
 use crate::store::quota::Quota;
@@ -106,6 +106,7 @@ impl Engine {
                 transaction: transaction.as_mut(),
                 accesses: Some(&mut self.fairness.accesses),
                 budget,
+                steps: 0,
             },
             connection: id,
             domid,
@@ -128,6 +129,8 @@ impl Engine {
             outcome = call.grow_reply();
         }
         let (was_refused, used, mut budget) = (call.was_refused_memory, call.view.budget.used(), call.view.budget);
+        let (seen, answered) = (call.view.steps, work::of_bytes(call.reply.len().saturating_add(payload.len())));
+        self.work.spend(seen.saturating_add(answered));
         if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
         }
@@ -201,7 +204,7 @@ impl Engine {
         let mut ended = None;
         if let Some(transaction) = transaction {
             if self.changes.ends_transaction {
-                self.note_closed(id, [&transaction]);
+                self.note_closed(id, &transaction);
                 ended = Some(transaction);
             } else if let Some(session) = self.session_mut(id) {
                 session.transactions.insert(header.transaction_id, transaction);

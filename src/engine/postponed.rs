@@ -3,14 +3,28 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::Engine;
 use crate::engine::output::Output;
+use crate::engine::{Engine, work};
+use crate::store::transaction::Transaction;
+use crate::store::watch::ConnectionId;
 
 /// Messages that are dropped at once with their queue; a longer queue is emptied in later turns.
 const DROPPED_AT_ONCE: usize = 64;
 
-/// Queues that are being emptied.
-pub(super) type Discarded = VecDeque<Output>;
+/// What connections had that were reset, and is dropped in turns.
+#[derive(Debug, Default)]
+pub(super) struct Discarded {
+    /// Queues: what caused their messages is settled with each.
+    pub(super) outputs: VecDeque<Output>,
+    /// Transactions: their paths are still in the index of all accesses.
+    pub(super) transactions: VecDeque<Transaction>,
+}
+
+impl Discarded {
+    fn is_empty(&self) -> bool {
+        self.outputs.is_empty() && self.transactions.is_empty()
+    }
+}
 
 impl Engine {
     /// Whether there is postponed work that can be continued.
@@ -39,19 +53,40 @@ impl Engine {
             self.discard_first(&mut output);
         }
         if !output.is_empty() {
-            self.discarded.push_back(output);
+            self.discarded.outputs.push_back(output);
+        }
+    }
+
+    /// Drops transactions of a connection: they count as over at once.
+    pub(super) fn discard_transactions(
+        &mut self,
+        id: ConnectionId,
+        transactions: impl ExactSizeIterator<Item = Transaction>,
+    ) {
+        self.count_closed(id, transactions.len());
+        self.discarded.transactions.extend(transactions);
+        self.run_discarded_transactions();
+    }
+
+    fn run_discarded_transactions(&mut self) {
+        while !self.work.is_over()
+            && let Some(transaction) = self.discarded.transactions.pop_front()
+        {
+            self.work.spend(work::of_transaction(&transaction));
+            self.fairness.accesses.forget(&transaction);
         }
     }
 
     fn run_discarded(&mut self) {
+        self.run_discarded_transactions();
         while !self.work.is_over()
-            && let Some(mut output) = self.discarded.pop_front()
+            && let Some(mut output) = self.discarded.outputs.pop_front()
         {
             while !self.work.is_over() && !output.is_empty() {
                 self.discard_first(&mut output);
             }
             if !output.is_empty() {
-                self.discarded.push_front(output);
+                self.discarded.outputs.push_front(output);
             }
         }
     }

@@ -138,7 +138,7 @@ impl Engine {
 
     /// Compares the requests that count as outstanding with what waits because of them, wherever it waits.
     fn check_outstanding(&self, reply: &mut Reply) -> bool {
-        let pending = self.sessions().map(|session| &session.output).chain(&self.discarded);
+        let pending = self.sessions().map(|session| &session.output).chain(&self.discarded.outputs);
         let postponed = self.announcements.iter().filter_map(|announcement| announcement.cause.origin);
         // What a request of an earlier session caused counts for no request any more.
         let counts = |origin: &Origin| {

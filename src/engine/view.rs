@@ -6,6 +6,7 @@ use core::cmp::Ordering;
 use crate::engine::accesses::Accesses;
 use crate::engine::config::Config;
 use crate::engine::memory::Budget;
+use crate::engine::work;
 use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Requester};
@@ -27,6 +28,8 @@ pub struct View<'a> {
     pub(super) accesses: Option<&'a mut Accesses>,
     /// What the request may still make grow.
     pub(super) budget: Budget,
+    /// Steps of work so far: see [`work`].
+    pub(super) steps: u64,
 }
 
 impl View<'_> {
@@ -36,22 +39,37 @@ impl View<'_> {
     /// [`Errno::NoSpc`] when the transaction has seen as many paths as it may, or takes all memory that it may; it can't
     /// be committed then.
     pub fn read(&mut self, path: Path<'_>) -> Result<Option<Rc<Node>>, Errno> {
-        self.look(path, |tree| tree.get(path).cloned())
+        self.look(path, work::of_path(path.as_str().len()), |tree| tree.get(path).cloned())
     }
 
-    /// The node at `path`, which `find` finds in the tree; it is not called if the transaction has seen the path.
+    /// Counts steps of work.
+    pub(super) const fn spend(&mut self, steps: u64) {
+        self.steps = self.steps.saturating_add(steps);
+    }
+
+    /// The node at `path`, which `find` finds in the tree in so many steps; it is not called if the transaction has seen the
+    /// path.
     ///
     /// # Errors
     /// As [`View::read`].
-    fn look(
+    pub(super) fn look(
         &mut self,
         path: Path<'_>,
+        steps: u64,
         find: impl FnOnce(&Tree) -> Option<Rc<Node>>,
     ) -> Result<Option<Rc<Node>>, Errno> {
-        let Some(transaction) = &mut self.transaction else { return Ok(find(&self.state.tree)) };
-        transaction.count_look();
-        if let Some(seen) = transaction.seen(path) {
-            return Ok(seen.cloned());
+        let Some(transaction) = &mut self.transaction else {
+            self.steps = self.steps.saturating_add(steps);
+            return Ok(find(&self.state.tree));
+        };
+        let look_up = work::of_accesses(1, path.as_str().len());
+        let seen = transaction.seen(path).map(|seen| seen.cloned());
+        // A new path is looked up among those of the transaction and of all, and found in the tree.
+        let steps = if seen.is_some() { look_up } else { look_up.saturating_mul(3).saturating_add(steps) };
+        self.steps = self.steps.saturating_add(steps);
+        transaction.count_look(usize::try_from(steps).unwrap_or(usize::MAX));
+        if let Some(seen) = seen {
+            return Ok(seen);
         }
         let with_this = transaction.len().saturating_add(1);
         if let Requester::Domain { own, .. } = &self.requester
@@ -80,7 +98,8 @@ impl View<'_> {
     pub fn special(&mut self, special: Special) -> Result<SpecialNode, Errno> {
         let node = self.state.specials.get(special);
         let Some(transaction) = &mut self.transaction else { return Ok(node.clone()) };
-        transaction.count_look();
+        self.steps = self.steps.saturating_add(1);
+        transaction.count_look(1);
         if let Some(seen) = transaction.special(special) {
             return Ok(seen.clone());
         }
@@ -107,6 +126,7 @@ impl View<'_> {
             // The transaction has to see the nodes above as well: the answer depends on them.
             (node.is_some(), self.nearest_ancestor(path)?.0)
         } else {
+            self.spend(work::of_path(path.as_str().len()));
             let (found, node) = self.state.tree.nearest(path);
             let is_there = found.as_str().len() == path.as_str().len();
             if is_there && self.access(node).contains(wanted) {
@@ -124,10 +144,11 @@ impl View<'_> {
     /// [`Errno::NoSpc`] as in [`View::read`].
     pub fn nearest_ancestor(&mut self, path: Path<'_>) -> Result<(Rc<Node>, usize), Errno> {
         let parent = path.parent().unwrap_or(Path::ROOT);
+        self.spend(work::of_path(parent.as_str().len()));
         let state = self.state;
         let mut nearest = None;
         for (missing, ancestor) in parent.and_ancestors().enumerate() {
-            let found = self.look(ancestor, |tree| {
+            let found = self.look(ancestor, 1, |tree| {
                 let (found, node): (Path<'_>, &Rc<Node>) = *nearest.get_or_insert_with(|| state.tree.nearest(ancestor));
                 match ancestor.as_str().len().cmp(&found.as_str().len()) {
                     Ordering::Greater => None,

@@ -1,22 +1,51 @@
 //! The work meter: elementary steps, so that work is bounded whatever is asked for.
 //!
-//! A step is a level of a path that is walked, a connection that is considered for an event, a node that is visited, or 64
-//! bytes that are copied; a queued event is a few ([`EVENT_STEPS`]). A step takes 10 to 50 ns (`docs/performance.md`), and
-//! the same inputs take the same steps.
+//! A step is four bytes of a path that is walked (a level of the tree in the worst case is two), 32 bytes of one that is
+//! looked up in a transaction, a connection that is considered for an event, a node that is visited, or 64 bytes that are
+//! copied; a queued event is a few ([`EVENT_STEPS`]). A step takes 10 to 50 ns (`docs/performance.md`), and the same inputs
+//! take the same steps.
 
 use crate::limits;
+use crate::store::transaction::Transaction;
 
 /// Steps of one queued event: its memory, the look for an identical one, and its place in the queue.
 pub const EVENT_STEPS: u64 = 4;
 /// Steps of one request beside what its handler walks: the message, the table, the reply.
 pub const REQUEST_STEPS: u64 = 8;
+/// Steps of a node that is removed: it is visited for its events and for its owner's count, and its memory is freed.
+pub const REMOVAL_STEPS: u64 = 4;
+/// Steps of one path of a transaction beside its bytes: a look-up among all its paths.
+pub const ACCESS_STEPS: u64 = 4;
 /// Bytes whose copy is a step.
 const BYTES_PER_STEP: usize = 64;
+/// Bytes of a path that are walked in a step.
+const PATH_BYTES_PER_STEP: usize = 4;
+/// Bytes of a path that are compared in a step, as often as a look-up among a transaction's paths does.
+const ACCESS_BYTES_PER_STEP: usize = 32;
 
 /// Steps of a copy.
 #[must_use]
 pub const fn of_bytes(bytes: usize) -> u64 {
     (bytes / BYTES_PER_STEP) as u64
+}
+
+/// Steps of a walk from the root to a node whose path has so many bytes. The number of its levels would be better, and would
+/// cost a pass over the path.
+#[must_use]
+pub const fn of_path(bytes: usize) -> u64 {
+    (bytes / PATH_BYTES_PER_STEP).saturating_add(1) as u64
+}
+
+/// Steps of a look-up of so many paths in a transaction, which have so many bytes together.
+#[must_use]
+pub const fn of_accesses(paths: usize, bytes: usize) -> u64 {
+    (paths as u64).saturating_mul(ACCESS_STEPS).saturating_add((bytes / ACCESS_BYTES_PER_STEP) as u64)
+}
+
+/// Steps of a look at all paths that a transaction has seen.
+#[must_use]
+pub fn of_transaction(transaction: &Transaction) -> u64 {
+    of_accesses(transaction.len(), transaction.bytes())
 }
 
 /// The meter.

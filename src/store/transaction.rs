@@ -201,12 +201,12 @@ impl Transaction {
         written.map(|(path, accessed)| (path, matches!(accessed.local, Local::Absent)))
     }
 
-    /// Counts a look at a node.
-    pub const fn count_look(&mut self) {
-        self.looks = self.looks.saturating_add(1);
+    /// Counts a look at a node, by the steps that it took.
+    pub const fn count_look(&mut self, steps: usize) {
+        self.looks = self.looks.saturating_add(steps);
     }
 
-    /// How often it has looked at a node.
+    /// How many steps its looks at nodes took.
     #[must_use]
     pub const fn looks(&self) -> usize {
         self.looks

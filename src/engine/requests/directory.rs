@@ -2,6 +2,7 @@
 
 use crate::engine::lists::{self, KeptList, ListChange};
 use crate::engine::requests::Call;
+use crate::engine::work;
 use crate::limits;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathScratch};
@@ -14,10 +15,12 @@ pub(super) fn directory(call: &mut Call<'_>) -> Result<(), Errno> {
     let mut scratch = PathScratch::new();
     let path = call.path(payload::only_string(call.payload).ok_or(Errno::Inval)?, &mut scratch)?;
     let node = call.view.get(path, Access::READ)?;
-    node.children().names().try_for_each(|name| {
+    let answered = node.children().names().try_for_each(|name| {
         call.answer(name.as_bytes())?;
         call.answer(b"\0")
-    })
+    });
+    call.view.spend(work::of_path(call.reply.len()));
+    answered
 }
 
 /// DIRECTORY_PART `<path>|<offset>|` answers the node's generation and as many names from a byte offset on as fit; after
@@ -78,6 +81,7 @@ fn present_part(call: &mut Call<'_>, node: &Node, offset: usize) -> Result<Optio
             let part = name.as_bytes().get(offset.saturating_sub(at)..).unwrap_or_default();
             let with_both_nuls = part.len().saturating_add(2);
             if call.reply.len().saturating_add(with_both_nuls) > limits::PAYLOAD_BYTES {
+                call.view.spend(work::of_path(at));
                 return Ok(Some(at));
             }
             call.answer(part)?;
@@ -85,6 +89,7 @@ fn present_part(call: &mut Call<'_>, node: &Node, offset: usize) -> Result<Optio
         }
         at = end.saturating_add(1);
     }
+    call.view.spend(work::of_path(at));
     call.answer(b"\0")?;
     Ok(None)
 }
@@ -98,6 +103,7 @@ fn keep(call: &mut Call<'_>, path: Path<'_>, node: &Node, next: usize) {
     if budget.take(bytes).and_then(|()| budget.take(reply)).is_err() {
         return;
     }
+    call.view.spend(work::of_path(names));
     if let Some(list) = KeptList::of(path, node, names, next)
         && call.view.budget.take(bytes).is_ok()
     {

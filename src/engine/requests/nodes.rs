@@ -1,6 +1,10 @@
 //! READ, WRITE, MKDIR, RM.
 
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
 use crate::engine::requests::Call;
+use crate::engine::work;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathScratch};
 use crate::store::permission::Access;
@@ -72,10 +76,30 @@ pub(super) fn rm(call: &mut Call<'_>) -> Result<(), Errno> {
         grow_list_above(call, path)?;
         // The transaction has to have seen what it removes. A child that the list names and that is gone by now conflicts
         // already: the commit will be refused.
-        walk_seen(path, |path| call.view.read(path))?;
+        see_all(call, path)?;
     }
     call.changes.nodes.push(NodeChange::Remove { path: path.to_owned() });
     call.ok()
+}
+
+/// Lets the transaction see a node with all below. The way down to the last one is kept: a descent from the root for each
+/// would make a deep chain dear.
+fn see_all(call: &mut Call<'_>, top: Path<'_>) -> Result<(), Errno> {
+    // The nodes of the tree on the way, each with the bytes of its path; not those that the transaction sees.
+    let mut way: Vec<(usize, Option<&Rc<Node>>)> = Vec::new();
+    let state = call.view.state;
+    let first = work::of_path(top.as_str().len());
+    walk_seen(top, |path| {
+        let above = path.parent().map_or(0, |parent| parent.as_str().len());
+        while way.pop_if(|(bytes, _)| *bytes > above).is_some() {}
+        let node = match way.last() {
+            Some((_, parent)) => parent.and_then(|parent| parent.children().get(path.name())),
+            None => state.tree.get(path),
+        };
+        let steps = if way.is_empty() { first } else { 1 };
+        way.push((path.as_str().len(), node));
+        call.view.look(path, steps, |_| node.cloned())
+    })
 }
 
 /// Makes the missing node at `path` and the missing ones above it, as one change. All of them count before any is made.

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use crate::engine::change_set::ChangeSet;
 use crate::engine::requests::{Call, row};
 use crate::engine::view::View;
+use crate::engine::work;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::record::{RecordLimits, Recorded};
@@ -65,6 +66,8 @@ pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed,
         return Err(all_in_the_way(call, old));
     };
     let generation = call.view.state.generation();
+    // What it looked at is looked up again, and so are those that conflict.
+    call.view.spend(work::of_transaction(old).saturating_mul(2));
     let mut new = Replayed { transaction: Transaction::default(), generation, domains: Vec::new() };
     for request in requests {
         let is_same = is_same(call, request, &mut new) && !new.transaction.has_failed();
@@ -77,7 +80,7 @@ pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed,
 
 /// Whether a transaction of the client has looked at few enough nodes that all can be done in one go.
 const fn is_cheap(call: &Call<'_>, transaction: &Transaction) -> bool {
-    call.view.requester.is_privileged() || transaction.looks() <= limits::REPLAY_LOOKS
+    call.view.requester.is_privileged() || transaction.looks() <= limits::REPLAY_LOOK_STEPS
 }
 
 /// Makes one request in the new transaction, and tells whether its reply is the same.
@@ -121,6 +124,7 @@ fn run(
             transaction: Some(transaction),
             accesses: None,
             budget: call.view.budget,
+            steps: 0,
         },
         connection: call.connection,
         domid: call.domid,
@@ -135,8 +139,9 @@ fn run(
         reply: &mut *call.reply,
     };
     let outcome = (row.handler)(&mut again);
-    let spent = again.view.budget;
+    let (spent, steps) = (again.view.budget, again.view.steps);
     call.view.budget.spend_like(&spent);
+    call.view.spend(steps.saturating_add(work::REQUEST_STEPS));
     outcome
 }
 

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use crate::engine::change_set::Effect;
 use crate::engine::requests::Call;
 use crate::engine::requests::replay::replay;
+use crate::engine::work;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::Quota;
@@ -33,6 +34,8 @@ pub(super) fn end(call: &mut Call<'_>) -> Result<(), Errno> {
         _ => return Err(Errno::Inval),
     };
     let Some(transaction) = call.view.transaction.take() else { return Err(Errno::NoEnt) };
+    // Its paths are taken out of the index of all that open transactions have accessed.
+    call.view.spend(work::of_transaction(transaction));
     call.changes.ends_transaction = true;
     if commit {
         self::commit(call, transaction)?;
@@ -49,6 +52,7 @@ fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
         return Err(Errno::Again);
     }
     check_counts(call, transaction)?;
+    call.view.spend(work::of_transaction(transaction));
     let state = call.view.state;
     if !transaction.conflicts(&state.tree) && transaction.conflicting_specials(&state.specials).next().is_none() {
         call.changes.effect = Some(Effect::Commit);
