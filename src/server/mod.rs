@@ -4,7 +4,7 @@
 //! The host calls [`Server::handle_event`] for each port that fired, [`Server::handle_domain_exception`] when the
 //! hypervisor says that a domain shut down or died, and then [`Server::poll`] until it is not busy any more. Each call of
 //! `poll` does a bounded amount of work, and each connection's turn in it is bounded
-//! ([`crate::limits::REQUESTS_PER_TURN`]), so that nobody waits for anybody's flood.
+//! ([`crate::limits::REQUESTS_PER_TURN`], [`crate::limits::TURN_STEPS`]), so that no domain's flood delays another.
 
 mod existing;
 mod restart;
@@ -264,6 +264,10 @@ impl Server {
     }
 
     /// Does a turn of work: each ring that has something to do is served once.
+    ///
+    /// In steps of the meter ([`crate::engine::work`]) that costs, for each ring that has something to do, at most
+    /// [`limits::TURN_STEPS`] and what one request takes more; and for all postponed work together
+    /// [`limits::POSTPONED_STEPS`] and what one piece of it takes more. A ring with nothing to do costs nothing.
     pub fn poll<P: Platform>(&mut self, platform: &mut P, now_ms: u64) -> Poll {
         if core::mem::take(&mut self.has_exception) {
             self.engine.handle_domain_exception(platform, now_ms);
