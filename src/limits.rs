@@ -97,18 +97,19 @@ pub const DROP_PAIRS: usize = 1024;
 pub const SCANNED_MESSAGES: usize = 16;
 
 /// Events that are dropped in one go because they were not read in time. The rest follows in the next turn.
-pub const EXPIRED_AT_ONCE: usize = 1024;
+pub const EXPIRED_AT_ONCE: usize = 256;
 
-/// Steps after which a connection's turn ends: about half a millisecond of work (see [`crate::engine::work`]).
-pub const TURN_STEPS: u64 = 16 * 1024;
+/// Steps after which a connection's turn ends: some 40 microseconds of work (see [`crate::engine::work`]). Eight ordinary
+/// requests take a quarter of it; what takes more is a single request that costs much, and others get their turn after it.
+pub const TURN_STEPS: u64 = 2 * 1024;
 
 /// Steps that the events of one request may take at once, even at the end of a turn, before the rest is left for later
 /// turns: more than ordinary requests need, so that they are done with in one go.
-pub const REQUEST_EVENT_STEPS: u64 = 2 * 1024;
+pub const REQUEST_EVENT_STEPS: u64 = 1024;
 
 /// Steps of postponed work in one turn of the main loop: events of requests that concern many watches, nodes of domains
 /// that are gone, queues of connections that were reset.
-pub const POSTPONED_STEPS: u64 = 16 * 1024;
+pub const POSTPONED_STEPS: u64 = 2 * 1024;
 
 /// Bytes that a new connection counts for before it is used.
 pub const CONNECTION_BYTES: usize = 1024;
@@ -211,7 +212,7 @@ pub const REPLAY_REQUESTS: usize = 128;
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
 /// Steps that the looks of these requests at nodes may have taken, each missing level included. A replay takes as many again,
-/// and is done in one go: it takes no longer than two turns ([`TURN_STEPS`]).
+/// and is done in one go: half a millisecond.
 pub const REPLAY_LOOK_STEPS: usize = 32 * 1024;
 
 /// As [`REPLAY_REQUESTS`], for the control domain: its tools build a whole guest in one transaction.
