@@ -8,16 +8,20 @@
 //! Each is continued in turn, the one that waited longest first. One that waits for a receiver's room costs nothing until
 //! the receiver has read ([`crate::limits::ROOM_STEP_BYTES`]).
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, TryReserveError, VecDeque};
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use crate::engine::Engine;
-use crate::engine::events::{Readable, Stopped};
+use crate::engine::events::{Change, Readable, Stopped};
 use crate::engine::output::{EventCause, Origin};
+use crate::engine::removal::{Removal, Step};
+use crate::engine::{Cause, Engine};
 use crate::limits;
+use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::transaction::CommitEvent;
-use crate::store::watch::{ConnectionId, Scope};
+use crate::store::watch::ConnectionId;
 
 /// What is left to be told of one request's changes.
 #[derive(Debug)]
@@ -26,9 +30,30 @@ pub(super) struct Announcement {
     pub(super) connection: Option<ConnectionId>,
     pub(super) cause: EventCause,
     /// The changes. The first one may have been told to some.
-    pub(super) events: VecDeque<CommitEvent>,
+    pub(super) changes: Changes,
     /// The last connection that was told of the first one.
     pub(super) after: Option<ConnectionId>,
+    /// Bytes that it takes.
+    pub(super) bytes: usize,
+}
+
+/// What is to be told.
+#[derive(Debug)]
+pub(super) enum Changes {
+    /// These changes, in order.
+    Listed(VecDeque<CommitEvent>),
+    /// The removal of a node with all below.
+    Removal(Box<Removal>),
+}
+
+impl Changes {
+    /// Where it is, to tell whether it has come further.
+    fn place(&self) -> (usize, bool) {
+        match self {
+            Self::Listed(events) => (events.len(), false),
+            Self::Removal(removal) => removal.place(),
+        }
+    }
 }
 
 /// The postponed announcements: by the receiver whose room each waits for (`None` for those that can be continued), and the
@@ -37,9 +62,16 @@ pub(super) struct Announcement {
 pub(super) struct Announcements {
     postponed: BTreeMap<(Option<ConnectionId>, u64), Announcement>,
     next_turn: u64,
+    /// How many are nobody's request: those of domains that are gone.
+    unattended: usize,
 }
 
 impl Announcements {
+    /// Whether one is postponed that holds back no connection.
+    pub(super) const fn has_unattended(&self) -> bool {
+        self.unattended > 0
+    }
+
     const fn take_turn(&mut self) -> u64 {
         self.next_turn = self.next_turn.saturating_add(1);
         self.next_turn
@@ -55,7 +87,11 @@ impl Announcements {
         if !self.has_runnable() {
             return None;
         }
-        self.postponed.pop_first().map(|((_, turn), announcement)| (turn, announcement))
+        let ((_, turn), announcement) = self.postponed.pop_first()?;
+        if announcement.connection.is_none() {
+            self.unattended = self.unattended.saturating_sub(1);
+        }
+        Some((turn, announcement))
     }
 
     /// Lets those go on that wait for a receiver.
@@ -87,55 +123,110 @@ impl Announcements {
     }
 }
 
-impl Announcement {
-    /// Bytes that it counts for.
-    fn bytes(&self) -> usize {
-        self.events.iter().map(CommitEvent::bytes).fold(0, usize::saturating_add)
-    }
-}
-
 impl Engine {
     /// Announces changes that were just applied: at once, as far as that goes.
     pub(super) fn announce_all(&mut self, events: VecDeque<CommitEvent>, now_ms: u64) {
-        let (connection, cause) = (self.cause.connection, self.cause.event);
-        let mut announcement = Announcement { connection, cause, events, after: None };
+        let bytes = events.iter().map(CommitEvent::bytes).fold(0, usize::saturating_add);
+        let Cause { connection, event: cause } = self.cause;
+        let changes = Changes::Listed(events);
+        self.begin_announcement(Announcement { connection, cause, changes, after: None, bytes }, now_ms);
+    }
+
+    /// Announces the change of one node that was just applied.
+    pub(super) fn announce_one(&mut self, change: Change<'_>, Cause { connection, event: cause }: Cause, now_ms: u64) {
+        if let Err(Stopped { after, receiver }) = self.announce(change, cause, None, now_ms) {
+            let event = change.to_owned();
+            let bytes = event.bytes();
+            let changes = Changes::Listed([event].into());
+            self.postpone(Announcement { connection, cause, changes, after, bytes }, receiver);
+        }
+    }
+
+    /// Announces the removal of a node that was at `top`, with all below it, which takes `bytes`.
+    pub(super) fn announce_removal(
+        &mut self,
+        top: Path<'_>,
+        (node, above): (Rc<Node>, Option<Rc<Node>>),
+        Cause { connection, event: cause }: Cause,
+        bytes: usize,
+        now_ms: u64,
+    ) {
+        if node.children().is_empty() || !self.state.watches.any_below(top) {
+            let above = above.as_deref().map(Readable::node);
+            let change = Change { above, ..Change::of(top, Some(Readable::node(&node))) };
+            return self.announce_one(change, Cause { connection, event: cause }, now_ms);
+        }
+        let changes = Changes::Removal(Box::new(Removal::new(top, node, above)));
+        self.begin_announcement(Announcement { connection, cause, changes, after: None, bytes }, now_ms);
+    }
+
+    fn begin_announcement(&mut self, mut announcement: Announcement, now_ms: u64) {
         if let Err(stopped) = self.continue_announcement(&mut announcement, now_ms) {
             self.postpone(announcement, stopped.receiver);
         }
     }
 
-    /// Announces the change of one node that was just applied.
-    pub(super) fn announce_one(&mut self, change: (Path<'_>, Scope, Option<Readable<'_>>), now_ms: u64) {
-        let (connection, cause) = (self.cause.connection, self.cause.event);
-        if let Err(Stopped { after, receiver }) = self.announce(change, cause, None, now_ms) {
-            let (path, scope, before) = change;
-            let event = CommitEvent { path: path.to_owned(), scope, before: before.map(Readable::to_owned) };
-            self.postpone(Announcement { connection, cause, events: [event].into(), after }, receiver);
+    /// Queues events until all changes are told, or it has to stop.
+    fn continue_announcement(&mut self, announcement: &mut Announcement, now_ms: u64) -> Result<(), Stopped> {
+        let Announcement { cause, changes, after, .. } = announcement;
+        match changes {
+            Changes::Listed(events) => self.continue_list(events, *cause, after, now_ms),
+            Changes::Removal(removal) => self.continue_removal(removal, *cause, after, now_ms),
         }
     }
 
-    /// Queues events until all changes are told, or it has to stop.
-    fn continue_announcement(&mut self, announcement: &mut Announcement, now_ms: u64) -> Result<(), Stopped> {
-        while let Some(event) = announcement.events.front() {
-            let change = (event.path.as_path(), event.scope, event.before.as_ref().map(Readable::before));
-            let outcome = self.announce(change, announcement.cause, announcement.after, now_ms);
-            if let Err(stopped) = outcome {
-                announcement.after = stopped.after;
+    fn continue_list(
+        &mut self,
+        events: &mut VecDeque<CommitEvent>,
+        cause: EventCause,
+        after: &mut Option<ConnectionId>,
+        now_ms: u64,
+    ) -> Result<(), Stopped> {
+        while let Some(event) = events.front() {
+            if let Err(stopped) = self.announce(Change::committed(event), cause, *after, now_ms) {
+                *after = stopped.after;
                 return Err(stopped);
             }
-            announcement.after = None;
-            announcement.events.pop_front();
-            if self.work.is_over() && !announcement.events.is_empty() {
+            *after = None;
+            events.pop_front();
+            if self.work.is_over() && !events.is_empty() {
                 return Err(Stopped { after: None, receiver: None });
             }
         }
         Ok(())
     }
 
+    fn continue_removal(
+        &mut self,
+        removal: &mut Removal,
+        cause: EventCause,
+        after: &mut Option<ConnectionId>,
+        now_ms: u64,
+    ) -> Result<(), Stopped> {
+        loop {
+            self.work.spend(1);
+            match removal.step(&self.state.watches) {
+                Step::Node(removed) => {
+                    if let Err(stopped) = self.announce(Change::removed(&removed), cause, *after, now_ms) {
+                        removal.put_back(removed);
+                        *after = stopped.after;
+                        return Err(stopped);
+                    }
+                    *after = None;
+                }
+                Step::Nothing => {}
+                Step::End => return Ok(()),
+            }
+            if self.work.is_over() {
+                return Err(Stopped { after: None, receiver: None });
+            }
+        }
+    }
+
     /// Postpones an announcement, and holds back the connection whose request it is.
     pub(super) fn postpone(&mut self, announcement: Announcement, receiver: Option<ConnectionId>) {
         if let Some(connection) = announcement.connection.and_then(|id| self.connections.get_mut(&id)) {
-            connection.announced_bytes = Some(announcement.bytes());
+            connection.announced_bytes = Some(announcement.bytes);
         }
         if let Some(Origin { connection, ticket }) = announcement.cause.origin
             && let Some(sender) = self.connections.get_mut(&connection)
@@ -162,6 +253,9 @@ impl Engine {
     }
 
     fn put_back(&mut self, turn: u64, announcement: Announcement, receiver: Option<ConnectionId>) {
+        if announcement.connection.is_none() {
+            self.announcements.unattended = self.announcements.unattended.saturating_add(1);
+        }
         self.announcements.postponed.insert((receiver, turn), announcement);
     }
 
@@ -170,14 +264,14 @@ impl Engine {
         while !self.work.is_over()
             && let Some((turn, mut announcement)) = self.announcements.take_runnable()
         {
-            let before = (announcement.events.len(), announcement.after);
+            let before = (announcement.changes.place(), announcement.after);
             let outcome = self.continue_announcement(&mut announcement, now_ms);
             let Err(stopped) = outcome else {
                 self.end_announcement(&announcement);
                 continue;
             };
             // One that got further comes after all that wait; one that did not keeps its place.
-            let is_further = before != (announcement.events.len(), announcement.after);
+            let is_further = before != (announcement.changes.place(), announcement.after);
             let turn = if is_further { self.announcements.take_turn() } else { turn };
             self.put_back(turn, announcement, stopped.receiver);
         }

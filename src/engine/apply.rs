@@ -2,19 +2,19 @@
 
 use alloc::rc::Rc;
 
-use crate::engine::Engine;
 use crate::engine::change_set::{Effect, QuotaScope};
-use crate::engine::events::Readable;
+use crate::engine::events::{Change, Readable};
 use crate::engine::hypervisor::Hypervisor;
 use crate::engine::output::EventCause;
 use crate::engine::requests::replay::Replayed;
 use crate::engine::trace::Switches;
 use crate::engine::work::{self, REMOVAL_STEPS};
+use crate::engine::{Cause, Engine};
 use crate::store::domain_table::NodeCount;
 use crate::store::path::{Path, PathBuf};
 use crate::store::special::SpecialNode;
 use crate::store::transaction::{NodeChange, Transaction};
-use crate::store::watch::{ConnectionId, Scope};
+use crate::store::watch::ConnectionId;
 
 impl Engine {
     /// Lets domains become known that permissions name.
@@ -51,20 +51,20 @@ impl Engine {
                     }
                     let generation = self.state.next_generation();
                     self.state.tree.write(path.as_path(), value, generation);
-                    self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
+                    self.announce_one(Change::of(path.as_path(), None), self.cause, now_ms);
                     1
                 }
                 NodeChange::Create { path, levels, value, permissions } => {
                     self.work.spend(levels as u64);
                     self.state.create(path.as_path(), levels, value, permissions);
-                    self.announce_one((path.as_path(), Scope::Subtree, None), now_ms);
+                    self.announce_one(Change::of(path.as_path(), None), self.cause, now_ms);
                     levels.saturating_add(1)
                 }
                 NodeChange::SetPermissions { path, permissions } => {
                     let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
                     let generation = self.state.next_generation();
                     self.state.set_permissions(path.as_path(), permissions, generation);
-                    self.announce_one((path.as_path(), Scope::Subtree, Some(Readable::node(&before))), now_ms);
+                    self.announce_one(Change::of(path.as_path(), Some(Readable::node(&before))), self.cause, now_ms);
                     1
                 }
                 NodeChange::SetSpecial { special, permissions } => {
@@ -75,7 +75,7 @@ impl Engine {
                     1
                 }
                 NodeChange::Remove { path } => {
-                    self.remove_subtree(path.as_path(), self.cause.event, now_ms).saturating_add(1)
+                    self.remove_subtree(path.as_path(), self.cause, now_ms).saturating_add(1)
                 }
             };
             written = written.saturating_add(nodes);
@@ -101,23 +101,29 @@ impl Engine {
         }
     }
 
-    /// Removes a node with all below, tells of it, and settles the owners' counts. Returns how many nodes were removed.
-    pub(super) fn remove_subtree(&mut self, path: Path<'_>, cause: EventCause, now_ms: u64) -> usize {
-        self.announce_removal(path, cause, now_ms);
+    /// Removes a node with all below, adjusts the owners' counts, and announces it. Returns how many nodes were removed.
+    pub(super) fn remove_subtree(&mut self, path: Path<'_>, cause: Cause, now_ms: u64) -> usize {
         let generation = self.state.next_generation();
         let (tree, domains, accesses) = (&self.state.tree, &mut self.state.domains, &mut self.fairness.accesses);
         let was_accessed = accesses.has_within(path);
-        let mut removed = 0_usize;
+        let (mut removed, mut bytes) = (0_usize, 0_usize);
         tree.visit_children_first(path, &mut |visit| {
-            let count = NodeCount::one(visit.node.memory(visit.path));
-            domains.charge_nodes(visit.node.permissions().owner(), count.negated());
+            let memory = visit.node.memory(visit.path);
+            domains.charge_nodes(visit.node.permissions().owner(), NodeCount::one(memory).negated());
             removed = removed.saturating_add(1);
+            bytes = bytes.saturating_add(memory);
             if was_accessed {
                 accesses.note_removal(visit.path, generation);
             }
         });
         self.work.spend((removed as u64).saturating_mul(REMOVAL_STEPS));
-        self.state.tree.remove(path, generation);
+        let above = path.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
+        if cause.connection.is_some() {
+            self.work.begin_events();
+        }
+        if let Some(node) = self.state.tree.remove(path, generation) {
+            self.announce_removal(path, (node, above), cause, bytes, now_ms);
+        }
         removed
     }
 
@@ -133,6 +139,7 @@ impl Engine {
         if self.trace.wants(Switches::TDB) {
             events.iter().for_each(|event| log::info!("tdb: commits {}", event.path.as_path().as_str()));
         }
+        self.work.begin_events();
         self.announce_all(events.into(), now_ms);
         for (special, before) in specials.iter().flatten() {
             self.announce_special_change(*special, Readable::before(before), now_ms);

@@ -9,36 +9,38 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
-use crate::engine::Engine;
 use crate::engine::requests::parse_domid;
 use crate::engine::trace::Switches;
-use crate::limits;
+use crate::engine::{Engine, work};
 use crate::store::domain::DomId;
+use crate::store::path::{Path, PathBuf};
+use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 use crate::wire::header::MessageType;
 
-/// The removal of one domain's nodes.
+/// The removal of one domain's nodes and rights: first from the tree, then from open transactions.
 #[derive(Debug)]
 struct Departure {
     /// The connection that it had: its share of the readers' queues.
     originator: Option<ConnectionId>,
     /// The client of the control domain that has to read before it goes on.
     receiver: Option<ConnectionId>,
-    /// How far its rights were taken out of open transactions.
-    transactions: Progress,
+    progress: Progress,
 }
 
-/// How far a pass over all connections has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a departure has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Up to this connection; `None` at the beginning.
-    After(Option<ConnectionId>),
+    /// This node is the next one; `None` for the first that is found.
+    Nodes(Option<PathBuf>),
+    /// The transactions of all connections up to this one are done; `None` for none.
+    Transactions(Option<ConnectionId>),
     Done,
 }
 
 impl Departure {
     const fn new(originator: Option<ConnectionId>) -> Self {
-        Self { originator, receiver: None, transactions: Progress::After(None) }
+        Self { originator, receiver: None, progress: Progress::Nodes(None) }
     }
 }
 
@@ -98,58 +100,104 @@ impl Engine {
         self.departures.by_domain.insert(domid, Departure::new(None));
     }
 
-    /// Takes a domain's rights out of open transactions, connection by connection. Returns whether all are done.
-    fn forget_in_transactions(&mut self, domid: DomId) -> bool {
-        while let Some(Departure { transactions: Progress::After(done), .. }) = self.departures.by_domain.get(&domid) {
-            let behind = (done.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-            let next = self.connections.range_mut(behind).next();
-            let progress = next.as_ref().map_or(Progress::Done, |(id, _)| Progress::After(Some(**id)));
-            if let Some((session, _)) = next.and_then(|(_, connection)| connection.session_mut()) {
-                for transaction in session.transactions.values_mut() {
-                    self.work.spend(transaction.len() as u64);
-                    transaction.forget_domain(domid);
-                }
-            }
-            self.work.spend(1);
-            if let Some(departure) = self.departures.by_domain.get_mut(&domid) {
-                departure.transactions = progress;
-            }
-            if self.work.is_over() {
-                return progress == Progress::Done;
-            }
+    fn set_progress(&mut self, domid: DomId, progress: Progress) {
+        if let Some(departure) = self.departures.by_domain.get_mut(&domid) {
+            departure.progress = progress;
         }
-        true
     }
 
-    /// Removes nodes until all are gone, the steps are used up, or a reader has to read first.
+    /// Continues a departure until it is done, the steps are used up, or a reader has to read first.
     fn continue_departure(&mut self, domid: DomId, now_ms: u64) {
-        if !self.forget_in_transactions(domid) {
-            return;
-        }
-        let Some(originator) = self.departures.by_domain.get(&domid).map(|departure| departure.originator) else {
-            return;
-        };
-        // From the first one again: what was found before may be gone.
-        let below_owned = self.config.keep_orphans;
-        let mut steps = 0;
-        let mut next = self.state.tree.next_naming(domid, None, below_owned, &mut steps);
-        while let Some(path) = next {
-            if self.work.is_over() {
-                return;
+        while !self.work.is_over()
+            && let Some(departure) = self.departures.by_domain.get(&domid)
+        {
+            let originator = departure.originator;
+            match departure.progress.clone() {
+                Progress::Nodes(next) => {
+                    if !self.remove_nodes_and_rights(domid, next, originator, now_ms) {
+                        return;
+                    }
+                    self.set_progress(domid, Progress::Transactions(None));
+                }
+                Progress::Transactions(done) => self.forget_in_next_connection(domid, done),
+                Progress::Done => return self.end_departure(domid),
             }
-            if let Some(receiver) = self.crowded_reader(originator) {
+        }
+    }
+
+    /// Removes nodes and rights from `next` on. Returns whether there are no more.
+    fn remove_nodes_and_rights(
+        &mut self,
+        domid: DomId,
+        next: Option<PathBuf>,
+        originator: Option<ConnectionId>,
+        now_ms: u64,
+    ) -> bool {
+        // It may be gone since it was found, or name the domain no longer.
+        let still = next.filter(|path| self.state.tree.get(path.as_path()).is_some_and(|node| node.names(domid)));
+        let mut is_whole = still.is_none();
+        let mut next = still.or_else(|| self.next_naming(domid, None));
+        loop {
+            let Some(path) = next else {
+                if is_whole {
+                    return true;
+                }
+                // Once more from the first one: what came before the place where it went on may have changed.
+                is_whole = true;
+                next = self.next_naming(domid, None);
+                if next.is_none() {
+                    return true;
+                }
+                continue;
+            };
+            let receiver = self.crowded_reader(originator);
+            if let Some(receiver) = receiver {
                 self.await_reading(receiver, now_ms);
                 if let Some(departure) = self.departures.by_domain.get_mut(&domid) {
                     departure.receiver = Some(receiver);
                 }
-                return;
+            }
+            if receiver.is_some() || self.announcements.has_unattended() || self.work.is_over() {
+                self.set_progress(domid, Progress::Nodes(Some(path)));
+                return false;
             }
             // Before this one goes: then nobody could say what was after it.
-            next = self.state.tree.next_naming(domid, Some(path.as_path()), below_owned, &mut steps);
-            self.work.spend(core::mem::take(&mut steps));
+            next = self.next_naming(domid, Some(path.as_path()));
+            self.work.spend(work::of_path(path.as_path().as_str().len()));
             self.remove_node_or_rights(path.as_path(), domid, originator, now_ms);
         }
-        self.end_departure(domid);
+    }
+
+    fn next_naming(&mut self, domid: DomId, behind: Option<Path<'_>>) -> Option<PathBuf> {
+        let mut steps = 0;
+        let next = self.state.tree.next_naming(domid, behind, self.config.keep_orphans, &mut steps);
+        self.work.spend(steps);
+        next
+    }
+
+    /// Takes a domain's rights out of the transactions of the first connection after `done`. Those that are opened meanwhile
+    /// don't see them any more.
+    fn forget_in_next_connection(&mut self, domid: DomId, done: Option<ConnectionId>) {
+        let behind = (done.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let next = self.connections.range_mut(behind).next();
+        let progress = next.as_ref().map_or(Progress::Done, |(id, _)| Progress::Transactions(Some(**id)));
+        self.work.spend(1);
+        if let Some((session, _)) = next.and_then(|(_, connection)| connection.session_mut()) {
+            for transaction in session.transactions.values_mut() {
+                self.work.spend(transaction.len() as u64);
+                transaction.forget_domain(domid);
+            }
+        }
+        self.set_progress(domid, progress);
+    }
+
+    /// Takes the rights of all departing domains out of a transaction that is about to be committed: the commit must not
+    /// bring back what was removed already.
+    pub(super) fn forget_departing(&mut self, transaction: &mut Transaction) {
+        for domid in self.departures.by_domain.keys() {
+            self.work.spend(transaction.len() as u64);
+            transaction.forget_domain(*domid);
+        }
     }
 
     fn end_departure(&mut self, domid: DomId) {
@@ -194,8 +242,7 @@ impl Engine {
 
     fn names_departing(&self, kind: MessageType, payload: &[u8]) -> bool {
         // Of permissions the domid is behind each entry's letter.
-        let (skipped, strings, letters) =
-            if kind == MessageType::SetPerms { (1, limits::PERMISSIONS_LOOKED_AT, 1) } else { (0, 1, 0) };
+        let (skipped, strings, letters) = if kind == MessageType::SetPerms { (1, usize::MAX, 1) } else { (0, 1, 0) };
         let named = payload.split(|byte| *byte == 0).skip(skipped).take(strings);
         let mut domids = named.filter_map(|string| parse_domid(string.get(letters..)?).ok());
         domids.any(|domid| self.departures.contains(domid))

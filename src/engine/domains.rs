@@ -13,7 +13,7 @@ use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
 use crate::engine::input::Input;
 use crate::engine::output::EventCause;
 use crate::engine::requests::parse_domid;
-use crate::engine::{Engine, RestartPhase};
+use crate::engine::{Cause, Engine, RestartPhase};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
@@ -123,7 +123,8 @@ impl Engine {
         let named = all.filter_map(|string| parse_domid(string.get(letters..)?).ok());
         for domid in named {
             let is_known_by_id = self.state.domains.get(domid).is_some_and(|domain| domain.unique_id.is_some());
-            if !is_known_by_id || domid == self.config.privileged || Some(domid) == self.domain_of(id) {
+            let is_departing = self.departures.contains(domid);
+            if !is_known_by_id || is_departing || domid == self.config.privileged || Some(domid) == self.domain_of(id) {
                 continue;
             }
             let info = hypervisor.domain_info(domid);
@@ -236,6 +237,7 @@ impl Engine {
         if let Some(cause) = dropped {
             self.settle(cause);
         }
+        self.note_reading(id, 0);
         // An event that was partly sent had no time to be dropped at.
         if let Some(next_ms) = next_ms {
             self.note_deadline(id, next_ms);
@@ -310,8 +312,8 @@ impl Engine {
             let generation = self.state.next_generation();
             self.state.set_permissions(path, permissions, generation);
         } else {
-            let cause = EventCause { originator, ..EventCause::default() };
-            self.remove_subtree(path, cause, now_ms);
+            let event = EventCause { originator, ..EventCause::default() };
+            self.remove_subtree(path, Cause { connection: None, event }, now_ms);
         }
     }
 

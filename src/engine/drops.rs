@@ -16,6 +16,9 @@ use crate::store::watch::ConnectionId;
 /// and the connection that was to receive them.
 type Pair = (Option<DomId>, ConnectionId);
 
+/// The receiver of pairs that are not distinguished: no connection has this number.
+const OTHERS: ConnectionId = ConnectionId(0);
+
 /// The counts.
 #[derive(Debug, Default)]
 pub(super) struct Drops {
@@ -33,15 +36,14 @@ struct Count {
 }
 
 impl Drops {
-    fn count(&mut self, pair: Pair) {
-        let is_new = !self.counts.contains_key(&pair);
-        let pair = if is_new && self.counts.len() >= limits::DROP_PAIRS { (None, pair.1) } else { pair };
-        if self.counts.len() >= limits::DROP_PAIRS && !self.counts.contains_key(&pair) {
-            self.counts.pop_first();
-        }
+    /// Counts a drop, and returns the pair for which it counts.
+    fn count(&mut self, pair: Pair) -> Pair {
+        let is_full = self.counts.len() >= limits::DROP_PAIRS && !self.counts.contains_key(&pair);
+        let pair = if is_full { (None, OTHERS) } else { pair };
         let count = self.counts.entry(pair).or_default();
         count.all = count.all.saturating_add(1);
         count.unlogged = count.unlogged.saturating_add(1);
+        pair
     }
 
     /// When an originator may be logged again.
@@ -133,10 +135,10 @@ impl Engine {
     /// Counts an event that was dropped, and logs it, not too often.
     pub(super) fn note_dropped(&mut self, originator: Option<ConnectionId>, receiver: ConnectionId, now_ms: u64) {
         let originator = originator.and_then(|id| self.domain_of(id));
-        self.drops.count((originator, receiver));
-        let due_ms = self.drops.due_ms(originator);
+        let pair = self.drops.count((originator, receiver));
+        let due_ms = self.drops.due_ms(pair.0);
         if due_ms <= now_ms {
-            self.log_dropped((originator, receiver), now_ms);
+            self.log_dropped(pair, now_ms);
         } else {
             self.drops.next_log_ms = Some(self.drops.next_log_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
         }
@@ -146,7 +148,7 @@ impl Engine {
         let count = self.drops.take_unlogged(pair, now_ms);
         let (originator, receiver) = pair;
         let events = Grouped(count);
-        let to = self.name(receiver);
+        let to = if receiver == OTHERS { "various receivers".into() } else { self.name(receiver) };
         let by = originator
             .map_or_else(|| "the control domain or one that is gone".into(), |by| alloc::format!("domain {by}"));
         match self.guest_of(receiver) {
@@ -155,6 +157,7 @@ impl Engine {
                 let limit = Grouped(self.state.domains.quotas(domid).get(Quota::MemoryHard).into());
                 log::warn!("{by}: {events} events for {to} dropped, memory {has} of {limit}");
             }
+            None if receiver == OTHERS => log::warn!("{by}: {events} events for {to} dropped"),
             None => log::warn!("{by}: {events} events for {to} dropped, it does not read"),
         }
     }

@@ -7,6 +7,7 @@ use alloc::rc::Rc;
 
 use crate::engine::connection::Peer;
 use crate::engine::output::EventCause;
+use crate::engine::removal::Removed;
 use crate::engine::{Engine, work};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -14,7 +15,7 @@ use crate::store::node::Node;
 use crate::store::path::Path;
 use crate::store::permission::{Access, Permissions, Requester};
 use crate::store::special::{Special, SpecialNode};
-use crate::store::transaction::Before;
+use crate::store::transaction::{Before, CommitEvent};
 use crate::store::watch::{ConnectionId, News, Scope, Watch};
 use crate::wire::feature::Features;
 
@@ -56,12 +57,63 @@ pub(super) struct Readables<'a> {
     pub(super) parent: Option<Readable<'a>>,
     /// The node as it was before.
     pub(super) before: Option<Readable<'a>>,
+    /// The parent of a node that was removed, as it was before.
+    pub(super) above: Option<Readable<'a>>,
 }
 
 impl Readables<'_> {
     fn by(&self, requester: &Requester) -> bool {
         let readable = |readable: Option<Readable<'_>>| readable.is_some_and(|readable| readable.by(requester));
-        readable(self.before) || self.node.is_some() && (readable(self.node) || readable(self.parent))
+        readable(self.before)
+            || readable(self.above)
+            || self.node.is_some() && (readable(self.node) || readable(self.parent))
+    }
+}
+
+/// A change of a node that is to be announced.
+#[derive(Clone, Copy)]
+pub(super) struct Change<'a> {
+    pub(super) path: Path<'a>,
+    pub(super) scope: Scope,
+    /// The node as it was before.
+    pub(super) before: Option<Readable<'a>>,
+    /// The parent of a node that was removed, as it was before.
+    pub(super) above: Option<Readable<'a>>,
+}
+
+impl<'a> Change<'a> {
+    /// A change of a node that concerns watches on it and above.
+    pub(super) const fn of(path: Path<'a>, before: Option<Readable<'a>>) -> Self {
+        Self { path, scope: Scope::Subtree, before, above: None }
+    }
+
+    /// A change that a commit made.
+    pub(super) fn committed(event: &'a CommitEvent) -> Self {
+        Self {
+            path: event.path.as_path(),
+            scope: event.scope,
+            before: event.before.as_ref().map(Readable::before),
+            above: event.above.as_ref().map(Readable::before),
+        }
+    }
+
+    /// The removal of a node.
+    pub(super) fn removed(removed: &'a Removed) -> Self {
+        Self {
+            path: removed.path.as_path(),
+            scope: removed.scope,
+            before: Some(Readable::node(&removed.node)),
+            above: removed.parent.as_deref().map(Readable::node),
+        }
+    }
+
+    pub(super) fn to_owned(self) -> CommitEvent {
+        CommitEvent {
+            path: self.path.to_owned(),
+            scope: self.scope,
+            before: self.before.map(Readable::to_owned),
+            above: self.above.map(Readable::to_owned),
+        }
     }
 }
 
@@ -97,31 +149,6 @@ struct Telling<'a> {
 }
 
 impl Engine {
-    /// Reports a removal while the node is still there, and of everything below it, children first. Those below concern only
-    /// watches on exactly them. There is at most one event for each watch below, so that it is done at once.
-    pub(super) fn announce_removal(&mut self, top: Path<'_>, cause: EventCause, now_ms: u64) {
-        let above = top.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
-        // Each event is queued as the visit comes by: a list of all would be as long as the paths that guests watch.
-        let tree = self.state.tree.clone();
-        let announce = |engine: &mut Self, path: Path<'_>, node: &Rc<Node>, parent: Option<&Node>, scope| {
-            let readables = || Readables {
-                node: Some(Readable::node(node)),
-                parent: parent.or(above.as_deref()).map(Readable::node),
-                before: None,
-            };
-            let telling = Telling::of_change(path, scope, cause, Pace::AtOnce, now_ms);
-            let _ = engine.tell_change(telling, readables);
-        };
-        let Some(node) = tree.get(top) else { return };
-        if node.children().is_empty() || !self.state.watches.any_below(top) {
-            return announce(self, top, node, None, Scope::Subtree);
-        }
-        tree.visit_children_first(top, &mut |visit| {
-            let scope = if visit.parent.is_some() { Scope::Exact } else { Scope::Subtree };
-            announce(self, visit.path, visit.node, visit.parent, scope);
-        });
-    }
-
     /// Reports a change of a node that is still there (or was never), after the change, to the connections after `after`.
     /// The node as it was before counts too.
     ///
@@ -129,7 +156,7 @@ impl Engine {
     /// Where it stopped: its steps are used up, or a client of the control domain has no room.
     pub(super) fn announce(
         &mut self,
-        (path, scope, before): (Path<'_>, Scope, Option<Readable<'_>>),
+        Change { path, scope, before, above }: Change<'_>,
         cause: EventCause,
         after: Option<ConnectionId>,
         now_ms: u64,
@@ -144,6 +171,7 @@ impl Engine {
                 node: node.map(|node| Readable::node(node)),
                 parent: parent.map(|parent| Readable::node(parent)),
                 before,
+                above,
             }
         })
     }
@@ -153,8 +181,9 @@ impl Engine {
     fn tell_change<'a>(&mut self, telling: Telling<'_>, readables: impl Fn() -> Readables<'a>) -> Result<(), Stopped> {
         let mut known = None;
         self.tell(telling, &mut |engine: &Self, id| {
-            let readables = known.get_or_insert_with(&readables);
-            engine.requester_of(id).is_some_and(|who| readables.by(&who))
+            // The control domain may read everything, also what is gone by the time that it is told.
+            let who = engine.requester_of(id);
+            who.is_some_and(|who| who.is_privileged() || known.get_or_insert_with(&readables).by(&who))
         })
     }
 

@@ -92,6 +92,9 @@ impl Engine {
             return Err(Errno::Acces);
         }
         let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
+        if let Some(transaction) = transaction.as_mut().filter(|_| row.ends_transaction) {
+            self.forget_departing(transaction);
+        }
         let session = self.connections.get(&id).and_then(Connection::session);
         let open_transactions = session.map_or(0, Session::open_transactions);
         let lists = session.map_or(&[][..], |session| &session.lists);
@@ -131,6 +134,7 @@ impl Engine {
         let (was_refused, used, mut budget) = (call.was_refused_memory, call.view.budget.used(), call.view.budget);
         let (seen, answered) = (call.view.steps, work::of_bytes(call.reply.len().saturating_add(payload.len())));
         self.work.spend(seen.saturating_add(answered));
+        self.work.begin_events();
         if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
         }

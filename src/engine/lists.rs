@@ -44,6 +44,13 @@ pub enum ListChange {
         /// The offset.
         next: usize,
     },
+    /// The first part of a list that can't be kept was read, up to this offset: older lists must not give its later parts.
+    Outdate {
+        /// The path.
+        path: PathBuf,
+        /// The offset.
+        next: usize,
+    },
     /// The last part of a kept list was read.
     Drop {
         /// Its place among the connection's lists.
@@ -89,13 +96,11 @@ impl KeptList {
     }
 }
 
-/// The place of the list from which a client goes on reading `path` at `offset`: the one whose last part ended there, else the
-/// newest. Several programs may read the same directory over one connection.
+/// The place of the list from which a client continues to read `path` at `offset`: the newest whose last part ended there.
+/// Several programs may read the same directory over one connection, and one of them may have no kept list.
 #[must_use]
 pub fn find(lists: &[KeptList], path: Path<'_>, offset: usize) -> Option<usize> {
-    let is_of_path = |list: &KeptList| list.path.as_path() == path;
-    let goes_on = lists.iter().position(|list| is_of_path(list) && list.next == offset);
-    goes_on.or_else(|| lists.iter().rposition(is_of_path))
+    lists.iter().rposition(|list| list.path.as_path() == path && list.next == offset)
 }
 
 impl Engine {
@@ -117,6 +122,7 @@ impl Engine {
                     list.next = next;
                 }
             }
+            ListChange::Outdate { path, next } => lists.retain(|list| list.path != path || list.next != next),
             ListChange::Drop { at } => {
                 if at < lists.len() {
                     lists.remove(at);

@@ -36,6 +36,7 @@ pub mod output;
 mod postponed;
 mod queue;
 pub mod rate;
+mod removal;
 mod replies;
 pub mod report;
 pub mod requests;

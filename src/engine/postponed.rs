@@ -30,19 +30,24 @@ impl Engine {
     /// Whether there is postponed work that can be continued.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
-        !self.discarded.is_empty() || self.announcements.has_runnable() || self.departures.has_runnable()
+        let departs = self.departures.has_runnable() && !self.announcements.has_unattended();
+        departs || !self.discarded.is_empty() || self.announcements.has_runnable()
     }
 
-    /// Continues postponed work, for [`crate::limits::POSTPONED_STEPS`] steps and what one more step of it takes.
+    /// Continues postponed work: for each of its three kinds, [`crate::limits::POSTPONED_STEPS`] steps and what its last piece
+    /// takes more.
     pub fn handle_postponed(&mut self, free_memory: usize, now_ms: u64) {
         if !self.has_postponed() {
             return;
         }
         self.free_for_events = free_memory;
+        // Each kind has steps of its own, so that none keeps another waiting.
         self.work.begin_postponed();
         self.run_discarded();
-        self.run_departures(now_ms);
+        self.work.begin_postponed();
         self.run_announcements(now_ms);
+        self.work.begin_postponed();
+        self.run_departures(now_ms);
         self.note_growth(now_ms);
     }
 

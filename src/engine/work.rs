@@ -82,9 +82,14 @@ impl Work {
         self.steps >= self.turn_end
     }
 
-    /// A request begins: its events may take what is left of the turn, and a few steps in any case.
-    pub fn begin_request(&mut self) {
+    /// A request begins.
+    pub const fn begin_request(&mut self) {
         self.spend(REQUEST_STEPS);
+    }
+
+    /// The events of a request begin. They may take what is left of the turn, and a few steps in any case, so that a request
+    /// that concerns few watches is done with at once.
+    pub fn begin_events(&mut self) {
         self.stop_at = self.turn_end.max(self.steps.saturating_add(limits::REQUEST_EVENT_STEPS));
     }
 

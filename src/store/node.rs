@@ -88,6 +88,12 @@ impl Node {
         self.below.as_ref().map_or(NONE, |below| &below.children)
     }
 
+    /// Whether its permissions name a domain.
+    #[must_use]
+    pub fn names(&self, domid: DomId) -> bool {
+        self.permissions.entries().iter().any(|entry| entry.domid == domid)
+    }
+
     /// The child `name`, to be changed.
     pub(super) fn child_mut(&mut self, name: &str) -> Option<&mut Rc<Self>> {
         self.below.as_mut()?.children.get_mut(name)

@@ -163,7 +163,7 @@ impl State {
     /// Makes the changes of a transaction that does not conflict, and returns its events.
     pub fn commit(&mut self, transaction: Transaction) -> Vec<CommitEvent> {
         let Self { tree, domains, generation, .. } = self;
-        transaction.charge_owners(|domid, count| domains.charge_nodes(domid, count));
+        transaction.charge_owners(tree, |domid, count| domains.charge_nodes(domid, count));
         let adjust = |permissions: &Permissions, written| domains.adjusted(permissions, written);
         transaction.commit(tree, adjust, || {
             *generation = generation.saturating_add(1);

@@ -128,6 +128,8 @@ pub struct CommitEvent {
     pub scope: Scope,
     /// Who could read the node before, if it was there.
     pub before: Option<Before>,
+    /// Who could read the node above before, if it counts although the node is gone.
+    pub above: Option<Before>,
 }
 
 impl CommitEvent {
@@ -252,15 +254,17 @@ impl Transaction {
         self.counts.get(&domid).copied().unwrap_or(0)
     }
 
-    /// What its commit changes for the owners of nodes, in parts.
-    pub fn charge_owners(&self, mut charge: impl FnMut(DomId, NodeCount)) {
+    /// What its commit to `tree`, with which it does not conflict, changes for the owners of nodes, in parts. The tree's node
+    /// counts, not the one that was seen: the rights of a domain that is gone leave both at different times.
+    pub fn charge_owners(&self, tree: &Tree, mut charge: impl FnMut(DomId, NodeCount)) {
+        let mut descent = tree.descent(self.accessed.len());
         for (path, accessed) in &self.accessed {
             if matches!(accessed.local, Local::Untouched) {
                 continue;
             }
             let count = |node: &Rc<Node>| NodeCount::one(node.memory(path.as_path()));
-            if let Some(base) = &accessed.base {
-                charge(base.permissions().owner(), count(base).negated());
+            if let Some(before) = descent.get(path.as_path()) {
+                charge(before.permissions().owner(), count(before).negated());
             }
             if let Local::Present(node) = &accessed.local {
                 charge(node.permissions().owner(), count(node));
@@ -388,7 +392,10 @@ impl Transaction {
         let mut all = Vec::with_capacity(self.accessed.len());
         for (path, accessed) in self.accessed {
             let before = accessed.before();
-            all.push((path, Accessed { base: None, ..accessed }, before));
+            // A node that it made and removed never was.
+            let was_there = accessed.base.is_some() || matches!(accessed.local, Local::Present(_));
+            let event = accessed.event.filter(|_| was_there);
+            all.push((path, Accessed { base: None, event, ..accessed }, before));
         }
         let mut edit = tree.edit(all.len());
         // Parents sort before what is below them, so that each node's parent is complete before the node.
@@ -406,7 +413,7 @@ impl Transaction {
         let mut events = Vec::new();
         for (path, accessed, before) in all {
             if let Some(scope) = accessed.event {
-                events.push((accessed.order, CommitEvent { path, scope, before }));
+                events.push((accessed.order, CommitEvent { path, scope, before, above: None }));
             }
         }
         events.sort_unstable_by_key(|(order, _)| *order);

@@ -208,6 +208,12 @@ impl Watches {
         }
     }
 
+    /// Whether there is a watch on exactly `path`.
+    #[must_use]
+    pub fn any_at(&self, path: Path<'_>) -> bool {
+        self.by_path.contains_key(path.as_str())
+    }
+
     /// Whether there is a watch on a path below `top`.
     #[must_use]
     pub fn any_below(&self, top: Path<'_>) -> bool {

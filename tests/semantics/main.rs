@@ -37,6 +37,7 @@ mod reconnection;
 mod replay;
 mod rings;
 mod rules;
+mod slow_reader;
 mod snapshot;
 mod special_nodes;
 mod storm;

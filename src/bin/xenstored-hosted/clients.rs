@@ -258,7 +258,9 @@ impl Client {
 
     /// Whether something read waits, and the server would take it.
     fn can_go_on(&self, server: &Server) -> bool {
-        !self.unread.is_empty() && !server.has_to_transmit(self.id)
+        let engine = server.engine();
+        let is_complete = engine.has_complete_request(self.id);
+        (is_complete || !self.unread.is_empty() && engine.may_receive(self.id)) && !server.has_to_transmit(self.id)
     }
 
     /// Waits for room when something is to be sent, and for input when not much waits.

@@ -96,17 +96,22 @@ fn present_part(call: &mut Call<'_>, node: &Node, offset: usize) -> Result<Optio
 
 /// Keeps the list of a directory of which the first part is in the reply, if the client can afford both.
 fn keep(call: &mut Call<'_>, path: Path<'_>, node: &Node, next: usize) {
+    if let Some(list) = affordable(call, path, node, next) {
+        call.changes.list = Some(ListChange::Keep(list));
+    } else if lists::find(call.lists, path, next).is_some() {
+        call.changes.list = Some(ListChange::Outdate { path: path.to_owned(), next });
+    }
+}
+
+/// The list of a directory, if the client can afford it and the reply.
+fn affordable(call: &mut Call<'_>, path: Path<'_>, node: &Node, next: usize) -> Option<KeptList> {
     let names = node.children().list_bytes();
     let bytes = KeptList::bytes_of(path, names);
     let mut budget = call.view.budget;
     let reply = call.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
-    if budget.take(bytes).and_then(|()| budget.take(reply)).is_err() {
-        return;
-    }
+    budget.take(bytes).and_then(|()| budget.take(reply)).ok()?;
     call.view.spend(work::of_path(names));
-    if let Some(list) = KeptList::of(path, node, names, next)
-        && call.view.budget.take(bytes).is_ok()
-    {
-        call.changes.list = Some(ListChange::Keep(list));
-    }
+    let list = KeptList::of(path, node, names, next)?;
+    call.view.budget.take(bytes).ok()?;
+    Some(list)
 }

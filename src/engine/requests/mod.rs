@@ -76,19 +76,25 @@ pub struct Row {
     pub is_privileged: bool,
     /// Whether a transaction number in the header is ignored.
     pub ignores_transaction: bool,
+    /// Whether it ends its transaction.
+    pub ends_transaction: bool,
 }
 
 impl Row {
     const fn open(handler: Handler) -> Option<Self> {
-        Some(Self { handler, is_privileged: false, ignores_transaction: false })
+        Some(Self { handler, is_privileged: false, ignores_transaction: false, ends_transaction: false })
     }
 
     const fn privileged(handler: Handler) -> Option<Self> {
-        Some(Self { handler, is_privileged: true, ignores_transaction: false })
+        Some(Self { handler, is_privileged: true, ignores_transaction: false, ends_transaction: false })
+    }
+
+    const fn at_end(handler: Handler) -> Option<Self> {
+        Some(Self { handler, is_privileged: false, ignores_transaction: false, ends_transaction: true })
     }
 
     const fn without_transaction(handler: Handler) -> Option<Self> {
-        Some(Self { handler, is_privileged: false, ignores_transaction: true })
+        Some(Self { handler, is_privileged: false, ignores_transaction: true, ends_transaction: false })
     }
 }
 
@@ -109,7 +115,7 @@ pub const fn row(kind: MessageType) -> Option<Row> {
         MessageType::Unwatch => Row::without_transaction(watches::unwatch),
         MessageType::ResetWatches => Row::open(watches::reset_watches),
         MessageType::TransactionStart => Row::open(transactions::start),
-        MessageType::TransactionEnd => Row::open(transactions::end),
+        MessageType::TransactionEnd => Row::at_end(transactions::end),
         MessageType::Introduce => Row::privileged(domains::introduce),
         MessageType::Release => Row::privileged(domains::release),
         MessageType::Resume => Row::privileged(domains::resume),

@@ -2,7 +2,8 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::announcements::Announcement;
+use crate::engine::announcements::{Announcement, Changes};
+use crate::engine::events::{Change, Readable};
 use crate::engine::output::{EventCause, Origin};
 use crate::engine::snapshot::codec::{Reader, Writer};
 use crate::engine::snapshot::extension::{self, read_entries, write_entries};
@@ -23,23 +24,38 @@ impl Saver<'_> {
         let mut body = extension::body();
         body.size(engine.departures.domains().len());
         engine.departures.domains().for_each(|domid| body.number(domid.0.into()));
-        // Those of clients of the hosted server are left out with them.
+        // Those of clients of the hosted server are left out with them. A connection that is gone has the number 0.
         let all = engine.announcements.in_order().map_err(NoMemory::from)?;
-        let known =
-            || all.iter().filter_map(|(_, announcement)| Some((self.number(announcement.connection?)?, *announcement)));
-        body.size(known().count());
-        for (number, announcement) in known() {
-            body.number(number.0.into());
+        let is_socket = |id| engine.sockets.contains(&id);
+        let kept = || all.iter().filter(|(_, announcement)| !announcement.connection.is_some_and(is_socket));
+        body.size(kept().count());
+        for (_, announcement) in kept() {
+            let number = announcement.connection.and_then(|id| self.number(id));
+            body.number(number.map_or(0, |number| number.0.into()));
             let origin = announcement.cause.origin;
             body.number(origin.map_or(0, |origin| origin.ticket));
             let after = announcement.after.and_then(|after| self.number_before(after));
             body.optional(after.map(|after| after.0.into()));
-            body.size(announcement.events.len());
-            for event in &announcement.events {
-                write_event(&mut body, event);
-            }
+            self.write_changes(&mut body, &announcement.changes);
         }
         extension::item(extension::POSTPONED, body)
+    }
+
+    fn write_changes(&self, body: &mut Writer, changes: &Changes) {
+        match changes {
+            Changes::Listed(events) => {
+                body.size(events.len());
+                events.iter().for_each(|event| write_change(body, Change::committed(event)));
+            }
+            // A successor gets the list of what is watched: all that is left to be told.
+            Changes::Removal(removal) => {
+                let watches = &self.engine.state.watches;
+                let mut count = 0_usize;
+                removal.for_each(watches, |_| count = count.saturating_add(1));
+                body.size(count);
+                removal.for_each(watches, |removed| write_change(body, Change::removed(removed)));
+            }
+        }
     }
 
     /// The number of a connection, or of the last one before it that has one.
@@ -49,26 +65,33 @@ impl Saver<'_> {
     }
 }
 
-fn write_event(body: &mut Writer, event: &CommitEvent) {
-    body.bytes(event.path.as_path().as_str().as_bytes());
-    body.flag(event.scope == Scope::Subtree);
-    body.flag(event.before.is_some());
-    if let Some(before) = &event.before {
-        write_entries(body, before.permissions.entries());
-        body.number(before.generation);
+fn write_change(body: &mut Writer, change: Change<'_>) {
+    body.bytes(change.path.as_str().as_bytes());
+    body.flag(change.scope == Scope::Subtree);
+    for readable in [change.before, change.above] {
+        body.flag(readable.is_some());
+        if let Some(before) = readable.map(Readable::to_owned) {
+            write_entries(body, before.permissions.entries());
+            body.number(before.generation);
+        }
     }
 }
 
-fn read_event(body: &mut Reader<'_>) -> Option<CommitEvent> {
-    let path = Path::parse_absolute(body.bytes()?, limits::PATH_BYTES).ok()?.to_owned();
+/// A change, unless its path or its permissions can't be.
+fn read_change(body: &mut Reader<'_>) -> Option<Option<CommitEvent>> {
+    let path = Path::parse_absolute(body.bytes()?, limits::ABSOLUTE_PATH_BYTES).ok();
     let scope = if body.flag()? { Scope::Subtree } else { Scope::Exact };
-    let before = if body.flag()? {
-        let permissions = Permissions::from_entries(&read_entries(body)?)?;
-        Some(Before { permissions, generation: body.number()? })
-    } else {
-        None
-    };
-    Some(CommitEvent { path, scope, before })
+    let (before, above) = (read_before(body)?, read_before(body)?);
+    Some(path.map(|path| CommitEvent { path: path.to_owned(), scope, before, above }))
+}
+
+fn read_before(body: &mut Reader<'_>) -> Option<Option<Before>> {
+    if !body.flag()? {
+        return Some(None);
+    }
+    let permissions = Permissions::from_entries(&read_entries(body)?);
+    let generation = body.number()?;
+    Some(permissions.map(|permissions| Before { permissions, generation }))
 }
 
 impl Restorer {
@@ -85,7 +108,7 @@ impl Restorer {
         for _ in 0..body.count()? {
             let domid = DomId(body.small()?);
             let is_gone = self.engine.state.domains.get(domid).is_some_and(|domain| domain.connection.is_none());
-            if is_gone {
+            if is_gone && domid != self.engine.config.privileged {
                 self.engine.restore_departure(domid);
             }
         }
@@ -95,14 +118,17 @@ impl Restorer {
             let after = body.optional()?.map(ConnectionId);
             let mut events = VecDeque::new();
             for _ in 0..body.count()? {
-                events.push_back(read_event(body)?);
+                events.extend(read_change(body)?);
             }
+            let bytes = events.iter().map(CommitEvent::bytes).fold(0, usize::saturating_add);
             let is_guest = self.engine.guest_of(connection).is_some();
             let is_known = self.engine.connection(connection).is_some();
+            // Nothing waits for a connection that is gone.
             let origin = Some(Origin { connection, ticket }).filter(|_| is_guest && ticket <= self.engine.next_ticket);
             let cause = EventCause { origin, originator: is_guest.then_some(connection), subject: None };
             let connection = is_known.then_some(connection);
-            self.engine.restore_announcement(Announcement { connection, cause, events, after });
+            let changes = Changes::Listed(events);
+            self.engine.restore_announcement(Announcement { connection, cause, changes, after, bytes });
         }
         Some(())
     }
