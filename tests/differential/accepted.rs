@@ -64,25 +64,35 @@ struct Reply<'a> {
 const RULES: &[Rule] = &[
     (
         V4_17,
-        "GET_PERMS of a special node is allowed to those who may read it (as from 4.18 on), no invalid path",
+        "GET_PERMS takes special names (4.18): of a special node by its readers, of another name as of a missing node",
         Then::GoOn,
         |at, theirs, ours| {
+            let is_as_of_a_node = match &ours.outcome[..] {
+                "OK" => at.names_special(),
+                "EACCES" => !at.is_privileged,
+                "ENOENT" => !at.names_special(),
+                _ => false,
+            };
             at.request.kind == names::GET_PERMS
-                && (at.first().starts_with(b"@releaseDomain") || at.first().starts_with(b"@introduceDomain"))
+                && at.first().starts_with(b"@")
                 && theirs.outcome == "EINVAL"
-                && (ours.outcome == "EACCES" || ours.outcome == "OK")
+                && is_as_of_a_node
         },
     ),
     (
         V4_17,
-        "SET_PERMS of a special node without the right is EACCES, of another name EINVAL; no left-over code",
+        "SET_PERMS of a special node without the right is EACCES, of another name as of a missing node; no left-over code",
         Then::GoOn,
         |at, theirs, ours| {
-            let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
+            let is_as_of_a_node = match &ours.outcome[..] {
+                "EACCES" => !at.is_privileged,
+                "ENOENT" | "EINVAL" => !at.names_special(),
+                _ => false,
+            };
             at.request.kind == names::SET_PERMS
                 && at.first().starts_with(b"@")
                 && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
-                && ours.outcome == if is_special && !at.is_privileged { "EACCES" } else { "EINVAL" }
+                && is_as_of_a_node
         },
     ),
     (
@@ -164,26 +174,9 @@ const RULES: &[Rule] = &[
             harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
         },
     ),
-    (BOTH, "DIRECTORY_PART's offset is decimal digits, not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
-        at.request.kind == names::DIRECTORY_PART
-            && !at.second().is_some_and(is_number)
-            && theirs.outcome == "OK"
-            && ours.outcome == "EINVAL"
-    }),
     (
         BOTH,
-        "a transaction that gave a node to a domain that is gone by now is ENOMEM, also before a conflict is found",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::TRANSACTION_END
-                && at.has_outlived_a_domain
-                && theirs.outcome == "EAGAIN"
-                && ours.outcome == "ENOMEM"
-        },
-    ),
-    (
-        BOTH,
-        "a transaction that only lost nodes of a domain that is gone by now is to be tried again, no ENOMEM",
+        "a transaction that gave nodes to a domain that is gone by now, or lost nodes of one, is EAGAIN, not ENOMEM",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -200,7 +193,7 @@ const RULES: &[Rule] = &[
             at.request.kind == names::TRANSACTION_END
                 && at.has_outlived_a_domain
                 && theirs.outcome == "OK"
-                && ours.outcome == "ENOMEM"
+                && ours.outcome == "EAGAIN"
         },
     ),
     (
@@ -295,26 +288,6 @@ const RULES: &[Rule] = &[
             at.is_in_transaction && both && is_without_repeats(theirs, ours)
         },
     ),
-    (V4_20, "dom0 is bound by the limit of 2,048 bytes of a path", Then::Restart, |at, theirs, ours| {
-        at.is_privileged
-            && is_path(at.first())
-            && (2049..=3072).contains(&counted_bytes(at.first()))
-            && theirs.outcome != "EINVAL"
-            && ours.outcome == "EINVAL"
-    }),
-    (
-        V4_20,
-        "GET_PERMS and SET_PERMS of an unknown special name: there is no such node (from 4.18 on), no EINVAL",
-        Then::GoOn,
-        |at, theirs, ours| {
-            let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
-            matches!(at.request.kind, names::GET_PERMS | names::SET_PERMS)
-                && at.first().starts_with(b"@")
-                && !is_special
-                && (theirs.outcome == "ENOENT" || theirs.outcome == "EACCES" && !at.is_privileged)
-                && ours.outcome == "EINVAL"
-        },
-    ),
     (
         V4_20,
         "a transaction that removed nodes which are gone outside by now is to be tried again, no ENOSPC or ENOMEM",
@@ -363,13 +336,13 @@ const RULES: &[Rule] = &[
     ),
 ];
 
-/// The releases whose C server fires watches of a special node when its permissions are set, where ours does not.
-const SPECIAL_EVENTS_OF: &[Release] = V4_20;
+/// The releases whose C server fires no watch of a special node when its permissions are set, where ours does.
+const SPECIAL_EVENTS_OF: &[Release] = V4_17;
 
 /// The reason for it.
 pub const SPECIAL_EVENTS: &str = "SET_PERMS of a special node fires the watches of its name (from 4.18 on)";
 
-/// Whether an event may come from one server only: that of a special node whose permissions `request` has set.
+/// Whether only our server sends an event: that of a special node whose permissions `request` has set.
 pub fn is_special_event(kinds: [Kind; 2], request: &Request, event: &Message) -> bool {
     let [Kind::C(release), Kind::Ours | Kind::OursReplaying] = kinds else { return false };
     let name = request.payload.split_inclusive(|byte| *byte == 0).next().unwrap_or_default();
@@ -380,11 +353,14 @@ pub fn is_special_event(kinds: [Kind; 2], request: &Request, event: &Message) ->
         && event.payload.starts_with(name)
 }
 
+/// Why a watch on the root may report a special node there, and not here.
+pub const WATCHED_BY_ROOT: &str = "a special node is below no other: a watch on the root does not report it";
+
 /// Why a guest may get an event of a special node there, and not here.
 pub const SEEN_BY_ROOT: &str =
     "a special node is below no other: that a guest may read the root shows it no special event";
 
-/// Whether the first server takes the root for the parent of special nodes when it looks who may know of an event.
+/// Whether the first server takes the root for the parent of special nodes when it looks for watches and for rights to an event.
 pub fn root_shows_special_nodes(kinds: [Kind; 2]) -> bool {
     matches!(kinds, [Kind::C(Release::V4_20), Kind::Ours | Kind::OursReplaying])
 }
@@ -429,9 +405,9 @@ impl Circumstances<'_> {
         self.request.payload.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// The request's second string.
-    fn second(&self) -> Option<&[u8]> {
-        self.request.payload.split(|byte| *byte == 0).nth(1)
+    /// Whether the request names a special node.
+    fn names_special(&self) -> bool {
+        [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&self.first())
     }
 }
 

@@ -188,11 +188,10 @@ impl Comparison {
         let early = if request.kind == names::RELEASE {
             Some((request.connection, [events.to_vec(), our_events.to_vec()]))
         } else {
-            let kinds = self.kinds;
-            let [theirs, ours] = [events, our_events].map(|events| {
-                let is_compared = |event: &&Message| !accepted::is_special_event(kinds, request, event);
-                events.iter().filter(is_compared).cloned().collect::<Vec<_>>()
-            });
+            let mut ours = our_events.to_vec();
+            let mut theirs = events.to_vec();
+            self.leave_special_events_out(request, &mut ours, coverage);
+            self.leave_root_events_out(request.connection, &mut theirs, &ours, coverage);
             compare_messages(&theirs, &ours)?;
             None
         };
@@ -301,15 +300,10 @@ impl Comparison {
                     name_of(connection)
                 ));
             }
-            if theirs != ours
-                && let Some(request) = request
-            {
-                let kinds = self.kinds;
-                for events in [&mut theirs, &mut ours] {
-                    events.retain(|event| !accepted::is_special_event(kinds, request, event));
-                }
-                coverage.count_accepted(accepted::SPECIAL_EVENTS);
+            if let Some(request) = request {
+                self.leave_special_events_out(request, &mut ours, coverage);
             }
+            self.leave_root_events_out(connection, &mut theirs, &ours, coverage);
             if theirs != ours && self.may_be_seen_by_root(connection)? {
                 theirs.retain(|event| !accepted::is_of_special_node(event) || ours.contains(event));
                 coverage.count_accepted(accepted::SEEN_BY_ROOT);
@@ -317,6 +311,39 @@ impl Comparison {
             compare_messages(&theirs, &ours)?;
         }
         Ok(())
+    }
+
+    /// Drops our events that the first server does not send.
+    fn leave_special_events_out(&self, request: &Request, ours: &mut Vec<Message>, coverage: &mut Coverage) {
+        let before = ours.len();
+        ours.retain(|event| !accepted::is_special_event(self.kinds, request, event));
+        if ours.len() < before {
+            coverage.count_accepted(accepted::SPECIAL_EVENTS);
+        }
+    }
+
+    /// Drops the first server's events of special nodes that come from a watch on the root.
+    fn leave_root_events_out(
+        &self,
+        connection: usize,
+        theirs: &mut Vec<Message>,
+        ours: &[Message],
+        coverage: &mut Coverage,
+    ) {
+        if !accepted::root_shows_special_nodes(self.kinds) {
+            return;
+        }
+        let watches = &self.model.connections[connection].watches;
+        let is_of_root = |event: &Message| {
+            let token = event.payload.splitn(2, |byte| *byte == 0).nth(1).unwrap_or_default();
+            accepted::is_of_special_node(event) && watches.contains(&[b"/\0", token].concat())
+        };
+        let (before, mut ours) = (theirs.len(), ours.iter().peekable());
+        // The same event may come from a watch on the special node, too.
+        theirs.retain(|event| ours.next_if_eq(&event).is_some() || !is_of_root(event));
+        if theirs.len() < before {
+            coverage.count_accepted(accepted::WATCHED_BY_ROOT);
+        }
     }
 
     /// All messages of one connection up to the reply to a request.

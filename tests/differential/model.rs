@@ -68,16 +68,19 @@ pub enum Step {
 pub struct Scope {
     /// dom0 gives special nodes to guests. With the C server of 4.20 they stay dom0's.
     pub gives_special_nodes: bool,
-    /// Transactions have requests about special nodes' permissions. In 4.17, and here, these are not part of the transaction;
-    /// from 4.18 on they are.
+    /// Transactions have requests about special nodes' permissions. In 4.17 these are not part of the transaction; from 4.18 on,
+    /// and here, they are.
     pub has_special_nodes_in_transactions: bool,
 }
 
 impl Scope {
     pub fn of(kinds: [Kind; 2]) -> Self {
-        let is_of_4_20 = kinds.contains(&Kind::C(Release::V4_20));
+        let has = |release| kinds.contains(&Kind::C(release));
         let is_alone = kinds[0] == kinds[1];
-        Self { gives_special_nodes: !is_of_4_20, has_special_nodes_in_transactions: is_alone || !is_of_4_20 }
+        Self {
+            gives_special_nodes: !has(Release::V4_20),
+            has_special_nodes_in_transactions: is_alone || !has(Release::V4_17),
+        }
     }
 }
 
