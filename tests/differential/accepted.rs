@@ -22,6 +22,8 @@ pub struct Circumstances<'a> {
     pub has_outlived_a_domain: bool,
     /// A request in the transaction was refused for a quota.
     pub has_met_a_quota: bool,
+    /// A request in the transaction was refused for a special node's permissions.
+    pub was_refused_special: bool,
     /// The C server lists more permissions for the node or for one above, as it keeps those of domains that are gone.
     pub more_entries: bool,
     pub quotas: &'a Quotas,
@@ -290,12 +292,35 @@ const RULES: &[Rule] = &[
     ),
     (
         V4_20,
+        "dom0's paths have at most the protocol's 3,072 bytes, not any length",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.is_privileged
+                && is_path(at.first())
+                && absolute_bytes(at.first()) > 3072
+                && theirs.outcome != "EINVAL"
+                && ours.outcome == "EINVAL"
+        },
+    ),
+    (
+        V4_20,
         "a transaction that removed nodes which are gone outside by now is to be tried again, no ENOSPC or ENOMEM",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
                 && ["ENOSPC", "ENOMEM"].contains(&&theirs.outcome[..])
                 && ours.outcome == "EAGAIN"
+        },
+    ),
+    (
+        V4_20,
+        "a special node is below no other: to be refused one does not let a transaction conflict over the root",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.was_refused_special
+                && theirs.outcome == "EAGAIN"
+                && ours.outcome == "OK"
         },
     ),
     (
@@ -365,6 +390,15 @@ pub fn root_shows_special_nodes(kinds: [Kind; 2]) -> bool {
     matches!(kinds, [Kind::C(Release::V4_20), Kind::Ours | Kind::OursReplaying])
 }
 
+/// Why the events of a commit may come in another order.
+pub const SPECIAL_LAST: &str = "a commit reports special nodes after the others, not in the order of access";
+
+/// Whether a request's events of special nodes may come at other places among its events.
+pub fn orders_special_events(kinds: [Kind; 2], request: &Request) -> bool {
+    matches!(kinds, [Kind::C(Release::V4_20), Kind::Ours | Kind::OursReplaying])
+        && request.kind == names::TRANSACTION_END
+}
+
 /// Whether this is an event of a special node.
 pub fn is_of_special_node(event: &Message) -> bool {
     event.kind == WATCH_EVENT && event.payload.starts_with(b"@")
@@ -429,6 +463,12 @@ fn is_path(spelling: &[u8]) -> bool {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
     let well_formed = spelling == b"/" || !(spelling.ends_with(b"/") || spelling.windows(2).any(|two| two == b"//"));
     !spelling.is_empty() && spelling.iter().all(allowed) && well_formed
+}
+
+/// Bytes of dom0's path as an absolute one.
+fn absolute_bytes(spelling: &[u8]) -> usize {
+    let is_absolute = spelling.starts_with(b"/") || spelling.starts_with(b"@");
+    if is_absolute { spelling.len() } else { b"/local/domain/0/".len() + spelling.len() }
 }
 
 /// Bytes of a path that count for the quota: all but `/local/domain/<number>/`.

@@ -1,6 +1,6 @@
 //! Two servers, the same steps for both, and what both answer side by side.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
 use crate::accepted::{self, Circumstances, Then};
@@ -191,6 +191,7 @@ impl Comparison {
             let mut ours = our_events.to_vec();
             let mut theirs = events.to_vec();
             self.leave_special_events_out(request, &mut ours, coverage);
+            self.sort_special_events(request, [&mut theirs, &mut ours], coverage);
             self.leave_root_events_out(request.connection, &mut theirs, &ours, coverage);
             compare_messages(&theirs, &ours)?;
             None
@@ -213,11 +214,13 @@ impl Comparison {
     }
 
     fn circumstances<'a>(&'a self, request: &'a Request, more_entries: bool) -> Circumstances<'a> {
+        let is_in = |transactions: &BTreeSet<Handle>| matches!(request.tx, Tx::Of(at) if transactions.contains(&at));
         Circumstances {
             request,
             more_entries,
             has_outlived_a_domain: self.model.has_outlived_a_domain(request.tx),
-            has_met_a_quota: matches!(request.tx, Tx::Of(handle) if self.model.met_a_quota.contains(&handle)),
+            has_met_a_quota: is_in(&self.model.met_a_quota),
+            was_refused_special: is_in(&self.model.refused_special),
             is_privileged: request.connection < DOM0_CLIENTS,
             is_in_transaction: matches!(request.tx, Tx::Of(_)),
             gone: &self.model.gone,
@@ -302,6 +305,7 @@ impl Comparison {
             }
             if let Some(request) = request {
                 self.leave_special_events_out(request, &mut ours, coverage);
+                self.sort_special_events(request, [&mut theirs, &mut ours], coverage);
             }
             self.leave_root_events_out(connection, &mut theirs, &ours, coverage);
             if theirs != ours && self.may_be_seen_by_root(connection)? {
@@ -322,6 +326,20 @@ impl Comparison {
         }
     }
 
+    /// Moves a commit's events of special nodes to the end of its events.
+    fn sort_special_events(&self, request: &Request, [theirs, ours]: [&mut Vec<Message>; 2], coverage: &mut Coverage) {
+        if !accepted::orders_special_events(self.kinds, request) {
+            return;
+        }
+        let before = theirs.clone();
+        for messages in [&mut *theirs, ours] {
+            messages.sort_by_key(|message| (message.kind != WATCH_EVENT, accepted::is_of_special_node(message)));
+        }
+        if *theirs != before {
+            coverage.count_accepted(accepted::SPECIAL_LAST);
+        }
+    }
+
     /// Drops the first server's events of special nodes that come from a watch on the root.
     fn leave_root_events_out(
         &self,
@@ -336,7 +354,9 @@ impl Comparison {
         let watches = &self.model.connections[connection].watches;
         let is_of_root = |event: &Message| {
             let token = event.payload.splitn(2, |byte| *byte == 0).nth(1).unwrap_or_default();
-            accepted::is_of_special_node(event) && watches.contains(&[b"/\0", token].concat())
+            let of_root = [b"/\0", token].concat();
+            // A request may have more than the two strings.
+            accepted::is_of_special_node(event) && watches.iter().any(|watch| watch.starts_with(&of_root))
         };
         let (before, mut ours) = (theirs.len(), ours.iter().peekable());
         // The same event may come from a watch on the special node, too.
