@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::client::{Message, WATCH_EVENT};
-use crate::coverage::outcome;
+use crate::client::Message;
+use crate::coverage::{Coverage, outcome};
 use crate::model::Request;
 use crate::names;
 use crate::quotas::Quotas;
@@ -314,7 +314,7 @@ const RULES: &[Rule] = &[
     ),
     (
         V4_20,
-        "a special node is below no other: to be refused one does not let a transaction conflict over the root",
+        "a special node is below no other: a refused one adds no conflict over the root",
         Then::Restart,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -337,19 +337,6 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a child that is gone outside by now and made again in a transaction counts once for a node's size, not twice",
-        Then::AbortTransaction,
-        |at, theirs, ours| {
-            matches!(at.request.kind, names::WRITE | names::MKDIR)
-                && at.is_in_transaction
-                && !at.is_privileged
-                && at.quotas.node_bytes <= Quotas::SMALL.node_bytes
-                && theirs.outcome == "ENOSPC"
-                && ours.outcome == "OK"
-        },
-    ),
-    (
-        BOTH,
         "a request that is refused for a quota spoils nothing: its transaction is refused for the quota of nodes only",
         Then::GoOn,
         |at, theirs, ours| {
@@ -361,49 +348,6 @@ const RULES: &[Rule] = &[
     ),
 ];
 
-/// The releases whose C server fires no watch of a special node when its permissions are set, where ours does.
-const SPECIAL_EVENTS_OF: &[Release] = V4_17;
-
-/// The reason for it.
-pub const SPECIAL_EVENTS: &str = "SET_PERMS of a special node fires the watches of its name (from 4.18 on)";
-
-/// Whether only our server sends an event: that of a special node whose permissions `request` has set.
-pub fn is_special_event(kinds: [Kind; 2], request: &Request, event: &Message) -> bool {
-    let [Kind::C(release), Kind::Ours | Kind::OursReplaying] = kinds else { return false };
-    let name = request.payload.split_inclusive(|byte| *byte == 0).next().unwrap_or_default();
-    SPECIAL_EVENTS_OF.contains(&release)
-        && request.kind == names::SET_PERMS
-        && name.starts_with(b"@")
-        && event.kind == WATCH_EVENT
-        && event.payload.starts_with(name)
-}
-
-/// Why a watch on the root may report a special node there, and not here.
-pub const WATCHED_BY_ROOT: &str = "a special node is below no other: a watch on the root does not report it";
-
-/// Why a guest may get an event of a special node there, and not here.
-pub const SEEN_BY_ROOT: &str =
-    "a special node is below no other: that a guest may read the root shows it no special event";
-
-/// Whether the first server takes the root for the parent of special nodes when it looks for watches and for rights to an event.
-pub fn root_shows_special_nodes(kinds: [Kind; 2]) -> bool {
-    matches!(kinds, [Kind::C(Release::V4_20), Kind::Ours | Kind::OursReplaying])
-}
-
-/// Why the events of a commit may come in another order.
-pub const SPECIAL_LAST: &str = "a commit reports special nodes after the others, not in the order of access";
-
-/// Whether a request's events of special nodes may come at other places among its events.
-pub fn orders_special_events(kinds: [Kind; 2], request: &Request) -> bool {
-    matches!(kinds, [Kind::C(Release::V4_20), Kind::Ours | Kind::OursReplaying])
-        && request.kind == names::TRANSACTION_END
-}
-
-/// Whether this is an event of a special node.
-pub fn is_of_special_node(event: &Message) -> bool {
-    event.kind == WATCH_EVENT && event.payload.starts_with(b"@")
-}
-
 /// Why a commit may succeed that conflicts.
 pub const REPLAYED: &str = "a transaction that conflicts is committed if all its replies would be the same now";
 
@@ -411,6 +355,13 @@ fn is_replayed(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> 
     // C's ENOMEM for a domain that is gone is our EAGAIN (see the rules), which the replay may spare.
     let theirs_fails = theirs.outcome == "EAGAIN" || theirs.outcome == "ENOMEM" && at.has_outlived_a_domain;
     at.request.kind == names::TRANSACTION_END && theirs_fails && ours.outcome == "OK"
+}
+
+/// The rules for these servers that have accepted nothing.
+pub fn unused(kinds: [Kind; 2], met: &Coverage) -> Vec<&'static str> {
+    let [Kind::C(release), Kind::Ours] = kinds else { return Vec::new() };
+    let rules = RULES.iter().filter(|(releases, ..)| releases.contains(&release)).map(|(_, reason, ..)| *reason);
+    rules.filter(|reason| met.times_accepted(reason) == 0).collect()
 }
 
 /// The rule that accepts two different replies.

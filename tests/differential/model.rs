@@ -324,6 +324,15 @@ pub fn connection_of(domid: u32) -> usize {
     DOM0_CLIENTS + domid as usize - 1
 }
 
+/// A connection's name in a failure.
+pub fn name_of(connection: usize) -> String {
+    match guest_of(connection) {
+        Some(domid) => format!("domain {domid}"),
+        None if connection == DOM0_RING => "dom0's ring".into(),
+        None => "dom0's socket".into(),
+    }
+}
+
 /// The domid that a payload begins with, if it is one that may exist.
 fn domid_of(payload: &[u8]) -> Option<u32> {
     let first = payload.split(|byte| *byte == 0).next()?;
