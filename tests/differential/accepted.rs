@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::client::{Message, WATCH_EVENT};
-use crate::coverage::outcome;
+use crate::client::Message;
+use crate::coverage::{Coverage, outcome};
 use crate::model::Request;
 use crate::names;
 use crate::quotas::Quotas;
@@ -22,6 +22,8 @@ pub struct Circumstances<'a> {
     pub has_outlived_a_domain: bool,
     /// A request in the transaction was refused for a quota.
     pub has_met_a_quota: bool,
+    /// A request in the transaction was refused for a special node's permissions.
+    pub was_refused_special: bool,
     /// The C server lists more permissions for the node or for one above, as it keeps those of domains that are gone.
     pub more_entries: bool,
     pub quotas: &'a Quotas,
@@ -64,25 +66,35 @@ struct Reply<'a> {
 const RULES: &[Rule] = &[
     (
         V4_17,
-        "GET_PERMS of a special node is allowed to those who may read it (as from 4.18 on), no invalid path",
+        "GET_PERMS takes special names (4.18): of a special node by its readers, of another name as of a missing node",
         Then::GoOn,
         |at, theirs, ours| {
+            let is_as_of_a_node = match &ours.outcome[..] {
+                "OK" => at.names_special(),
+                "EACCES" => !at.is_privileged,
+                "ENOENT" => !at.names_special(),
+                _ => false,
+            };
             at.request.kind == names::GET_PERMS
-                && (at.first().starts_with(b"@releaseDomain") || at.first().starts_with(b"@introduceDomain"))
+                && at.first().starts_with(b"@")
                 && theirs.outcome == "EINVAL"
-                && (ours.outcome == "EACCES" || ours.outcome == "OK")
+                && is_as_of_a_node
         },
     ),
     (
         V4_17,
-        "SET_PERMS of a special node without the right is EACCES, of another name EINVAL; no left-over code",
+        "SET_PERMS of a special node without the right is EACCES, of another name as of a missing node; no left-over code",
         Then::GoOn,
         |at, theirs, ours| {
-            let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
+            let is_as_of_a_node = match &ours.outcome[..] {
+                "EACCES" => !at.is_privileged,
+                "ENOENT" | "EINVAL" => !at.names_special(),
+                _ => false,
+            };
             at.request.kind == names::SET_PERMS
                 && at.first().starts_with(b"@")
                 && ["EINVAL", "ENOENT"].contains(&&theirs.outcome[..])
-                && ours.outcome == if is_special && !at.is_privileged { "EACCES" } else { "EINVAL" }
+                && is_as_of_a_node
         },
     ),
     (
@@ -164,26 +176,9 @@ const RULES: &[Rule] = &[
             harmless && !is_domid(at.first()) && theirs.outcome == "OK" && ours.outcome == "EINVAL"
         },
     ),
-    (BOTH, "DIRECTORY_PART's offset is decimal digits, not what atoi makes of it", Then::GoOn, |at, theirs, ours| {
-        at.request.kind == names::DIRECTORY_PART
-            && !at.second().is_some_and(is_number)
-            && theirs.outcome == "OK"
-            && ours.outcome == "EINVAL"
-    }),
     (
         BOTH,
-        "a transaction that gave a node to a domain that is gone by now is ENOMEM, also before a conflict is found",
-        Then::GoOn,
-        |at, theirs, ours| {
-            at.request.kind == names::TRANSACTION_END
-                && at.has_outlived_a_domain
-                && theirs.outcome == "EAGAIN"
-                && ours.outcome == "ENOMEM"
-        },
-    ),
-    (
-        BOTH,
-        "a transaction that only lost nodes of a domain that is gone by now is to be tried again, no ENOMEM",
+        "a transaction that gave nodes to a domain that is gone by now, or lost nodes of one, is EAGAIN, not ENOMEM",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -200,7 +195,7 @@ const RULES: &[Rule] = &[
             at.request.kind == names::TRANSACTION_END
                 && at.has_outlived_a_domain
                 && theirs.outcome == "OK"
-                && ours.outcome == "ENOMEM"
+                && ours.outcome == "EAGAIN"
         },
     ),
     (
@@ -295,23 +290,15 @@ const RULES: &[Rule] = &[
             at.is_in_transaction && both && is_without_repeats(theirs, ours)
         },
     ),
-    (V4_20, "dom0 is bound by the limit of 2,048 bytes of a path", Then::Restart, |at, theirs, ours| {
-        at.is_privileged
-            && is_path(at.first())
-            && (2049..=3072).contains(&counted_bytes(at.first()))
-            && theirs.outcome != "EINVAL"
-            && ours.outcome == "EINVAL"
-    }),
     (
         V4_20,
-        "GET_PERMS and SET_PERMS of an unknown special name: there is no such node (from 4.18 on), no EINVAL",
-        Then::GoOn,
+        "dom0's paths have at most the protocol's 3,072 bytes, not any length",
+        Then::Restart,
         |at, theirs, ours| {
-            let is_special = [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&at.first());
-            matches!(at.request.kind, names::GET_PERMS | names::SET_PERMS)
-                && at.first().starts_with(b"@")
-                && !is_special
-                && (theirs.outcome == "ENOENT" || theirs.outcome == "EACCES" && !at.is_privileged)
+            at.is_privileged
+                && is_path(at.first())
+                && absolute_bytes(at.first()) > 3072
+                && theirs.outcome != "EINVAL"
                 && ours.outcome == "EINVAL"
         },
     ),
@@ -323,6 +310,17 @@ const RULES: &[Rule] = &[
             at.request.kind == names::TRANSACTION_END
                 && ["ENOSPC", "ENOMEM"].contains(&&theirs.outcome[..])
                 && ours.outcome == "EAGAIN"
+        },
+    ),
+    (
+        V4_20,
+        "a special node is below no other: a refused one adds no conflict over the root",
+        Then::Restart,
+        |at, theirs, ours| {
+            at.request.kind == names::TRANSACTION_END
+                && at.was_refused_special
+                && theirs.outcome == "EAGAIN"
+                && ours.outcome == "OK"
         },
     ),
     (
@@ -339,19 +337,6 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a child that is gone outside by now and made again in a transaction counts once for a node's size, not twice",
-        Then::AbortTransaction,
-        |at, theirs, ours| {
-            matches!(at.request.kind, names::WRITE | names::MKDIR)
-                && at.is_in_transaction
-                && !at.is_privileged
-                && at.quotas.node_bytes <= Quotas::SMALL.node_bytes
-                && theirs.outcome == "ENOSPC"
-                && ours.outcome == "OK"
-        },
-    ),
-    (
-        BOTH,
         "a request that is refused for a quota spoils nothing: its transaction is refused for the quota of nodes only",
         Then::GoOn,
         |at, theirs, ours| {
@@ -363,37 +348,6 @@ const RULES: &[Rule] = &[
     ),
 ];
 
-/// The releases whose C server fires watches of a special node when its permissions are set, where ours does not.
-const SPECIAL_EVENTS_OF: &[Release] = V4_20;
-
-/// The reason for it.
-pub const SPECIAL_EVENTS: &str = "SET_PERMS of a special node fires the watches of its name (from 4.18 on)";
-
-/// Whether an event may come from one server only: that of a special node whose permissions `request` has set.
-pub fn is_special_event(kinds: [Kind; 2], request: &Request, event: &Message) -> bool {
-    let [Kind::C(release), Kind::Ours | Kind::OursReplaying] = kinds else { return false };
-    let name = request.payload.split_inclusive(|byte| *byte == 0).next().unwrap_or_default();
-    SPECIAL_EVENTS_OF.contains(&release)
-        && request.kind == names::SET_PERMS
-        && name.starts_with(b"@")
-        && event.kind == WATCH_EVENT
-        && event.payload.starts_with(name)
-}
-
-/// Why a guest may get an event of a special node there, and not here.
-pub const SEEN_BY_ROOT: &str =
-    "a special node is below no other: that a guest may read the root shows it no special event";
-
-/// Whether the first server takes the root for the parent of special nodes when it looks who may know of an event.
-pub fn root_shows_special_nodes(kinds: [Kind; 2]) -> bool {
-    matches!(kinds, [Kind::C(Release::V4_20), Kind::Ours | Kind::OursReplaying])
-}
-
-/// Whether this is an event of a special node.
-pub fn is_of_special_node(event: &Message) -> bool {
-    event.kind == WATCH_EVENT && event.payload.starts_with(b"@")
-}
-
 /// Why a commit may succeed that conflicts.
 pub const REPLAYED: &str = "a transaction that conflicts is committed if all its replies would be the same now";
 
@@ -401,6 +355,13 @@ fn is_replayed(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> 
     // C's ENOMEM for a domain that is gone is our EAGAIN (see the rules), which the replay may spare.
     let theirs_fails = theirs.outcome == "EAGAIN" || theirs.outcome == "ENOMEM" && at.has_outlived_a_domain;
     at.request.kind == names::TRANSACTION_END && theirs_fails && ours.outcome == "OK"
+}
+
+/// The rules for these servers that have accepted nothing.
+pub fn unused(kinds: [Kind; 2], met: &Coverage) -> Vec<&'static str> {
+    let [Kind::C(release), Kind::Ours] = kinds else { return Vec::new() };
+    let rules = RULES.iter().filter(|(releases, ..)| releases.contains(&release)).map(|(_, reason, ..)| *reason);
+    rules.filter(|reason| met.times_accepted(reason) == 0).collect()
 }
 
 /// The rule that accepts two different replies.
@@ -429,9 +390,9 @@ impl Circumstances<'_> {
         self.request.payload.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// The request's second string.
-    fn second(&self) -> Option<&[u8]> {
-        self.request.payload.split(|byte| *byte == 0).nth(1)
+    /// Whether the request names a special node.
+    fn names_special(&self) -> bool {
+        [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&self.first())
     }
 }
 
@@ -453,6 +414,12 @@ fn is_path(spelling: &[u8]) -> bool {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
     let well_formed = spelling == b"/" || !(spelling.ends_with(b"/") || spelling.windows(2).any(|two| two == b"//"));
     !spelling.is_empty() && spelling.iter().all(allowed) && well_formed
+}
+
+/// Bytes of dom0's path as an absolute one.
+fn absolute_bytes(spelling: &[u8]) -> usize {
+    let is_absolute = spelling.starts_with(b"/") || spelling.starts_with(b"@");
+    if is_absolute { spelling.len() } else { b"/local/domain/0/".len() + spelling.len() }
 }
 
 /// Bytes of a path that count for the quota: all but `/local/domain/<number>/`.

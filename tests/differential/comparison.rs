@@ -1,18 +1,19 @@
 //! Two servers, the same steps for both, and what both answer side by side.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
 use crate::accepted::{self, Circumstances, Then};
-use crate::client::{self, Client, Message, WATCH_EVENT};
+use crate::client::{self, Client, Message, WATCH_EVENT, counted, without_generation};
 use crate::coverage::Coverage;
 use crate::generator::may_cause_events;
-use crate::model::{CONNECTIONS, DOM0_CLIENTS, DOM0_RING, Model, Request, Step, Tx, connection_of, guest_of};
-use crate::model::{GUESTS, Handle, Scope};
+use crate::model::{CONNECTIONS, DOM0_CLIENTS, Model, Request, Step, Tx, connection_of, guest_of};
+use crate::model::{GUESTS, Handle, Scope, name_of};
 use crate::names;
 use crate::quotas::Quotas;
 use crate::server::{Kind, Server};
 use crate::setting;
+use crate::special_events;
 
 /// How many steps a failure tells of, unless `DIFF_HISTORY` says otherwise.
 const REMEMBERED: usize = 24;
@@ -188,11 +189,8 @@ impl Comparison {
         let early = if request.kind == names::RELEASE {
             Some((request.connection, [events.to_vec(), our_events.to_vec()]))
         } else {
-            let kinds = self.kinds;
-            let [theirs, ours] = [events, our_events].map(|events| {
-                let is_compared = |event: &&Message| !accepted::is_special_event(kinds, request, event);
-                events.iter().filter(is_compared).cloned().collect::<Vec<_>>()
-            });
+            let (mut theirs, mut ours) = (events.to_vec(), our_events.to_vec());
+            self.align_special_events(Some(request), request.connection, [&mut theirs, &mut ours], coverage);
             compare_messages(&theirs, &ours)?;
             None
         };
@@ -214,11 +212,13 @@ impl Comparison {
     }
 
     fn circumstances<'a>(&'a self, request: &'a Request, more_entries: bool) -> Circumstances<'a> {
+        let is_in = |transactions: &BTreeSet<Handle>| matches!(request.tx, Tx::Of(at) if transactions.contains(&at));
         Circumstances {
             request,
             more_entries,
             has_outlived_a_domain: self.model.has_outlived_a_domain(request.tx),
-            has_met_a_quota: matches!(request.tx, Tx::Of(handle) if self.model.met_a_quota.contains(&handle)),
+            has_met_a_quota: is_in(&self.model.met_a_quota),
+            was_refused_special: is_in(&self.model.refused_special),
             is_privileged: request.connection < DOM0_CLIENTS,
             is_in_transaction: matches!(request.tx, Tx::Of(_)),
             gone: &self.model.gone,
@@ -247,7 +247,7 @@ impl Comparison {
 
     /// Whether the first server may send a guest events of special nodes because others than dom0 may read the root.
     fn may_be_seen_by_root(&mut self, connection: usize) -> io::Result<bool> {
-        if !accepted::root_shows_special_nodes(self.kinds) || guest_of(connection).is_none() {
+        if !special_events::root_shows_special_nodes(self.kinds) || guest_of(connection).is_none() {
             return Ok(false);
         }
         let root = self.ask(0, names::GET_PERMS, b"/\0")?;
@@ -301,22 +301,29 @@ impl Comparison {
                     name_of(connection)
                 ));
             }
-            if theirs != ours
-                && let Some(request) = request
-            {
-                let kinds = self.kinds;
-                for events in [&mut theirs, &mut ours] {
-                    events.retain(|event| !accepted::is_special_event(kinds, request, event));
-                }
-                coverage.count_accepted(accepted::SPECIAL_EVENTS);
-            }
+            self.align_special_events(request, connection, [&mut theirs, &mut ours], coverage);
             if theirs != ours && self.may_be_seen_by_root(connection)? {
-                theirs.retain(|event| !accepted::is_of_special_node(event) || ours.contains(event));
-                coverage.count_accepted(accepted::SEEN_BY_ROOT);
+                special_events::leave_unread_out(&mut theirs, &ours, coverage);
             }
             compare_messages(&theirs, &ours)?;
         }
         Ok(())
+    }
+
+    /// Levels the accepted differences between events of special nodes.
+    fn align_special_events(
+        &self,
+        request: Option<&Request>,
+        connection: usize,
+        [theirs, ours]: [&mut Vec<Message>; 2],
+        coverage: &mut Coverage,
+    ) {
+        if let Some(request) = request {
+            special_events::leave_unsent_out(self.kinds, request, ours, coverage);
+            special_events::sort(self.kinds, request, [theirs, ours], coverage);
+        }
+        let watches = &self.model.connections[connection].watches;
+        special_events::leave_watched_by_root_out(self.kinds, watches, [theirs, ours], coverage);
     }
 
     /// All messages of one connection up to the reply to a request.
@@ -474,21 +481,6 @@ fn client_of(clients: &mut [[Option<Client>; 2]], connection: usize, at: usize) 
     clients[connection][at].as_mut().ok_or_else(|| io::Error::other("a connection that is not there is used"))
 }
 
-fn name_of(connection: usize) -> String {
-    match guest_of(connection) {
-        Some(domid) => format!("domain {domid}"),
-        None if connection == DOM0_RING => "dom0's ring".into(),
-        None => "dom0's socket".into(),
-    }
-}
-
-/// The number in a line of CONTROL's answer about a domain.
-fn counted(shown: &[u8], name: &str) -> Option<u64> {
-    let shown = String::from_utf8_lossy(shown);
-    let line = shown.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 fn compare_messages(theirs: &[Message], ours: &[Message]) -> Result<(), Difference> {
     if theirs == ours {
         return Ok(());
@@ -501,12 +493,4 @@ fn number(message: &Message) -> Result<u32, Difference> {
     let text = message.payload.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok());
     text.and_then(|text| text.parse().ok())
         .ok_or_else(|| Difference(format!("no number of a transaction: {message:?}")))
-}
-
-/// What follows the generation in a reply to DIRECTORY_PART.
-fn without_generation(message: &Message) -> Option<&[u8]> {
-    let end = message.payload.iter().position(|byte| *byte == 0)?;
-    let (generation, rest) = message.payload.split_at(end);
-    let is_number = !generation.is_empty() && generation.iter().all(u8::is_ascii_digit);
-    is_number.then_some(rest)
 }

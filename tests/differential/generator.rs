@@ -91,6 +91,7 @@ impl Generator {
                 self.plan(names::MKDIR, format!("/shared/wide/{}{child}\0", "w".repeat(190)));
             }
             self.plan(names::DIRECTORY, "/shared/wide\0".into());
+            self.plan(names::DIRECTORY_PART, "/shared/wide\x000\0".into());
             self.plan(names::DIRECTORY_PART, "/shared/wide\x004000\0".into());
         }
     }

@@ -2,7 +2,7 @@
 //! to both, and every reply and every watch event compared, byte for byte.
 //!
 //! dom0 speaks on a socket and on its ring, three guests on their rings. Transactions overlap, domains come, go and come again. What
-//! may differ from which release, and why, is in [`accepted`].
+//! may differ from which release, and why, is in [`accepted`] and [`special_events`].
 //!
 //! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.
 //! - `DIFF_SEED=S` runs one sequence; a failure names its seed.
@@ -20,6 +20,7 @@ mod payloads;
 mod quotas;
 mod random;
 mod server;
+mod special_events;
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -83,6 +84,9 @@ fn run(kinds: [Kind; 2], seeds: u64, requests: usize) -> Coverage {
         total.add(coverage);
     }
     println!("{kinds:?}: {total}");
+    for reason in accepted::unused(kinds, &total) {
+        println!("  accepted nothing: {reason}");
+    }
     total
 }
 

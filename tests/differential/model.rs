@@ -68,16 +68,22 @@ pub enum Step {
 pub struct Scope {
     /// dom0 gives special nodes to guests. With the C server of 4.20 they stay dom0's.
     pub gives_special_nodes: bool,
-    /// Transactions have requests about special nodes' permissions. In 4.17, and here, these are not part of the transaction;
-    /// from 4.18 on they are.
+    /// Transactions have requests about special nodes' permissions. In 4.17 these are not part of the transaction; from 4.18 on,
+    /// and here, they are.
     pub has_special_nodes_in_transactions: bool,
+    /// The quota of a path's bytes binds dom0, too. In 4.20, and here, only the protocol does.
+    pub quota_binds_dom0: bool,
 }
 
 impl Scope {
     pub fn of(kinds: [Kind; 2]) -> Self {
-        let is_of_4_20 = kinds.contains(&Kind::C(Release::V4_20));
+        let has = |release| kinds.contains(&Kind::C(release));
         let is_alone = kinds[0] == kinds[1];
-        Self { gives_special_nodes: !is_of_4_20, has_special_nodes_in_transactions: is_alone || !is_of_4_20 }
+        Self {
+            gives_special_nodes: !has(Release::V4_20),
+            has_special_nodes_in_transactions: is_alone || !has(Release::V4_17),
+            quota_binds_dom0: has(Release::V4_17),
+        }
     }
 }
 
@@ -125,6 +131,8 @@ pub struct Model {
     deaths: usize,
     /// Transactions in which a quota was met.
     pub met_a_quota: BTreeSet<Handle>,
+    /// Transactions in which a special node's permissions were refused.
+    pub refused_special: BTreeSet<Handle>,
     /// Domains that died or were released at any time.
     pub gone: BTreeSet<u32>,
 }
@@ -147,6 +155,7 @@ impl Model {
             gone_before: Vec::new(),
             deaths: 0,
             met_a_quota: BTreeSet::new(),
+            refused_special: BTreeSet::new(),
             gone: BTreeSet::new(),
         }
     }
@@ -222,6 +231,11 @@ impl Model {
         if reply.kind == names::ERROR {
             if let (b"ENOSPC\0", Tx::Of(handle)) = (&reply.payload[..], request.tx) {
                 self.met_a_quota.insert(handle);
+            }
+            if let (b"EACCES\0", Tx::Of(handle), true) =
+                (&reply.payload[..], request.tx, request.payload.starts_with(b"@"))
+            {
+                self.refused_special.insert(handle);
             }
             let may_be_over = request.kind == names::TRANSACTION_END && request.payload.len() == 2;
             if let (true, Tx::Of(handle)) = (may_be_over && matches!(&request.payload[..], b"T\0" | b"F\0"), request.tx)
@@ -308,6 +322,15 @@ pub fn guest_of(connection: usize) -> Option<u32> {
 /// The connection that is a domain's ring.
 pub fn connection_of(domid: u32) -> usize {
     DOM0_CLIENTS + domid as usize - 1
+}
+
+/// A connection's name in a failure.
+pub fn name_of(connection: usize) -> String {
+    match guest_of(connection) {
+        Some(domid) => format!("domain {domid}"),
+        None if connection == DOM0_RING => "dom0's ring".into(),
+        None => "dom0's socket".into(),
+    }
 }
 
 /// The domid that a payload begins with, if it is one that may exist.

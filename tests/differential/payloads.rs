@@ -1,12 +1,15 @@
 //! Payloads of requests: valid ones, ones at the edge, and broken ones.
 
-use crate::model::{GUESTS, Model, NOBODY};
+use crate::model::{GUESTS, Model, NOBODY, Scope};
 use crate::names;
 use crate::quotas::Quotas;
 use crate::random::Random;
 
 /// Bytes of the largest payload (`xen/include/public/io/xs_wire.h`).
 const PAYLOAD_BYTES: usize = 4096;
+
+/// Bytes of dom0's longest path (`XENSTORE_ABS_PATH_MAX` in `xs_wire.h`).
+const ABSOLUTE_PATH_BYTES: usize = 3072;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -38,17 +41,22 @@ const NO_PATHS: [&str; 20] = [
 const ODD_PATHS: [&str; 8] =
     ["/", "/@a", "/a@b_c-D9", "/tool", "/tool/xenstored", "/local/domain/99999/x", "/local/domain/x", "/local"];
 
+/// Offsets that are no plain number.
+const ODD_OFFSETS: [&str; 8] = ["", "x", "12x", " 8", "+1", "-1", "007", "99999999999"];
+
 const TOKENS: [&str; 5] = ["t", "u", "", "a token", "0"];
 
 /// Makes payloads.
 pub struct Payloads {
     quotas: Quotas,
     gives_special_nodes: bool,
+    quota_binds_dom0: bool,
 }
 
 impl Payloads {
     pub fn new(model: &Model) -> Self {
-        Self { quotas: model.quotas.clone(), gives_special_nodes: model.scope.gives_special_nodes }
+        let Scope { gives_special_nodes, quota_binds_dom0, .. } = model.scope;
+        Self { quotas: model.quotas.clone(), gives_special_nodes, quota_binds_dom0 }
     }
 
     /// For a request of a type that all may make.
@@ -85,8 +93,10 @@ impl Payloads {
             }
             names::DIRECTORY_PART => {
                 let bound = random.weighted(&[(5, 1), (3, 8), (2, 6000)]);
-                let offset = random.below(bound);
-                payload.extend_from_slice(format!("{offset}\0").as_bytes());
+                let offset = random.below(bound).to_string();
+                let offset = if random.chance(4) { random.pick(&ODD_OFFSETS) } else { &offset };
+                payload.extend_from_slice(offset.as_bytes());
+                payload.push(0);
             }
             names::SET_PERMS => self.append_permissions(&mut payload, guest, random),
             _ => {}
@@ -122,15 +132,19 @@ impl Payloads {
 
     /// About as long as a path may be.
     fn long_path(&self, guest: Option<u32>, random: &mut Random) -> String {
-        // dom0 is bound by the protocol's own limit only, and the C server binds it by the quota.
-        let limit = self.quotas.path_bytes;
-        let over = if guest.is_some() || limit == 2048 { 2 } else { 0 };
+        let quota = self.quotas.path_bytes;
+        let (limit, over, prefix) = match guest {
+            Some(_) => (quota, 2, 0),
+            // Longer ones are accepted by one server only, so that both are started again: those are few.
+            None if self.quota_binds_dom0 => (quota, if quota == 2048 { 2 } else { 0 }, 0),
+            None => (ABSOLUTE_PATH_BYTES, if random.chance(10) { 2 } else { 0 }, "/local/domain/0/".len()),
+        };
         let length = random.between(limit - 2, limit + over);
         let fill = |length: usize| if length.is_multiple_of(2) { "x".repeat(length) } else { "y".repeat(length) };
         match random.below(3) {
-            0 => fill(length),
+            0 => fill(length - prefix),
             1 => format!("/{}", fill(length - 1)),
-            _ => format!("/local/domain/{}/{}", random.between(1, GUESTS), fill(length)),
+            _ => format!("/local/domain/{}/{}", random.between(1, GUESTS), fill(length - prefix)),
         }
     }
 
