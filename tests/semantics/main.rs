@@ -24,6 +24,7 @@ mod items;
 mod lists_in_parts;
 mod live_update;
 mod log_lines;
+mod long_turns;
 mod machine;
 mod memory_quota;
 mod model;
