@@ -90,6 +90,13 @@ pub(super) struct Reading {
     pub(super) is_given_up: bool,
 }
 
+impl Reading {
+    /// Whether it matters that the client reads.
+    pub(super) const fn is_noted(&self) -> bool {
+        self.unread_since_ms.is_some() || self.is_given_up
+    }
+}
+
 /// A connection is either open or it was shut, and then there is nothing left to read from it or to send.
 #[derive(Debug)]
 pub(super) enum Phase {

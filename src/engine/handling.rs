@@ -45,7 +45,8 @@ impl Engine {
                     .map(|()| Origin { connection: id, ticket })
             }
         };
-        let event = EventCause { origin, originator: self.guest_of(id).map(|_| id), subject: None };
+        // A guest's request, and no other, has an origin.
+        let event = EventCause { origin, originator: origin.map(|origin| origin.connection), subject: None };
         self.cause = Cause { connection: Some(id), event };
         if self.trace.wants(Switches::IO) {
             let kind = MessageType::from_wire(header.kind);
@@ -99,6 +100,7 @@ impl Engine {
         let open_transactions = session.map_or(0, Session::open_transactions);
         let lists = session.map_or(&[][..], |session| &session.lists);
         let budget = self.budget(id, transaction.as_ref(), hypervisor);
+        let used_before = budget.used();
         self.changes.clear();
         let domid = self.domid_of(id);
         let mut call = Call {
@@ -128,6 +130,7 @@ impl Engine {
         in_hand::crash_if_asked(&mut call);
         let mut outcome = (row.handler)(&mut call);
         in_hand::end();
+        let has_grown = call.view.budget.used() > used_before;
         if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
             outcome = call.grow_reply();
         }
@@ -135,6 +138,9 @@ impl Engine {
         let (seen, answered) = (call.view.steps, work::of_bytes(call.reply.len().saturating_add(payload.len())));
         self.work.spend(seen.saturating_add(answered));
         self.work.begin_events();
+        if has_grown {
+            self.state.domains.note_grown(domid);
+        }
         if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
         }

@@ -374,12 +374,15 @@ impl Engine {
     }
 
     /// Whether the request that is complete has to wait, because it names a domain whose nodes are being removed.
-    fn is_held_for_departure(&mut self, id: ConnectionId, hypervisor: &mut dyn Hypervisor, now_ms: u64) -> bool {
-        let Some(session) = self.session_mut(id) else { return false };
-        let kind = MessageType::from_wire(session.input.header().kind).filter(|kind| names_domains(*kind));
-        let Some((kind, payload)) = kind.and_then(|kind| Some((kind, session.input.take_payload()?))) else {
-            return false;
-        };
+    fn is_held_for_departure(
+        &mut self,
+        id: ConnectionId,
+        kind: MessageType,
+        hypervisor: &mut dyn Hypervisor,
+        now_ms: u64,
+    ) -> bool {
+        let payload = self.session_mut(id).and_then(|session| session.input.take_payload());
+        let Some(payload) = payload else { return false };
         self.free_for_events = hypervisor.free_memory();
         self.look_at_named(id, kind, &payload, hypervisor, now_ms);
         let is_held = self.hold_for_departure(id, kind, &payload);
@@ -421,15 +424,20 @@ impl Engine {
             self.handle_broken_rule(id, Fault::Protocol, now_ms);
             return false;
         }
-        if !session.input.is_complete() || self.is_held_for_departure(id, hypervisor, now_ms) {
+        if !session.input.is_complete() {
             return false;
         }
-        let Some(session) = self.session_mut(id) else { return false };
-        let (header, payload) = session.input.take();
+        let kind = MessageType::from_wire(session.input.header().kind);
+        let (header, payload) = if let Some(kind) = kind.filter(|kind| names_domains(*kind)) {
+            if self.is_held_for_departure(id, kind, hypervisor, now_ms) {
+                return false;
+            }
+            let Some(session) = self.session_mut(id) else { return false };
+            session.input.take()
+        } else {
+            session.input.take()
+        };
         self.handle_request(id, header, payload.as_deref(), hypervisor, now_ms);
-        if let Some(domid) = self.domain_of(id) {
-            self.state.domains.note_grown(domid);
-        }
         self.note_growth(now_ms);
         if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
             session.input.recycle(payload);
@@ -439,13 +447,16 @@ impl Engine {
 
     /// Notes that `count` bytes of a connection's [`output::Output::bytes`] were sent.
     pub fn handle_sent(&mut self, id: ConnectionId, count: usize) {
-        if let Some((cause, buffer)) = self.session_mut(id).and_then(|session| session.output.advance(count)) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let is_awaited = connection.reading.is_noted();
+        let sent = connection.session_mut().and_then(|(session, _)| session.output.advance(count));
+        if let Some((cause, buffer)) = sent {
             self.spares.give(buffer);
             if let Some(cause) = cause {
                 self.settle(cause);
             }
         }
-        if self.guest_of(id).is_none() {
+        if is_awaited {
             self.note_reading(id, count);
         }
     }

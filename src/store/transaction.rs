@@ -154,7 +154,8 @@ pub struct Before {
 pub struct Transaction {
     accessed: BTreeMap<PathBuf, Accessed>,
     /// The special nodes that it has seen.
-    specials: SeenSpecials,
+    /// Few transactions look at special nodes.
+    specials: Option<Box<SeenSpecials>>,
     /// By how much each domain's count of nodes will change.
     counts: BTreeMap<DomId, i64>,
     created: bool,

@@ -104,6 +104,7 @@ impl Restorer {
         domain.born = state.born;
         domain.shutdown = state.shutdown;
         domain.peaks = state.peaks;
+        self.with_peaks.insert(state.domid);
         domain.unique_id = domain.unique_id.or(state.unique_id.filter(|id| *id != 0));
         self.targets.extend(state.target.map(|target| (state.domid, target)));
         Some(())

@@ -63,7 +63,7 @@ impl Restorer {
     /// Another server's state says nothing of maxima: what domains have now counts.
     fn note_figures(&mut self) {
         let known: Vec<DomId> = self.engine.state.domains.iter().map(|(domid, _)| domid).collect();
-        for domid in known {
+        for domid in known.into_iter().filter(|domid| !self.with_peaks.contains(domid)).collect::<Vec<_>>() {
             self.engine.note_figures(domid);
         }
         self.engine.state.domains.take_grown();

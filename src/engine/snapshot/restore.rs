@@ -67,6 +67,8 @@ pub struct Restorer {
     pub(super) pending_specials: BTreeMap<(ConnectionNumber, u32), Vec<(Special, PendingNode<'static>)>>,
     pub(super) fairness: Box<[u8]>,
     pub(super) postponed: Box<[u8]>,
+    /// Domains whose maxima are known.
+    pub(super) with_peaks: BTreeSet<DomId>,
 }
 
 impl Restorer {
@@ -93,6 +95,7 @@ impl Restorer {
             pending_specials: BTreeMap::new(),
             fairness: Box::default(),
             postponed: Box::default(),
+            with_peaks: BTreeSet::new(),
         }
     }
 

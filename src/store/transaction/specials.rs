@@ -24,7 +24,7 @@ impl Transaction {
     /// The special node as the transaction sees it, if it has looked at it.
     #[must_use]
     pub fn special(&self, special: Special) -> Option<&SpecialNode> {
-        let seen = self.specials.get(special as usize)?.as_ref()?;
+        let seen = self.specials.as_ref()?.get(special as usize)?.as_ref()?;
         Some(seen.local.as_ref().unwrap_or(&seen.base))
     }
 
@@ -42,7 +42,8 @@ impl Transaction {
 
     /// Changes a special node that it has seen.
     pub(super) fn set_special(&mut self, special: Special, permissions: Permissions, generation: u64) {
-        let Some(Some(seen)) = self.specials.get_mut(special as usize) else { return };
+        let seen = self.specials.as_mut().and_then(|specials| specials.get_mut(special as usize));
+        let Some(Some(seen)) = seen else { return };
         let local = SpecialNode { permissions, generation };
         let before = seen.local.as_ref().map_or(0, entries_bytes);
         self.bytes = self.bytes.saturating_sub(before).saturating_add(entries_bytes(&local));
@@ -63,8 +64,8 @@ impl Transaction {
         adjust: impl Fn(&Permissions, u64) -> Permissions,
         mut next_generation: impl FnMut() -> u64,
     ) -> [Option<(Special, Before)>; Special::ALL.len()] {
-        let seen = core::mem::take(&mut self.specials);
-        let mut changed = Special::ALL.into_iter().zip(seen);
+        let Some(seen) = self.specials.take() else { return Default::default() };
+        let mut changed = Special::ALL.into_iter().zip(*seen);
         [(); Special::ALL.len()].map(|()| {
             let (special, seen) = changed.next()?;
             let SeenSpecial { base, local } = seen?;
@@ -77,7 +78,7 @@ impl Transaction {
 
     /// Removes a dead domain's rights, as [`Transaction::forget_domain`].
     pub(super) fn forget_domain_in_specials(&mut self, domid: DomId) {
-        for seen in self.specials.iter_mut().flatten() {
+        for seen in self.specials.iter_mut().flat_map(|specials| specials.iter_mut()).flatten() {
             let was_owner = seen.base.permissions.owner() == domid;
             seen.base.permissions = seen.base.permissions.without(domid);
             if let Some(local) = &mut seen.local {
@@ -89,12 +90,15 @@ impl Transaction {
 
     /// The special nodes that it has seen.
     pub(crate) fn seen_specials(&self) -> impl Iterator<Item = (Special, &SeenSpecial)> {
-        Special::ALL.into_iter().zip(&self.specials).filter_map(|(special, seen)| Some((special, seen.as_ref()?)))
+        Special::ALL
+            .into_iter()
+            .zip(self.specials.iter().flat_map(|specials| specials.iter()))
+            .filter_map(|(special, seen)| Some((special, seen.as_ref()?)))
     }
 
     /// Adds a special node that a restored transaction has seen, without counting it.
     pub(crate) fn restore_special(&mut self, special: Special, seen: SeenSpecial) {
-        if let Some(entry) = self.specials.get_mut(special as usize) {
+        if let Some(entry) = self.specials.get_or_insert_default().get_mut(special as usize) {
             *entry = Some(seen);
         }
     }
