@@ -99,3 +99,31 @@ impl Work {
         self.steps >= self.stop_at
     }
 }
+
+/// Steps of a pass over the largest transaction that a guest may have by the default quotas `transaction-nodes` and `memory`.
+const TRANSACTION_STEPS_MOST: u64 = of_accesses(1024, 2_621_440);
+
+/// Steps of the events for one client, which are queued in one go: 128 watches (the quota `watches`), the longest messages,
+/// and the way to them.
+const CLIENT_STEPS_MOST: u64 = 128_u64
+    .saturating_mul(EVENT_STEPS.saturating_add(of_bytes(limits::PAYLOAD_BYTES)))
+    .saturating_add(of_path(limits::ABSOLUTE_PATH_BYTES))
+    .saturating_add(1);
+
+/// Steps of a replay: looks at nodes, and each request.
+const REPLAY_STEPS_MOST: u64 =
+    (limits::REPLAY_LOOK_STEPS as u64).saturating_add(REQUEST_STEPS.saturating_mul(limits::REPLAY_REQUESTS as u64));
+
+// A commit by a replay passes over its transaction when that ends, when conflicts are looked for, twice before the replay, and
+// twice when what it made is committed. A replay that fails makes one of its requests again, to find the write that is in the
+// way.
+const _: () = assert!(
+    limits::REQUEST_STEPS_MOST
+        >= TRANSACTION_STEPS_MOST
+            .saturating_mul(6)
+            .saturating_add(REPLAY_STEPS_MOST.saturating_mul(2))
+            .saturating_add(CLIENT_STEPS_MOST)
+            .saturating_add(REQUEST_STEPS)
+);
+// The events of a request may use up its turn, and end with those for one client.
+const _: () = assert!(limits::REQUEST_STEPS_MOST >= limits::TURN_STEPS.saturating_add(CLIENT_STEPS_MOST));
