@@ -147,5 +147,8 @@ impl fmt::Display for Worst {
 
 /// A history in one line.
 pub fn spell(steps: &[Step]) -> String {
+    if steps.is_empty() {
+        return "the start of the guests".to_owned();
+    }
     steps.iter().map(Step::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -9,6 +9,7 @@
 //! `make cost` compares steps with time.
 #![allow(missing_docs, reason = "a test")]
 
+mod clock;
 mod found;
 #[path = "../semantics/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
@@ -27,14 +28,36 @@ mod step;
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod world;
 
+use std::fs;
+use std::path::Path;
 use std::thread;
 
-use found::{Worst, spell};
+use found::{Cost, Found, Objective, Worst, spell};
 use progress::Progress;
-use search::{climb, play_shapes, shorten};
+use search::{climb, measure, play_shapes, shorten};
+use step::Step;
+use xenstore::limits;
+use xenstore::wire::header::MessageType as T;
 
 /// Seeds without `SEEDS`, each on a thread.
 const SEEDS: u64 = 2;
+/// What has to be measured.
+const MEASURED: [T; 14] = [
+    T::Read,
+    T::Write,
+    T::Mkdir,
+    T::Rm,
+    T::Directory,
+    T::DirectoryPart,
+    T::GetPerms,
+    T::SetPerms,
+    T::Watch,
+    T::Unwatch,
+    T::ResetWatches,
+    T::TransactionStart,
+    T::TransactionEnd,
+    T::GetDomainPath,
+];
 /// Histories of each seed.
 const TRIES: usize = 40;
 /// Threads.
@@ -84,7 +107,7 @@ fn no_history_within_the_quotas_exceeds_a_bound_of_work() {
         let objectives: Vec<_> = worst.found.keys().copied().collect();
         for objective in objectives {
             let short = shorten(objective, &worst.found[&objective], by_time);
-            worst.found.insert(objective, short);
+            worst.found.insert(objective, measure(objective, short, by_time));
         }
     }
     println!("{worst}");
@@ -92,4 +115,50 @@ fn no_history_within_the_quotas_exceeds_a_bound_of_work() {
         println!("{objective} exceeds its bound: {:?}: {}", found.cost, spell(&found.steps));
     }
     assert!(worst.exceeded.is_empty(), "the work of {} objectives is not bounded", worst.exceeded.len());
+    // The search would say nothing if it did not reach what is dear.
+    let steps_of = |objective| worst.found.get(&objective).map_or(0, |found: &Found| found.cost.steps);
+    for kind in MEASURED {
+        assert!(worst.found.contains_key(&Objective::Request(kind)), "{kind:?} was measured");
+    }
+    if !by_time {
+        assert!(steps_of(Objective::Turn) >= limits::TURN_STEPS, "a turn ends by its steps");
+        assert!(steps_of(Objective::Request(T::TransactionEnd)) > limits::TURN_STEPS, "commits are dear");
+    }
+}
+
+#[test]
+fn a_cost_above_its_bound_is_noticed_with_its_history() {
+    let history = &shapes::shapes()[0];
+    for objective in [Objective::Request(T::Read), Objective::Turn, Objective::Poll, Objective::Postponed] {
+        let bound = objective.bound(2).expect("a bound");
+        let note = |steps| {
+            let (mut one, mut all) = (Worst::default(), Worst::default());
+            one.note(objective, Cost { steps, works: 2, time: std::time::Duration::ZERO });
+            all.merge(one, history);
+            all.exceeded.get(&objective).map(|found: &Found| found.steps.clone())
+        };
+        assert_eq!(note(bound), None);
+        assert_eq!(note(bound + 1).as_ref(), Some(history));
+    }
+}
+
+#[test]
+fn a_step_is_its_bytes() {
+    for step in shapes::shapes().into_iter().flatten() {
+        assert_eq!(Step::decode(step.encode()), step);
+    }
+}
+
+/// The seeds of the fuzz target are the shapes: `COST_CORPUS=1` writes them.
+#[test]
+fn the_fuzz_target_begins_with_the_shapes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/cost");
+    for (at, steps) in shapes::shapes().into_iter().enumerate() {
+        let (file, bytes) = (folder.join(format!("shape-{at:02}")), steps.into_iter().flat_map(Step::encode));
+        let bytes: Vec<u8> = bytes.collect();
+        if std::env::var_os("COST_CORPUS").is_some() {
+            fs::create_dir_all(&folder).and_then(|()| fs::write(&file, &bytes)).expect("the file is written");
+        }
+        assert_eq!(fs::read(&file).ok(), Some(bytes), "{}: COST_CORPUS=1 writes it again", file.display());
+    }
 }

@@ -7,7 +7,6 @@
 //! [`Server::handle_received`]: xenstore::server::Server::handle_received
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use xenstore::limits;
 use xenstore::server::ConnectionId;
@@ -15,10 +14,13 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
+use crate::clock;
 use crate::found::{Cost, Objective, Worst};
 use crate::step::GUESTS;
 use crate::world::World;
 
+/// Steps of the meter until a history is over: many times what any bound allows, and a fraction of a second.
+const STEPS: u64 = 2_000_000;
 /// Calls of `poll` until a history goes on although there is more to do.
 const POLLS: usize = 2000;
 /// How often time passes for a domain that is held back.
@@ -73,9 +75,9 @@ impl Scene {
         scene
     }
 
-    /// Whether the history has made its requests.
+    /// Whether the history has made its requests, or has taken long.
     pub const fn is_over(&self) -> bool {
-        self.left == 0
+        self.left == 0 || self.world.server.engine().steps() > STEPS
     }
 
     /// A guest starts, and has a home.
@@ -146,16 +148,16 @@ impl Scene {
     }
 
     fn send(&mut self, domid: u16, bytes: &[u8], requests: usize, objective: Option<Objective>) {
-        if self.left < requests || !self.may_ask(domid) {
+        if self.is_over() || self.left < requests || !self.may_ask(domid) {
             return;
         }
         let Some(id) = self.world.connection(domid) else { return };
         self.left -= requests;
         self.worst.requests += requests as u64;
         let before = self.world.server.engine().steps();
-        let begun = Instant::now();
+        let begun = clock::now();
         self.world.server.handle_received(id, bytes, &mut self.world.machine, self.world.now_ms);
-        let time = begun.elapsed();
+        let time = clock::now() - begun;
         let steps = self.world.server.engine().steps() - before;
         if let Some(objective) = objective {
             self.worst.note(objective, Cost { steps, time, works: 1 });
@@ -215,7 +217,7 @@ impl Scene {
     pub fn settle(&mut self) {
         for _ in 0..POLLS {
             (0..=GUESTS).for_each(|domid| self.read_unless_asleep(domid));
-            if !self.poll() {
+            if !self.poll() || self.is_over() {
                 return;
             }
         }
@@ -225,9 +227,9 @@ impl Scene {
     pub fn poll(&mut self) -> bool {
         let works = self.world.server.engine().ready_len() as u64 + std::mem::take(&mut self.ended);
         let before = self.world.server.engine().steps();
-        let begun = Instant::now();
+        let begun = clock::now();
         let outcome = self.world.server.poll(&mut self.world.machine, self.world.now_ms);
-        let time = begun.elapsed();
+        let time = clock::now() - begun;
         let steps = self.world.server.engine().steps() - before;
         let objective = if works == 0 { Objective::Postponed } else { Objective::Poll };
         self.worst.note(objective, Cost { steps, time, works });

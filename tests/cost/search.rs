@@ -86,6 +86,19 @@ fn with_greater_byte(step: Step, random: &mut Random) -> Step {
     Step::decode(bytes)
 }
 
+/// Measures what was found some more times, and takes the shortest time: a processor that is shared makes all longer.
+pub fn measure(objective: Objective, mut found: Found, by_time: bool) -> Found {
+    for _ in 0..5 {
+        let again = play(&found.steps, REQUESTS, by_time);
+        if let Some(again) = again.found.get(&objective)
+            && again.cost.steps == found.cost.steps
+        {
+            found.cost.time = found.cost.time.min(again.cost.time);
+        }
+    }
+    found
+}
+
 /// Leaves steps out as long as what was found stays as dear, but for a fiftieth.
 pub fn shorten(objective: Objective, found: &Found, by_time: bool) -> Found {
     let mut best = found.clone();

@@ -300,10 +300,10 @@ fn dom0_does_not_read() -> Vec<Step> {
 fn full_rings() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
-        step(Op::Write, ALL).spread(Children, 60).mode(Rings),
+        step(Op::Write, ALL).spread(Children, 8).mode(Rings),
         step(Op::Read, ALL).spread(Again, 60).mode(Rings),
         step(Op::Mkdir, ALL).at(1, 60).spread(Levels, 30).mode(Rings),
-        step(Op::Rm, ALL).spread(Children, 60).mode(Rings),
+        step(Op::Rm, ALL).spread(Children, 8).mode(Rings),
     ]
 }
 
