@@ -111,12 +111,17 @@ pub const REQUEST_EVENT_STEPS: u64 = 1024;
 /// that are gone, queues of connections that were reset.
 pub const POSTPONED_STEPS: u64 = 2 * 1024;
 
-/// Steps that one request of a guest may cost at most, by the default quotas. The dearest one is a commit by a replay, whose
-/// parts `src/engine/work.rs` adds up: passes over a transaction of 1,024 nodes and 2.5 MiB, and the replay itself. It is done
-/// in one go; events beyond those for one client are postponed ([`REQUEST_EVENT_STEPS`]). `tests/cost/` looks for dearer ones.
+/// Steps that one request of a guest outside of transactions may cost at most, by the default quotas: its events may use up
+/// the turn and end with those for one client, a list of [`LIST_BYTES`] is read and kept, or a reset ends a transaction.
+/// `src/engine/work.rs` adds the parts up, and `tests/cost/` looks for dearer requests.
 ///
-/// It does not hold for what others have let grow: RM of a directory in which more than a hundred guests have made all their
-/// nodes, and lists of more than 2 MiB, which only the control domain can make.
+/// It does not hold for what others have let grow: RM of what many guests have made or watch, and longer lists, which only the
+/// control domain can make.
+pub const PLAIN_REQUEST_STEPS_MOST: u64 = 180_000;
+
+/// The same in a transaction, its end included. The dearest one is a commit by a replay: passes over a transaction of 1,024
+/// nodes and 2.5 MiB, and the replay itself. It is done in one go; events beyond those for one client are postponed
+/// ([`REQUEST_EVENT_STEPS`]).
 pub const REQUEST_STEPS_MOST: u64 = 600_000;
 
 /// Bytes that a new connection counts for before it is used.

@@ -43,13 +43,15 @@ use step::Step;
 const LONGEST: usize = 16;
 const REQUESTS: usize = 3000;
 
+/// Objectives: the types of requests, the same in transactions, and three more.
+const ROWS: usize = 64;
 /// Counters of one objective: a cost counts as a new one when it is greater by an eighth.
 const OF_OBJECTIVE: usize = 256;
 
 /// What libFuzzer takes for covered beside the code, and clears before each input.
 // SAFETY: libFuzzer looks for the section of this name, and its contents are plain bytes.
 #[unsafe(link_section = "__libfuzzer_extra_counters")]
-static REACHED: [AtomicU8; 32 * OF_OBJECTIVE] = [const { AtomicU8::new(0) }; 32 * OF_OBJECTIVE];
+static REACHED: [AtomicU8; ROWS * OF_OBJECTIVE] = [const { AtomicU8::new(0) }; ROWS * OF_OBJECTIVE];
 
 fuzz_target!(|bytes: &[u8]| {
     let (steps, _) = bytes.as_chunks();
@@ -71,6 +73,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn reach(objective: Objective, steps: u64) {
     let row = match objective {
         Objective::Request(kind) => kind.to_wire() as usize,
+        Objective::Within(kind) => 32 + kind.to_wire() as usize,
         Objective::Turn => 29,
         Objective::Poll => 30,
         Objective::Postponed => 31,
@@ -79,7 +82,7 @@ fn reach(objective: Objective, steps: u64) {
     // The place of the highest bit, and the three bits below it.
     let bits = (steps | 8).ilog2();
     let column = (bits as usize) << 3 | (steps >> (bits - 3) & 7) as usize;
-    if let Some(counter) = REACHED.get(row.min(31) * OF_OBJECTIVE + column.min(OF_OBJECTIVE - 1)) {
+    if let Some(counter) = REACHED.get(row.min(ROWS - 1) * OF_OBJECTIVE + column.min(OF_OBJECTIVE - 1)) {
         counter.store(1, Ordering::Relaxed);
     }
 }

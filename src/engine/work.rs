@@ -125,5 +125,15 @@ const _: () = assert!(
             .saturating_add(CLIENT_STEPS_MOST)
             .saturating_add(REQUEST_STEPS)
 );
-// The events of a request may use up its turn, and end with those for one client.
-const _: () = assert!(limits::REQUEST_STEPS_MOST >= limits::TURN_STEPS.saturating_add(CLIENT_STEPS_MOST));
+// The events of a request may use up its turn, and end with those for one client. DIRECTORY_PART reads a list and keeps it.
+// A request descends to its path a few times.
+const _: () = assert!(
+    limits::PLAIN_REQUEST_STEPS_MOST
+        >= limits::TURN_STEPS
+            .saturating_add(CLIENT_STEPS_MOST)
+            .saturating_add(of_path(limits::LIST_BYTES).saturating_mul(2))
+            .saturating_add(of_path(limits::ABSOLUTE_PATH_BYTES).saturating_mul(8))
+            .saturating_add(REQUEST_STEPS)
+);
+const _: () = assert!(limits::PLAIN_REQUEST_STEPS_MOST >= TRANSACTION_STEPS_MOST.saturating_add(REQUEST_STEPS));
+const _: () = assert!(limits::REQUEST_STEPS_MOST >= limits::PLAIN_REQUEST_STEPS_MOST);

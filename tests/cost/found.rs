@@ -12,8 +12,10 @@ use crate::step::Step;
 /// What is maximized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Objective {
-    /// One request of a guest.
+    /// One request of a guest, outside of transactions.
     Request(T),
+    /// One request of a guest in a transaction, or its end.
+    Within(T),
     /// One turn of a guest's connection.
     Turn,
     /// One call of `Server::poll`, for each connection that had work and each domain that ended.
@@ -40,7 +42,8 @@ impl Objective {
         // Postponed work ends after the step that uses its steps up, and old events are dropped at most so many at once.
         let postponed = limits::POSTPONED_STEPS + limits::REQUEST_STEPS_MOST + limits::EXPIRED_AT_ONCE as u64;
         match self {
-            Self::Request(_) => Some(limits::REQUEST_STEPS_MOST),
+            Self::Request(_) => Some(limits::PLAIN_REQUEST_STEPS_MOST),
+            Self::Within(_) => Some(limits::REQUEST_STEPS_MOST),
             Self::Turn => Some(turn),
             Self::Poll | Self::Postponed => Some(works * turn + postponed),
             Self::Privileged(_) => None,
@@ -52,6 +55,7 @@ impl fmt::Display for Objective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(kind) => write!(f, "{kind:?}"),
+            Self::Within(kind) => write!(f, "in a transaction, {kind:?}"),
             Self::Privileged(kind) => write!(f, "dom0 {kind:?}"),
             Self::Turn => f.write_str("a turn"),
             Self::Poll => f.write_str("a poll, each connection"),
@@ -124,7 +128,7 @@ impl Worst {
 impl fmt::Display for Worst {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} histories, {} requests", self.histories, self.requests)?;
-        writeln!(f, "{:<26}{:>10}{:>10}{:>10}{:>9}  history", "worst", "steps", "bound", "µs", "ns/step")?;
+        writeln!(f, "{:<35}{:>10}{:>10}{:>10}{:>9}  history", "worst", "steps", "bound", "µs", "ns/step")?;
         let mut histories: Vec<&[Step]> = Vec::new();
         for (objective, Found { cost, steps }) in &self.found {
             let known = histories.iter().position(|history| history == steps);
@@ -135,7 +139,7 @@ impl fmt::Display for Worst {
             let bound = objective.bound(cost.works).map_or_else(|| "-".to_owned(), |bound| bound.to_string());
             let each = cost.time.as_nanos() as f64 / cost.steps.max(1) as f64;
             let us = cost.time.as_nanos() as f64 / 1000.0;
-            write!(f, "{:<26}{:>10}{bound:>10}{us:>10.1}{each:>9.1}  {number}", objective.to_string(), cost.steps)?;
+            write!(f, "{:<35}{:>10}{bound:>10}{us:>10.1}{each:>9.1}  {number}", objective.to_string(), cost.steps)?;
             writeln!(f, "{}", if cost.works > 1 { format!(", {} with work", cost.works) } else { String::new() })?;
         }
         for (at, steps) in histories.iter().enumerate() {

@@ -104,7 +104,11 @@ impl Scene {
 
     /// Makes one request, and measures it.
     pub fn ask(&mut self, domid: u16, request: &Request) {
-        let objective = if domid == 0 { Objective::Privileged(request.kind) } else { Objective::Request(request.kind) };
+        let objective = match (domid, request.transaction) {
+            (0, _) => Objective::Privileged(request.kind),
+            (_, 0) => Objective::Request(request.kind),
+            _ => Objective::Within(request.kind),
+        };
         self.send(domid, &request.bytes(), 1, Some(objective));
         if request.kind == T::TransactionStart {
             self.note_transaction(domid);
