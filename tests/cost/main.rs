@@ -10,6 +10,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod clock;
+mod crowd;
 mod found;
 #[path = "../semantics/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]

@@ -20,7 +20,7 @@ use crate::step::GUESTS;
 use crate::world::World;
 
 /// Steps of the meter until a history is over: many times what any bound allows, and a fraction of a second.
-const STEPS: u64 = 2_000_000;
+const STEPS: u64 = 3_000_000;
 /// Calls of `poll` until a history goes on although there is more to do.
 const POLLS: usize = 2000;
 /// How often time passes for a domain that is held back.

@@ -1,0 +1,66 @@
+//! What many guests make dear for others, each within its quotas.
+
+use xenstore::wire::header::MessageType as T;
+
+use crate::found::{Cost, Objective, spell};
+use crate::scene::{Request, Scene};
+use crate::step::GUESTS;
+
+/// Guests of a crowd.
+const CROWD: u16 = 120;
+
+/// A crowd, and a directory of guest 1 in which all may write.
+fn crowd() -> Scene {
+    let mut scene = Scene::new(1_000_000, false);
+    (GUESTS + 1..=CROWD).for_each(|domid| scene.bear(domid));
+    ask(&mut scene, 1, T::Mkdir, "/shared/x\0");
+    scene
+}
+
+fn ask(scene: &mut Scene, domid: u16, kind: T, payload: &str) {
+    scene.ask(domid, &Request { kind, transaction: 0, payload: payload.into() });
+}
+
+/// The dearest request of a type; it kept to its bound.
+fn bounded(scene: &Scene, kind: T) -> Cost {
+    let found = &scene.worst.found[&Objective::Request(kind)];
+    println!("{kind:?}: {:?}", found.cost);
+    if let Some((objective, found)) = scene.worst.exceeded.first_key_value() {
+        panic!("{objective} exceeds its bound: {:?}: {}", found.cost, spell(&found.steps));
+    }
+    found.cost
+}
+
+fn watch(scene: &mut Scene) {
+    for domid in 1..=CROWD {
+        (0..125).for_each(|at| ask(scene, domid, T::Watch, &format!("/shared/x\0{at:01600}\0")));
+    }
+}
+
+#[test]
+fn a_write_that_a_crowd_watches_keeps_to_its_bound() {
+    let mut scene = crowd();
+    watch(&mut scene);
+    ask(&mut scene, 1, T::Write, "/shared/x\0v");
+    assert!(bounded(&scene, T::Write).steps > xenstore::limits::TURN_STEPS, "the rest was postponed");
+}
+
+#[test]
+#[ignore = "a finding: the events of RM are queued in one go, whatever their number"]
+fn a_removal_that_a_crowd_watches_keeps_to_its_bound() {
+    let mut scene = crowd();
+    watch(&mut scene);
+    ask(&mut scene, 1, T::Rm, "/shared/x\0");
+    bounded(&scene, T::Rm);
+}
+
+#[test]
+#[ignore = "a finding: RM removes what others have made below in one go"]
+fn a_removal_of_what_a_crowd_made_keeps_to_its_bound() {
+    let mut scene = crowd();
+    for domid in 1..=CROWD {
+        (0..950).for_each(|at| ask(&mut scene, domid, T::Write, &format!("/shared/x/{domid}/{}/{at}\0", at / 300)));
+    }
+    ask(&mut scene, 1, T::Rm, "/shared/x\0");
+    bounded(&scene, T::Rm);
+}
