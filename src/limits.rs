@@ -117,7 +117,7 @@ pub const POSTPONED_STEPS: u64 = 2 * 1024;
 ///
 /// It does not hold for what others have let grow: RM of what many guests have made or watch, and longer lists, which only the
 /// control domain can make.
-pub const PLAIN_REQUEST_STEPS_MOST: u64 = 180_000;
+pub const PLAIN_REQUEST_STEPS_MOST: u64 = 150_000;
 
 /// The same in a transaction, its end included. The dearest one is a commit by a replay: passes over a transaction of 1,024
 /// nodes and 2.5 MiB, and the replay itself. It is done in one go; events beyond those for one client are postponed
