@@ -12,6 +12,7 @@ use core::ops::Bound;
 use crate::engine::Engine;
 use crate::engine::requests::parse_domid;
 use crate::engine::trace::Switches;
+use crate::engine::work;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
@@ -133,10 +134,8 @@ impl Engine {
         let below_owned = self.config.keep_orphans;
         let mut steps = 0;
         let mut next = self.state.tree.next_naming(domid, None, below_owned, &mut steps);
+        self.work.spend(core::mem::take(&mut steps));
         while let Some(path) = next {
-            if self.work.is_over() {
-                return;
-            }
             if let Some(receiver) = self.crowded_reader(originator) {
                 self.await_reading(receiver, now_ms);
                 if let Some(departure) = self.departures.by_domain.get_mut(&domid) {
@@ -146,8 +145,13 @@ impl Engine {
             }
             // Before this one goes: then nobody could say what was after it.
             next = self.state.tree.next_naming(domid, Some(path.as_path()), below_owned, &mut steps);
-            self.work.spend(core::mem::take(&mut steps));
+            // The node is removed or changed from the root on.
+            self.work.spend(core::mem::take(&mut steps).saturating_add(work::of_path(path.as_path().as_str().len())));
             self.remove_node_or_rights(path.as_path(), domid, originator, now_ms);
+            // After one at least: to find the first one may take all steps of a turn.
+            if self.work.is_over() && next.is_some() {
+                return;
+            }
         }
         self.end_departure(domid);
     }

@@ -1,4 +1,4 @@
-//! What many guests make dear for others, each within its quotas.
+//! What many guests, or one that names others, make dear, each within its quotas.
 
 use xenstore::wire::header::MessageType as T;
 
@@ -35,6 +35,23 @@ fn watch(scene: &mut Scene) {
     for domid in 1..=CROWD {
         (0..125).for_each(|at| ask(scene, domid, T::Watch, &format!("/shared/x\0{at:01600}\0")));
     }
+}
+
+#[test]
+fn a_death_that_each_level_of_a_deep_chain_names_takes_many_turns() {
+    const LEVELS: usize = 900;
+    let mut scene = Scene::new(1_000_000, false);
+    let path = |levels| format!("/shared{}", "/x".repeat(levels));
+    ask(&mut scene, 1, T::Mkdir, &format!("{}\0", path(LEVELS)));
+    (1..=LEVELS).for_each(|levels| ask(&mut scene, 1, T::SetPerms, &format!("{}\0b1\0r2\0", path(levels))));
+    scene.settle();
+    scene.end(2);
+    let before = scene.world.server.engine().steps();
+    let turns = (0..).take_while(|_| scene.poll()).count();
+    let steps = scene.world.server.engine().steps() - before;
+    assert!(steps > (LEVELS * LEVELS / 2) as u64, "each level is a way from the root: {steps} steps");
+    assert!(turns > 100, "{turns} turns");
+    assert!(scene.worst.exceeded.is_empty());
 }
 
 #[test]
