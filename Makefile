@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate fuzz soak bench bench-xen clean help have-rust
+.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate cost fuzz soak bench bench-xen clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom, .gz, and with symbols -syms (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -65,9 +65,13 @@ test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
 
 # What the simulation finds in a seed it finds again: the seed is all that a report needs.
-simulate: have-rust ## histories of domains, failures and updates against the model: SEEDS=20000 of them, or FIRST-LAST, or SEED=n alone
-	@PROGRESS=1 SEEDS=$(or $(SEEDS),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --test simulation \
-	    the_server_does_what_the_model_says -- --nocapture
+simulate: have-rust ## histories of domains, failures and updates against the model, and dear ones against the bounds: SEEDS=20000 of them, or FIRST-LAST, or SEED=n alone
+	@PROGRESS=1 SEEDS=$(or $(SEEDS),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --test simulation --test cost -- --nocapture \
+	    the_server_does_what_the_model_says no_history_within_the_quotas_exceeds_a_bound_of_work
+
+# What the steps of the work meter take: the search looks for steps, or for time (COST_BY=time), which finds what is not counted.
+cost: have-rust ## the dearest requests within the quotas: steps, bounds and microseconds (SEEDS=5000, or SEED=n, COST_BY=time)
+	@PROGRESS=1 COST_BY=$(or $(COST_BY),steps) SEEDS=$(or $(SEEDS),5000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --test cost -- --nocapture
 
 FUZZ_SECONDS ?= 60
 fuzz: have-rust ## each fuzz target (fuzz/run.sh lists them) for FUZZ_SECONDS (60), or only TARGET=…

@@ -4,6 +4,7 @@
 #
 # A target is a program of Cargo.toml, and says at its head what it shows:
 #   connections  requests of several domains over rings, with cheats, deaths and live updates
+#   cost         histories within the quotas, whose work keeps to its bounds
 #   image        any file as a kernel to be started
 #   options      any text as the boot command line
 #   ring         a ring page that a domain scribbles on
@@ -45,7 +46,7 @@ summary() { # of a target's log
 }
 
 # Histories have to be long to come far; libFuzzer would lengthen them slowly.
-options_of() { case $1 in connections) echo -len_control=0 -max_len=2048 ;; *) echo -max_len=65536 ;; esac; }
+options_of() { case $1 in connections) echo -len_control=0 -max_len=2048 ;; cost) echo -len_control=0 -max_len=128 ;; *) echo -max_len=65536 ;; esac; }
 
 failed=()
 for target in ${@:-$all}; do

@@ -111,6 +111,19 @@ pub const REQUEST_EVENT_STEPS: u64 = 1024;
 /// that are gone, queues of connections that were reset.
 pub const POSTPONED_STEPS: u64 = 2 * 1024;
 
+/// Steps that one request of a guest outside of transactions may cost at most, by the default quotas: its events may use up
+/// the turn and end with those for one client, a list of [`LIST_BYTES`] is read and kept, or a reset ends a transaction.
+/// `src/engine/work.rs` adds the parts up, and `tests/cost/` looks for dearer requests.
+///
+/// It does not hold for what others have let grow: RM of what many guests have made or watch, and longer lists, which only the
+/// control domain can make.
+pub const PLAIN_REQUEST_STEPS_MOST: u64 = 52_000;
+
+/// The same in a transaction, its end included. The dearest one is a commit by a replay: passes over a transaction of 1,024
+/// nodes and 2.5 MiB, and the replay itself. It is done in one go; events beyond those for one client are postponed
+/// ([`REQUEST_EVENT_STEPS`]).
+pub const REQUEST_STEPS_MOST: u64 = 210_000;
+
 /// Bytes that a new connection counts for before it is used.
 pub const CONNECTION_BYTES: usize = 1024;
 
@@ -212,8 +225,8 @@ pub const REPLAY_REQUESTS: usize = 128;
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
 /// Steps that the looks of these requests at nodes may have taken, each missing level included. A replay takes as many again,
-/// and is done in one go: half a millisecond.
-pub const REPLAY_LOOK_STEPS: usize = 32 * 1024;
+/// and is done in one go: a tenth of a millisecond.
+pub const REPLAY_LOOK_STEPS: usize = 16 * 1024;
 
 /// As [`REPLAY_REQUESTS`], for the control domain: its tools build a whole guest in one transaction.
 pub const REPLAY_REQUESTS_PRIVILEGED: usize = 1024;

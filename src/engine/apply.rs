@@ -237,7 +237,7 @@ impl Engine {
     ) {
         let cause = EventCause { originator, ..EventCause::default() };
         if let Some(watch) = self.state.watches.find(id, path, token).map(Rc::clone) {
-            self.queue_event(&watch, path, cause, now_ms);
+            self.queue_event(self.receiver(id), &watch, path, cause, now_ms);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
 use crate::engine::input::Input;
 use crate::engine::output::EventCause;
 use crate::engine::requests::parse_domid;
-use crate::engine::{Cause, Engine, RestartPhase};
+use crate::engine::{Cause, Engine, RestartPhase, work};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
@@ -350,7 +350,8 @@ impl Engine {
 
     /// Withdraws all watches and transactions of a connection.
     pub(super) fn reset_watches_and_transactions(&mut self, id: ConnectionId) {
-        self.state.watches.remove_connection(id);
+        let removed = self.state.watches.remove_connection(id) as u64;
+        self.work.spend(removed.saturating_mul(work::EVENT_STEPS));
         if let Some(domid) = self.domain_of(id)
             && let Some(domain) = self.state.domains.get_mut(domid)
         {

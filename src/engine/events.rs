@@ -126,6 +126,16 @@ pub(super) struct Stopped {
     pub(super) receiver: Option<ConnectionId>,
 }
 
+/// A receiver of events.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receiver {
+    pub(super) id: ConnectionId,
+    /// Its domain; a client of the hosted server has none.
+    domain: Option<DomId>,
+    /// The same, if that is a guest.
+    pub(super) guest: Option<DomId>,
+}
+
 /// Whether something may stop in between, to be continued later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -241,11 +251,12 @@ impl Engine {
                 let Some(id) = group.first().map(|watch| watch.connection) else { continue };
                 self.work.spend(1);
                 if may_know(self, id) {
-                    if pace == Pace::Bounded && !self.can_take(id, group, path, cause, now_ms) {
+                    let to = self.receiver(id);
+                    if pace == Pace::Bounded && !self.can_take(to, group, path, cause, now_ms) {
                         stopped = Some(Stopped { after: done, receiver: Some(id) });
                         break;
                     }
-                    group.iter().for_each(|watch| self.queue_event(watch, path, cause, now_ms));
+                    group.iter().for_each(|watch| self.queue_event(to, watch, path, cause, now_ms));
                 }
                 done = Some(id);
                 let is_last = at.saturating_add(1) == count && next.is_none();
@@ -270,17 +281,19 @@ impl Engine {
     /// Whether a client can take the events for its watches: a guest's that do not fit are dropped, and the control domain's
     /// have to fit, unless they are pending already. That is looked at for one event; a client that watches the same path
     /// with many tokens gets as many.
-    fn can_take(&mut self, id: ConnectionId, group: &[Rc<Watch>], path: &str, cause: EventCause, now_ms: u64) -> bool {
+    fn can_take(&mut self, to: Receiver, group: &[Rc<Watch>], path: &str, cause: EventCause, now_ms: u64) -> bool {
+        if to.guest.is_some() {
+            return true;
+        }
         let tokens = group.iter().map(|watch| watch.token.len()).max().unwrap_or(0);
         let bytes = path.len().saturating_add(tokens).saturating_add(2).min(limits::PAYLOAD_BYTES);
-        if self.guest_of(id).is_some()
-            || self.has_room_for_event(id, bytes, cause.originator)
-            || self.is_given_up(id)
+        if self.has_room_for_event(to, bytes, cause.originator)
+            || self.is_given_up(to.id)
             || group.iter().all(|watch| self.is_pending(watch, path, cause))
         {
             return true;
         }
-        self.await_reading(id, now_ms);
+        self.await_reading(to.id, now_ms);
         false
     }
 
@@ -292,35 +305,36 @@ impl Engine {
         session.is_none_or(|session| session.output.has_event(&payload, cause.subject, key))
     }
 
+    /// The receiver of events for a connection's watches.
+    pub(super) fn receiver(&self, id: ConnectionId) -> Receiver {
+        let domain = self.domain_of(id);
+        Receiver { id, domain, guest: domain.filter(|domid| *domid != self.config.privileged) }
+    }
+
     /// Queues an event for a watch, unless an identical one is pending. One that is too long for a message is dropped.
-    pub(super) fn queue_event(&mut self, watch: &Watch, path: &str, cause: EventCause, now_ms: u64) {
-        let id = watch.connection;
+    pub(super) fn queue_event(&mut self, to: Receiver, watch: &Watch, path: &str, cause: EventCause, now_ms: u64) {
         let Some(payload) = payload(watch, path) else { return };
         self.work.spend(work::EVENT_STEPS.saturating_add(work::of_bytes(payload.len())));
         let is_special = path.starts_with('@');
         let key = self.config.hash_key;
         // The first event of a watch on a special node has no subject, and comes each time that such a watch is set.
         let may_collapse = !is_special || cause.subject.is_some();
-        let Some(session) = self.session_mut(id) else { return };
+        let Some(connection) = self.connections.get_mut(&to.id) else { return };
+        // A client of the control domain has room, unless it was given up.
+        let may_be_full = to.guest.is_some() || !is_special && connection.reading.is_given_up;
+        let Some((session, _)) = connection.session_mut() else { return };
         if may_collapse && session.output.has_event(&payload, cause.subject, key) {
             return;
         }
-        let guest = self.guest_of(id);
-        let is_lost = match guest {
-            Some(_) => !self.has_room_for_event(id, payload.len(), cause.originator),
-            None => {
-                !is_special && self.is_given_up(id) && !self.has_room_for_event(id, payload.len(), cause.originator)
-            }
-        };
-        if is_lost {
-            return self.note_dropped(cause.originator, id, now_ms);
+        if may_be_full && !self.has_room_for_event(to, payload.len(), cause.originator) {
+            return self.note_dropped(cause.originator, to.id, now_ms);
         }
         let timeout_ms = self.config.event_timeout_ms;
-        let deadline_ms = (timeout_ms > 0 && guest.is_some()).then(|| now_ms.saturating_add(timeout_ms));
-        let Some(session) = self.session_mut(id) else { return };
+        let deadline_ms = (timeout_ms > 0 && to.guest.is_some()).then(|| now_ms.saturating_add(timeout_ms));
+        let Some(session) = self.session_mut(to.id) else { return };
         session.output.push_event(&payload, cause, deadline_ms);
         self.note_event(payload.len());
-        if let Some(domid) = self.domain_of(id) {
+        if let Some(domid) = to.domain {
             self.state.domains.note_grown(domid);
         }
         if let Some(origin) = cause.origin
@@ -329,9 +343,9 @@ impl Engine {
             sender.extend_ticket(origin.ticket);
         }
         if let Some(deadline_ms) = deadline_ms {
-            self.note_deadline(id, deadline_ms);
+            self.note_deadline(to.id, deadline_ms);
         }
-        self.wake(id);
+        self.wake(to.id);
     }
 
     /// Who the client of a connection is, for permissions.

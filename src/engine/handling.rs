@@ -138,7 +138,8 @@ impl Engine {
         let (seen, answered) = (call.view.steps, work::of_bytes(call.reply.len().saturating_add(payload.len())));
         self.work.spend(seen.saturating_add(answered));
         self.work.begin_events();
-        if has_grown {
+        // The request's own growth is among its maxima already.
+        if has_grown && self.state.domains.get(domid).is_some_and(|domain| used > domain.memory_warned_from()) {
             self.state.domains.note_grown(domid);
         }
         if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {

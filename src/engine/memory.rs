@@ -4,6 +4,7 @@
 //! past the quota is refused to the one who asked; what makes it shrink never is.
 
 use crate::engine::connection::{Connection, Session};
+use crate::engine::events::Receiver;
 use crate::engine::lists::KeptList;
 use crate::engine::output::Output;
 use crate::engine::{Engine, hypervisor::Hypervisor};
@@ -153,10 +154,10 @@ impl Engine {
     /// The rule is the same wherever domains share something: one may take at most as much as is left. Of the room of a
     /// receiver a guest that causes events may take as much as it leaves to others; of the heap a receiver may. So there is
     /// always some left for those that take little, however many take all they may.
-    pub(super) fn has_room_for_event(&self, id: ConnectionId, bytes: usize, originator: Option<ConnectionId>) -> bool {
-        let Some(session) = self.connections.get(&id).and_then(Connection::session) else { return true };
+    pub(super) fn has_room_for_event(&self, to: Receiver, bytes: usize, originator: Option<ConnectionId>) -> bool {
+        let Some(session) = self.connections.get(&to.id).and_then(Connection::session) else { return true };
         let output = &session.output;
-        let Some(domid) = self.guest_of(id) else {
+        let Some(domid) = to.guest else {
             // One event always fits into an empty queue: the reserve is there for it.
             let affordable = self.free_for_events.saturating_sub(limits::PRIVILEGED_WORK_BYTES);
             let is_affordable = output.is_empty() || heap_bytes(with_overhead(bytes)) <= affordable;
@@ -206,20 +207,23 @@ impl Engine {
         let grown = self.state.domains.take_grown();
         let mut next = self.state.domains.next_grown(&grown, None);
         while let Some(domid) = next {
-            let used = self.note_figures(domid);
-            self.warn_of_memory(domid, used, now_ms);
+            let (used, is_over) = self.note_figures(domid);
+            if is_over {
+                self.warn_of_memory(domid, used, now_ms);
+            }
             next = self.state.domains.next_grown(&grown, Some(domid));
         }
     }
 
     /// Raises a domain's maxima to what it has now, and those of all guests. Returns how many bytes it takes.
-    pub(super) fn note_figures(&mut self, domid: DomId) -> usize {
-        let used = self.memory_of(domid);
+    pub(super) fn note_figures(&mut self, domid: DomId) -> (usize, bool) {
         let privileged = self.config.privileged;
         let Self { state, connections, peaks: of_all, .. } = self;
-        let Some(domain) = state.domains.get_mut(domid) else { return used };
+        let Some(domain) = state.domains.get_mut(domid) else { return (0, false) };
         let connection = domain.connection.and_then(|id| connections.get(&id));
         let session = connection.and_then(Connection::session);
+        let announced = connection.and_then(|connection| connection.announced_bytes).unwrap_or(0);
+        let used = bytes_of(domain, session).saturating_add(announced);
         let nodes = usize::try_from(domain.nodes).unwrap_or(usize::MAX);
         let figures = [
             (Quota::Nodes, nodes),
@@ -233,7 +237,7 @@ impl Engine {
                 of_all.note(quota, value);
             }
         }
-        used
+        (used, used > domain.memory_warned_from())
     }
 
     /// Logs a guest that is over its quotas of memory, not too often.

@@ -1,27 +1,26 @@
 //! The work meter: elementary steps, so that work is bounded whatever is asked for.
 //!
-//! A step is four bytes of a path that is walked (a level of the tree in the worst case is two), 32 bytes of one that is
-//! looked up in a transaction, a connection that is considered for an event, a node that is visited, or 64 bytes that are
-//! copied; a queued event is a few ([`EVENT_STEPS`]). A step takes 10 to 50 ns (`docs/performance.md`), and the same inputs
-//! take the same steps.
+//! A step is eight bytes of a path that is walked (a level of the tree has at least two), 128 bytes of one that is looked up in
+//! a transaction, a connection that is considered for an event, a node that is visited, or 64 bytes that are copied; a queued
+//! event is a few ([`EVENT_STEPS`]). `docs/performance.md` has the time of a step. The same inputs take the same steps.
 
 use crate::limits;
 use crate::store::transaction::Transaction;
 
 /// Steps of one queued event: its memory, the look for an identical one, and its place in the queue.
-pub const EVENT_STEPS: u64 = 4;
+pub const EVENT_STEPS: u64 = 8;
 /// Steps of one request beside what its handler walks: the message, the table, the reply.
 pub const REQUEST_STEPS: u64 = 8;
 /// Steps of a node that is removed: it is visited for its events and for its owner's count, and its memory is freed.
-pub const REMOVAL_STEPS: u64 = 4;
+pub const REMOVAL_STEPS: u64 = 6;
 /// Steps of one path of a transaction beside its bytes: a look-up among all its paths.
 pub const ACCESS_STEPS: u64 = 4;
 /// Bytes whose copy is a step.
 const BYTES_PER_STEP: usize = 64;
 /// Bytes of a path that are walked in a step.
-const PATH_BYTES_PER_STEP: usize = 4;
+const PATH_BYTES_PER_STEP: usize = 8;
 /// Bytes of a path that are compared in a step, as often as a look-up among a transaction's paths does.
-const ACCESS_BYTES_PER_STEP: usize = 32;
+const ACCESS_BYTES_PER_STEP: usize = 128;
 
 /// Steps of a copy.
 #[must_use]
@@ -104,3 +103,42 @@ impl Work {
         self.steps >= self.stop_at
     }
 }
+
+/// Steps of a pass over the largest transaction that a guest may have by the default quotas `transaction-nodes` and `memory`.
+const TRANSACTION_STEPS_MOST: u64 = of_accesses(1024, 2_621_440);
+
+/// Steps of the events for one client, which are queued in one go: 128 watches (the quota `watches`), the longest messages,
+/// and the way to them.
+const CLIENT_STEPS_MOST: u64 = 128_u64
+    .saturating_mul(EVENT_STEPS.saturating_add(of_bytes(limits::PAYLOAD_BYTES)))
+    .saturating_add(of_path(limits::ABSOLUTE_PATH_BYTES))
+    .saturating_add(1);
+
+/// Steps of a replay: looks at nodes, and each request.
+const REPLAY_STEPS_MOST: u64 =
+    (limits::REPLAY_LOOK_STEPS as u64).saturating_add(REQUEST_STEPS.saturating_mul(limits::REPLAY_REQUESTS as u64));
+
+// A commit by a replay passes over its transaction when that ends, when conflicts are looked for, twice before the replay, and
+// twice when what it made is committed. A replay that fails makes one of its requests again, to find the write that is in the
+// way.
+const _: () = assert!(
+    limits::REQUEST_STEPS_MOST
+        >= TRANSACTION_STEPS_MOST
+            .saturating_mul(6)
+            .saturating_add(REPLAY_STEPS_MOST.saturating_mul(2))
+            .saturating_add(CLIENT_STEPS_MOST)
+            .saturating_add(REQUEST_STEPS)
+);
+// The events of a request may use up its turn, and end with those for one client. DIRECTORY_PART reads a list and keeps it.
+// A request descends to its path a few times.
+const _: () = assert!(
+    limits::PLAIN_REQUEST_STEPS_MOST
+        >= limits::TURN_STEPS
+            .saturating_add(CLIENT_STEPS_MOST)
+            .saturating_add(of_path(limits::LIST_BYTES))
+            .saturating_add(of_bytes(limits::LIST_BYTES))
+            .saturating_add(of_path(limits::ABSOLUTE_PATH_BYTES).saturating_mul(8))
+            .saturating_add(REQUEST_STEPS)
+);
+const _: () = assert!(limits::PLAIN_REQUEST_STEPS_MOST >= TRANSACTION_STEPS_MOST.saturating_add(REQUEST_STEPS));
+const _: () = assert!(limits::REQUEST_STEPS_MOST >= limits::PLAIN_REQUEST_STEPS_MOST);

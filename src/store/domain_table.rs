@@ -71,6 +71,14 @@ pub struct Domain {
     pub peaks: Peaks,
 }
 
+impl Domain {
+    /// Bytes of memory from which on there is a warning.
+    #[must_use]
+    pub fn memory_warned_from(&self) -> usize {
+        self.quotas.limit(Quota::MemorySoft).min(self.quotas.limit(Quota::MemoryHard))
+    }
+}
+
 /// A change of what is counted of a domain's nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeCount {

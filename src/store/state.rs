@@ -155,8 +155,14 @@ impl State {
         let Some(node) = self.tree.get(path) else { return };
         let (owner, before) = (node.permissions().owner(), NodeCount::one(node.memory(path)));
         let after = Node::memory_bytes(path, permissions.entries().len(), node.value().len());
-        self.domains.charge_nodes(owner, before.negated());
-        self.domains.charge_nodes(permissions.owner(), NodeCount::one(after));
+        let after = NodeCount::one(after);
+        if owner == permissions.owner() {
+            // As one change: only what grows is looked at for maxima.
+            self.domains.charge_nodes(owner, after.plus(before.negated()));
+        } else {
+            self.domains.charge_nodes(owner, before.negated());
+            self.domains.charge_nodes(permissions.owner(), after);
+        }
         self.tree.set_permissions(path, permissions, generation);
     }
 

@@ -204,7 +204,7 @@ impl Tree {
     /// One after the other, so that nobody has to hold a list of them: their paths can be longer than all else that there is
     /// room for. Whoever removes what was found looks for the next one before.
     ///
-    /// Adds the nodes that it considers to `steps`.
+    /// Adds the nodes that it considers to `steps`, and the levels on the way to them.
     #[must_use]
     pub fn next_naming(
         &self,
@@ -222,6 +222,7 @@ impl Tree {
         let mut levels: Vec<(&Node, Cursor)> = Vec::new();
         let mut node = &*self.root;
         for name in behind.names() {
+            *steps = steps.saturating_add(1);
             let (child, cursor) = node.children().behind(name)?;
             levels.push((node, cursor));
             node = child;

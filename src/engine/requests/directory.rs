@@ -110,7 +110,7 @@ fn affordable(call: &mut Call<'_>, path: Path<'_>, node: &Node, next: usize) -> 
     let mut budget = call.view.budget;
     let reply = call.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES);
     budget.take(bytes).and_then(|()| budget.take(reply)).ok()?;
-    call.view.spend(work::of_path(names));
+    call.view.spend(work::of_bytes(names));
     let list = KeptList::of(path, node, names, next)?;
     call.view.budget.take(bytes).ok()?;
     Some(list)

@@ -1,0 +1,88 @@
+//! Any bytes as a history within the default quotas: no request, turn or round of the main loop takes more steps of the work
+//! meter than `src/limits.rs` allows.
+//!
+//! The history is the one of `tests/cost/`. libFuzzer is also told which costs were reached for the first time, so that it keeps
+//! inputs that are dearer although they run no new code. With SHOW_STEPS in the environment the history is printed.
+#![no_main]
+
+#[path = "../../tests/cost/found.rs"]
+#[allow(dead_code, reason = "shared with the test")]
+mod found;
+#[path = "../../tests/semantics/machine.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod machine;
+#[path = "../../tests/cost/play.rs"]
+mod play;
+#[path = "../../tests/semantics/random.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod random;
+#[path = "../../tests/cost/scene.rs"]
+mod scene;
+#[path = "../../tests/cost/step.rs"]
+#[allow(dead_code, reason = "shared with the test")]
+mod step;
+#[path = "../../tests/semantics/world.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod world;
+
+/// Time does not matter here.
+mod clock {
+    pub const fn now() -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+}
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use libfuzzer_sys::fuzz_target;
+
+use found::{Found, Objective, Worst, spell};
+use step::Step;
+
+/// Steps of a history, and its requests: few enough for some histories in a second.
+const LONGEST: usize = 16;
+const REQUESTS: usize = 3000;
+
+/// Objectives: the types of requests, the same in transactions, and three more.
+const ROWS: usize = 64;
+/// Counters of one objective: a cost counts as a new one when it is greater by an eighth.
+const OF_OBJECTIVE: usize = 256;
+
+/// What libFuzzer takes for covered beside the code, and clears before each input.
+// SAFETY: libFuzzer looks for the section of this name, and its contents are plain bytes.
+#[unsafe(link_section = "__libfuzzer_extra_counters")]
+static REACHED: [AtomicU8; ROWS * OF_OBJECTIVE] = [const { AtomicU8::new(0) }; ROWS * OF_OBJECTIVE];
+
+fuzz_target!(|bytes: &[u8]| {
+    let (steps, _) = bytes.as_chunks();
+    let steps: Vec<Step> = steps.iter().take(LONGEST).map(|step| Step::decode(*step)).collect();
+    if std::env::var_os("SHOW_STEPS").is_some() {
+        eprintln!("{}", spell(&steps));
+    }
+    let mut worst = Worst::default();
+    worst.merge(play::play(&steps, REQUESTS, false), &steps);
+    for (objective, Found { cost, .. }) in &worst.found {
+        reach(*objective, cost.steps / cost.works.max(1));
+    }
+    if let Some((objective, found)) = worst.exceeded.first_key_value() {
+        panic!("{objective} exceeds its bound: {:?}: {}", found.cost, spell(&found.steps));
+    }
+});
+
+/// Notes that an objective reached a cost.
+fn reach(objective: Objective, steps: u64) {
+    let row = match objective {
+        Objective::Request(kind) => kind.to_wire() as usize,
+        Objective::Within(kind) => 32 + kind.to_wire() as usize,
+        Objective::Turn => 29,
+        Objective::Poll => 30,
+        Objective::Postponed => 31,
+        Objective::Privileged(_) => return,
+    };
+    // The place of the highest bit, and the three bits below it.
+    let bits = (steps | 8).ilog2();
+    let column = (bits as usize) << 3 | (steps >> (bits - 3) & 7) as usize;
+    if let Some(counter) = REACHED.get(row.min(ROWS - 1) * OF_OBJECTIVE + column.min(OF_OBJECTIVE - 1)) {
+        counter.store(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,170 @@
+//! The cost search: histories within the default quotas that are as dear as possible, made from seeds, and the bounds of
+//! `src/limits.rs` that each request, each turn and each round of the main loop keeps to.
+//!
+//! `shapes.rs` has histories that somebody has thought of; `search.rs` changes them at random and keeps what is dearer, for
+//! each type of request and for turns. `step.rs` says what a history consists of, `play.rs` and `scene.rs` make it happen,
+//! and `found.rs` keeps the dearest ones and knows the bounds. The fuzz target `cost` plays histories out of any bytes.
+//!
+//! `make simulate` runs more of it, and makes the histories that it shows short.
+//! `make cost` compares steps with time.
+#![allow(missing_docs, reason = "a test")]
+
+mod clock;
+mod crowd;
+mod found;
+#[path = "../semantics/machine.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod machine;
+mod play;
+#[path = "../simulation/progress.rs"]
+mod progress;
+#[path = "../semantics/random.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod random;
+mod scene;
+mod search;
+mod shapes;
+mod step;
+#[path = "../semantics/world.rs"]
+#[allow(dead_code, reason = "shared with the tests of behaviour")]
+mod world;
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use found::{Cost, Found, Objective, Worst, spell};
+use progress::Progress;
+use search::{climb, measure, play_shapes, shorten};
+use step::Step;
+use xenstore::limits;
+use xenstore::wire::header::MessageType as T;
+
+/// Seeds without `SEEDS`, each on a thread.
+const SEEDS: u64 = 2;
+/// What has to be measured, besides the ends of transactions.
+const MEASURED: [T; 13] = [
+    T::Read,
+    T::Write,
+    T::Mkdir,
+    T::Rm,
+    T::Directory,
+    T::DirectoryPart,
+    T::GetPerms,
+    T::SetPerms,
+    T::Watch,
+    T::Unwatch,
+    T::ResetWatches,
+    T::TransactionStart,
+    T::GetDomainPath,
+];
+/// Histories of each seed.
+const TRIES: usize = 100;
+/// Threads.
+const THREADS: u64 = 2;
+
+/// The seeds that the environment asks for. `SEEDS` counts histories of the simulation: a seed of the search takes about as
+/// long as this many.
+fn seeds() -> Vec<u64> {
+    const HISTORIES: u64 = 500;
+    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("{text:?} is a number"));
+    let from = |first: u64, histories: u64| (first..first + (histories / HISTORIES).max(1)).collect();
+    match (std::env::var("SEED"), std::env::var("SEEDS")) {
+        (Ok(seed), _) => vec![number(&seed)],
+        (_, Ok(seeds)) => match seeds.split_once('-') {
+            Some((first, last)) => from(number(first), (number(last) + 1).saturating_sub(number(first))),
+            None => from(1, number(&seeds)),
+        },
+        _ => (1..=SEEDS).collect(),
+    }
+}
+
+#[test]
+fn no_history_within_the_quotas_exceeds_a_bound_of_work() {
+    let by_time = std::env::var("COST_BY").is_ok_and(|what| what == "time");
+    let is_long = ["SEED", "SEEDS", "COST_BY"].into_iter().any(|name| std::env::var_os(name).is_some());
+    let seeds = seeds();
+    let start = play_shapes(by_time);
+    let progress = Progress::new((seeds.len() * TRIES) as u64);
+    let part = |thread: u64| {
+        let mut worst = start.clone();
+        (worst.histories, worst.requests) = (0, 0);
+        for seed in seeds.iter().filter(|seed| **seed % THREADS == thread) {
+            // Each seed begins with what the ones before it found, in the same order each time.
+            let found = climb(*seed, TRIES, &worst, &|| progress.add());
+            worst.merge(found, &[]);
+        }
+        worst
+    };
+    let part = &part;
+    let parts: Vec<Worst> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || part(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread ends by itself")).collect()
+    });
+    let mut worst = start.clone();
+    parts.into_iter().for_each(|part| worst.merge(part, &[]));
+    if is_long {
+        let objectives: Vec<_> = worst.found.keys().copied().collect();
+        for objective in objectives {
+            let short = shorten(objective, &worst.found[&objective], by_time);
+            worst.found.insert(objective, measure(objective, short, by_time));
+        }
+    }
+    println!("{worst}");
+    for (objective, found) in &worst.exceeded {
+        println!("{objective} exceeds its bound: {:?}: {}", found.cost, spell(&found.steps));
+    }
+    assert!(worst.exceeded.is_empty(), "the work of {} objectives is not bounded", worst.exceeded.len());
+    // The search would say nothing if it did not reach what is dear.
+    let steps_of = |objective| worst.found.get(&objective).map_or(0, |found: &Found| found.cost.steps);
+    for kind in MEASURED {
+        assert!(worst.found.contains_key(&Objective::Request(kind)), "{kind:?} was measured");
+    }
+    if !by_time {
+        assert!(steps_of(Objective::Turn) >= limits::TURN_STEPS, "a turn ends by its steps");
+        assert!(steps_of(Objective::Within(T::TransactionEnd)) > limits::TURN_STEPS, "commits are dear");
+    }
+}
+
+#[test]
+fn a_cost_above_its_bound_is_noticed_with_its_history() {
+    let history = &shapes::shapes()[0];
+    for objective in [
+        Objective::Request(T::Read),
+        Objective::Within(T::Read),
+        Objective::Turn,
+        Objective::Poll,
+        Objective::Postponed,
+    ] {
+        let bound = objective.bound(2).expect("a bound");
+        let note = |steps| {
+            let (mut one, mut all) = (Worst::default(), Worst::default());
+            one.note(objective, Cost { steps, works: 2, time: std::time::Duration::ZERO });
+            all.merge(one, history);
+            all.exceeded.get(&objective).map(|found: &Found| found.steps.clone())
+        };
+        assert_eq!(note(bound), None);
+        assert_eq!(note(bound + 1).as_ref(), Some(history));
+    }
+}
+
+#[test]
+fn a_step_is_its_bytes() {
+    for step in shapes::shapes().into_iter().flatten() {
+        assert_eq!(Step::decode(step.encode()), step);
+    }
+}
+
+/// The seeds of the fuzz target are the shapes: `COST_CORPUS=1` writes them.
+#[test]
+fn the_fuzz_target_begins_with_the_shapes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/cost");
+    for (at, steps) in shapes::shapes().into_iter().enumerate() {
+        let (file, bytes) = (folder.join(format!("shape-{at:02}")), steps.into_iter().flat_map(Step::encode));
+        let bytes: Vec<u8> = bytes.collect();
+        if std::env::var_os("COST_CORPUS").is_some() {
+            fs::create_dir_all(&folder).and_then(|()| fs::write(&file, &bytes)).expect("the file is written");
+        }
+        assert_eq!(fs::read(&file).ok(), Some(bytes), "{}: COST_CORPUS=1 writes it again", file.display());
+    }
+}

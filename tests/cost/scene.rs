@@ -1,0 +1,247 @@
+//! A server, dom0 and guests, whose requests are measured one by one.
+//!
+//! A request goes to the server as from a client of the hosted server, with the connection of its domain: this is the
+//! turn of [`Server::handle_received`], with the same limits as that of a ring, and it can be measured alone. Steps that
+//! say so use the rings.
+//!
+//! [`Server::handle_received`]: xenstore::server::Server::handle_received
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xenstore::limits;
+use xenstore::server::ConnectionId;
+use xenstore::store::domain::DomId;
+use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
+use xenstore::wire::ring::{Field, RING_BYTES};
+
+use crate::clock;
+use crate::found::{Cost, Objective, Worst};
+use crate::step::GUESTS;
+use crate::world::World;
+
+/// Steps of the meter until a history is over: many times what any bound allows, and a fraction of a second.
+const STEPS: u64 = 3_000_000;
+/// Calls of `poll` until a history goes on although there is more to do.
+const POLLS: usize = 2000;
+/// How often time passes for a domain that is held back.
+const WAITS: usize = 8;
+/// Milliseconds that it waits at most each time: enough for credits, not for events that nobody reads.
+const WAIT_MS: u64 = 2000;
+
+/// Whole requests of one domain, and the transactions that they name.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub kind: T,
+    pub transaction: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Request {
+    fn bytes(&self) -> Vec<u8> {
+        let payload_bytes = self.payload.len() as u32;
+        let header =
+            Header { kind: self.kind.to_wire(), request_id: 1, transaction_id: self.transaction, payload_bytes };
+        [&header.emit()[..], &self.payload].concat()
+    }
+}
+
+pub struct Scene {
+    pub world: World,
+    pub worst: Worst,
+    /// Domains that do not read.
+    pub asleep: BTreeSet<u16>,
+    /// The open transactions of each domain, oldest first; some may be over.
+    pub transactions: BTreeMap<u16, Vec<u32>>,
+    /// Requests that the history may still make.
+    left: usize,
+    /// Domains that ended since the last call of `poll`.
+    ended: u64,
+}
+
+impl Scene {
+    /// All guests with a home each, and a directory in which everybody may write; so many requests in all.
+    pub fn new(requests: usize, by_time: bool) -> Self {
+        let mut scene = Self {
+            world: World::new(),
+            worst: Worst::new(by_time),
+            asleep: BTreeSet::new(),
+            transactions: BTreeMap::new(),
+            left: requests,
+            ended: 0,
+        };
+        scene.ask_dom0(T::Mkdir, "/shared\0".into());
+        scene.ask_dom0(T::SetPerms, "/shared\0b0\0".into());
+        (1..=GUESTS).for_each(|domid| scene.bear(domid));
+        scene
+    }
+
+    /// Whether the history has made its requests, or has taken long.
+    pub const fn is_over(&self) -> bool {
+        self.left == 0 || self.world.server.engine().steps() > STEPS
+    }
+
+    /// A guest starts, and has a home.
+    pub fn bear(&mut self, domid: u16) {
+        self.world.build(DomId(domid));
+        self.ask_dom0(T::Introduce, format!("{domid}\x001\x001\0"));
+        self.ask_dom0(T::Mkdir, format!("/local/domain/{domid}\0"));
+        self.ask_dom0(T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0"));
+    }
+
+    fn ask_dom0(&mut self, kind: T, payload: String) {
+        self.ask(0, &Request { kind, transaction: 0, payload: payload.into() });
+    }
+
+    /// A guest ends. The server does what follows from it.
+    pub fn end(&mut self, domid: u16) {
+        self.world.machine.domains.remove(&DomId(domid));
+        self.world.machine.pages.remove(&DomId(domid));
+        self.transactions.remove(&domid);
+        self.asleep.remove(&domid);
+        self.world.server.handle_domain_exception();
+        self.ended += 1;
+    }
+
+    /// Makes one request, and measures it.
+    pub fn ask(&mut self, domid: u16, request: &Request) {
+        let objective = match (domid, request.transaction) {
+            (0, _) => Objective::Privileged(request.kind),
+            (_, 0) => Objective::Request(request.kind),
+            _ => Objective::Within(request.kind),
+        };
+        self.send(domid, &request.bytes(), 1, Some(objective));
+        if request.kind == T::TransactionStart {
+            self.note_transaction(domid);
+        }
+        self.read_unless_asleep(domid);
+    }
+
+    /// Makes requests, as many in each turn as it takes, and measures the turns.
+    pub fn ask_in_turns(&mut self, domid: u16, requests: &[Request]) {
+        for requests in requests.chunks(limits::REQUESTS_PER_TURN) {
+            let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
+            self.send(domid, &bytes, requests.len(), (domid != 0).then_some(Objective::Turn));
+            self.read_unless_asleep(domid);
+        }
+    }
+
+    /// Puts as many requests into a domain's ring as fit, if it is empty. Returns how many.
+    pub fn put_into_ring(&mut self, domid: u16, requests: &[Request]) -> usize {
+        let is_empty = self.world.connection(domid).is_some()
+            && self.world.word(domid, Field::RequestProducer) == self.world.word(domid, Field::RequestConsumer);
+        if !is_empty {
+            return requests.len();
+        }
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        for request in requests.iter().take(self.left) {
+            let more = request.bytes();
+            if bytes.len() + more.len() > RING_BYTES {
+                break;
+            }
+            bytes.extend(more);
+            count += 1;
+        }
+        self.left -= count;
+        self.worst.requests += count as u64;
+        self.world.put_bytes(domid, &bytes);
+        if let Some(port) = self.world.machine.bound.iter().find(|(_, of)| of.0 == domid).map(|(port, _)| *port) {
+            self.world.server.handle_event(port);
+        }
+        // One that does not fit at all is left out.
+        count.max(1)
+    }
+
+    fn send(&mut self, domid: u16, bytes: &[u8], requests: usize, objective: Option<Objective>) {
+        if self.is_over() || self.left < requests || !self.may_ask(domid) {
+            return;
+        }
+        let Some(id) = self.world.connection(domid) else { return };
+        self.left -= requests;
+        self.worst.requests += requests as u64;
+        let before = self.world.server.engine().steps();
+        let begun = clock::now();
+        self.world.server.handle_received(id, bytes, &mut self.world.machine, self.world.now_ms);
+        let time = clock::now() - begun;
+        let steps = self.world.server.engine().steps() - before;
+        if let Some(objective) = objective {
+            self.worst.note(objective, Cost { steps, time, works: 1 });
+        }
+    }
+
+    /// Whether a domain is read from: now, or after a while.
+    fn may_ask(&mut self, domid: u16) -> bool {
+        for _ in 0..WAITS {
+            let Some(id) = self.world.connection(domid) else { return false };
+            if self.world.server.engine().may_receive(id) {
+                return true;
+            }
+            self.settle();
+            let due_ms = self.world.server.engine().poll_timeout().unwrap_or(u64::MAX);
+            if due_ms > self.world.now_ms.saturating_add(WAIT_MS) {
+                break;
+            }
+            self.world.now_ms = self.world.now_ms.max(due_ms);
+            self.settle();
+        }
+        self.world.connection(domid).is_some_and(|id| self.world.server.engine().may_receive(id))
+    }
+
+    /// Notes the number that is in the reply to the last request.
+    fn note_transaction(&mut self, domid: u16) {
+        let Some(id) = self.world.connection(domid) else { return };
+        let Some(reply) = self.world.server.poll_transmit(id).last() else { return };
+        let Some((header, payload)) = reply.split_first_chunk::<HEADER_BYTES>() else { return };
+        if Header::parse(header).kind == T::TransactionStart.to_wire()
+            && let Some(number) =
+                std::str::from_utf8(payload).ok().and_then(|text| text.trim_end_matches('\0').parse().ok())
+        {
+            self.transactions.entry(domid).or_default().push(number);
+        }
+    }
+
+    fn read_unless_asleep(&mut self, domid: u16) {
+        if !self.asleep.contains(&domid) {
+            self.read(domid);
+        }
+    }
+
+    /// A domain reads everything that is there for it.
+    pub fn read(&mut self, domid: u16) {
+        let Some(id) = self.world.connection(domid) else { return };
+        let server = &mut self.world.server;
+        let bytes = server.poll_transmit(id).map(<[u8]>::len).sum();
+        server.handle_transmitted(id, bytes);
+        if self.world.machine.pages.contains_key(&DomId(domid)) {
+            let producer = self.world.word(domid, Field::ReplyProducer);
+            self.world.set_word(domid, Field::ReplyConsumer, producer);
+        }
+    }
+
+    /// Lets the server work until it has nothing to do, while those that are awake read.
+    pub fn settle(&mut self) {
+        for _ in 0..POLLS {
+            (0..=GUESTS).for_each(|domid| self.read_unless_asleep(domid));
+            if !self.poll() || self.is_over() {
+                return;
+            }
+        }
+    }
+
+    /// One turn of the main loop, measured. Returns whether there is more to do.
+    pub fn poll(&mut self) -> bool {
+        let works = self.world.server.engine().ready_len() as u64 + std::mem::take(&mut self.ended);
+        let before = self.world.server.engine().steps();
+        let begun = clock::now();
+        let outcome = self.world.server.poll(&mut self.world.machine, self.world.now_ms);
+        let time = clock::now() - begun;
+        let steps = self.world.server.engine().steps() - before;
+        let objective = if works == 0 { Objective::Postponed } else { Objective::Poll };
+        self.worst.note(objective, Cost { steps, time, works });
+        outcome.busy
+    }
+
+    /// The connection of a domain.
+    pub fn connection(&self, domid: u16) -> Option<ConnectionId> {
+        self.world.connection(domid)
+    }
+}
