@@ -130,6 +130,9 @@ impl Engine {
     /// Commits a transaction that has been checked, and tells of its changes. A commit costs its client a single write
     /// credit, whatever it changes, and none if no other open transaction has accessed that.
     pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Transaction, now_ms: u64) {
+        if transaction.has_seen_nothing() {
+            return;
+        }
         let before = self.state.generation();
         // Each path is looked up among those of the other transactions, and written.
         self.work.spend(work::of_transaction(&transaction).saturating_mul(2));

@@ -78,9 +78,14 @@ impl Departures {
     }
 }
 
-/// Whether a request gives something to domains that it names.
-pub(super) const fn names_domains(kind: MessageType) -> bool {
-    matches!(kind, MessageType::Introduce | MessageType::SetFeature | MessageType::SetQuota | MessageType::SetPerms)
+/// Whether a request gives something to domains that it names, which have to be looked at first. Domains that merely get a
+/// quota or features matter only while one departs.
+pub(super) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool {
+    match kind {
+        MessageType::Introduce | MessageType::SetPerms => true,
+        MessageType::SetFeature | MessageType::SetQuota => any_departs,
+        _ => false,
+    }
 }
 
 impl Engine {

@@ -299,7 +299,10 @@ impl Engine {
 
     /// Whether the event for a watch is pending, or can never be sent.
     fn is_pending(&mut self, watch: &Watch, path: &str, cause: EventCause) -> bool {
-        let Some(payload) = payload(watch, path) else { return true };
+        let mut payload = Payload::new();
+        if !write_payload(&mut payload, watch, path) {
+            return true;
+        }
         let key = self.config.hash_key;
         let session = self.session_mut(watch.connection);
         session.is_none_or(|session| session.output.has_event(&payload, cause.subject, key))
@@ -313,7 +316,10 @@ impl Engine {
 
     /// Queues an event for a watch, unless an identical one is pending. One that is too long for a message is dropped.
     pub(super) fn queue_event(&mut self, to: Receiver, watch: &Watch, path: &str, cause: EventCause, now_ms: u64) {
-        let Some(payload) = payload(watch, path) else { return };
+        let mut payload = Payload::new();
+        if !write_payload(&mut payload, watch, path) {
+            return;
+        }
         self.work.spend(work::EVENT_STEPS.saturating_add(work::of_bytes(payload.len())));
         let is_special = path.starts_with('@');
         let key = self.config.hash_key;
@@ -357,13 +363,13 @@ impl Engine {
     }
 }
 
-/// The payload of an event; `None` if it is too long for a message.
-fn payload(watch: &Watch, path: &str) -> Option<heapless::Vec<u8, { limits::PAYLOAD_BYTES }>> {
-    let mut payload = heapless::Vec::new();
-    for part in [watch.reported(path).as_bytes(), b"\0", &watch.token, b"\0"] {
-        payload.extend_from_slice(part).ok()?;
-    }
-    Some(payload)
+/// Room for the payload of an event.
+type Payload = heapless::Vec<u8, { limits::PAYLOAD_BYTES }>;
+
+/// Writes the payload of an event. Returns whether it fits into a message.
+fn write_payload(payload: &mut Payload, watch: &Watch, path: &str) -> bool {
+    let parts = [watch.reported(path).as_bytes(), b"\0", &watch.token, b"\0"];
+    parts.into_iter().all(|part| payload.extend_from_slice(part).is_ok())
 }
 
 impl<'a> Telling<'a> {

@@ -204,6 +204,9 @@ impl Engine {
     /// Raises the maxima of the domains of which something has grown, and logs those that are over a quota of memory. It does
     /// not matter which request made them grow, nor whose.
     pub(super) fn note_growth(&mut self, now_ms: u64) {
+        if !self.state.domains.has_grown() {
+            return;
+        }
         let grown = self.state.domains.take_grown();
         let mut next = self.state.domains.next_grown(&grown, None);
         while let Some(domid) = next {

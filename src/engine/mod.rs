@@ -56,7 +56,7 @@ use crate::engine::announcements::Announcements;
 use crate::engine::change_set::{ChangeSet, UpdateCommand};
 use crate::engine::config::{Config, StreamLimit};
 use crate::engine::connection::{Connection, Fault, Peer, Session};
-use crate::engine::departures::{Departures, names_domains};
+use crate::engine::departures::{Departures, has_to_look_at};
 use crate::engine::drops::Drops;
 use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
@@ -419,6 +419,7 @@ impl Engine {
         now_ms: u64,
     ) -> bool {
         let has_room = self.has_room_for_input(id, hypervisor);
+        let any_departs = !self.departures.is_empty();
         let Some(session) = self.session_mut(id) else { return false };
         if session.input.advance(count, has_room).is_err() {
             self.handle_broken_rule(id, Fault::Protocol, now_ms);
@@ -428,7 +429,7 @@ impl Engine {
             return false;
         }
         let kind = MessageType::from_wire(session.input.header().kind);
-        let (header, payload) = if let Some(kind) = kind.filter(|kind| names_domains(*kind)) {
+        let (header, payload) = if let Some(kind) = kind.filter(|kind| has_to_look_at(*kind, any_departs)) {
             if self.is_held_for_departure(id, kind, hypervisor, now_ms) {
                 return false;
             }

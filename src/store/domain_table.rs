@@ -247,6 +247,12 @@ impl Domains {
         self.grown.note(domid);
     }
 
+    /// Whether something of a domain has grown since the last [`Domains::take_grown`].
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.grown.is_full || !self.grown.listed.is_empty()
+    }
+
     /// Takes the domains of which something has grown.
     pub fn take_grown(&mut self) -> Grown {
         core::mem::replace(&mut self.grown, Grown::NONE)

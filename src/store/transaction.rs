@@ -187,6 +187,12 @@ impl Transaction {
         self.accessed.len()
     }
 
+    /// Whether it has seen neither a node nor a special node.
+    #[must_use]
+    pub fn has_seen_nothing(&self) -> bool {
+        self.accessed.is_empty() && self.specials.is_none()
+    }
+
     /// Whether it has seen nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -263,12 +269,18 @@ impl Transaction {
             if matches!(accessed.local, Local::Untouched) {
                 continue;
             }
-            let count = |node: &Rc<Node>| NodeCount::one(node.memory(path.as_path()));
-            if let Some(before) = descent.get(path.as_path()) {
-                charge(before.permissions().owner(), count(before).negated());
-            }
-            if let Local::Present(node) = &accessed.local {
-                charge(node.permissions().owner(), count(node));
+            let count = |node: &Rc<Node>| (node.permissions().owner(), NodeCount::one(node.memory(path.as_path())));
+            let before = descent.get(path.as_path()).map(count);
+            let after = if let Local::Present(node) = &accessed.local { Some(count(node)) } else { None };
+            match (before, after) {
+                // As one change: only what grows is looked at for maxima.
+                (Some((owner, before)), Some((same, after))) if owner == same => {
+                    charge(owner, after.plus(before.negated()))
+                }
+                (before, after) => {
+                    before.into_iter().for_each(|(owner, before)| charge(owner, before.negated()));
+                    after.into_iter().for_each(|(owner, after)| charge(owner, after));
+                }
             }
         }
     }

@@ -199,13 +199,12 @@ impl Watches {
         }
         let later = |list: &Vec<Rc<Watch>>| list.partition_point(|watch| Some(watch.connection) <= after);
         let watched = news.watched().filter_map(|place| self.by_path.get(place));
-        let lists = watched.filter_map(|list| list.get(later(list)..).filter(|list| !list.is_empty()));
-        let mut lists: Vec<&[Rc<Watch>]> = lists.collect();
-        match lists.as_mut_slice() {
-            [] => None,
-            [list] => told_of_one(news, list, found),
-            lists => told_of_many(news, lists, found),
-        }
+        let mut lists = watched.filter_map(|list| list.get(later(list)..).filter(|list| !list.is_empty()));
+        let first = lists.next()?;
+        let Some(second) = lists.next() else { return told_of_one(news, first, found) };
+        let mut all = alloc::vec![first, second];
+        all.extend(lists);
+        told_of_many(news, &mut all, found)
     }
 
     /// Whether there is a watch on exactly `path`.
