@@ -9,6 +9,7 @@ use xenstore::wire::ring::Field;
 
 use xenstore::engine::hypervisor::DomainState;
 
+use crate::log_lines;
 use crate::take_over::replace;
 use crate::world::{World, event, ok};
 
@@ -307,4 +308,35 @@ fn a_held_back_sender_and_the_rest_of_its_events_go_over_to_a_successor() {
     assert_eq!(events.iter().filter(|(path, _)| path.contains("/state/a")).count(), 400);
     assert!(world.reply(1).is_some(), "the sender goes on");
     world.check();
+}
+
+#[test]
+fn dropped_events_are_logged_once_a_minute_for_each_domain_that_causes_them() {
+    let mut world = World::with_homes([1, 3]);
+    world.set_perms(1, "/local/domain/1", "r1").unwrap();
+    world.watch(3, "/local/domain/1", "t").unwrap();
+    world.events(3);
+    for quota in ["outstanding", "node-size"] {
+        world.request(0, MessageType::Control, format!("quota\0set\0{quota}\x00100000000\0")).unwrap();
+    }
+    world.request(0, MessageType::SetQuota, "3\0memory\x00100000\0").unwrap();
+    let mut dropped_lines = |work: &mut dyn FnMut(&mut World)| {
+        let lines = log_lines::of(|| work(&mut world));
+        lines.into_iter().filter(|line| line.contains("dropped")).collect::<Vec<_>>()
+    };
+    let lines = dropped_lines(&mut |world| {
+        for at in 0..900 {
+            world.write(1, &format!("{at:04}{}", "n".repeat(400)), "").unwrap();
+        }
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("domain 1: 1 events for domain 3 dropped, memory "), "{}", lines[0]);
+    assert!(lines[0].ends_with(" of 100,000"), "{}", lines[0]);
+    assert_eq!(dropped_lines(&mut |world| world.pass(limits::DROP_LOG_INTERVAL_MS - 1)), [""; 0]);
+    let lines = dropped_lines(&mut |world| world.pass(1));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let count: u64 = lines[0].split(' ').nth(2).unwrap().replace(',', "").parse().unwrap();
+    let sleeper = world.connection(3).unwrap();
+    assert_eq!(1 + count, world.server.engine().dropped_events(Some(DomId(1)), sleeper), "all of them");
+    assert!(count > 800, "{count}");
 }
