@@ -271,7 +271,7 @@ impl Engine {
                 continue;
             };
             // One that got further comes after all that wait; one that did not keeps its place.
-            let is_further = before != (announcement.changes.place(), announcement.after);
+            let is_further = stopped.receiver.is_none() || before != (announcement.changes.place(), announcement.after);
             let turn = if is_further { self.announcements.take_turn() } else { turn };
             self.put_back(turn, announcement, stopped.receiver);
         }

@@ -266,8 +266,9 @@ impl Server {
     /// Does a turn of work: each ring that has something to do is served once.
     ///
     /// In steps of the meter ([`crate::engine::work`]) that costs, for each ring that has something to do, at most
-    /// [`limits::TURN_STEPS`] and what one request takes more; and for all postponed work together
-    /// [`limits::POSTPONED_STEPS`] and what one piece of it takes more. A ring with nothing to do costs nothing.
+    /// [`limits::TURN_STEPS`] and what one request takes more ([`limits::REQUEST_STEPS_MOST`]); and for each of the three
+    /// kinds of postponed work [`limits::POSTPONED_STEPS`] and what one piece of it takes more. A ring with nothing to do
+    /// costs nothing.
     pub fn poll<P: Platform>(&mut self, platform: &mut P, now_ms: u64) -> Poll {
         if core::mem::take(&mut self.has_exception) {
             self.engine.handle_domain_exception(platform, now_ms);
