@@ -88,8 +88,8 @@ pub const PRIVILEGED_UNREAD_MS: u64 = 20_000;
 /// Milliseconds between two log lines about events that one domain caused and that were dropped.
 pub const DROP_LOG_INTERVAL_MS: u64 = 60_000;
 
-/// Pairs of originator and receiver for which dropped events are counted: 64 KiB. Those of all further pairs are counted
-/// together.
+/// Pairs of originator and receiver for which dropped events are counted: 64 KiB. Those of further pairs are counted
+/// by originator alone.
 pub const DROP_PAIRS: usize = 1024;
 
 /// Messages of a queue that are searched for an identical event one by one; a longer queue gets an index, which takes

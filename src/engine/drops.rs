@@ -16,7 +16,7 @@ use crate::store::watch::ConnectionId;
 /// and the connection that was to receive them.
 type Pair = (Option<DomId>, ConnectionId);
 
-/// The receiver of pairs that are not distinguished: no connection has this number.
+/// All receivers of an originator whose pairs are too many to be counted: no connection has this number.
 const OTHERS: ConnectionId = ConnectionId(0);
 
 /// The counts.
@@ -39,7 +39,7 @@ impl Drops {
     /// Counts a drop, and returns the pair for which it counts.
     fn count(&mut self, pair: Pair) -> Pair {
         let is_full = self.counts.len() >= limits::DROP_PAIRS && !self.counts.contains_key(&pair);
-        let pair = if is_full { (None, OTHERS) } else { pair };
+        let pair = if is_full { (pair.0, OTHERS) } else { pair };
         let count = self.counts.entry(pair).or_default();
         count.all = count.all.saturating_add(1);
         count.unlogged = count.unlogged.saturating_add(1);
@@ -76,6 +76,7 @@ impl Drops {
         body: &mut Writer,
         number: impl Fn(ConnectionId) -> Option<ConnectionNumber>,
     ) {
+        let number = |to| if to == OTHERS { Some(ConnectionNumber(0)) } else { number(to) };
         let known = || self.counts.iter().filter_map(|((by, to), count)| Some((*by, number(*to)?, *count)));
         body.size(known().count());
         for (originator, receiver, count) in known() {
@@ -158,7 +159,7 @@ impl Engine {
                 log::warn!("{by}: {events} events for {to} dropped, memory {has} of {limit}");
             }
             None if receiver == OTHERS => log::warn!("{by}: {events} events for {to} dropped"),
-            None => log::warn!("{by}: {events} events for {to} dropped, it does not read"),
+            None => log::warn!("{by}: {events} events for {to} dropped, it has stopped reading"),
         }
     }
 

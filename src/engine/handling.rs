@@ -93,7 +93,9 @@ impl Engine {
             return Err(Errno::Acces);
         }
         let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
-        if let Some(transaction) = transaction.as_mut().filter(|_| row.ends_transaction) {
+        if let Some(transaction) =
+            transaction.as_mut().filter(|_| row.ends_transaction && payload.first() == Some(&b'T'))
+        {
             self.forget_departing(transaction);
         }
         let session = self.connections.get(&id).and_then(Connection::session);

@@ -37,38 +37,64 @@ pub struct EventCause {
     pub subject: Option<DomId>,
 }
 
-/// A message in the queue.
+/// A message in the queue. It is small, as thousands can be pending.
 #[derive(Debug)]
 struct Message {
     bytes: Vec<u8>,
-    origin: Option<Origin>,
+    /// The connection whose request caused it, or that it counts for; [`NOBODY`] for neither.
+    by: ConnectionId,
+    /// The request that caused it; 0 for none that is outstanding.
+    ticket: u64,
     kind: Kind,
 }
+
+const _: () = assert!(size_of::<Message>() <= 56, "a piece of the queue takes 3.5 KiB");
+
+/// No connection has this number.
+const NOBODY: ConnectionId = ConnectionId(0);
+/// A deadline that never comes.
+const NEVER_MS: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Reply,
     /// The end of a message whose beginning a predecessor sent.
     Rest,
-    Event(EventInfo),
-}
-
-/// What an event's bytes don't say.
-#[derive(Clone, Copy, Debug, Default)]
-struct EventInfo {
-    /// When the event is dropped if nothing of it was sent.
-    deadline_ms: Option<u64>,
-    originator: Option<ConnectionId>,
-    subject: Option<DomId>,
+    Event {
+        /// When the event is dropped if nothing of it was sent.
+        deadline_ms: u64,
+        /// The domain that a special event is about.
+        subject: Option<DomId>,
+    },
 }
 
 impl Message {
-    const fn event(&self) -> Option<EventInfo> {
-        if let Kind::Event(event) = self.kind { Some(event) } else { None }
+    fn new(bytes: Vec<u8>, origin: Option<Origin>, kind: Kind) -> Self {
+        let Origin { connection: by, ticket } = origin.unwrap_or(Origin { connection: NOBODY, ticket: 0 });
+        Self { bytes, by, ticket, kind }
     }
 
-    const fn originator(&self) -> Option<ConnectionId> {
-        if let Kind::Event(event) = self.kind { event.originator } else { None }
+    /// What is told when the message is sent or dropped. Its guest gets a look also if no request waits for it any more.
+    fn origin(&self) -> Option<Origin> {
+        (self.by != NOBODY).then_some(Origin { connection: self.by, ticket: self.ticket })
+    }
+
+    const fn is_event(&self) -> bool {
+        matches!(self.kind, Kind::Event { .. })
+    }
+
+    const fn subject(&self) -> Option<DomId> {
+        if let Kind::Event { subject, .. } = self.kind { subject } else { None }
+    }
+
+    fn deadline_ms(&self) -> Option<u64> {
+        if let Kind::Event { deadline_ms, .. } = self.kind { Some(deadline_ms) } else { None }
+            .filter(|deadline_ms| *deadline_ms != NEVER_MS)
+    }
+
+    /// The guest's connection that an event counts for.
+    fn originator(&self) -> Option<ConnectionId> {
+        Some(self.by).filter(|by| self.is_event() && *by != NOBODY)
     }
 
     fn payload(&self) -> &[u8] {
@@ -145,7 +171,7 @@ impl Output {
 
     /// The causes of pending messages.
     pub fn origins(&self) -> impl Iterator<Item = Origin> {
-        self.messages.iter().filter_map(|message| message.origin)
+        self.messages.iter().filter_map(Message::origin)
     }
 
     fn push(&mut self, message: Message) {
@@ -161,7 +187,7 @@ impl Output {
     pub fn push_reply(&mut self, mut buffer: Vec<u8>, header: Header, payload: &[u8], origin: Option<Origin>) {
         buffer.extend_from_slice(&header.emit());
         buffer.extend_from_slice(payload);
-        self.push(Message { bytes: buffer, origin, kind: Kind::Reply });
+        self.push(Message::new(buffer, origin, Kind::Reply));
     }
 
     /// Gives the last reply to a request another payload. A message of which something was sent stays as it is.
@@ -186,13 +212,13 @@ impl Output {
             return false;
         }
         if self.messages.len() <= limits::SCANNED_MESSAGES {
-            let is_same = |message: &Message| {
-                message.event().is_some_and(|event| event.subject == subject && message.payload() == payload)
-            };
+            let is_same =
+                |message: &Message| message.is_event() && message.subject() == subject && message.payload() == payload;
             return self.messages.iter().any(is_same);
         }
         if !self.pending.is_indexed() {
-            let events = self.messages.iter().filter_map(|message| Some((message.payload(), message.event()?.subject)));
+            let events = self.messages.iter().filter(|message| message.is_event());
+            let events = events.map(|message| (message.payload(), message.subject()));
             self.pending.index(key, events);
         }
         self.pending.contains(payload, subject)
@@ -205,8 +231,10 @@ impl Output {
         let header = Header { kind, request_id: 0, transaction_id: 0, payload_bytes };
         let EventCause { origin, originator, subject } = cause;
         self.pending.add(payload, subject);
-        let event = EventInfo { deadline_ms, originator, subject };
-        self.push(Message { bytes: message(header, payload), origin, kind: Kind::Event(event) });
+        let deadline_ms = deadline_ms.unwrap_or(NEVER_MS);
+        // An event counts for its originator also if no request waits for it.
+        let origin = origin.or(originator.map(|connection| Origin { connection, ticket: 0 }));
+        self.push(Message::new(message(header, payload), origin, Kind::Event { deadline_ms, subject }));
     }
 
     /// The bytes to send next, up to the end of a message; empty when there are none.
@@ -237,7 +265,7 @@ impl Output {
         self.sent = 0;
         let message = self.messages.pop_front()?;
         self.forget(&message);
-        Some((message.origin, message.bytes))
+        Some((message.origin(), message.bytes))
     }
 
     /// Sends the first message again from its beginning: its receiver has erased the part that was sent. The end of a message
@@ -259,16 +287,14 @@ impl Output {
         while dropped.len() < most
             && let Some(message) = self.messages.pop_front()
         {
-            match message.event() {
-                Some(event) if event.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) => {
-                    self.forget(&message);
-                    dropped.push(Dropped { origin: message.origin, originator: event.originator });
-                }
-                event => {
-                    kept.push(message);
-                    if event.is_some() {
-                        break;
-                    }
+            let is_event = message.is_event();
+            if message.deadline_ms().is_some_and(|deadline_ms| deadline_ms <= now_ms) {
+                self.forget(&message);
+                dropped.push(Dropped { origin: message.origin(), originator: message.originator() });
+            } else {
+                kept.push(message);
+                if is_event {
+                    break;
                 }
             }
         }
@@ -278,14 +304,14 @@ impl Output {
         dropped
     }
 
-    /// The deadline of the first event of which nothing was sent.
+    /// The deadline of the first event of which nothing was sent; [`Output::expire`] goes no further than to that event either.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
         if self.pending.is_empty() {
             return None;
         }
         let partly_sent = usize::from(self.sent > 0);
-        self.messages.iter().skip(partly_sent).find_map(|message| message.event()?.deadline_ms)
+        self.messages.iter().skip(partly_sent).find(|message| message.is_event())?.deadline_ms()
     }
 
     /// Whether nothing is pending.
@@ -297,12 +323,8 @@ impl Output {
     /// What the bytes of each message don't say, in order. One that is partly sent has no deadline any more.
     pub(super) fn messages(&self) -> impl Iterator<Item = MessageDetails> {
         self.messages.iter().enumerate().map(|(at, message)| {
-            let event = message.event();
-            let deadline_ms = event.filter(|_| at > 0 || self.sent == 0).and_then(|event| event.deadline_ms);
-            // An event counts for its originator also if no request waits for it.
-            let counts_for = message.originator().map(|connection| Origin { connection, ticket: 0 });
-            let origin = message.origin.or(counts_for);
-            MessageDetails { origin, deadline_ms, subject: event.and_then(|event| event.subject) }
+            let deadline_ms = message.deadline_ms().filter(|_| at > 0 || self.sent == 0);
+            MessageDetails { origin: message.origin(), deadline_ms, subject: message.subject() }
         })
     }
 
@@ -320,10 +342,12 @@ impl Output {
         self.messages.front().filter(is_partial).map_or(0, remaining)
     }
 
-    /// Changes the causes of the pending messages.
+    /// Changes the causes of the pending messages. One that has none any more counts for its originator all the same.
     pub(super) fn map_origins(&mut self, mut map: impl FnMut(Origin) -> Option<Origin>) {
         for message in self.messages.iter_mut() {
-            message.origin = message.origin.and_then(&mut map);
+            if let Some(origin) = message.origin() {
+                message.ticket = map(origin).map_or(0, |origin| origin.ticket);
+            }
         }
     }
 
@@ -340,7 +364,7 @@ impl Output {
     ) -> Result<(), NoMessages> {
         let (first, mut rest) = bytes.split_at_checked(partial_bytes).ok_or(NoMessages)?;
         if !first.is_empty() {
-            self.push(Message { bytes: first.into(), origin: None, kind: Kind::Rest });
+            self.push(Message::new(first.into(), None, Kind::Rest));
         }
         while !rest.is_empty() {
             let (message, behind) = length(rest).and_then(|length| rest.split_at_checked(length)).ok_or(NoMessages)?;
@@ -351,8 +375,8 @@ impl Output {
     }
 
     fn restore_message(&mut self, bytes: &[u8], deadline_ms: Option<u64>) {
-        let message = Message { bytes: bytes.into(), origin: None, kind: kind_of(bytes, deadline_ms) };
-        if message.event().is_some() {
+        let message = Message::new(bytes.into(), None, kind_of(bytes, deadline_ms));
+        if message.is_event() {
             self.pending.add(message.payload(), None);
         }
         self.push(message);
@@ -368,9 +392,10 @@ impl Output {
         }
         // An event of which a part was sent is not dropped any more.
         let kind = kind_of(&whole, None);
-        *first = Message { bytes: whole, origin: first.origin, kind };
-        if let (Kind::Event(_), payload) = (kind, first.payload()) {
-            self.pending.add(payload, None);
+        first.bytes = whole;
+        first.kind = kind;
+        if first.is_event() {
+            self.pending.add(first.payload(), None);
         }
         self.queued_bytes = self.queued_bytes.saturating_add(sent.len());
         self.sent = sent.len();
@@ -384,15 +409,16 @@ impl Output {
         is_guest: impl Fn(ConnectionId) -> bool,
     ) {
         for (message, details) in self.messages.iter_mut().zip(details) {
-            message.origin = details.origin;
-            let bytes = message.bytes.len();
-            if let Kind::Event(event) = &mut message.kind {
-                event.deadline_ms = details.deadline_ms;
-                event.subject = details.subject;
-                event.originator = details.origin.map(|origin| origin.connection).filter(|by| is_guest(*by));
-                if let Some(originator) = event.originator {
-                    self.shares.add(originator, bytes);
+            let origin = details.origin.filter(|origin| is_guest(origin.connection));
+            if let Kind::Event { deadline_ms, subject } = &mut message.kind {
+                *deadline_ms = details.deadline_ms.unwrap_or(NEVER_MS);
+                *subject = details.subject;
+                if let Some(origin) = origin {
+                    self.shares.add(origin.connection, message.bytes.len());
                 }
+            }
+            if let Some(origin) = origin {
+                (message.by, message.ticket) = (origin.connection, origin.ticket);
             }
         }
         // Subjects are part of what the index finds.
@@ -402,9 +428,9 @@ impl Output {
     fn forget(&mut self, message: &Message) {
         let bytes = message.bytes.len();
         self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
-        if let Some(event) = message.event() {
-            self.pending.remove(message.payload(), event.subject);
-            if let Some(originator) = event.originator {
+        if message.is_event() {
+            self.pending.remove(message.payload(), message.subject());
+            if let Some(originator) = message.originator() {
                 self.shares.take(originator, bytes);
             }
         }
@@ -414,7 +440,7 @@ impl Output {
 /// What kind of message these bytes are.
 fn kind_of(bytes: &[u8], deadline_ms: Option<u64>) -> Kind {
     let is_event = bytes.first_chunk().map(Header::parse).is_some_and(|header| header.is_event());
-    if is_event { Kind::Event(EventInfo { deadline_ms, ..EventInfo::default() }) } else { Kind::Reply }
+    if is_event { Kind::Event { deadline_ms: deadline_ms.unwrap_or(NEVER_MS), subject: None } } else { Kind::Reply }
 }
 
 /// Bytes of the message that `bytes` begins with, if they begin with a whole header of one.
@@ -507,7 +533,7 @@ mod tests {
     fn a_share_is_what_a_guest_caused_and_is_pending() {
         let mut output = Output::default();
         output.push_event(b"four", BY_A, None);
-        output.push_event(b"five!", EventCause { originator: Some(ConnectionId(2)), ..BY_A }, None);
+        output.push_event(b"five!", EventCause { originator: Some(ConnectionId(2)), ..BY_NOBODY }, None);
         output.push_event(b"six", BY_NOBODY, None);
         output.push_reply(Vec::new(), header(b"reply"), b"reply", None);
         let shares = |output: &Output| (output.bytes_by(A), output.bytes_by(ConnectionId(2)), output.bytes_by_guests());

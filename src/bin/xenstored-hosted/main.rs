@@ -147,8 +147,10 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
                 }
             }
         }
-        let is_busy = clients.serve_waiting(&mut server, &mut platform, now_ms()) || poll.busy;
-        let wait_ms = if is_busy { Some(0) } else { poll.deadline_ms.map(|at_ms| at_ms.saturating_sub(now_ms())) };
+        // What the clients asked for just now may be work for the next turn, or have a deadline.
+        let is_busy = clients.serve_waiting(&mut server, &mut platform, now_ms()) || server.is_busy();
+        let deadline_ms = [poll.deadline_ms, server.engine().poll_timeout()].into_iter().flatten().min();
+        let wait_ms = if is_busy { Some(0) } else { deadline_ms.map(|at_ms| at_ms.saturating_sub(now_ms())) };
         let wait_ms = wait_ms.map(|ms| ms.div_ceil(u64::from(clock_factor)));
         let timeout = wait_ms.map(|ms| Timespec {
             tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),

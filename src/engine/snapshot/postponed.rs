@@ -33,7 +33,10 @@ impl Saver<'_> {
             let number = announcement.connection.and_then(|id| self.number(id));
             body.number(number.map_or(0, |number| number.0.into()));
             let origin = announcement.cause.origin;
-            body.number(origin.map_or(0, |origin| origin.ticket));
+            let is_outstanding = |origin: &Origin| {
+                engine.connection(origin.connection).is_some_and(|sender| sender.has_ticket(origin.ticket))
+            };
+            body.number(origin.filter(is_outstanding).map_or(0, |origin| origin.ticket));
             let after = announcement.after.and_then(|after| self.number_before(after));
             body.optional(after.map(|after| after.0.into()));
             self.write_changes(&mut body, &announcement.changes);
