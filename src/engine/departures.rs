@@ -124,7 +124,7 @@ impl Engine {
                     }
                     self.set_progress(domid, Progress::Transactions(None));
                 }
-                Progress::Transactions(done) => self.forget_in_next_connection(domid, done),
+                Progress::Transactions(done) => self.forget_in_connections(domid, done),
                 Progress::Done => return self.end_departure(domid),
             }
         }
@@ -180,18 +180,24 @@ impl Engine {
         next
     }
 
-    /// Takes a domain's rights out of the transactions of the first connection after `done`. Those that are opened meanwhile
-    /// don't see them any more.
-    fn forget_in_next_connection(&mut self, domid: DomId, done: Option<ConnectionId>) {
+    /// Takes a domain's rights out of the transactions of the connections after `done`, as far as the steps go. Those that
+    /// are opened meanwhile don't see them any more.
+    fn forget_in_connections(&mut self, domid: DomId, done: Option<ConnectionId>) {
         let behind = (done.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let next = self.connections.range_mut(behind).next();
-        let progress = next.as_ref().map_or(Progress::Done, |(id, _)| Progress::Transactions(Some(**id)));
-        self.work.spend(1);
-        if let Some((session, _)) = next.and_then(|(_, connection)| connection.session_mut()) {
-            for transaction in session.transactions.values_mut() {
+        let mut progress = Progress::Done;
+        let mut done = done;
+        for (id, connection) in self.connections.range_mut(behind) {
+            if self.work.is_over() {
+                progress = Progress::Transactions(done);
+                break;
+            }
+            self.work.spend(1);
+            let transactions = connection.session_mut().map(|(session, _)| &mut session.transactions);
+            for transaction in transactions.into_iter().flat_map(|transactions| transactions.values_mut()) {
                 self.work.spend(transaction.len() as u64);
                 transaction.forget_domain(domid);
             }
+            done = Some(*id);
         }
         self.set_progress(domid, progress);
     }

@@ -261,6 +261,7 @@ impl Output {
     }
 
     /// Drops the first message. Returns its cause and its buffer.
+    #[inline]
     pub(super) fn discard_first(&mut self) -> Option<(Option<Origin>, Vec<u8>)> {
         self.sent = 0;
         let message = self.messages.pop_front()?;
