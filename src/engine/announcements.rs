@@ -1,12 +1,13 @@
-//! Announcements of changes that are not done with in one go.
+//! Announcements that take more than one turn.
 //!
-//! A request's changes are applied at once, and its events are queued at once as far as its steps go and its receivers have
-//! room. The rest is postponed: its connection is held back until all is queued, so that nothing of it is lost, nothing
-//! grows meanwhile, and the events of one connection keep their order. Whoever may know of a change is decided when it is
-//! told, by the nodes of then: what was revoked meanwhile is not told any more.
+//! The engine applies a request's changes at once. It queues events until the request's steps are used up or a receiver
+//! has no room, and postpones the rest. The connection is held back until all events are queued. So no event is lost,
+//! nothing grows meanwhile, and the events of one connection keep their order. The engine checks permissions when it
+//! queues an event. The present nodes decide, besides the node before the change: a right revoked meanwhile no longer
+//! counts.
 //!
-//! Each is continued in turn, the one that waited longest first. One that waits for a receiver's room costs nothing until
-//! the receiver has read ([`crate::limits::ROOM_STEP_BYTES`]).
+//! Postponed announcements continue in turn, the longest-waiting first. An announcement that waits for a receiver's room
+//! costs nothing until the receiver has read ([`crate::limits::ROOM_STEP_BYTES`]).
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, TryReserveError, VecDeque};
@@ -23,31 +24,31 @@ use crate::store::path::Path;
 use crate::store::transaction::CommitEvent;
 use crate::store::watch::ConnectionId;
 
-/// What is left to be told of one request's changes.
+/// The rest of one request's changes, whose events are not all queued.
 #[derive(Debug)]
 pub(super) struct Announcement {
-    /// The connection that is held back meanwhile; `None` for the server's own requests.
+    /// The connection that is held back until the end; `None` for the server's own changes.
     pub(super) connection: Option<ConnectionId>,
     pub(super) cause: EventCause,
-    /// The changes. The first one may have been told to some.
+    /// The changes. Some receivers may already have the events of the first one.
     pub(super) changes: Changes,
-    /// The last connection that was told of the first one.
+    /// The last connection that was handled for the first change.
     pub(super) after: Option<ConnectionId>,
-    /// Bytes that it takes.
+    /// Bytes that the announcement takes.
     pub(super) bytes: usize,
 }
 
-/// What is to be told.
+/// The changes of an announcement.
 #[derive(Debug)]
 pub(super) enum Changes {
     /// These changes, in order.
     Listed(VecDeque<CommitEvent>),
-    /// The removal of a node with all below.
+    /// The removal of a node and its descendants.
     Removal(Box<Removal>),
 }
 
 impl Changes {
-    /// Where it is, to tell whether it has come further.
+    /// The present position, to detect progress.
     fn place(&self) -> (usize, bool) {
         match self {
             Self::Listed(events) => (events.len(), false),
@@ -56,18 +57,18 @@ impl Changes {
     }
 }
 
-/// The postponed announcements: by the receiver whose room each waits for (`None` for those that can be continued), and the
-/// turn in which it was postponed last.
+/// The postponed announcements. The key is the receiver whose room an announcement waits for (`None` if it can continue),
+/// and the turn in which it was last postponed.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
     postponed: BTreeMap<(Option<ConnectionId>, u64), Announcement>,
     next_turn: u64,
-    /// How many are nobody's request: those of domains that are gone.
+    /// The number of announcements that hold back no connection, such as those of removed domains.
     unattended: usize,
 }
 
 impl Announcements {
-    /// Whether one is postponed that holds back no connection.
+    /// Whether a postponed announcement holds back no connection.
     pub(super) const fn has_unattended(&self) -> bool {
         self.unattended > 0
     }
@@ -77,12 +78,12 @@ impl Announcements {
         self.next_turn
     }
 
-    /// Whether one can be continued now.
+    /// Whether an announcement can continue now.
     pub(super) fn has_runnable(&self) -> bool {
         self.postponed.first_key_value().is_some_and(|((receiver, _), _)| receiver.is_none())
     }
 
-    /// The one that can be continued and waited longest, with its turn.
+    /// Takes the longest-waiting announcement that can continue, with its turn.
     fn take_runnable(&mut self) -> Option<(u64, Announcement)> {
         if !self.has_runnable() {
             return None;
@@ -94,7 +95,7 @@ impl Announcements {
         Some((turn, announcement))
     }
 
-    /// Lets those go on that wait for a receiver.
+    /// Lets the announcements continue that wait for a receiver.
     fn release(&mut self, receiver: ConnectionId) {
         let waiting = (Some(receiver), 0)..=(Some(receiver), u64::MAX);
         while let Some((key, _)) = self.postponed.range(waiting.clone()).next() {
@@ -105,15 +106,15 @@ impl Announcements {
         }
     }
 
-    /// All, in no particular order.
+    /// All announcements, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Announcement> {
         self.postponed.values()
     }
 
-    /// All, in the order of their turns.
+    /// All announcements, in the order of their turns.
     ///
     /// # Errors
-    /// If there is no memory for a list of them.
+    /// Fails if there is no memory for the list.
     pub(super) fn in_order(&self) -> Result<Vec<(u64, &Announcement)>, TryReserveError> {
         let mut all = Vec::new();
         all.try_reserve_exact(self.postponed.len())?;
@@ -124,7 +125,7 @@ impl Announcements {
 }
 
 impl Engine {
-    /// Announces changes that were just applied: at once, as far as that goes.
+    /// Announces changes that were just applied, and postpones the rest if necessary.
     pub(super) fn announce_all(&mut self, events: VecDeque<CommitEvent>, now_ms: u64) {
         let bytes = events.iter().map(CommitEvent::bytes).fold(0, usize::saturating_add);
         let Cause { connection, event: cause } = self.cause;
@@ -142,7 +143,7 @@ impl Engine {
         }
     }
 
-    /// Announces the removal of a node that was at `top`, with all below it, which takes `bytes`.
+    /// Announces the removal of a node that was at `top`, and of its descendants. Together they took `bytes`.
     pub(super) fn announce_removal(
         &mut self,
         top: Path<'_>,
@@ -166,7 +167,7 @@ impl Engine {
         }
     }
 
-    /// Queues events until all changes are told, or it has to stop.
+    /// Queues events until all changes are announced, the steps are used up, or a receiver has no room.
     fn continue_announcement(&mut self, announcement: &mut Announcement, now_ms: u64) -> Result<(), Stopped> {
         let Announcement { cause, changes, after, .. } = announcement;
         match changes {
@@ -223,7 +224,7 @@ impl Engine {
         }
     }
 
-    /// Postpones an announcement, and holds back the connection whose request it is.
+    /// Postpones an announcement, and holds back the connection that sent the request.
     pub(super) fn postpone(&mut self, announcement: Announcement, receiver: Option<ConnectionId>) {
         if let Some(connection) = announcement.connection.and_then(|id| self.connections.get_mut(&id)) {
             connection.announced_bytes = Some(announcement.bytes);
@@ -237,14 +238,14 @@ impl Engine {
         self.put_back(turn, announcement, receiver);
     }
 
-    /// Takes over an announcement of a predecessor.
+    /// Restores an announcement of a predecessor.
     pub(super) fn restore_announcement(&mut self, announcement: Announcement) {
         if let Some(origin) = announcement.cause.origin
             && let Some(sender) = self.connections.get_mut(&origin.connection)
             && !sender.has_ticket(origin.ticket)
             && origin.ticket != 0
         {
-            // Postponing counts one more.
+            // The ticket must exist before `postpone` extends it; `settle` then takes the extra count off.
             sender.issue_ticket(origin.ticket);
             self.postpone(announcement, None);
             return self.settle(origin);
@@ -270,7 +271,7 @@ impl Engine {
                 self.end_announcement(&announcement);
                 continue;
             };
-            // One that got further comes after all that wait; one that did not keeps its place.
+            // An announcement that made progress goes to the end of the queue; any other keeps its turn.
             let is_further = stopped.receiver.is_none() || before != (announcement.changes.place(), announcement.after);
             let turn = if is_further { self.announcements.take_turn() } else { turn };
             self.put_back(turn, announcement, stopped.receiver);
@@ -289,7 +290,7 @@ impl Engine {
         }
     }
 
-    /// Lets what waits for a receiver's room go on: it has read, it is gone, or it reads no more.
+    /// Lets the work continue that waits for a receiver's room: the receiver has read, is gone, or was given up.
     pub(super) fn release_waiting(&mut self, receiver: ConnectionId) {
         self.announcements.release(receiver);
         self.departures.release(receiver);
@@ -299,7 +300,7 @@ impl Engine {
         }
     }
 
-    /// Notes that something waits for a client of the control domain to read.
+    /// Notes that work waits for a client of the control domain to read.
     pub(super) fn await_reading(&mut self, id: ConnectionId, now_ms: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.reading.unread_since_ms.is_none() {
@@ -309,7 +310,7 @@ impl Engine {
         }
     }
 
-    /// Notes that a client read `bytes`. What waits for its room goes on when that makes a difference.
+    /// Notes that a client read `bytes`. Waiting work continues once the queue is empty or the client has read enough.
     pub(super) fn note_reading(&mut self, id: ConnectionId, bytes: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if bytes > 0 && core::mem::take(&mut connection.reading.is_given_up) {
@@ -327,7 +328,8 @@ impl Engine {
         }
     }
 
-    /// Gives a client of the control domain up that has read nothing for long: it holds nobody back from now on.
+    /// Gives up a client of the control domain that has read nothing for [`limits::PRIVILEGED_UNREAD_MS`]. Work no longer
+    /// waits for its room.
     pub(super) fn give_up_reader(&mut self, id: ConnectionId, now_ms: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(since_ms) = connection.reading.unread_since_ms else { return };
@@ -345,7 +347,7 @@ impl Engine {
         self.release_waiting(id);
     }
 
-    /// Whether a client of the control domain was given up: it has read nothing for long.
+    /// Whether a client of the control domain was given up ([`Engine::give_up_reader`]).
     pub(super) fn is_given_up(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|connection| connection.reading.is_given_up)
     }

@@ -1,9 +1,10 @@
-//! Domains that are gone and whose nodes are not all removed yet.
+//! Departures: domains that are gone and whose nodes are not all removed yet.
 //!
-//! A domain ends at once: its connection and its watches are gone, and its end is announced. What it owned is
-//! removed node by node, with all below each, as far as the steps of a turn go and as the control domain has room for the
-//! events. Until that is done its record stays, so that all is counted and a domain that acts for it (SET_TARGET) sees
-//! the events. A request that would give something to a new domain of its number is held back.
+//! A release takes a domain's connection and watches at once, and announces the release. The server then removes the
+//! domain's nodes one by one, each with its descendants. It pauses when the steps of a turn are used up or the control
+//! domain has no room for the events. The domain's record stays until the end. So the counts remain right, and a domain
+//! that acts for it (SET_TARGET) sees the events. A request that would give something to a new domain of the same number
+//! is held back.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -18,22 +19,22 @@ use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 use crate::wire::header::MessageType;
 
-/// The removal of one domain's nodes and rights: first from the tree, then from open transactions.
+/// The removal of one domain's nodes and rights, first from the tree, then from open transactions.
 #[derive(Debug)]
 struct Departure {
-    /// The connection that it had: its share of the readers' queues.
+    /// The domain's former connection, for its share of the readers' queues.
     originator: Option<ConnectionId>,
-    /// The client of the control domain that has to read before it goes on.
+    /// The client of the control domain that has to read before the departure can continue.
     receiver: Option<ConnectionId>,
     progress: Progress,
 }
 
-/// How far a departure has come.
+/// The progress of a departure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Progress {
-    /// This node is the next one; `None` for the first that is found.
+    /// The next node to remove; `None` to start at the first one found.
     Nodes(Option<PathBuf>),
-    /// The transactions of all connections up to this one are done; `None` for none.
+    /// The last connection whose transactions are done; `None` before the first.
     Transactions(Option<ConnectionId>),
     Done,
 }
@@ -48,7 +49,7 @@ impl Departure {
 #[derive(Debug, Default)]
 pub(super) struct Departures {
     by_domain: BTreeMap<DomId, Departure>,
-    /// Connections whose request names one of them.
+    /// Connections whose request names a departing domain.
     held: Vec<ConnectionId>,
 }
 
@@ -61,25 +62,25 @@ impl Departures {
         self.by_domain.contains_key(&domid)
     }
 
-    /// The domains.
+    /// The departing domains.
     pub(super) fn domains(&self) -> impl ExactSizeIterator<Item = DomId> {
         self.by_domain.keys().copied()
     }
 
-    /// Whether one can be continued now.
+    /// Whether a departure can continue now.
     pub(super) fn has_runnable(&self) -> bool {
         self.by_domain.values().any(|departure| departure.receiver.is_none())
     }
 
-    /// Lets those go on that wait for a receiver.
+    /// Lets the departures continue that wait for a receiver.
     pub(super) fn release(&mut self, receiver: ConnectionId) {
         let waiting = self.by_domain.values_mut().filter(|departure| departure.receiver == Some(receiver));
         waiting.for_each(|departure| departure.receiver = None);
     }
 }
 
-/// Whether a request gives something to domains that it names, which have to be looked at first. Domains that merely get a
-/// quota or features matter only while one departs.
+/// Whether a request gives something to the domains that it names, so that they must be checked first. A quota or features
+/// need the check only while a domain departs.
 pub(super) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool {
     match kind {
         MessageType::Introduce | MessageType::SetPerms => true,
@@ -89,8 +90,8 @@ pub(super) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool
 }
 
 impl Engine {
-    /// Begins to remove what a domain owned that is gone; `originator` is the connection that it had. Small estates are
-    /// done with at once.
+    /// Begins to remove the nodes of a domain that is gone. `originator` is its former connection. Few nodes are removed
+    /// at once.
     pub(super) fn begin_departure(&mut self, domid: DomId, originator: Option<ConnectionId>, now_ms: u64) {
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.connection = None;
@@ -100,7 +101,7 @@ impl Engine {
         self.continue_departure(domid, now_ms);
     }
 
-    /// Takes over the removal of a domain's nodes from a predecessor.
+    /// Restores the removal of a domain's nodes that a predecessor began.
     pub(super) fn restore_departure(&mut self, domid: DomId) {
         self.departures.by_domain.insert(domid, Departure::new(None));
     }
@@ -111,7 +112,7 @@ impl Engine {
         }
     }
 
-    /// Continues a departure until it is done, the steps are used up, or a reader has to read first.
+    /// Continues a departure until it ends, the steps are used up, or a reader has to read first.
     fn continue_departure(&mut self, domid: DomId, now_ms: u64) {
         while !self.work.is_over()
             && let Some(departure) = self.departures.by_domain.get(&domid)
@@ -130,7 +131,7 @@ impl Engine {
         }
     }
 
-    /// Removes nodes and rights from `next` on. Returns whether there are no more.
+    /// Removes nodes and rights from `next` on. Returns whether all are removed.
     fn remove_nodes_and_rights(
         &mut self,
         domid: DomId,
@@ -138,7 +139,7 @@ impl Engine {
         originator: Option<ConnectionId>,
         now_ms: u64,
     ) -> bool {
-        // It may be gone since it was found, or name the domain no longer.
+        // The node may have been removed since the last turn, or no longer name the domain.
         let still = next.filter(|path| self.state.tree.get(path.as_path()).is_some_and(|node| node.names(domid)));
         let mut is_whole = still.is_none();
         let mut next = still.or_else(|| self.next_naming(domid, None));
@@ -147,7 +148,7 @@ impl Engine {
                 if is_whole {
                     return true;
                 }
-                // Once more from the first one: what came before the place where it went on may have changed.
+                // Search again from the start: nodes before the one where this turn began may have changed.
                 is_whole = true;
                 next = self.next_naming(domid, None);
                 if next.is_none() {
@@ -166,7 +167,7 @@ impl Engine {
                 self.set_progress(domid, Progress::Nodes(Some(path)));
                 return false;
             }
-            // Before this one goes: then nobody could say what was after it.
+            // The search for the next node needs this one, which is about to be removed.
             next = self.next_naming(domid, Some(path.as_path()));
             self.work.spend(work::of_path(path.as_path().as_str().len()));
             self.remove_node_or_rights(path.as_path(), domid, originator, now_ms);
@@ -180,8 +181,8 @@ impl Engine {
         next
     }
 
-    /// Takes a domain's rights out of the transactions of the connections after `done`, as far as the steps go. Those that
-    /// are opened meanwhile don't see them any more.
+    /// Takes a domain's rights out of the transactions of the connections after `done`, until the steps are used up.
+    /// Transactions opened meanwhile no longer see these rights.
     fn forget_in_connections(&mut self, domid: DomId, done: Option<ConnectionId>) {
         let behind = (done.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut progress = Progress::Done;
@@ -202,8 +203,8 @@ impl Engine {
         self.set_progress(domid, progress);
     }
 
-    /// Takes the rights of all departing domains out of a transaction that is about to be committed: the commit must not
-    /// bring back what was removed already.
+    /// Takes the rights of all departing domains out of a transaction before its commit, which must not bring removed rights
+    /// back.
     pub(super) fn forget_departing(&mut self, transaction: &mut Transaction) {
         for domid in self.departures.by_domain.keys() {
             self.work.spend(transaction.len() as u64);
@@ -239,7 +240,7 @@ impl Engine {
     }
 
     /// Holds a connection back if its request would give something to a domain whose number is not free yet. Returns
-    /// whether it did.
+    /// whether the connection is held back.
     pub(super) fn hold_for_departure(&mut self, id: ConnectionId, kind: MessageType, payload: &[u8]) -> bool {
         if self.departures.is_empty() || !self.names_departing(kind, payload) {
             return false;
@@ -252,7 +253,7 @@ impl Engine {
     }
 
     fn names_departing(&self, kind: MessageType, payload: &[u8]) -> bool {
-        // Of permissions the domid is behind each entry's letter.
+        // In a permission entry, the domid follows the letter.
         let (skipped, strings, letters) = if kind == MessageType::SetPerms { (1, usize::MAX, 1) } else { (0, 1, 0) };
         let named = payload.split(|byte| *byte == 0).skip(skipped).take(strings);
         let mut domids = named.filter_map(|string| parse_domid(string.get(letters..)?).ok());
