@@ -1,7 +1,7 @@
-//! Who is told of a change.
+//! The choice of the watches that get an event, and the queueing of these events.
 //!
 //! An event goes to a watch on the changed path or above, if its connection may read the node, or its parent, or could
-//! read the node before (`docs/misc/xenstore.txt`, "Watches"). What is not allowed is not said.
+//! read the node before (`docs/misc/xenstore.txt`, "Watches"). No other connection gets the event.
 
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
@@ -20,7 +20,7 @@ use crate::store::transaction::{Before, CommitEvent};
 use crate::store::watch::{ConnectionId, News, Scope, Watch};
 use crate::wire::feature::Features;
 
-/// Permissions and when they were written.
+/// Permissions, and the generation that wrote them.
 #[derive(Clone, Copy)]
 pub(super) struct Readable<'a> {
     permissions: &'a Permissions,
@@ -49,12 +49,12 @@ impl<'a> Readable<'a> {
     }
 }
 
-/// Reading any of these gives a right to the event.
+/// The nodes of a change. A client that may read any of them gets the event.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Readables<'a> {
     /// The node.
     pub(super) node: Option<Readable<'a>>,
-    /// Its parent; counts only while the node is there.
+    /// Its parent; counts only while the node exists.
     pub(super) parent: Option<Readable<'a>>,
     /// The node as it was before.
     pub(super) before: Option<Readable<'a>>,
@@ -71,7 +71,7 @@ impl Readables<'_> {
     }
 }
 
-/// A change of a node that is to be announced.
+/// A change of a node to announce.
 #[derive(Clone, Copy)]
 pub(super) struct Change<'a> {
     pub(super) path: Path<'a>,
@@ -83,12 +83,12 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// A change of a node that concerns watches on it and above.
+    /// Creates a change that concerns watches on the node and above.
     pub(super) const fn of(path: Path<'a>, before: Option<Readable<'a>>) -> Self {
         Self { path, scope: Scope::Subtree, before, above: None }
     }
 
-    /// A change that a commit made.
+    /// Creates the change that a commit made.
     pub(super) fn committed(event: &'a CommitEvent) -> Self {
         Self {
             path: event.path.as_path(),
@@ -98,7 +98,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// The removal of a node.
+    /// Creates the change of a removed node.
     pub(super) fn removed(removed: &'a Removed) -> Self {
         Self {
             path: removed.path.as_path(),
@@ -118,12 +118,12 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Where the telling of a change stopped.
+/// The point at which the announcement of a change stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stopped {
-    /// The last connection that it was told.
+    /// The last connection that was handled.
     pub(super) after: Option<ConnectionId>,
-    /// The receiver that has no room, if that is why.
+    /// The receiver that has no room, if that is the reason.
     pub(super) receiver: Option<ConnectionId>,
 }
 
@@ -137,34 +137,34 @@ pub(super) struct Receiver {
     pub(super) guest: Option<DomId>,
 }
 
-/// Whether something may stop in between, to be continued later.
+/// Whether an announcement may stop midway and continue later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// It stops when its steps are used up, or when a client of the control domain has no room for an event.
+    /// Stops when the steps are used up, or when a client of the control domain has no room for an event.
     Bounded,
-    /// It does not: what it costs is bounded otherwise, and what it queues for the control domain, that caused itself.
+    /// Does not stop. Only special nodes use it: the cost of their events is bounded otherwise.
     AtOnce,
 }
 
-/// Something to be told, and how.
+/// An announcement to the watches, and its parameters.
 #[derive(Clone, Copy)]
 struct Telling<'a> {
     news: News<'a>,
-    /// What the events name.
+    /// The path or special name in the events.
     path: &'a str,
     cause: EventCause,
     pace: Pace,
-    /// After which connection to begin.
+    /// The connection after which to begin.
     after: Option<ConnectionId>,
     now_ms: u64,
 }
 
 impl Engine {
-    /// Reports a change of a node that is still there (or was never), after the change, to the connections after `after`.
-    /// The node as it was before counts too.
+    /// Queues the events of an applied change for the connections after `after`. The permissions of the present node and
+    /// of the node before the change count.
     ///
     /// # Errors
-    /// Where it stopped: its steps are used up, or a client of the control domain has no room.
+    /// [`Stopped`] if the steps are used up, or a client of the control domain has no room.
     pub(super) fn announce(
         &mut self,
         Change { path, scope, before, above }: Change<'_>,
@@ -172,7 +172,7 @@ impl Engine {
         after: Option<ConnectionId>,
         now_ms: u64,
     ) -> Result<(), Stopped> {
-        // A version of its own, which costs nothing: events are queued while it is looked at.
+        // A clone costs nothing, and can be read while events are queued.
         let tree = self.state.tree.clone();
         let telling = Telling { after, ..Telling::of_change(path, scope, cause, Pace::Bounded, now_ms) };
         self.tell_change(telling, || {
@@ -187,18 +187,18 @@ impl Engine {
         })
     }
 
-    /// Reports a change of a node to those that may know of it. Most changes concern no watch; only otherwise it matters who
-    /// may read.
+    /// Reports a change of a node to the clients that may know of it. Most changes concern no watch: `readables` runs only
+    /// if one does.
     fn tell_change<'a>(&mut self, telling: Telling<'_>, readables: impl Fn() -> Readables<'a>) -> Result<(), Stopped> {
         let mut known = None;
         self.tell(telling, &mut |engine: &Self, id| {
-            // The control domain may read everything, also what is gone by the time that it is told.
+            // The control domain may read everything, including nodes that are removed by now.
             let who = engine.requester_of(id);
             who.is_some_and(|who| who.is_privileged() || known.get_or_insert_with(&readables).by(&who))
         })
     }
 
-    /// Reports a special event without the domain that it is about, which only tells duplicates apart.
+    /// Reports a special event without its domain. The domain only distinguishes duplicates.
     pub(super) fn announce_special(&mut self, special: Special, subject: DomId, now_ms: u64) {
         let name = special.name();
         let cause = EventCause { subject: Some(subject), ..EventCause::default() };
@@ -206,7 +206,7 @@ impl Engine {
         let _ = self.tell(telling, &mut |engine: &Self, id| engine.may_know(id, special));
     }
 
-    /// Reports a special event with its domain, to those that asked for it.
+    /// Reports a special event with its domain, to the clients with the feature for it.
     pub(super) fn announce_special_domain(&mut self, special: Special, domid: DomId, now_ms: u64) {
         // Three times as fast as formatting it.
         let mut of_domain = String::from(special.name());
@@ -220,7 +220,7 @@ impl Engine {
         });
     }
 
-    /// Reports that a special node has other permissions, to the watches on it whose clients could read it or can now.
+    /// Reports new permissions of a special node to its watches whose clients could read it before or can now.
     pub(super) fn announce_special_change(&mut self, special: Special, before: Readable<'_>, now_ms: u64) {
         let name = special.name();
         let (news, cause) = (News::SpecialChange(name), self.cause.event);
@@ -236,7 +236,7 @@ impl Engine {
         self.requester_of(id).is_some_and(|who| readable.by(&who))
     }
 
-    /// Queues an event for each watch that something concerns and whose client may know it. Each client is asked once.
+    /// Queues an event for each watch that `telling` concerns and whose client may know. `may_know` runs once per client.
     fn tell(
         &mut self,
         telling: Telling<'_>,
@@ -282,9 +282,9 @@ impl Engine {
         outcome
     }
 
-    /// Whether a client can take the events for its watches: a guest's that do not fit are dropped, and the control domain's
-    /// have to fit, unless they are pending already. That is looked at for one event; a client that watches the same path
-    /// with many tokens gets as many.
+    /// Whether a client can take the events for its watches. A guest always can: events that do not fit are dropped. A
+    /// client of the control domain needs room, unless the events are pending already. The check is for one event only:
+    /// a client that watches the same path with many tokens gets all of them.
     fn can_take(&mut self, to: Receiver, group: &[Rc<Watch>], path: &str, cause: EventCause, now_ms: u64) -> bool {
         if to.guest.is_some() {
             return true;
@@ -301,7 +301,7 @@ impl Engine {
         false
     }
 
-    /// Whether the event for a watch is pending, or can never be sent.
+    /// Whether the event for a watch is pending already, or can never be sent.
     fn is_pending(&mut self, watch: &Watch, path: &str, cause: EventCause) -> bool {
         let mut payload = Payload::new();
         if !write_payload(&mut payload, watch, path) {
@@ -312,13 +312,13 @@ impl Engine {
         session.is_none_or(|session| session.output.has_event(&payload, cause.subject, key))
     }
 
-    /// The receiver of events for a connection's watches.
+    /// Returns the receiver of events for a connection's watches.
     pub(super) fn receiver(&self, id: ConnectionId) -> Receiver {
         let domain = self.domain_of(id);
         Receiver { id, domain, guest: domain.filter(|domid| *domid != self.config.privileged) }
     }
 
-    /// Queues an event for a watch, unless an identical one is pending. One that is too long for a message is dropped.
+    /// Queues an event for a watch, unless an identical one is pending. An event too long for a message is dropped.
     pub(super) fn queue_event(&mut self, to: Receiver, watch: &Watch, path: &str, cause: EventCause, now_ms: u64) {
         let mut payload = Payload::new();
         if !write_payload(&mut payload, watch, path) {
@@ -327,7 +327,7 @@ impl Engine {
         self.work.spend(work::EVENT_STEPS.saturating_add(work::of_bytes(payload.len())));
         let is_special = path.starts_with('@');
         let key = self.config.hash_key;
-        // The first event of a watch on a special node has no subject, and comes each time that such a watch is set.
+        // The first event of a watch on a special node has no subject. Each new watch gets one.
         let may_collapse = !is_special || cause.subject.is_some();
         let Some(connection) = self.connections.get_mut(&to.id) else { return };
         // A client of the control domain has room, unless it was given up.

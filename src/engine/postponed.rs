@@ -1,5 +1,8 @@
-//! Work that does not fit into one turn: the rest of announcements ([`crate::engine::announcements`]), the nodes of domains
-//! that are gone ([`crate::engine::departures`]), and the queues of connections that were reset.
+//! Work that does not fit into one turn, of three kinds:
+//!
+//! - the rest of announcements ([`crate::engine::announcements`]),
+//! - the nodes of domains that are gone ([`crate::engine::departures`]),
+//! - the queues and transactions of connections that were reset.
 
 use alloc::collections::VecDeque;
 
@@ -8,15 +11,15 @@ use crate::engine::{Engine, work};
 use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 
-/// Messages that are dropped at once with their queue; a longer queue is emptied in later turns.
+/// The number of messages dropped at once; later turns drop the rest of a longer queue.
 const DROPPED_AT_ONCE: usize = 64;
 
-/// What connections had that were reset, and is dropped in turns.
+/// Queues and transactions of reset connections, dropped over several turns.
 #[derive(Debug, Default)]
 pub(super) struct Discarded {
-    /// Queues: what caused their messages is settled with each.
+    /// Output queues. Dropping a message settles the request that caused it.
     pub(super) outputs: VecDeque<Output>,
-    /// Transactions: their paths are still in the index of all accesses.
+    /// Transactions, whose paths are still in the index of all accesses.
     pub(super) transactions: VecDeque<Transaction>,
 }
 
@@ -27,21 +30,21 @@ impl Discarded {
 }
 
 impl Engine {
-    /// Whether there is postponed work that can be continued.
+    /// Whether postponed work can continue.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
         let departs = self.departures.has_runnable() && !self.announcements.has_unattended();
         departs || !self.discarded.is_empty() || self.announcements.has_runnable()
     }
 
-    /// Continues postponed work: for each of its three kinds, [`crate::limits::POSTPONED_STEPS`] steps and what its last piece
-    /// takes more.
+    /// Continues postponed work. Each of the three kinds gets [`crate::limits::POSTPONED_STEPS`] steps; its last piece may
+    /// exceed them.
     pub fn handle_postponed(&mut self, free_memory: usize, now_ms: u64) {
         if !self.has_postponed() {
             return;
         }
         self.free_for_events = free_memory;
-        // Each kind has steps of its own, so that none keeps another waiting.
+        // Each kind has its own steps, so that no kind delays another.
         self.work.begin_postponed();
         self.run_discarded();
         self.work.begin_postponed();
@@ -51,7 +54,7 @@ impl Engine {
         self.note_growth(now_ms);
     }
 
-    /// Drops a queue and lets those go on that caused its messages.
+    /// Drops a queue, and settles the requests that caused its messages.
     pub(super) fn discard(&mut self, mut output: Output) {
         let count = output.len();
         for _ in 0..count.min(DROPPED_AT_ONCE) {
@@ -62,7 +65,7 @@ impl Engine {
         }
     }
 
-    /// Drops transactions of a connection: they count as over at once.
+    /// Drops a connection's transactions. They count as ended at once.
     pub(super) fn discard_transactions(
         &mut self,
         id: ConnectionId,

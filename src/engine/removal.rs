@@ -1,7 +1,7 @@
-//! The announcement of a removed node with all below it, children first.
+//! The announcement of a removed subtree, children first.
 //!
-//! The nodes are out of the tree, and the walk over them can stop anywhere and continue in a later turn. The events for a node
-//! below the top concern only watches on exactly it, so that the walk passes over nodes that nobody watches.
+//! The nodes are no longer in the tree. The walk over them can stop anywhere and continue in a later turn. Below the top, a
+//! node concerns only watches on exactly that node, so the walk skips nodes without a watch.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -11,14 +11,14 @@ use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf, PathCursor};
 use crate::store::watch::{Scope, Watches};
 
-/// A walk over removed nodes.
+/// A walk over a removed subtree.
 #[derive(Clone, Debug)]
 pub(super) struct Removal {
-    /// The node above the top, as it was.
+    /// The parent of the top node, as it was before.
     above: Option<Rc<Node>>,
-    /// Where the walk is.
+    /// The path that the walk has reached.
     at: PathCursor,
-    /// The nodes on the way there, with the children that were visited.
+    /// The nodes from the top down to that path, each with the position among its children.
     levels: Vec<(Rc<Node>, Cursor)>,
     /// A node whose events are not all queued.
     current: Option<Removed>,
@@ -33,25 +33,25 @@ pub(super) struct Removed {
     pub(super) scope: Scope,
 }
 
-/// What a step of the walk came to.
+/// The outcome of one step of the walk.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// A node that may be watched.
+    /// The top node, or a watched node below it.
     Node(Removed),
-    /// A node that nobody watches, or none.
+    /// A node without a watch, or a step down.
     Nothing,
     /// The walk is over.
     End,
 }
 
 impl Removal {
-    /// A walk over `node`, which was at `top`, and all below it.
+    /// Creates a walk over `node`, which was at `top`, and its descendants.
     pub(super) fn new(top: Path<'_>, node: Rc<Node>, above: Option<Rc<Node>>) -> Self {
         let levels = alloc::vec![(node, Cursor::default())];
         Self { above, at: PathCursor::at(top), levels, current: None }
     }
 
-    /// Takes a step, to the next node or to one above it. Costs the same for each.
+    /// Takes one step, down to a child or up to the parent. The cost of each is the same.
     pub(super) fn step(&mut self, watches: &Watches) -> Step {
         if let Some(removed) = self.current.take() {
             return Step::Node(removed);
@@ -77,17 +77,17 @@ impl Removal {
         step
     }
 
-    /// Puts a node back whose events are not all queued.
+    /// Puts back a node whose events are not all queued.
     pub(super) fn put_back(&mut self, removed: Removed) {
         self.current = Some(removed);
     }
 
-    /// Where the walk is, to tell whether it has come further.
+    /// The present position, to detect progress.
     pub(super) fn place(&self) -> (usize, bool) {
         (self.levels.len(), self.current.is_some())
     }
 
-    /// Calls `visit` for all nodes that are left and watched.
+    /// Calls `visit` for each remaining node that [`Removal::step`] would return.
     pub(super) fn for_each(&self, watches: &Watches, mut visit: impl FnMut(&Removed)) {
         let mut rest = self.clone();
         loop {
