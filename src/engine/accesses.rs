@@ -1,7 +1,7 @@
-//! The paths that open transactions have accessed: a write of any other path can't make one of them fail.
+//! The paths that open transactions have accessed. A write to any other path cannot make a transaction fail.
 //!
-//! An entry shares its path with the transaction that noted it first. What an entry takes is part of what each path of a
-//! transaction counts for ([`crate::limits::TRANSACTION_ENTRY_BYTES`]).
+//! An entry shares its path with the transaction that noted it first. The memory of an entry is included in the charge for
+//! each path of a transaction ([`crate::limits::TRANSACTION_ENTRY_BYTES`]).
 
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
@@ -17,25 +17,25 @@ pub struct Accesses(BTreeMap<PathBuf, Access>);
 /// A path that open transactions have accessed.
 #[derive(Debug, Default)]
 struct Access {
-    /// How many of them.
+    /// The number of open transactions that have accessed the path.
     transactions: usize,
-    /// The generation of the newest removal of the node since then; 0 for none.
+    /// The generation of the node's newest removal since the first access; 0 for none.
     removed_at: u64,
 }
 
 impl Accesses {
-    /// Notes that an open transaction has accessed a path, for the first time.
+    /// Notes that an open transaction has accessed a path for the first time.
     pub fn note(&mut self, path: PathBuf) {
         let access = self.0.entry(path).or_default();
         access.transactions = access.transactions.saturating_add(1);
     }
 
-    /// Notes all that a restored transaction has accessed.
+    /// Notes all paths that a restored transaction has accessed.
     pub(super) fn note_all(&mut self, transaction: &Transaction) {
         transaction.paths().for_each(|path| self.note(path.clone()));
     }
 
-    /// A transaction is open no longer.
+    /// Forgets the paths of a transaction that is no longer open.
     pub(super) fn forget(&mut self, transaction: &Transaction) {
         for path in transaction.paths() {
             let Entry::Occupied(mut entry) = self.0.entry(path.clone()) else { continue };
@@ -47,7 +47,7 @@ impl Accesses {
         }
     }
 
-    /// Counts again, by the number of open transactions that have accessed a path: one of them was lost.
+    /// Counts again after an open transaction was lost. `transactions_with` returns how many have accessed a path.
     pub(super) fn recount(&mut self, transactions_with: impl Fn(&PathBuf) -> usize) {
         self.0.retain(|path, access| {
             access.transactions = transactions_with(path);
@@ -55,7 +55,7 @@ impl Accesses {
         });
     }
 
-    /// Whether these are the paths of `transactions`.
+    /// Whether the index matches the paths of `transactions`.
     pub(super) fn agree<'a>(&self, transactions: impl Iterator<Item = &'a Transaction> + Clone) -> bool {
         let accessed = transactions.clone().map(Transaction::len).fold(0, usize::saturating_add);
         let counted = self.0.values().fold(0_usize, |sum, access| sum.saturating_add(access.transactions));
@@ -66,11 +66,11 @@ impl Accesses {
         accessed == counted && self.0.iter().all(is_right)
     }
 
-    /// Whether a change writes a node that an open transaction has accessed. A node that is made or removed changes the list
-    /// of the node above as well.
+    /// Whether a change writes a node that an open transaction has accessed. Creating or removing a node also changes the
+    /// list of its parent.
     ///
-    /// Costs a few look-ups, whatever is made or removed. Of missing levels that are made, the topmost one and all below it
-    /// count: a transaction that accessed anything there saw it missing.
+    /// The cost is a few look-ups, whatever the size of the change. Of the created levels, the topmost and all below it
+    /// count: a transaction that accessed any of these paths saw no node there.
     #[must_use]
     pub fn concern(&self, change: &NodeChange) -> bool {
         if self.0.is_empty() {
@@ -82,14 +82,14 @@ impl Accesses {
                 let top = path.as_path().and_ancestors().nth(levels.saturating_sub(1));
                 top.is_some_and(|top| self.has_list_of(top) || self.has_within(top))
             }
-            // There are two special nodes, and guests can't change those that the control domain has: any may conflict.
+            // A coarse answer is enough: there are two special nodes, and guests cannot change the control domain's.
             NodeChange::SetSpecial { .. } => true,
             NodeChange::Remove { path } => self.has_list_of(path.as_path()) || self.has_within(path.as_path()),
         }
     }
 
-    /// Notes what a commit removes, at `generation`, and returns whether it writes a node that another open transaction has
-    /// accessed. The committing one was forgotten before.
+    /// Notes the nodes that a commit removes at `generation`. Returns whether the commit writes a node that another open
+    /// transaction has accessed. The caller has already forgotten the committed transaction.
     pub(super) fn note_commit(&mut self, transaction: &Transaction, generation: u64) -> bool {
         let mut is_any = false;
         if self.0.is_empty() {
@@ -115,7 +115,7 @@ impl Accesses {
 
     /// The generation of a node's newest removal since an open transaction accessed it.
     ///
-    /// The removal wrote the node above, but that can have been written again since. A live update forgets this.
+    /// The parent's generation is no substitute: later writes change it too. A live update loses this value.
     pub(super) fn removed_at(&self, path: Path<'_>) -> Option<u64> {
         self.0.get(path.as_str()).map(|access| access.removed_at).filter(|generation| *generation > 0)
     }
@@ -129,7 +129,7 @@ impl Accesses {
         self.0.contains_key(path.as_str())
     }
 
-    /// Whether the node above a path was accessed.
+    /// Whether the parent of a path was accessed.
     fn has_list_of(&self, path: Path<'_>) -> bool {
         path.parent().is_some_and(|parent| self.has(parent))
     }
@@ -139,7 +139,7 @@ impl Accesses {
         let mut begin = PathScratch::new();
         let above = if path.is_root() { "" } else { path.as_str() };
         if begin.push_str(above).and_then(|()| begin.push('/')).is_err() {
-            // No path is longer.
+            // The path has the maximum length: no path is below it.
             return false;
         }
         let bounds = (Bound::Excluded(begin.as_str()), Bound::Unbounded);
@@ -221,7 +221,7 @@ mod tests {
         accesses.forget(&open[0]);
         assert!(accesses.agree(open.iter().skip(1)));
         assert!(accesses.has(at("/b").as_path()) && !accesses.has(at("/a").as_path()));
-        // The other one is lost.
+        // The second transaction is lost.
         accesses.recount(|_| 0);
         assert!(accesses.agree([].iter()) && accesses.0.is_empty());
     }

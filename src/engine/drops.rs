@@ -1,6 +1,6 @@
-//! Events that were dropped, by the domain that caused them and the one that was to receive them.
+//! Counts of dropped events, by originating domain and receiving connection.
 //!
-//! Each drop is counted. The log has one line a minute for each domain that causes drops.
+//! Each drop is counted. The log has at most one line a minute for each domain that causes drops.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -12,20 +12,20 @@ use crate::store::domain::DomId;
 use crate::store::quota::Quota;
 use crate::store::watch::ConnectionId;
 
-/// Which events: the domain that caused them, `None` for the control domain, the hypervisor, and guests that are gone;
-/// and the connection that was to receive them.
+/// The domain that caused events, and the connection that was to receive them. The domain is `None` for the control domain,
+/// the hypervisor, and guests that are gone.
 type Pair = (Option<DomId>, ConnectionId);
 
-/// All receivers of an originator whose pairs are too many to be counted: no connection has this number.
+/// Stands for the other receivers of an originator if the table is full. No connection has this number.
 const OTHERS: ConnectionId = ConnectionId(0);
 
-/// The counts.
+/// The counts of dropped events, and the times of their log lines.
 #[derive(Debug, Default)]
 pub(super) struct Drops {
     counts: BTreeMap<Pair, Count>,
-    /// When each originator was last logged.
+    /// The time of each originator's last log line.
     logged_ms: BTreeMap<Option<DomId>, u64>,
-    /// When the next line about drops that were not logged is due.
+    /// The time at which the next line about unlogged drops is due.
     next_log_ms: Option<u64>,
 }
 
@@ -36,7 +36,7 @@ struct Count {
 }
 
 impl Drops {
-    /// Counts a drop, and returns the pair for which it counts.
+    /// Counts a drop, and returns the pair that it was counted for.
     fn count(&mut self, pair: Pair) -> Pair {
         let is_full = self.counts.len() >= limits::DROP_PAIRS && !self.counts.contains_key(&pair);
         let pair = if is_full { (pair.0, OTHERS) } else { pair };
@@ -46,13 +46,13 @@ impl Drops {
         pair
     }
 
-    /// When an originator may be logged again.
+    /// Returns the time from which an originator may be logged again.
     fn due_ms(&self, originator: Option<DomId>) -> u64 {
         let logged_ms = self.logged_ms.get(&originator);
         logged_ms.map_or(0, |logged_ms| logged_ms.saturating_add(limits::DROP_LOG_INTERVAL_MS))
     }
 
-    /// How many drops of a pair are to be logged now.
+    /// Takes the number of unlogged drops of a pair, to log them now.
     fn take_unlogged(&mut self, pair: Pair, now_ms: u64) -> u64 {
         self.logged_ms.insert(pair.0, now_ms);
         self.counts.get_mut(&pair).map_or(0, |count| core::mem::take(&mut count.unlogged))
@@ -63,13 +63,13 @@ impl Drops {
         self.counts.retain(|(_, to), _| *to != receiver);
     }
 
-    /// Forgets an originator that is gone: a later domain of its number begins at zero.
+    /// Forgets an originator that is gone. A later domain of the same number begins at zero.
     pub(super) fn forget_originator(&mut self, originator: DomId) {
         self.counts.retain(|(by, _), _| *by != Some(originator));
         self.logged_ms.remove(&Some(originator));
     }
 
-    /// Writes the counts, with times relative to now. Receivers are named by `number`; those without one are left out.
+    /// Writes the counts, with times relative to `now_ms`. `number` names the receivers; those without one are left out.
     pub(super) fn save(
         &self,
         now_ms: u64,
@@ -92,7 +92,7 @@ impl Drops {
         }
     }
 
-    /// Reads what [`Drops::save`] writes.
+    /// Reads the output of [`Drops::save`].
     pub(super) fn restore(body: &mut Reader<'_>, now_ms: u64) -> Option<Self> {
         let mut drops = Self::default();
         for _ in 0..body.count()? {
@@ -111,7 +111,7 @@ impl Drops {
         Some(drops)
     }
 
-    /// When the first originator with drops that were not logged may be logged.
+    /// Returns the time at which the first originator with unlogged drops may be logged.
     fn first_due_ms(&self) -> Option<u64> {
         let unlogged = self.counts.iter().filter(|(_, count)| count.unlogged > 0);
         unlogged.map(|((by, _), _)| self.due_ms(*by)).min()
@@ -126,14 +126,14 @@ fn read_originator(body: &mut Reader<'_>) -> Option<Option<DomId>> {
 }
 
 impl Engine {
-    /// How many events that `originator` caused for a connection were dropped; `None` for those of the control domain, the
-    /// hypervisor, and guests that are gone.
+    /// The number of dropped events that `originator` caused for a connection. `None` is the control domain, the hypervisor,
+    /// and guests that are gone.
     #[must_use]
     pub fn dropped_events(&self, originator: Option<DomId>, receiver: ConnectionId) -> u64 {
         self.drops.counts.get(&(originator, receiver)).map_or(0, |count| count.all)
     }
 
-    /// Counts an event that was dropped, and logs it, not too often.
+    /// Counts a dropped event, and logs it at most once per [`limits::DROP_LOG_INTERVAL_MS`] and originator.
     pub(super) fn note_dropped(&mut self, originator: Option<ConnectionId>, receiver: ConnectionId, now_ms: u64) {
         let originator = originator.and_then(|id| self.domain_of(id));
         let pair = self.drops.count((originator, receiver));
@@ -163,7 +163,7 @@ impl Engine {
         }
     }
 
-    /// Logs drops that could not be logged when they happened, as far as their time has come.
+    /// Logs earlier drops whose log line is due by now: one line for each originator, for its receiver with most drops.
     pub(super) fn log_drops(&mut self, now_ms: u64) {
         if self.drops.next_log_ms.is_none_or(|due_ms| due_ms > now_ms) {
             return;
@@ -180,13 +180,13 @@ impl Engine {
         self.drops.next_log_ms = self.drops.first_due_ms();
     }
 
-    /// When [`Engine::log_drops`] has something to log.
+    /// The time at which [`Engine::log_drops`] has something to log.
     pub(super) const fn next_drop_log_ms(&self) -> Option<u64> {
         self.drops.next_log_ms
     }
 }
 
-/// A number with its digits in groups of three, as people read it.
+/// A number, displayed with its digits in groups of three.
 struct Grouped(u64);
 
 impl core::fmt::Display for Grouped {

@@ -1,13 +1,12 @@
 //! Lists of children that clients read in parts.
 //!
-//! A client asks for a long list part by part, and starts again if the generation in a reply is another than before. In a
-//! directory that changes all the time it would never come to the end. So later parts come from the list as it was at the
-//! first part, with the generation of that time.
+//! A client requests a long list part by part, and starts again if the generation in a reply differs from the one before.
+//! With a directory that changes all the time it would never reach the end. So later parts come from the list as it was at
+//! the first part, with the generation of that time.
 //!
-//! What is kept is the text of the names and not the version of the node: that would keep the children and everything below
-//! them alive, which can be the whole tree. The text is charged to the client's memory, and a client that cannot afford it
-//! reads the present list. It also makes each part cheap: the server finds an offset in the text without a pass over the
-//! names.
+//! The server keeps the text of the names, not the version of the node: a version would keep all descendants alive, possibly
+//! the whole tree. The text is charged to the client's memory. A client that cannot afford it reads the present list. Each
+//! part is cheap: the server finds an offset in the text without a pass over the names.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -22,44 +21,44 @@ use crate::store::watch::ConnectionId;
 #[derive(Clone, Debug)]
 pub struct KeptList {
     path: PathBuf,
-    /// The names with a NUL each.
+    /// The names, each followed by a NUL.
     names: Vec<u8>,
     /// The generation of the directory.
     generation: u64,
     /// The offset at which the last part ended.
     next: usize,
-    /// When it is dropped; set when it is kept.
+    /// The time at which the list is dropped; set when it is kept.
     until_ms: u64,
 }
 
-/// What a request does with the lists of its connection.
+/// A request's change to the lists of its connection.
 #[derive(Debug)]
 pub enum ListChange {
     /// A list is kept.
     Keep(KeptList),
     /// A part of a kept list was read, up to this offset.
     Advance {
-        /// Its place among the connection's lists.
+        /// The index among the connection's lists.
         at: usize,
-        /// The offset.
+        /// The offset in bytes.
         next: usize,
     },
-    /// The first part of a list that can't be kept was read, up to this offset: older lists must not give its later parts.
+    /// The first part of a list that cannot be kept was read, up to this offset. Later parts must not come from older lists.
     Outdate {
-        /// The path.
+        /// The path of the directory.
         path: PathBuf,
-        /// The offset.
+        /// The offset in bytes.
         next: usize,
     },
     /// The last part of a kept list was read.
     Drop {
-        /// Its place among the connection's lists.
+        /// The index among the connection's lists.
         at: usize,
     },
 }
 
 impl KeptList {
-    /// The list of a directory that has `bytes` of names; `None` if it is too long or there is no memory.
+    /// Copies the list of a directory with `bytes` of names. Returns `None` if the list is too long or memory is missing.
     #[must_use]
     pub fn of(path: Path<'_>, node: &Node, bytes: usize, next: usize) -> Option<Self> {
         let mut names = Vec::new();
@@ -71,19 +70,19 @@ impl KeptList {
         Some(Self { path: path.to_owned(), names, generation: node.generation(), next, until_ms: 0 })
     }
 
-    /// Bytes that a list of `names` bytes takes, for its client's account.
+    /// Bytes charged to the client for a list with `names` bytes of names.
     #[must_use]
     pub fn bytes_of(path: Path<'_>, names: usize) -> usize {
         size_of::<Self>().saturating_add(path.as_str().len()).saturating_add(names)
     }
 
-    /// Bytes that it takes, for its client's account.
+    /// Bytes charged to the client for this list.
     #[must_use]
     pub fn bytes(&self) -> usize {
         Self::bytes_of(self.path.as_path(), self.names.len())
     }
 
-    /// The names from an offset on, with a NUL each.
+    /// The names from an offset on, each followed by a NUL.
     #[must_use]
     pub fn names_from(&self, offset: usize) -> &[u8] {
         self.names.get(offset..).unwrap_or_default()
@@ -96,15 +95,15 @@ impl KeptList {
     }
 }
 
-/// The place of the list from which a client continues to read `path` at `offset`: the newest whose last part ended there.
-/// Several programs may read the same directory over one connection, and one of them may have no kept list.
+/// Finds the list from which a client continues to read `path` at `offset`: the newest whose last part ended there. Several
+/// programs may read the same directory over one connection, and one of them may have no kept list.
 #[must_use]
 pub fn find(lists: &[KeptList], path: Path<'_>, offset: usize) -> Option<usize> {
     lists.iter().rposition(|list| list.path.as_path() == path && list.next == offset)
 }
 
 impl Engine {
-    /// Makes a request's change of the lists of its connection.
+    /// Applies a request's change to the lists of its connection.
     pub(super) fn change_list(&mut self, id: ConnectionId, change: ListChange, now_ms: u64) {
         let Some(session) = self.session_mut(id) else { return };
         let lists = &mut session.lists;
@@ -131,7 +130,7 @@ impl Engine {
         }
     }
 
-    /// When the first list is dropped that nobody has read to its end.
+    /// The time at which the first list that is not read to its end is dropped.
     pub(super) fn next_list_deadline_ms(&self) -> Option<u64> {
         self.list_deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
     }
@@ -152,7 +151,7 @@ impl Engine {
         }
     }
 
-    /// Makes sure that a connection's lists are dropped in time. One entry is enough: later lists have later times.
+    /// Notes the time at which a connection's first list is dropped. One entry is enough: later lists have later times.
     fn note_list_deadline(&mut self, id: ConnectionId, deadline_ms: u64) {
         if let Some(connection) = self.connections.get_mut(&id)
             && connection.lists_deadline_ms.is_none()
