@@ -1,7 +1,7 @@
 //! The output queue of one connection: replies and events, in order.
 //!
-//! An event that is identical to a pending one is queued once. Each operation costs the same however much is pending:
-//! duplicates are found in an index ([`pending`]), and expiry costs what it drops.
+//! Identical pending events are queued once. The cost of an operation does not depend on the number of pending messages: an
+//! index finds duplicates ([`pending`]), and expiry costs in proportion to the events that it drops.
 
 mod pending;
 mod shares;
@@ -17,33 +17,33 @@ use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 use crate::wire::header::{HEADER_BYTES, Header, MessageType};
 
-/// The request that caused a message. It is outstanding until all messages that it caused are delivered.
+/// The request that caused a message. It is outstanding until all its messages are delivered or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The connection that sent the request.
     pub connection: ConnectionId,
-    /// Which of its requests; 0 for one that is no longer outstanding.
+    /// The number of the request; 0 if it is no longer outstanding.
     pub ticket: u64,
 }
 
-/// Why an event is queued, and whose share of the receiver's queue it takes.
+/// The cause of an event, and the originator whose share of the receiver's queue it takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCause {
     /// The request that caused it.
     pub origin: Option<Origin>,
-    /// The guest's connection that it counts for; `None` for the control domain and the hypervisor.
+    /// The guest's connection that it is charged to; `None` for the control domain and the hypervisor.
     pub originator: Option<ConnectionId>,
     /// The domain that a special event is about.
     pub subject: Option<DomId>,
 }
 
-/// A message in the queue. It is small, as thousands can be pending.
+/// A message in the queue. The type is small: thousands can be pending.
 #[derive(Debug)]
 struct Message {
     bytes: Vec<u8>,
-    /// The connection whose request caused it, or that it counts for; [`NOBODY`] for neither.
+    /// The connection whose request caused it, or that it is charged to; [`NOBODY`] for neither.
     by: ConnectionId,
-    /// The request that caused it; 0 for none that is outstanding.
+    /// The ticket of the request that caused it; 0 if none is outstanding.
     ticket: u64,
     kind: Kind,
 }
@@ -61,7 +61,7 @@ enum Kind {
     /// The end of a message whose beginning a predecessor sent.
     Rest,
     Event {
-        /// When the event is dropped if nothing of it was sent.
+        /// The time at which the event is dropped unless a part was sent.
         deadline_ms: u64,
         /// The domain that a special event is about.
         subject: Option<DomId>,
@@ -74,7 +74,7 @@ impl Message {
         Self { bytes, by, ticket, kind }
     }
 
-    /// What is told when the message is sent or dropped. Its guest gets a look also if no request waits for it any more.
+    /// The request to settle when the message is sent or dropped. Its connection is woken even if the ticket is 0.
     fn origin(&self) -> Option<Origin> {
         (self.by != NOBODY).then_some(Origin { connection: self.by, ticket: self.ticket })
     }
@@ -92,7 +92,7 @@ impl Message {
             .filter(|deadline_ms| *deadline_ms != NEVER_MS)
     }
 
-    /// The guest's connection that an event counts for.
+    /// The guest's connection that an event is charged to.
     fn originator(&self) -> Option<ConnectionId> {
         Some(self.by).filter(|by| self.is_event() && *by != NOBODY)
     }
@@ -102,18 +102,18 @@ impl Message {
     }
 }
 
-/// What a message's bytes don't say, for a successor.
+/// The details of a message that its bytes do not contain, for a successor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MessageDetails {
     /// The request that caused it.
     pub origin: Option<Origin>,
-    /// When it is dropped if nothing of it was sent.
+    /// The time at which it is dropped unless a part was sent.
     pub deadline_ms: Option<u64>,
     /// The domain that a special event is about.
     pub subject: Option<DomId>,
 }
 
-/// Bytes to be sent can't be split into messages.
+/// The error for bytes that are not a sequence of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMessages;
 
@@ -122,7 +122,7 @@ pub struct NoMessages;
 pub struct Dropped {
     /// The request that caused it.
     pub origin: Option<Origin>,
-    /// The guest's connection that it counted for.
+    /// The guest's connection that it was charged to.
     pub originator: Option<ConnectionId>,
 }
 
@@ -135,18 +135,18 @@ pub struct Output {
     /// Bytes of the first message that were sent.
     sent: usize,
     pending: PendingEvents,
-    /// Bytes of events by the guest that caused them.
+    /// Bytes of events, by the guest's connection that caused them.
     shares: Shares,
 }
 
 impl Output {
-    /// Bytes of all pending messages, headers included, as counted along the way.
+    /// Bytes of all pending messages with their headers, from a running count.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }
 
-    /// The same, counted now.
+    /// The same, counted message by message.
     #[must_use]
     pub fn count_bytes(&self) -> usize {
         self.messages.iter().map(|message| message.bytes.len()).sum()
@@ -164,7 +164,7 @@ impl Output {
         self.shares.of(originator)
     }
 
-    /// How many messages are pending.
+    /// The number of pending messages.
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
@@ -205,7 +205,7 @@ impl Output {
         }
     }
 
-    /// Whether an event with this payload, and about this domain if it is a special one, is pending.
+    /// Whether an event with this payload and subject is pending. Only special events have a subject.
     #[must_use]
     pub fn has_event(&mut self, payload: &[u8], subject: Option<DomId>, key: HashKey) -> bool {
         if self.pending.is_empty() {
@@ -232,7 +232,7 @@ impl Output {
         let EventCause { origin, originator, subject } = cause;
         self.pending.add(payload, subject);
         let deadline_ms = deadline_ms.unwrap_or(NEVER_MS);
-        // An event counts for its originator also if no request waits for it.
+        // An event is charged to its originator even if no request waits for it.
         let origin = origin.or(originator.map(|connection| Origin { connection, ticket: 0 }));
         self.push(Message::new(message(header, payload), origin, Kind::Event { deadline_ms, subject }));
     }
@@ -269,16 +269,16 @@ impl Output {
         Some((message.origin(), message.bytes))
     }
 
-    /// Sends the first message again from its beginning: its receiver has erased the part that was sent. The end of a message
-    /// whose beginning is unknown is dropped; returns what caused it.
+    /// Prepares to send the first message again from its beginning, after its receiver erased the part that was sent. If
+    /// the beginning is unknown, drops the message and returns its cause.
     pub(super) fn restart_first(&mut self) -> Option<Origin> {
         self.sent = 0;
         self.messages.front().filter(|message| matches!(message.kind, Kind::Rest))?;
         self.discard_first()?.0
     }
 
-    /// Drops up to `most` events whose deadline is over and of which nothing was sent. Costs as much as it drops: events
-    /// are in the order of their deadlines, and few replies can be pending before the first of them.
+    /// Drops up to `most` expired events, except one that is partly sent. The cost is in proportion to the dropped events:
+    /// events are in the order of their deadlines, and few replies can be pending before the first event.
     pub fn expire(&mut self, now_ms: u64, most: usize) -> Vec<Dropped> {
         let mut dropped = Vec::new();
         let mut kept = Vec::new();
@@ -305,7 +305,7 @@ impl Output {
         dropped
     }
 
-    /// The deadline of the first event of which nothing was sent; [`Output::expire`] goes no further than to that event either.
+    /// The deadline of the first event that is not partly sent. [`Output::expire`] also stops there if that is not due.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
         if self.pending.is_empty() {
@@ -321,7 +321,7 @@ impl Output {
         self.messages.is_empty()
     }
 
-    /// What the bytes of each message don't say, in order. One that is partly sent has no deadline any more.
+    /// The details of all messages, in order. A partly sent message has no deadline.
     pub(super) fn messages(&self) -> impl Iterator<Item = MessageDetails> {
         self.messages.iter().enumerate().map(|(at, message)| {
             let deadline_ms = message.deadline_ms().filter(|_| at > 0 || self.sent == 0);
@@ -343,7 +343,7 @@ impl Output {
         self.messages.front().filter(is_partial).map_or(0, remaining)
     }
 
-    /// Changes the causes of the pending messages. One that has none any more counts for its originator all the same.
+    /// Replaces the causes of the pending messages. An event without a cause is still charged to its originator.
     pub(super) fn map_origins(&mut self, mut map: impl FnMut(Origin) -> Option<Origin>) {
         for message in self.messages.iter_mut() {
             if let Some(origin) = message.origin() {
@@ -391,7 +391,7 @@ impl Output {
         if sent.is_empty() || length(&whole) != Some(whole.len()) {
             return;
         }
-        // An event of which a part was sent is not dropped any more.
+        // A partly sent event does not expire.
         let kind = kind_of(&whole, None);
         first.bytes = whole;
         first.kind = kind;
@@ -402,8 +402,8 @@ impl Output {
         self.sent = sent.len();
     }
 
-    /// Says of each message what its bytes don't say. `is_guest` tells whether a connection is a guest's, for which the
-    /// events that it caused count.
+    /// Restores the details of each message. `is_guest` returns whether a connection is a guest's; only guests are charged
+    /// for events.
     pub(super) fn restore_details(
         &mut self,
         details: impl Iterator<Item = MessageDetails>,
@@ -422,7 +422,7 @@ impl Output {
                 (message.by, message.ticket) = (origin.connection, origin.ticket);
             }
         }
-        // Subjects are part of what the index finds.
+        // The index includes the subjects.
         self.pending.forget_index();
     }
 
@@ -438,7 +438,7 @@ impl Output {
     }
 }
 
-/// What kind of message these bytes are.
+/// The kind of the message in these bytes.
 fn kind_of(bytes: &[u8], deadline_ms: Option<u64>) -> Kind {
     let is_event = bytes.first_chunk().map(Header::parse).is_some_and(|header| header.is_event());
     if is_event { Kind::Event { deadline_ms: deadline_ms.unwrap_or(NEVER_MS), subject: None } } else { Kind::Reply }
@@ -450,7 +450,7 @@ fn length(bytes: &[u8]) -> Option<usize> {
     (payload_bytes <= limits::PAYLOAD_BYTES).then(|| HEADER_BYTES.saturating_add(payload_bytes))
 }
 
-/// How many messages these bytes are.
+/// The number of messages in these bytes.
 pub(super) fn count(bytes: &[u8]) -> usize {
     let split = |bytes: &mut &[u8]| {
         let (_, behind) = length(bytes).and_then(|length| bytes.split_at_checked(length))?;

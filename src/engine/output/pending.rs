@@ -1,8 +1,8 @@
-//! Which events are pending in one queue, so that an identical one is queued once.
+//! The pending events of one queue, to find duplicates.
 //!
-//! A short queue is searched ([`limits::SCANNED_MESSAGES`]); a longer one gets an index by a keyed 128-bit hash, which
-//! takes the same time for each event, whatever guests choose as paths and tokens. They don't know the key, so that they
-//! can't make two events collide; by chance, two of 2^17 events do with a probability of 2^-94.
+//! A short queue is searched ([`limits::SCANNED_MESSAGES`]). A longer one gets an index by a keyed 128-bit hash, whose cost
+//! per event does not depend on the paths and tokens that guests choose. Guests do not know the key, so they cannot make
+//! two events collide. By chance, two of 2^17 events collide with a probability of 2^-94.
 
 use alloc::collections::BTreeMap;
 use core::hash::Hasher;
@@ -13,19 +13,19 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use crate::limits;
 use crate::store::domain::DomId;
 
-/// The key of the hashes. The host chooses it; runs with the same key are the same.
+/// The key of the hashes. The host chooses it; runs with the same key are identical.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HashKey(pub u64, pub u64);
 
 /// The pending events of a queue.
 #[derive(Debug, Default)]
 pub(super) struct PendingEvents {
-    /// How many there are.
+    /// The number of pending events.
     events: usize,
     index: Option<Index>,
 }
 
-/// How many pending events have a hash; an event that may be queued twice is counted twice.
+/// The number of pending events with each hash. An event that is queued twice counts twice.
 #[derive(Debug)]
 struct Index {
     key: HashKey,
@@ -41,7 +41,7 @@ impl PendingEvents {
         self.index.is_some()
     }
 
-    /// Makes the index, of all pending events.
+    /// Builds the index from all pending events.
     pub(super) fn index<'a>(&mut self, key: HashKey, events: impl Iterator<Item = (&'a [u8], Option<DomId>)>) {
         let mut index = Index { key, counts: BTreeMap::new() };
         for (payload, subject) in events {
@@ -50,12 +50,12 @@ impl PendingEvents {
         self.index = Some(index);
     }
 
-    /// Drops the index; it is made again when it is needed.
+    /// Drops the index. It is built again when it is needed.
     pub(super) fn forget_index(&mut self) {
         self.index = None;
     }
 
-    /// Whether an event is pending. Only the index is asked.
+    /// Whether an event is in the index; false without an index.
     pub(super) fn contains(&self, payload: &[u8], subject: Option<DomId>) -> bool {
         self.index.as_ref().is_some_and(|index| index.counts.contains_key(&index.hash(payload, subject)))
     }
@@ -67,7 +67,7 @@ impl PendingEvents {
         }
     }
 
-    /// Forgets an event that left the queue. The last one takes the index with it.
+    /// Forgets an event that left the queue. Drops the index with the last one.
     pub(super) fn remove(&mut self, payload: &[u8], subject: Option<DomId>) {
         self.events = self.events.saturating_sub(1);
         if self.events == 0 {

@@ -1,11 +1,11 @@
-//! How many bytes of one queue each guest caused.
+//! The bytes of one queue that each guest caused.
 
 use alloc::vec::Vec;
 
 use crate::store::watch::ConnectionId;
 
-/// The shares, by connection; a share of nothing has no entry. A sorted list, as most queues have one or two: it keeps its
-/// room and takes no memory for each event.
+/// The shares, by connection; an empty share has no entry. They are a sorted list, as most queues have one or two: it keeps
+/// its capacity, so that an event usually allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     by_originator: Vec<(ConnectionId, usize)>,
