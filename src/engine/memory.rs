@@ -1,7 +1,8 @@
 //! How much memory each domain makes the server keep, and what happens at its limit (`docs/architecture.md`, "Memory").
 //!
-//! Counted are its nodes, its watches, its open transactions, and what waits to be sent to it. What would make that grow
-//! past the quota is refused to the one who asked; what makes it shrink never is.
+//! Counted are its nodes, its watches, its open transactions, its kept lists, its pending output, and its postponed
+//! announcement. The server refuses a request that would exceed the requester's quota. It never refuses one that only
+//! frees memory.
 
 use crate::engine::connection::{Connection, Session};
 use crate::engine::events::Receiver;
@@ -16,29 +17,29 @@ use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 
-/// What a request may still make grow, worked out before it runs.
+/// The memory that a request may still take, computed before it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Bytes that the client's domain takes now, with what the request has added so far.
+    /// Bytes that the client's domain takes, including those that the request has added so far.
     used: usize,
-    /// Bytes that it may take.
+    /// Bytes that the domain may take.
     limit: usize,
     /// Bytes of the heap that the server as a whole can still afford for this client.
     affordable: usize,
-    /// Whether the client's domain may hold at most as much as is left to afford: guests may.
+    /// Whether the client's domain may hold at most as much as remains affordable; true for guests.
     is_shared: bool,
-    /// Bytes beside that for a reply.
+    /// Bytes reserved for the reply, in addition to `affordable`.
     kept_for_reply: usize,
 }
 
 impl Budget {
-    /// No limit; for what is done on the server's own behalf.
+    /// No limit, for the server's own work.
     pub const UNLIMITED: Self =
         Self { used: 0, limit: usize::MAX, affordable: usize::MAX, is_shared: false, kept_for_reply: 0 };
 
     /// Takes `bytes` out of the budget. A guest may hold at most as much as is left of the heap (see
-    /// [`Engine::has_room_for_event`]). What does not grow is always granted, also to a domain that has more than it may:
-    /// its quota was made smaller, or the control domain gave it something.
+    /// [`Engine::has_room_for_event`]). Zero bytes are always granted, even to a domain over its quota: the quota may have
+    /// been lowered, or the control domain may have given it nodes.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] when there is not so much; nothing is taken then.
@@ -57,30 +58,30 @@ impl Budget {
         Ok(())
     }
 
-    /// Takes out of the server's memory what a copy of this budget took; the domain's account stays as it is.
+    /// Takes from the server's memory as much as `copy` took. The domain's account stays unchanged.
     pub fn spend_like(&mut self, copy: &Self) {
         self.affordable = copy.affordable;
     }
 
-    /// From now on what is taken is for the reply: the control domain's may come out of its reserve, so that it can list what
-    /// it wants to remove.
+    /// Opens the reserve for the reply. The control domain's reply may use it, so that it can list the nodes that it wants
+    /// to remove.
     pub fn admit_reply(&mut self) {
         self.affordable = self.affordable.saturating_add(core::mem::take(&mut self.kept_for_reply));
     }
 
-    /// Bytes that the client's domain takes, with what the request has added.
+    /// Bytes that the client's domain takes, including those that the request has added.
     #[must_use]
     pub const fn used(&self) -> usize {
         self.used
     }
 }
 
-/// Bytes of the heap that one thing takes at most that counts for `bytes`.
+/// The most heap bytes that an object takes whose counted size is `bytes`.
 const fn heap_bytes(bytes: usize) -> usize {
     bytes.saturating_mul(limits::HEAP_BYTES_PER_COUNTED_BYTE).saturating_add(limits::HEAP_BYTES_PER_OBJECT)
 }
 
-/// Bytes of an event with its header.
+/// Counted bytes of an event, with the overhead of a message.
 const fn with_overhead(payload_bytes: usize) -> usize {
     payload_bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES)
 }
@@ -121,7 +122,7 @@ impl Engine {
         bytes_of(domain, connection.and_then(Connection::session)).saturating_add(announced)
     }
 
-    /// What a request of this client may make grow. `transaction` is the request's own, which is not with the others.
+    /// Computes the budget of a client's request. `transaction` is the request's own, which the session does not hold now.
     pub(super) fn budget(
         &self,
         id: ConnectionId,
@@ -151,14 +152,14 @@ impl Engine {
 
     /// Whether there is room for an event of `bytes` of payload in a connection's queue.
     ///
-    /// The rule is the same wherever domains share something: one may take at most as much as is left. Of the room of a
-    /// receiver a guest that causes events may take as much as it leaves to others; of the heap a receiver may. So there is
-    /// always some left for those that take little, however many take all they may.
+    /// One rule holds wherever domains share a resource: a domain may take at most as much as remains after that. The
+    /// originator shares the receiver's room this way, and the receiver shares the heap. So some room always remains for
+    /// domains that take little, however many domains take their maximum.
     pub(super) fn has_room_for_event(&self, to: Receiver, bytes: usize, originator: Option<ConnectionId>) -> bool {
         let Some(session) = self.connections.get(&to.id).and_then(Connection::session) else { return true };
         let output = &session.output;
         let Some(domid) = to.guest else {
-            // One event always fits into an empty queue: the reserve is there for it.
+            // One event always fits into an empty queue: the reserve covers it.
             let affordable = self.free_for_events.saturating_sub(limits::PRIVILEGED_WORK_BYTES);
             let is_affordable = output.is_empty() || heap_bytes(with_overhead(bytes)) <= affordable;
             return is_affordable && has_room_for_control(output, bytes, originator);
@@ -171,8 +172,8 @@ impl Engine {
         share <= room && bytes <= room && heap_bytes(bytes) <= affordable && has.saturating_add(bytes) <= affordable
     }
 
-    /// A client of the control domain whose queue has no room for events that count for `originator`. Memory does not count:
-    /// what is to be queued is bounded by the watches that the control domain has set.
+    /// Finds a client of the control domain whose queue has no room for events of `originator`. The free heap is not
+    /// considered: the control domain's watches bound the events to queue.
     pub(super) fn crowded_reader(&self, originator: Option<ConnectionId>) -> Option<ConnectionId> {
         let control = self.state.domains.connection(self.config.privileged);
         let mut readers = control.into_iter().chain(self.sockets.iter().copied());
@@ -183,13 +184,13 @@ impl Engine {
         })
     }
 
-    /// Notes that an event of `bytes` was queued.
+    /// Notes that an event with `bytes` of payload was queued.
     pub(super) fn note_event(&mut self, bytes: usize) {
         self.free_for_events = self.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
     }
 
-    /// Whether a client has so much to read that it has to read first: a client of the control domain of what it caused
-    /// itself, or a guest that takes all that it may.
+    /// Whether a client must read before it may send another request. A client of the control domain must if it leaves too
+    /// much unread, events of guests excluded; a guest must if it is at its hard quota.
     pub(super) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
         let output = &session.output;
         match self.guest_of(id) {
@@ -201,8 +202,8 @@ impl Engine {
         }
     }
 
-    /// Raises the maxima of the domains of which something has grown, and logs those that are over a quota of memory. It does
-    /// not matter which request made them grow, nor whose.
+    /// Raises the maxima of the domains that have grown, and logs those over a memory quota. The request that made them grow
+    /// does not matter.
     pub(super) fn note_growth(&mut self, now_ms: u64) {
         if !self.state.domains.has_grown() {
             return;
@@ -218,7 +219,8 @@ impl Engine {
         }
     }
 
-    /// Raises a domain's maxima to what it has now, and those of all guests. Returns how many bytes it takes.
+    /// Raises a domain's maxima, and those of all guests, to its present figures. Returns the bytes that it takes, and
+    /// whether they exceed its warning level.
     pub(super) fn note_figures(&mut self, domid: DomId) -> (usize, bool) {
         let privileged = self.config.privileged;
         let Self { state, connections, peaks: of_all, .. } = self;
@@ -243,7 +245,7 @@ impl Engine {
         (used, used > domain.memory_warned_from())
     }
 
-    /// Logs a guest that is over its quotas of memory, not too often.
+    /// Logs a guest over one of its memory quotas, at most once per [`limits::MEMORY_LOG_INTERVAL_MS`].
     fn warn_of_memory(&mut self, domid: DomId, used: usize, now_ms: u64) {
         let quotas = self.state.domains.quotas(domid);
         let over = [(Quota::MemoryHard, "hard"), (Quota::MemorySoft, "soft")]
@@ -257,7 +259,7 @@ impl Engine {
         }
     }
 
-    /// Logs a guest that was refused memory, not too often.
+    /// Logs a guest that was refused memory, at most once per [`limits::MEMORY_LOG_INTERVAL_MS`].
     pub(super) fn warn_of_refusal(&mut self, id: ConnectionId, used: usize, now_ms: u64) {
         if let Some(domid) = self.domain_of(id)
             && self.may_log_memory(domid, now_ms)

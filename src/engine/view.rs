@@ -1,4 +1,4 @@
-//! The nodes as a request sees them: through its transaction, if it has one, and with the rules about who may know what.
+//! A request's view of the nodes, through its transaction if it has one, and restricted to the requester's rights.
 
 use alloc::rc::Rc;
 use core::cmp::Ordering;
@@ -17,18 +17,18 @@ use crate::store::transaction::Transaction;
 use crate::store::tree::Tree;
 use crate::wire::errno::Errno;
 
-/// A request's view of the nodes. Looking at a node in a transaction is noted there.
+/// A request's view of the nodes. A transaction notes each node that is read in it.
 #[derive(Debug)]
 pub struct View<'a> {
     pub(super) state: &'a State,
     pub(super) config: &'a Config,
     pub(super) requester: Requester,
     pub(super) transaction: Option<&'a mut Transaction>,
-    /// The index of what open transactions access; `None` for a transaction that is only tried.
+    /// The index of the paths that open transactions access; `None` in a replay.
     pub(super) accesses: Option<&'a mut Accesses>,
-    /// What the request may still make grow.
+    /// The memory that the request may still take.
     pub(super) budget: Budget,
-    /// Steps of work so far: see [`work`].
+    /// Steps of work so far ([`work`]).
     pub(super) steps: u64,
 }
 
@@ -36,8 +36,7 @@ impl View<'_> {
     /// The node at `path`.
     ///
     /// # Errors
-    /// [`Errno::NoSpc`] when the transaction has seen as many paths as it may, or takes all memory that it may; it can't
-    /// be committed then.
+    /// [`Errno::NoSpc`] if the transaction reaches its quota of paths or memory. It cannot be committed then.
     pub fn read(&mut self, path: Path<'_>) -> Result<Option<Rc<Node>>, Errno> {
         self.look(path, work::of_path(path.as_str().len()), |tree| tree.get(path).cloned())
     }
@@ -47,7 +46,7 @@ impl View<'_> {
         self.steps = self.steps.saturating_add(steps);
     }
 
-    /// The node at `path`, which `find` finds in the tree in so many steps; it is not called if the transaction has seen the
+    /// The node at `path`. `find` finds it in the tree and takes `steps`; it does not run if the transaction has seen the
     /// path.
     ///
     /// # Errors
@@ -64,7 +63,7 @@ impl View<'_> {
         };
         let look_up = work::of_accesses(1, path.as_str().len());
         let seen = transaction.seen(path).map(|seen| seen.cloned());
-        // A new path is looked up among those of the transaction and of all, and found in the tree.
+        // A new path takes look-ups in the transaction and in the index, and the search in the tree.
         let steps = if seen.is_some() { look_up } else { look_up.saturating_mul(3).saturating_add(steps) };
         self.steps = self.steps.saturating_add(steps);
         transaction.count_look(usize::try_from(steps).unwrap_or(usize::MAX));
@@ -94,7 +93,7 @@ impl View<'_> {
     /// A special node.
     ///
     /// # Errors
-    /// [`Errno::NoSpc`] when the transaction takes all memory that it may; it cannot be committed then.
+    /// [`Errno::NoSpc`] if the transaction reaches its limit of memory. It cannot be committed then.
     pub fn special(&mut self, special: Special) -> Result<SpecialNode, Errno> {
         let node = self.state.specials.get(special);
         let Some(transaction) = &mut self.transaction else { return Ok(node.clone()) };
@@ -114,16 +113,15 @@ impl View<'_> {
     /// The node at `path`, if the requester has all of `wanted`.
     ///
     /// # Errors
-    /// [`Errno::NoEnt`] for a missing node, if the nearest ancestor gives a right that is wanted; [`Errno::Acces`]
-    /// otherwise, so that a requester learns nothing of nodes that it may not know about. [`Errno::NoSpc`] as in
-    /// [`View::read`].
+    /// [`Errno::NoEnt`] for a missing node, if the nearest ancestor gives one of the wanted rights. [`Errno::Acces`]
+    /// otherwise: the requester learns nothing about nodes that it may not know. [`Errno::NoSpc`] as in [`View::read`].
     pub fn get(&mut self, path: Path<'_>, wanted: Access) -> Result<Rc<Node>, Errno> {
         let (is_there, above) = if self.transaction.is_some() {
             let node = self.read(path)?;
             if let Some(node) = node.as_ref().filter(|node| self.access(node).contains(wanted)) {
                 return Ok(node.clone());
             }
-            // The transaction has to see the nodes above as well: the answer depends on them.
+            // The answer also depends on the ancestors, so the transaction has to see them.
             (node.is_some(), self.nearest_ancestor(path)?.0)
         } else {
             self.spend(work::of_path(path.as_str().len()));
@@ -137,8 +135,8 @@ impl View<'_> {
         if !is_there && self.access(&above).intersects(wanted) { Err(Errno::NoEnt) } else { Err(Errno::Acces) }
     }
 
-    /// The nearest node above `path` (the root for the root), and how many levels between both are missing. One descent
-    /// finds it. A transaction notes each missing level on its own.
+    /// The nearest node above `path` (the root for the root), and the number of missing levels between them. One descent
+    /// finds it. A transaction notes each missing level separately.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] as in [`View::read`].
@@ -153,7 +151,7 @@ impl View<'_> {
                 match ancestor.as_str().len().cmp(&found.as_str().len()) {
                     Ordering::Greater => None,
                     Ordering::Equal => Some(node.clone()),
-                    // The transaction removed the nearest one, and this one is above.
+                    // The transaction removed the nearest node; this one is above it.
                     Ordering::Less => tree.get(ancestor).cloned(),
                 }
             })?;
@@ -161,11 +159,11 @@ impl View<'_> {
                 return Ok((node, missing));
             }
         }
-        // The tree always has a root, and it can't be removed.
+        // The tree always has a root, which cannot be removed.
         Err(Errno::Io)
     }
 
-    /// What the requester may do with `node`.
+    /// The requester's rights on `node`.
     #[must_use]
     pub fn access(&self, node: &Node) -> Access {
         self.requester.access(node.permissions(), node.generation())
