@@ -33,8 +33,8 @@ impl Engine {
         }
     }
 
-    /// Makes changes of nodes and tells of them. Returns how many nodes that wrote (those made or removed, and their parents
-    /// too) if open transactions have accessed any of them; otherwise 0.
+    /// Applies changes of nodes and announces them. Returns the number of written nodes, including the parents of
+    /// created and removed nodes. Returns 0 if no open transaction has accessed any of them.
     pub(super) fn apply_nodes(&mut self, now_ms: u64) -> usize {
         let mut written = 0_usize;
         let mut is_in_the_way = false;
@@ -101,7 +101,8 @@ impl Engine {
         }
     }
 
-    /// Removes a node with all below, adjusts the owners' counts, and announces it. Returns how many nodes were removed.
+    /// Removes a node and its descendants, adjusts the owners' counts, and announces the removal. Returns the number of
+    /// removed nodes.
     pub(super) fn remove_subtree(&mut self, path: Path<'_>, cause: Cause, now_ms: u64) -> usize {
         let generation = self.state.next_generation();
         let (tree, domains, accesses) = (&self.state.tree, &mut self.state.domains, &mut self.fairness.accesses);
@@ -127,8 +128,8 @@ impl Engine {
         removed
     }
 
-    /// Commits a transaction that has been checked, and tells of its changes. A commit costs its client a single write
-    /// credit, whatever it changes, and none if no other open transaction has accessed that.
+    /// Commits a transaction that has been checked, and announces its changes. A commit costs its client a single write
+    /// credit, whatever it changes. It is free if no other open transaction has accessed the changed nodes.
     pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Transaction, now_ms: u64) {
         if transaction.has_seen_nothing() {
             return;

@@ -25,7 +25,7 @@ pub struct ChangeSet {
     pub nodes: Vec<NodeChange>,
     /// What else happens.
     pub effect: Option<Effect>,
-    /// What becomes of the connection's lists that are read in parts.
+    /// The change to the connection's lists that are read in parts.
     pub list: Option<ListChange>,
     /// What the client would have of what is limited.
     pub peaks: Peaks,

@@ -23,7 +23,7 @@ pub struct Config {
     pub trace: Trace,
     /// The newest version of the stream that a live update may write, until it is said otherwise; `None` for what is needed.
     pub stream_version: Option<u32>,
-    /// The key of the hashes by which duplicate events are found. Guests must not know it.
+    /// The key of the hashes that find duplicate events. Guests must not know it.
     pub hash_key: HashKey,
 }
 

@@ -56,7 +56,7 @@ impl Engine {
     pub fn handle_domain_exception(&mut self, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
         let known: Vec<DomId> = self.state.domains.iter().map(|(domid, _)| domid).collect();
         let mut shut_down = None;
-        // For all of them: what remains to be removed follows in later turns.
+        // One allowance for all domains: later turns remove the rest of their nodes.
         self.work.begin_postponed();
         for domid in known.into_iter().filter(|domid| !self.departures.contains(*domid)).collect::<Vec<_>>() {
             self.free_for_events = hypervisor.free_memory();
@@ -203,8 +203,8 @@ impl Engine {
         self.wake(id);
     }
 
-    /// Forgets which requests of a connection are outstanding. What they caused may still be pending somewhere: no request has
-    /// the same ticket again.
+    /// Forgets a connection's outstanding requests. Their messages may still be pending somewhere, but no later request gets
+    /// the same ticket.
     fn forget_outstanding(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.forget_tickets();
@@ -225,9 +225,9 @@ impl Engine {
         }
     }
 
-    /// A domain has erased its ring. The ring starts at index 0 again, and neither side may see half a message: half a request
-    /// is forgotten, and a message of which a part was sent is sent again whole. All else stays: the domain must not get rid
-    /// of outstanding requests, watches or transactions in this way.
+    /// Handles a ring that its domain has erased. The ring starts at index 0 again, and neither side may see half a message:
+    /// a partial request is forgotten, and a partly sent message is sent again as a whole. All else stays, so that a
+    /// domain cannot drop outstanding requests, watches or transactions this way.
     pub fn handle_erased_ring(&mut self, id: ConnectionId) {
         let Some((session, ring)) = self.connections.get_mut(&id).and_then(Connection::session_mut) else { return };
         *ring = Ring::default();
@@ -238,7 +238,7 @@ impl Engine {
             self.settle(cause);
         }
         self.note_reading(id, 0);
-        // An event that was partly sent had no time to be dropped at.
+        // The event was partly sent until now, and had no deadline.
         if let Some(next_ms) = next_ms {
             self.note_deadline(id, next_ms);
         }
@@ -268,7 +268,7 @@ impl Engine {
         }
         self.forget_rights(domid);
         self.begin_departure(domid, connection, now_ms);
-        // Not after the events of all its nodes, which may take long.
+        // The release is announced now: the events of all its nodes may take many turns.
         if connection.is_some() {
             self.close_account(domid, now_ms);
             log::debug!("domain {domid} released");
@@ -277,12 +277,12 @@ impl Engine {
         }
     }
 
-    /// Takes a domain's rights out of the special nodes; one that it owned goes to the control domain.
+    /// Takes a domain's rights out of the special nodes. The control domain becomes the owner of those that it owned.
     fn forget_rights(&mut self, domid: DomId) {
         let privileged = self.config.privileged;
         for special in Special::ALL {
             let is_owner = self.state.specials.get(special).permissions.owner() == domid;
-            // As with nodes, only another owner is a change that a transaction conflicts with.
+            // As with nodes, only a new owner conflicts with transactions.
             let generation = if is_owner { Some(self.state.next_generation()) } else { None };
             let node = self.state.specials.get_mut(special);
             if let Some(generation) = generation {
