@@ -5,8 +5,8 @@
 //! point at most, however many commits it makes fail: otherwise a guest that opens many transactions over another's
 //! nodes could stop that other.
 //!
-//! [`History`] knows whose write it was. It is bounded, is kept only while a transaction is open, and holds only writes of what
-//! open transactions have accessed.
+//! [`History`] returns the domain of a write. It is bounded, and kept only while a transaction is open. It holds only writes
+//! of nodes that open transactions have accessed.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -195,7 +195,8 @@ pub struct Blame {
 pub struct History(VecDeque<Written>);
 
 impl History {
-    /// Notes that a domain's request wrote nodes that an open transaction has accessed, with the generations after `before` up to `last`.
+    /// Notes a domain's request that wrote nodes that an open transaction has accessed. Its generations are those after
+    /// `before` up to `last`.
     pub fn note(&mut self, domid: DomId, before: u64, last: u64) {
         if last <= before {
             return;
@@ -217,7 +218,7 @@ impl History {
         Some(Blame { domid: written.domid, was_paid })
     }
 
-    /// Whether it has a write that is not of `victim`.
+    /// Whether it holds a write of a domain other than `victim`.
     #[must_use]
     pub fn has_others(&self, victim: Option<DomId>) -> bool {
         self.0.iter().rev().any(|written| Some(written.domid) != victim)

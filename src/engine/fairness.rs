@@ -21,7 +21,7 @@ pub(in crate::engine) struct Fairness {
     pub(super) writes: WriteCredits,
     pub(super) conflicts: ConflictCredits,
     pub(super) history: History,
-    /// What open transactions have accessed.
+    /// The paths that open transactions have accessed.
     pub(super) accesses: Accesses,
     /// Transactions that are open, of all connections.
     open_transactions: usize,
@@ -79,15 +79,15 @@ impl Engine {
         fairness.open_privileged = fairness.open_privileged.saturating_add(usize::from(!is_guests));
     }
 
-    /// A connection's transaction is over.
+    /// Notes that a connection's transaction has ended.
     pub(super) fn note_closed(&mut self, id: ConnectionId, transaction: &Transaction) {
         self.fairness.accesses.forget(transaction);
         self.count_closed(id, 1);
     }
 
-    /// A connection's transaction is lost, and the list of what it has accessed with it.
+    /// Notes that a connection's transaction is lost, together with the list of its paths.
     pub(super) fn note_lost(&mut self, id: ConnectionId) {
-        // Counted again without those that are dropped.
+        // The new count leaves the discarded transactions out.
         self.discarded.transactions.clear();
         let sessions = self.connections.values().filter_map(Connection::session);
         self.fairness.accesses.recount(|path| {
@@ -97,7 +97,7 @@ impl Engine {
         self.count_closed(id, 1);
     }
 
-    /// Counts transactions that are over. With the last one of all, it no longer matters which guest wrote what.
+    /// Counts transactions that have ended. After the last open one, the history of writes is no longer needed.
     pub(super) fn count_closed(&mut self, id: ConnectionId, count: usize) {
         let privileged = if self.guest_of(id).is_some() { 0 } else { count };
         let fairness = &mut self.fairness;
@@ -108,19 +108,20 @@ impl Engine {
         }
     }
 
-    /// Whether the index of what open transactions have accessed is right. Costs a look-up for each path and transaction.
+    /// Whether the index of accessed paths matches the open transactions. The cost is a look-up for each path and
+    /// transaction.
     #[must_use]
     pub fn accesses_agree(&self) -> bool {
         let sessions = self.connections.values().filter_map(Connection::session);
         self.fairness.accesses.agree(sessions.flat_map(|session| session.transactions.values()))
     }
 
-    /// A connection's request or commit wrote nodes that an open transaction of another request has accessed, with
-    /// generations after `before`, which costs `nodes` credits. A write that can't make a transaction fail has 0 of them and
-    /// costs nothing.
+    /// Charges a connection `nodes` write credits for a request or commit that wrote nodes accessed by an open transaction.
+    /// The generations of the writes are those after `before`. With `nodes` 0, no transaction can fail and the write is
+    /// free.
     ///
-    /// A request pays for all that it writes if any of it was accessed. To count only accessed nodes would cost a look-up
-    /// for each node of a removal, and would make the removal of a large directory as cheap as a write to one node of it.
+    /// A request pays for all nodes that it writes if any of them was accessed. A count of only the accessed nodes would
+    /// take a look-up per removed node, and would make the removal of a large directory as cheap as a single write.
     pub(super) fn account_write(&mut self, id: ConnectionId, before: u64, nodes: usize, now_ms: u64) {
         let Some(domid) = self.guest_of(id).filter(|_| nodes > 0) else { return };
         if self.trace.wants(Switches::WRL) {

@@ -1,9 +1,9 @@
 //! Write credits: how fast a guest may change what others' transactions may have seen (the C server's write rate limit,
 //! made for XSA-206).
 //!
-//! A request that writes a node that an open transaction has accessed ([`crate::engine::accesses`]) costs its guest a credit
-//! for each node that it writes. A guest in debt is not read. All domains share a fixed gain; what a domain does not need goes
-//! to a reserve, from which debts are paid, the oldest first.
+//! A request that writes a node accessed by an open transaction ([`crate::engine::accesses`]) costs its guest one credit for
+//! each node that it writes. The server does not read from a guest in debt. All domains share a fixed gain. The part that a
+//! domain does not need goes to a reserve, which pays debts, the oldest first.
 //!
 //! Nothing here has a clock, overflows, or loses a fraction of the gain. A domain at its burst costs nothing: only the
 //! number of such domains counts.
