@@ -62,16 +62,16 @@ pub struct Connection {
     pub(super) is_shut_out: bool,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,
-    /// The next time at which its events are checked for expiry: not after the deadline of the first one. For a client of
-    /// the control domain, the next time at which it is checked whether it reads.
+    /// The next time at which its events are checked for expiry: not after the first one's deadline. For a client of the
+    /// control domain, the next time at which the server checks whether it reads.
     pub(super) deadline_ms: Option<u64>,
-    /// Bytes of the events that its last request has left to queue; it is held back until they are queued.
+    /// Bytes of the postponed announcement of its last request. It is held back until that is queued.
     pub(super) announced_bytes: Option<usize>,
-    /// Whether its request is held back until the nodes of a domain that is gone are removed.
+    /// Whether its request is held back until a departed domain's nodes are removed.
     pub(super) waits_for_departure: bool,
-    /// Of a client of the control domain: whether it reads.
+    /// Whether a client of the control domain reads.
     pub(super) reading: Reading,
-    /// When its kept lists are looked at: not after the first one's time.
+    /// The next time at which its kept lists are checked for age: not after the first one's time.
     pub(super) lists_deadline_ms: Option<u64>,
     /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
     /// whoever asks for a fresh connection is not rid of the events that he caused.
@@ -82,16 +82,16 @@ pub struct Connection {
 /// Whether a client of the control domain reads what is pending for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reading {
-    /// While something waits for room in its queue: since when it has not read.
+    /// The time of its last read, or of the wait's begin if later; `None` if no work waits for room in its queue.
     pub(super) unread_since_ms: Option<u64>,
-    /// Bytes that it read since what waits was tried last.
+    /// Bytes that it has read since this wait began.
     pub(super) bytes: usize,
-    /// It read nothing for so long that nothing waits for it any longer.
+    /// Whether it read nothing for so long that no work waits for it any longer.
     pub(super) is_given_up: bool,
 }
 
 impl Reading {
-    /// Whether it matters that the client reads.
+    /// Whether a read of the client has an effect.
     pub(super) const fn is_noted(&self) -> bool {
         self.unread_since_ms.is_some() || self.is_given_up
     }
@@ -112,7 +112,7 @@ pub struct Session {
     /// What waits to be sent.
     pub output: Output,
     pub(super) transactions: BTreeMap<u32, Transaction>,
-    /// Lists that are being read in parts, the oldest first.
+    /// Lists that are read in parts, the oldest first.
     pub(super) lists: Vec<KeptList>,
     /// Requests that are answered later.
     pub(super) deferred: Vec<u64>,

@@ -19,8 +19,8 @@ use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 
 impl Engine {
-    /// Handles one request: exactly one reply is queued, whatever it says. One without payload had one for which there was no
-    /// memory.
+    /// Handles one request: exactly one reply is queued, whatever it says. One without payload had one for which there
+    /// was no memory.
     pub(super) fn handle_request(
         &mut self,
         id: ConnectionId,
@@ -45,7 +45,7 @@ impl Engine {
                     .map(|()| Origin { connection: id, ticket })
             }
         };
-        // A guest's request, and no other, has an origin.
+        // Only a guest's request has an origin.
         let event = EventCause { origin, originator: origin.map(|origin| origin.connection), subject: None };
         self.cause = Cause { connection: Some(id), event };
         if self.trace.wants(Switches::IO) {
@@ -140,7 +140,7 @@ impl Engine {
         let (seen, answered) = (call.view.steps, work::of_bytes(call.reply.len().saturating_add(payload.len())));
         self.work.spend(seen.saturating_add(answered));
         self.work.begin_events();
-        // The request's own growth is among its maxima already.
+        // The maxima already include the request's own growth.
         if has_grown && self.state.domains.get(domid).is_some_and(|domain| used > domain.memory_warned_from()) {
             self.state.domains.note_grown(domid);
         }

@@ -109,12 +109,12 @@ impl Input {
         Header::parse(&self.header)
     }
 
-    /// Lends the payload of the complete request, to be put back; `None` if it was skipped.
+    /// Lends the payload of the complete request, until [`Input::put_payload_back`]; `None` if the payload was skipped.
     pub fn take_payload(&mut self) -> Option<Vec<u8>> {
         (!self.is_skipped).then(|| core::mem::take(&mut self.payload))
     }
 
-    /// Puts a payload back that was lent.
+    /// Puts back the payload that [`Input::take_payload`] lent.
     pub fn put_payload_back(&mut self, payload: Vec<u8>) {
         self.payload = payload;
     }

@@ -50,7 +50,7 @@ impl Engine {
     /// asked for when there may be none.
     pub fn version_2_needs(&self, now_ms: u64) -> impl Iterator<Item = Need> {
         let domains = self.state.domains.iter().map(move |(domid, domain)| {
-            // Of a domain without a record of its own, an extension of either version has them.
+            // For a domain without a record, an extension of either version holds the features.
             let features = Some(domain.features).filter(|bits| *bits != Features::all() && has_record(domain));
             let mut need = Need { domid: Some(domid), features, depth_watches: 0, transactions: 0, oldest_ms: 0 };
             if let Some((id, connection)) = domain.connection.and_then(|id| Some((id, self.connections.get(&id)?))) {

@@ -140,7 +140,7 @@ impl Engine {
     fn check_outstanding(&self, reply: &mut Reply) -> bool {
         let pending = self.sessions().map(|session| &session.output).chain(&self.discarded.outputs);
         let postponed = self.announcements.iter().filter_map(|announcement| announcement.cause.origin);
-        // What a request of an earlier session caused counts for no request any more.
+        // Messages caused by requests of an earlier session no longer count for any request.
         let counts = |origin: &Origin| {
             self.connections.get(&origin.connection).is_some_and(|sender| sender.has_ticket(origin.ticket))
         };
