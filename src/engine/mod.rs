@@ -112,10 +112,10 @@ enum RestartPhase {
     Faulted(Fault),
 }
 
-/// What causes events: the request that is being handled.
+/// The cause of events: the request in flight, or the server's own work.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cause {
-    /// Whose request it is; `None` for the server's own.
+    /// The connection that sent the request; `None` for the server's own work.
     connection: Option<ConnectionId>,
     event: EventCause,
 }
@@ -132,7 +132,7 @@ pub struct Engine {
     ready: VecDeque<ConnectionId>,
     /// When the first event of which connection may be over; at most one entry for each connection.
     deadlines: BTreeSet<(u64, ConnectionId)>,
-    /// When the first kept list of which connection is dropped; at most one entry for each connection.
+    /// The drop times of kept lists, with one entry at most for each connection: its first list's.
     list_deadlines: BTreeSet<(u64, ConnectionId)>,
     fairness: Fairness,
     actions: VecDeque<Action>,
@@ -142,23 +142,23 @@ pub struct Engine {
     next_ticket: u64,
     /// The number of the newest request that is answered later.
     next_deferred: u64,
-    /// The request that is being handled, for what it causes.
+    /// The request in flight, as the cause of events.
     cause: Cause,
     /// Clients of the hosted server.
     sockets: BTreeSet<ConnectionId>,
-    /// Announcements that could not be done with at once.
+    /// Announcements that take more than one turn.
     announcements: Announcements,
     /// Domains that are gone and whose nodes are being removed.
     departures: Departures,
-    /// Queues of connections that were reset.
+    /// Queues and transactions of reset connections.
     discarded: Discarded,
-    /// Events that were dropped.
+    /// Counts of dropped events.
     drops: Drops,
-    /// The meter.
+    /// The work meter.
     work: Work,
     /// The time of the latest [`Engine::handle_timeout`].
     now_ms: u64,
-    /// Kept between events for its room.
+    /// Found watches; kept between events for its capacity.
     told: Vec<Rc<Watch>>,
     /// Kept between requests for its room.
     changes: ChangeSet,
@@ -309,8 +309,8 @@ impl Engine {
         all_ms.into_iter().flatten().min()
     }
 
-    /// Drops events that were not read in time, and lets guests go on that were held back for long enough. What there is too
-    /// much of for one turn is due at once again.
+    /// Drops events that were not read in time, and resumes guests that were held back for long enough. If events remain
+    /// after [`limits::EXPIRED_AT_ONCE`] drops, the next timeout is due at once.
     pub fn handle_timeout(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.advance_fairness(now_ms);
@@ -332,7 +332,7 @@ impl Engine {
             let Some(session) = self.session_mut(id) else { continue };
             let dropped = session.output.expire(now_ms, left);
             let next = session.output.next_deadline_ms();
-            // A connection with nothing to drop takes a look, too.
+            // A connection with nothing to drop costs a check, too.
             left = left.saturating_sub(dropped.len().max(1));
             for Dropped { origin, originator } in &dropped {
                 self.work.spend(1);
@@ -366,14 +366,14 @@ impl Engine {
         is_free && !is_waiting && connection.session().is_some_and(|session| !self.has_to_read_first(id, session))
     }
 
-    /// Whether a complete request waits that may be handled now: it was held back.
+    /// Whether a complete request that was held back may be handled now.
     #[must_use]
     pub fn has_complete_request(&self, id: ConnectionId) -> bool {
         let session = self.connections.get(&id).and_then(Connection::session);
         session.is_some_and(|session| session.input.is_complete()) && self.may_receive(id)
     }
 
-    /// Whether the request that is complete has to wait, because it names a domain whose nodes are being removed.
+    /// Whether the complete request has to wait because it names a departing domain.
     fn is_held_for_departure(
         &mut self,
         id: ConnectionId,
@@ -392,7 +392,7 @@ impl Engine {
         is_held
     }
 
-    /// A connection's turn begins: the steps of its requests are counted from here on.
+    /// Begins a connection's turn, and counts the steps of its requests from here on.
     pub const fn begin_turn(&mut self) {
         self.work.begin_turn();
     }
@@ -403,7 +403,7 @@ impl Engine {
         self.work.is_turn_over()
     }
 
-    /// Elementary steps since the start: see [`work`].
+    /// Elementary steps since the start ([`work`]).
     #[must_use]
     pub const fn steps(&self) -> u64 {
         self.work.steps()
@@ -462,7 +462,7 @@ impl Engine {
         }
     }
 
-    /// Forgets what is known of a connection as a receiver: it is gone.
+    /// Forgets a connection that is gone as a receiver of events.
     fn forget_reader(&mut self, id: ConnectionId) {
         self.release_waiting(id);
         self.drops.forget_receiver(id);
