@@ -33,7 +33,7 @@ pub(super) fn directory_part(call: &mut Call<'_>) -> Result<(), Errno> {
     let mut scratch = PathScratch::new();
     let path = call.path(spelling, &mut scratch)?;
     let node = call.view.get(path, Access::READ)?;
-    // As the C server reads it; a negative one is past the end.
+    // Parsed as in the C server; a negative offset is past the end.
     let offset = usize::try_from(payload::leading_number(offset)).unwrap_or(usize::MAX);
     let is_in_transaction = call.view.transaction.is_some();
     let lists = call.lists;
@@ -94,7 +94,7 @@ fn present_part(call: &mut Call<'_>, node: &Node, offset: usize) -> Result<Optio
     Ok(None)
 }
 
-/// Keeps the list of a directory of which the first part is in the reply, if the client can afford both.
+/// Keeps the list of a directory whose first part is in the reply, if the client can afford both.
 fn keep(call: &mut Call<'_>, path: Path<'_>, node: &Node, next: usize) {
     if let Some(list) = affordable(call, path, node, next) {
         call.changes.list = Some(ListChange::Keep(list));

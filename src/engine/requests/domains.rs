@@ -8,11 +8,11 @@ use crate::wire::errno::Errno;
 use crate::wire::payload;
 
 /// INTRODUCE `<domid>|<frame>|<port>|…`: maps the domain's ring and binds its port. The frame is not needed: the ring is
-/// mapped by grant. The port is the one that the ring page names, and the request's if it names none (`xs_wire.h`,
+/// mapped by grant. The ring page names the port; if it names none, the request's port counts (`xs_wire.h`,
 /// `evtchn_port`).
 ///
-/// For an introduced domain the server binds the request's port and resets the connection. The toolstack has just made that
-/// port, and the ring page may still name the one before it; the C server does the same.
+/// For an introduced domain the server binds the request's port and resets the connection. The toolstack has just created
+/// that port, and the ring page may still name an older one. The C server does the same.
 pub(super) fn introduce(call: &mut Call<'_>) -> Result<(), Errno> {
     let [domid, _frame, port] = payload::first_strings(call.payload).ok_or(Errno::Inval)?;
     let domid = parse_domid(domid)?;
@@ -78,8 +78,8 @@ pub(super) fn get_domain_path(call: &mut Call<'_>) -> Result<(), Errno> {
     call.answer_text(format_args!("/local/domain/{domid}\0"))
 }
 
-/// The one introduced domain that the request names. The control domain cannot be named; the Xenstore domain, which the C
-/// server refuses as well, is never introduced here.
+/// The introduced domain that the request names. The control domain is refused. The Xenstore domain, which the C server
+/// refuses as well, is never introduced here.
 fn introduced_guest(call: &Call<'_>) -> Result<DomId, Errno> {
     let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
     if domid == call.view.config.privileged {

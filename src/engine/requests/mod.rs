@@ -48,7 +48,7 @@ pub struct Call<'a> {
     pub open_transactions: usize,
     /// The connection's lists that are read in parts.
     pub lists: &'a [KeptList],
-    /// The newest writes of guests, to find those that made a commit fail.
+    /// The newest writes of guests, to find the writes that made a commit fail.
     pub history: &'a History,
     /// The request's payload.
     pub payload: &'a [u8],
@@ -76,7 +76,7 @@ pub struct Row {
     pub is_privileged: bool,
     /// Whether a transaction number in the header is ignored.
     pub ignores_transaction: bool,
-    /// Whether it ends its transaction.
+    /// Whether the request ends its transaction.
     pub ends_transaction: bool,
 }
 

@@ -82,10 +82,10 @@ pub(super) fn rm(call: &mut Call<'_>) -> Result<(), Errno> {
     call.ok()
 }
 
-/// Lets the transaction see a node with all below. The way down to the last one is kept: a descent from the root for each
-/// would make a deep chain dear.
+/// Lets the transaction see a node and its descendants. It keeps the path of nodes down to the last one, because a descent
+/// from the root for each node would make a deep chain expensive.
 fn see_all(call: &mut Call<'_>, top: Path<'_>) -> Result<(), Errno> {
-    // The nodes of the tree on the way, each with the bytes of its path; not those that the transaction sees.
+    // The nodes of the committed tree down to the last one, each with the length of its path.
     let mut way: Vec<(usize, Option<&Rc<Node>>)> = Vec::new();
     let state = call.view.state;
     let first = work::of_path(top.as_str().len());
@@ -102,7 +102,8 @@ fn see_all(call: &mut Call<'_>, top: Path<'_>) -> Result<(), Errno> {
     })
 }
 
-/// Makes the missing node at `path` and the missing ones above it, as one change. All of them count before any is made.
+/// Creates the missing node at `path` and the missing ones above it, as one change. All of them are counted and charged
+/// before any is created.
 fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno> {
     let (parent, missing_above) = call.view.nearest_ancestor(path)?;
     let levels = missing_above.saturating_add(1);
@@ -120,7 +121,7 @@ fn create(call: &mut Call<'_>, path: Path<'_>, value: &[u8]) -> Result<(), Errno
     Ok(())
 }
 
-/// Refuses to make a node's record too large, with another value or with more bytes of names.
+/// Refuses a change that would make a node's record too large, by another value or by more bytes of names.
 fn check_size(call: &mut Call<'_>, node: &Node, value: usize, more_names: usize) -> Result<(), Errno> {
     if call.view.requester.is_privileged() {
         return Ok(());
@@ -130,7 +131,7 @@ fn check_size(call: &mut Call<'_>, node: &Node, value: usize, more_names: usize)
     if call.exceeds(Quota::NodeSize, bytes) { Err(Errno::NoSpc) } else { Ok(()) }
 }
 
-/// Refuses too large records of the nodes that are made, `levels` of them up from `path`, and of the one that gets a child.
+/// Refuses records that are too large: of the `levels` new nodes from `path` upwards, and of the node that gets a child.
 fn check_new_sizes(
     call: &mut Call<'_>,
     parent: &Node,

@@ -82,7 +82,7 @@ fn refuse_new_owner(call: &Call<'_>, before: &Permissions, after: &Permissions) 
     if call.view.requester.is_privileged() || before.owner() == after.owner() { Ok(()) } else { Err(Errno::Perm) }
 }
 
-/// The special node of a name, if the requester has all of `wanted`. Another name is that of a missing node; the node above
+/// The special node of a name, if the requester has all of `wanted`. Any other name counts as a missing node. The node above
 /// it decides whether the requester may learn that, as in [`View::get`].
 fn get_special(call: &mut Call<'_>, name: &str, wanted: Access) -> Result<(Special, SpecialNode), Errno> {
     let Some(special) = Special::from_name(name) else {
@@ -94,7 +94,7 @@ fn get_special(call: &mut Call<'_>, name: &str, wanted: Access) -> Result<(Speci
     if has.contains(wanted) { Ok((special, node)) } else { Err(Errno::Acces) }
 }
 
-/// What the requester may do with the node above a special name: a special node, or the root.
+/// The requester's rights on the node above a special name: a special node, or the root.
 fn access_above(call: &mut Call<'_>, name: &str) -> Result<Access, Errno> {
     let above = name.match_indices('/').filter_map(|(at, _)| name.get(..at)).find_map(Special::from_name);
     if let Some(special) = above {

@@ -66,7 +66,7 @@ pub(super) fn replay(call: &mut Call<'_>, old: &Transaction) -> Result<Replayed,
         return Err(all_in_the_way(call, old));
     };
     let generation = call.view.state.generation();
-    // What it looked at is looked up again, and so are those that conflict.
+    // The replay looks up its paths again, and so does the search for conflicts.
     call.view.spend(work::of_transaction(old).saturating_mul(2));
     let mut new = Replayed { transaction: Transaction::default(), generation, domains: Vec::new() };
     for request in requests {
@@ -161,7 +161,7 @@ fn in_the_way(call: &mut Call<'_>, request: &Recorded, old: &Transaction) -> Vec
     if found.is_empty() { all_in_the_way(call, old) } else { found }
 }
 
-/// The writes that are in the way of all requests of a transaction.
+/// The writes that conflict with any request of a transaction.
 fn all_in_the_way(call: &Call<'_>, old: &Transaction) -> Vec<u64> {
     if !can_blame(call) {
         return Vec::new();
@@ -171,14 +171,14 @@ fn all_in_the_way(call: &Call<'_>, old: &Transaction) -> Vec<u64> {
     nodes.chain(old.conflicting_specials(specials).map(|special| specials.get(special).generation)).collect()
 }
 
-/// The generation of the write that is in the way. A node that is gone was removed by it; if that was not noted, because of
-/// a live update since then, it is the last write of the nearest node above: the removal wrote that.
+/// The generation of the conflicting write. For a removed node that is its removal. If a live update lost that, it is the
+/// last write of the nearest node above, which the removal also wrote.
 fn last_write(call: &Call<'_>, conflict: Conflict<'_>) -> u64 {
     let accesses = call.view.accesses.as_ref().filter(|_| conflict.is_gone);
     accesses.and_then(|accesses| accesses.removed_at(conflict.path)).unwrap_or(conflict.last_write)
 }
 
-/// Whether a write of another guest can be in the way. If not, none is looked for.
+/// Whether the history holds a write of another guest, so that a search for the conflicting one makes sense.
 fn can_blame(call: &Call<'_>) -> bool {
     call.history.has_others((!call.view.requester.is_privileged()).then_some(call.domid))
 }
