@@ -67,7 +67,7 @@ impl Restorer {
         if session.output.len() != details.len() {
             return None;
         }
-        // The message that is partly sent has to be whole before something is said of it.
+        // The partly sent message needs its beginning first: its details depend on its kind.
         session.output.restore_sent(state.sent);
         session.output.restore_details(details, |id| Some(id) != control);
         let first_ms = session.output.next_deadline_ms();

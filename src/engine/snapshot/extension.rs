@@ -31,11 +31,11 @@ pub(super) const GENERATIONS: u32 = EXTENSION_FIRST + 4;
 pub(super) const TRANSACTION: u32 = EXTENSION_FIRST + 5;
 /// Write credits and conflict points.
 pub(super) const FAIRNESS: u32 = EXTENSION_FIRST + 6;
-/// Features and quotas of a domain that has neither a connection nor nodes. Older releases pass over it.
+/// Features and quotas of a domain that has neither a connection nor nodes. Older releases skip it.
 pub(super) const NAMED_DOMAIN: u32 = EXTENSION_FIRST + 7;
-/// Announcements that are not done with, and domains whose nodes are being removed.
+/// Postponed announcements, and domains whose nodes are being removed.
 pub(super) const POSTPONED: u32 = EXTENSION_FIRST + 8;
-/// Events that were dropped.
+/// Counts of dropped events.
 pub(super) const DROPS: u32 = EXTENSION_FIRST + 9;
 
 /// The version of every body.
@@ -117,7 +117,7 @@ pub(super) struct ConnectionState<'a> {
     pub(super) sent: &'a [u8],
     /// Whether only the control domain can open it again; nothing in bodies of servers that did not carry it.
     pub(super) is_shut_out: bool,
-    /// Whether it reads, with times relative to now; nothing in bodies of servers that did not carry it.
+    /// Whether the client reads, with times relative to now; the default in bodies of servers that did not carry it.
     pub(super) reading: Reading,
 }
 
@@ -202,7 +202,7 @@ impl<'a> ConnectionState<'a> {
             messages.push(MessageDetails { origin, deadline_ms: body.optional()?, subject: None });
         }
         state.is_shut_out = body.flag().unwrap_or(false);
-        // Nothing, or the zeros that fill a record up, in bodies of servers that did not carry these.
+        // Servers that did not carry these end the body here, or fill the record up with zeros.
         state.reading = read_reading(&mut body).unwrap_or_default();
         read_subjects(&mut body, &mut messages)?;
         Some((state, messages))
@@ -214,7 +214,7 @@ fn read_reading(body: &mut Reader<'_>) -> Option<Reading> {
     Some(Reading { is_given_up, unread_since_ms: body.optional()?, bytes: body.small()? })
 }
 
-/// The domains that special events among the messages are about.
+/// Reads the subjects of the special events among the messages.
 fn read_subjects(body: &mut Reader<'_>, messages: &mut [MessageDetails]) -> Option<()> {
     for _ in 0..body.count().unwrap_or(0) {
         let message = messages.get_mut(body.small::<usize>()?)?;
@@ -272,7 +272,7 @@ impl DomainState {
     }
 }
 
-/// The extension that says of a domain what its record would say.
+/// Writes an extension with the content of a domain's record.
 pub(super) fn write_named_domain(item: &DomainItem<'_>) -> Result<Item<'static>, NoMemory> {
     let mut body = body();
     body.number(item.domid.0.into());
@@ -285,7 +285,7 @@ pub(super) fn write_named_domain(item: &DomainItem<'_>) -> Result<Item<'static>,
     self::item(NAMED_DOMAIN, body)
 }
 
-/// What it says.
+/// Reads the output of [`write_named_domain`].
 pub(super) fn read_named_domain(body: &[u8]) -> Option<DomainItem<'_>> {
     let mut body = read(body)?;
     let domid = DomId(body.small()?);

@@ -60,7 +60,7 @@ impl Restorer {
         Ok(self.engine)
     }
 
-    /// Another server's state says nothing of maxima: what domains have now counts.
+    /// Sets the maxima that the stream lacks (as another server's does) to the domains' present figures.
     fn note_figures(&mut self) {
         let known: Vec<DomId> = self.engine.state.domains.iter().map(|(domid, _)| domid).collect();
         for domid in known.into_iter().filter(|domid| !self.with_peaks.contains(domid)).collect::<Vec<_>>() {

@@ -2,8 +2,8 @@
 //!
 //! This is what a migration stream's records carry (`docs/designs/xenstore-migration.md` of the Xen tree), without their
 //! encoding. Items refer only to items before them: a watch to its connection, a node to its parent, a domain to its
-//! connection or to a node that it owns. Streams of this server's older releases have domains before nodes, so that
-//! a restore takes them at any place.
+//! connection or to a node that it owns. Streams of this server's older releases have domains before nodes, so a restore
+//! accepts domains at any place.
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -97,7 +97,7 @@ pub struct ConnectionItem<'a> {
     pub output: Bytes<'a>,
     /// Bytes at the beginning of `output` that belong to a message that is partly sent.
     pub partial_bytes: usize,
-    /// The hypervisor's number of the domain, which a later domain of the same domid does not have. It is never 0: an
+    /// The hypervisor's number of the domain, which a later domain of the same domid does not share. It is never 0: an
     /// item with 0 counts as one without a number.
     pub unique_id: Option<u64>,
 }
@@ -124,8 +124,8 @@ pub struct WatchItem<'a> {
     pub token: Cow<'a, [u8]>,
     /// How many levels below its path it sees; `None` for all.
     pub depth: Option<u16>,
-    /// It had a depth, and the stream does not say which. `depth` is `None` then: it sees more than it asked for, never
-    /// less.
+    /// Whether the watch had a depth that the stream lacks. `depth` is `None` then: the watch gets more events than
+    /// requested, never fewer.
     pub has_lost_depth: bool,
 }
 

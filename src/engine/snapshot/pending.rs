@@ -93,7 +93,7 @@ pub(super) fn write(
     body.number(item.id.into());
     let TransactionState { created, failed, outdated, looks, bytes, started_ms } = transaction.state();
     body.flag(created);
-    // Earlier releases read only this flag, and must not commit a transaction that is outdated.
+    // Earlier releases read only this flag, and must not commit an outdated transaction.
     body.flag(failed || outdated);
     body.size(looks);
     body.size(bytes);
@@ -172,7 +172,8 @@ fn write_record(body: &mut Writer, record: &Record) {
     }
 }
 
-/// The special nodes that a transaction has seen. They have no records: earlier releases would refuse the whole stream.
+/// Writes the special nodes that a transaction has seen. They have no records, for which earlier releases would refuse the
+/// stream.
 fn write_specials(body: &mut Writer, transaction: &Transaction, domains: &Domains) {
     body.size(transaction.seen_specials().count());
     for (special, seen) in transaction.seen_specials() {
@@ -190,14 +191,14 @@ fn write_special(body: &mut Writer, node: &SpecialNode, domains: &Domains) {
     write_entries(body, domains.adjusted(&node.permissions, node.generation).entries());
 }
 
-/// Reads what [`write_specials`] wrote; nothing in bodies of earlier releases.
+/// Reads the output of [`write_specials`], which bodies of earlier releases lack.
 fn read_specials(body: &mut Reader<'_>, transaction: &mut Transaction, specials: &Specials) -> Option<()> {
     for _ in 0..body.count().unwrap_or(0) {
         let number = body.number()?;
         let special = Special::ALL.into_iter().find(|special| *special as u64 == number)?;
         let base = read_special(body)?;
         let current = specials.get(special);
-        // Of the same generation there is only one version.
+        // The same generation means the same version.
         let base = if base.generation == current.generation { current.clone() } else { base };
         let local = if body.flag()? { Some(read_special(body)?) } else { None };
         transaction.restore_special(special, SeenSpecial { base, local });
@@ -358,7 +359,7 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
     transaction
 }
 
-/// What another server's records say of the special nodes in a transaction; they are looked at now.
+/// Restores the special nodes in a transaction from another server's records. The transaction sees the present nodes.
 pub(super) fn rebuild_specials(
     records: &[(Special, PendingNode<'static>)],
     transaction: &mut Transaction,
@@ -375,7 +376,7 @@ pub(super) fn rebuild_specials(
                 let change = NodeChange::SetSpecial { special: *special, permissions: permissions.clone() };
                 transaction.apply(change, state.next_generation());
             }
-            // The node is another than the transaction saw.
+            // The node differs from the one that the transaction saw.
             _ if !is_same => transaction.outdate(),
             _ => {}
         }

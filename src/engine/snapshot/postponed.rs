@@ -1,4 +1,4 @@
-//! Postponed work as an extension: announcements that are not done with, and domains whose nodes are being removed.
+//! The extension with postponed work: announcements, and domains whose nodes are being removed.
 
 use alloc::collections::VecDeque;
 
@@ -18,13 +18,14 @@ use crate::store::transaction::{Before, CommitEvent};
 use crate::store::watch::{ConnectionId, Scope};
 
 impl Saver<'_> {
-    /// The extension.
+    /// Writes the extension.
     pub(super) fn postponed(&self) -> Result<Item<'static>, NoMemory> {
         let engine = self.engine;
         let mut body = extension::body();
         body.size(engine.departures.domains().len());
         engine.departures.domains().for_each(|domid| body.number(domid.0.into()));
-        // Those of clients of the hosted server are left out with them. A connection that is gone has the number 0.
+        // Announcements of the hosted server's clients are left out, as the clients are. Number 0 is a connection that
+        // is gone.
         let all = engine.announcements.in_order().map_err(NoMemory::from)?;
         let is_socket = |id| engine.sockets.contains(&id);
         let kept = || all.iter().filter(|(_, announcement)| !announcement.connection.is_some_and(is_socket));
@@ -50,7 +51,7 @@ impl Saver<'_> {
                 body.size(events.len());
                 events.iter().for_each(|event| write_change(body, Change::committed(event)));
             }
-            // A successor gets the list of what is watched: all that is left to be told.
+            // A successor gets a list of the remaining watched nodes: all changes that still need events.
             Changes::Removal(removal) => {
                 let watches = &self.engine.state.watches;
                 let mut count = 0_usize;
@@ -80,7 +81,7 @@ fn write_change(body: &mut Writer, change: Change<'_>) {
     }
 }
 
-/// A change, unless its path or its permissions can't be.
+/// Reads a change. Returns `Some(None)` for an invalid path, and `None` for a body that cannot be read.
 fn read_change(body: &mut Reader<'_>) -> Option<Option<CommitEvent>> {
     let path = Path::parse_absolute(body.bytes()?, limits::ABSOLUTE_PATH_BYTES).ok();
     let scope = if body.flag()? { Scope::Subtree } else { Scope::Exact };
@@ -98,7 +99,7 @@ fn read_before(body: &mut Reader<'_>) -> Option<Option<Before>> {
 }
 
 impl Restorer {
-    /// Continues what the extension says was postponed. To be called when all else is restored.
+    /// Restores the postponed work in the extension, after all else is restored.
     pub(super) fn restore_postponed(&mut self) {
         let body = core::mem::take(&mut self.postponed);
         let taken = extension::read(&body).and_then(|mut body| self.read_postponed(&mut body));
@@ -126,7 +127,7 @@ impl Restorer {
             let bytes = events.iter().map(CommitEvent::bytes).fold(0, usize::saturating_add);
             let is_guest = self.engine.guest_of(connection).is_some();
             let is_known = self.engine.connection(connection).is_some();
-            // Nothing waits for a connection that is gone.
+            // No request waits if its connection is gone.
             let origin = Some(Origin { connection, ticket }).filter(|_| is_guest && ticket <= self.engine.next_ticket);
             let cause = EventCause { origin, originator: is_guest.then_some(connection), subject: None };
             let connection = is_known.then_some(connection);

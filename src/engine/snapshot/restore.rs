@@ -63,11 +63,11 @@ pub struct Restorer {
     pub(super) specials: [bool; Special::ALL.len()],
     /// Transactions that only their nodes' records have told of so far.
     pub(super) pending: BTreeMap<(ConnectionNumber, u32), PendingNodes>,
-    /// What other servers' records say of special nodes in transactions.
+    /// Special nodes in transactions, from other servers' records.
     pub(super) pending_specials: BTreeMap<(ConnectionNumber, u32), Vec<(Special, PendingNode<'static>)>>,
     pub(super) fairness: Box<[u8]>,
     pub(super) postponed: Box<[u8]>,
-    /// Domains whose maxima are known.
+    /// Domains whose maxima the stream has.
     pub(super) with_peaks: BTreeSet<DomId>,
 }
 
@@ -102,9 +102,9 @@ impl Restorer {
     /// Takes the next item.
     ///
     /// # Errors
-    /// What is wrong with it. The items before it are still there, and others may follow: a refused item changes nothing,
-    /// but that domains become known which its permissions name. An exception is a connection whose output is refused:
-    /// nothing can be built after that.
+    /// [`RestoreError`] if the item is invalid. The earlier items stay valid and others may follow: a refused item only
+    /// makes the domains in its permissions known. The exception is a connection whose output is refused: the restore
+    /// has failed then.
     pub fn push(&mut self, item: &Item<'_>) -> Result<(), RestoreError> {
         match item {
             // A daemon's descriptors mean nothing here.

@@ -74,8 +74,8 @@ impl Engine {
     }
 }
 
-/// Whether a stream may have a record of a domain: the C server takes one only of a domain that it knows from the records
-/// before, by a connection or by a node that the domain owns. Any other domain is in an extension.
+/// Whether a stream may have a record of a domain. The C server accepts one only for a domain known from earlier records: by
+/// a connection, or by a node that the domain owns. Any other domain is in an extension.
 pub(in crate::engine) const fn has_record(domain: &Domain) -> bool {
     domain.connection.is_some() || domain.nodes > 0
 }
@@ -163,12 +163,12 @@ impl<'a> Saver<'a> {
         domains.get(domid)?.target.filter(|target| domains.is_current(*target)).map(|target| target.domid)
     }
 
-    /// A message's details, as an extension names them.
+    /// Converts a message's details to those in an extension: numbered connections, and relative times.
     fn relative(&self, details: MessageDetails) -> MessageDetails {
         let origin = details.origin.and_then(|origin| {
             let connection = self.engine.connection(origin.connection)?;
             let number = self.number(origin.connection)?;
-            // A request that is no longer outstanding has no ticket; its event counts for the connection all the same.
+            // A request that is no longer outstanding has ticket 0. Its event is still charged to the connection.
             let ticket = if connection.has_ticket(origin.ticket) { origin.ticket } else { 0 };
             Some(Origin { connection: ConnectionId(number.0.into()), ticket })
         });
