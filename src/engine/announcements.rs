@@ -314,7 +314,7 @@ impl Engine {
     pub(super) fn note_reading(&mut self, id: ConnectionId, bytes: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if bytes > 0 && core::mem::take(&mut connection.reading.is_given_up) {
-            log::info!("{} reads again", self.name(id));
+            log::info!("{}: reads again", self.name(id));
         }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.reading.unread_since_ms.is_none() {
@@ -340,7 +340,7 @@ impl Engine {
         connection.reading.is_given_up = true;
         let queued = connection.session().map_or(0, |session| session.output.queued_bytes());
         log::warn!(
-            "{} has not read for {} ms, {queued} bytes are pending: its events are dropped",
+            "{}: nothing read for {} ms, {queued} bytes pending: events without room are dropped",
             self.name(id),
             now_ms.saturating_sub(since_ms)
         );

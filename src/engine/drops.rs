@@ -150,8 +150,8 @@ impl Engine {
         let (originator, receiver) = pair;
         let events = Grouped(count);
         let to = if receiver == OTHERS { "various receivers".into() } else { self.name(receiver) };
-        let by = originator
-            .map_or_else(|| "the control domain or one that is gone".into(), |by| alloc::format!("domain {by}"));
+        let by =
+            originator.map_or_else(|| "control domain, Xen or past domain".into(), |by| alloc::format!("domain {by}"));
         match self.guest_of(receiver) {
             Some(domid) => {
                 let has = Grouped(self.memory_of(domid) as u64);
@@ -159,7 +159,7 @@ impl Engine {
                 log::warn!("{by}: {events} events for {to} dropped, memory {has} of {limit}");
             }
             None if receiver == OTHERS => log::warn!("{by}: {events} events for {to} dropped"),
-            None => log::warn!("{by}: {events} events for {to} dropped, it has stopped reading"),
+            None => log::warn!("{by}: {events} events for {to} dropped, the receiver does not read"),
         }
     }
 

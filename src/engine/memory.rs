@@ -38,8 +38,8 @@ impl Budget {
         Self { used: 0, limit: usize::MAX, affordable: usize::MAX, is_shared: false, kept_for_reply: 0 };
 
     /// Takes `bytes` out of the budget. A guest may hold at most as much as is left of the heap (see
-    /// [`Engine::has_room_for_event`]). Zero bytes are always granted, even to a domain over its quota: the quota may have
-    /// been lowered, or the control domain may have given it nodes.
+    /// [`Engine::has_room_for_event`]). Zero bytes are always granted, even to a domain over its quota. That happens if the
+    /// quota was lowered or the control domain gave it nodes.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] when there is not so much; nothing is taken then.
@@ -190,7 +190,7 @@ impl Engine {
     }
 
     /// Whether a client must read before it may send another request. A client of the control domain must if it leaves too
-    /// much unread, events of guests excluded; a guest must if it is at its hard quota.
+    /// much unread, events of guests excluded. A guest must if it is at its hard quota.
     pub(super) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
         let output = &session.output;
         match self.guest_of(id) {
@@ -265,7 +265,7 @@ impl Engine {
             && self.may_log_memory(domid, now_ms)
         {
             let limit = self.state.domains.quotas(domid).get(Quota::MemoryHard);
-            log::warn!("memory: domain {domid} takes {used} bytes and was refused more, hard quota {limit}");
+            log::warn!("memory: domain {domid}: more memory refused, {used} of {limit} bytes (hard quota) in use");
         }
     }
 

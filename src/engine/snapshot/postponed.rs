@@ -104,7 +104,7 @@ impl Restorer {
         let body = core::mem::take(&mut self.postponed);
         let taken = extension::read(&body).and_then(|mut body| self.read_postponed(&mut body));
         if taken.is_none() && !body.is_empty() {
-            log::warn!("restore: postponed announcements can't be read: some events are lost");
+            log::warn!("restore: postponed work of {} bytes cannot be read: some events are lost", body.len());
         }
     }
 
