@@ -135,7 +135,7 @@ impl Engine {
             return;
         }
         let before = self.state.generation();
-        // Each path is looked up among those of the other transactions, and written.
+        // Each path takes a look-up in the index of accessed paths, and a write.
         self.work.spend(work::of_transaction(&transaction).saturating_mul(2));
         let is_in_the_way = self.fairness.accesses.note_commit(&transaction, before.saturating_add(1));
         let specials = self.state.commit_specials(&mut transaction);

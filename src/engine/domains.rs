@@ -225,8 +225,8 @@ impl Engine {
         }
     }
 
-    /// Handles a ring that its domain has erased. The ring starts at index 0 again, and neither side may see half a message:
-    /// a partial request is forgotten, and a partly sent message is sent again as a whole. All else stays, so that a
+    /// Handles a ring that its domain has erased. The ring starts at index 0 again, and neither side may see half a message.
+    /// A partial request is forgotten, and a partly sent message is sent again as a whole. All else stays, so that a
     /// domain cannot drop outstanding requests, watches or transactions this way.
     pub fn handle_erased_ring(&mut self, id: ConnectionId) {
         let Some((session, ring)) = self.connections.get_mut(&id).and_then(Connection::session_mut) else { return };

@@ -19,8 +19,7 @@ use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 
 impl Engine {
-    /// Handles one request: exactly one reply is queued, whatever it says. One without payload had one for which there
-    /// was no memory.
+    /// Handles one request, and queues exactly one reply. `payload` is `None` if there was no memory for it.
     pub(super) fn handle_request(
         &mut self,
         id: ConnectionId,

@@ -1,7 +1,7 @@
 //! The output queue of one connection: replies and events, in order.
 //!
-//! Identical pending events are queued once. The cost of an operation does not depend on the number of pending messages: an
-//! index finds duplicates ([`pending`]), and expiry costs in proportion to the events that it drops.
+//! Identical pending events are queued once. The cost of an operation does not depend on the number of pending messages.
+//! An index finds duplicates ([`pending`]); the cost of expiry is in proportion to the dropped events.
 
 mod pending;
 mod shares;
@@ -277,8 +277,8 @@ impl Output {
         self.discard_first()?.0
     }
 
-    /// Drops up to `most` expired events, except one that is partly sent. The cost is in proportion to the dropped events:
-    /// events are in the order of their deadlines, and few replies can be pending before the first event.
+    /// Drops up to `most` expired events, except one that is partly sent. The cost is in proportion to the dropped events.
+    /// Events are in the order of their deadlines, and few replies can be pending before the first event.
     pub fn expire(&mut self, now_ms: u64, most: usize) -> Vec<Dropped> {
         let mut dropped = Vec::new();
         let mut kept = Vec::new();

@@ -125,8 +125,8 @@ const CLIENT_STEPS_MOST: u64 = 128_u64
 const REPLAY_STEPS_MOST: u64 =
     (limits::REPLAY_LOOK_STEPS as u64).saturating_add(REQUEST_STEPS.saturating_mul(limits::REPLAY_REQUESTS as u64));
 
-// A commit by a replay passes over its transaction six times: when the transaction ends, in the search for conflicts, twice
-// before the replay, and twice when the result is committed. A failed replay executes one request again, to find the write
+// A commit by a replay passes over its transaction six times: at its end, in the search for conflicts, twice before the
+// replay, and twice in the commit of the result. A failed replay executes one request again, to find the write
 // that caused the conflict.
 const _: () = assert!(
     limits::REQUEST_STEPS_MOST

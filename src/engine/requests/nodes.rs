@@ -82,8 +82,8 @@ pub(super) fn rm(call: &mut Call<'_>) -> Result<(), Errno> {
     call.ok()
 }
 
-/// Lets the transaction see a node and its descendants. It keeps the path of nodes down to the last one, because a descent
-/// from the root for each node would make a deep chain expensive.
+/// Lets the transaction see a node and its descendants. It keeps the path of nodes down to the last one: a descent from
+/// the root for each node would make a deep chain expensive.
 fn see_all(call: &mut Call<'_>, top: Path<'_>) -> Result<(), Errno> {
     // The nodes of the committed tree down to the last one, each with the length of its path.
     let mut way: Vec<(usize, Option<&Rc<Node>>)> = Vec::new();

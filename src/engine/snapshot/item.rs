@@ -1,8 +1,8 @@
 //! The state of a server as a sequence of items, each of which says one thing.
 //!
 //! This is what a migration stream's records carry (`docs/designs/xenstore-migration.md` of the Xen tree), without their
-//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent, a domain to its
-//! connection or to a node that it owns. Streams of this server's older releases have domains before nodes, so a restore
+//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent. A domain refers to
+//! its connection or to a node that it owns. Streams of this server's older releases have domains before nodes, so a restore
 //! accepts domains at any place.
 
 use alloc::borrow::Cow;
