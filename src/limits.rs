@@ -3,16 +3,16 @@
 /// Bytes of payload in one message (`XENSTORE_PAYLOAD_MAX`, `xen/include/public/io/xs_wire.h`).
 pub const PAYLOAD_BYTES: usize = 4096;
 
-/// Bytes of a path that a guest may spell, and the upper bound of the quota `path-max`
+/// Most bytes of a guest's path as the guest writes it, and the upper bound of the quota `path-max`
 /// (`XENSTORE_REL_PATH_MAX`, `xs_wire.h`). The prefix `/local/domain/<domid>/` does not count.
 pub const PATH_BYTES: usize = 2048;
 
 /// Bytes of the longest prefix that does not count towards [`PATH_BYTES`]: `/local/domain/65535/`.
 const PATH_PREFIX_BYTES: usize = 20;
 
-/// Bytes of the longest path that the tree can hold, prefix included: what the control domain may spell, whatever `path-max`
-/// says (`XENSTORE_ABS_PATH_MAX`, `xs_wire.h`). An event with such a path and a long token does not fit a message and is
-/// dropped, as by the C server.
+/// Bytes of the longest path that the tree can hold, prefix included (`XENSTORE_ABS_PATH_MAX`, `xs_wire.h`). The control
+/// domain may use such a path for any `path-max`. An event with such a path and a long token does not fit a message. The
+/// server drops the event, as the C server does.
 pub const ABSOLUTE_PATH_BYTES: usize = 3072;
 
 /// Levels of the deepest path: each level takes a slash and at least one more character.
@@ -31,8 +31,8 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 16;
 /// Milliseconds between two lines about one domain's memory (the C server's, 10 seconds).
 pub const MEMORY_LOG_INTERVAL_MS: u64 = 10_000;
 
-/// Domains that are listed one by one when one request has made something of theirs grow: its client, the owners of its nodes,
-/// and the receivers of its events. Most requests concern fewer; after one that concerns more, all domains are looked at.
+/// Domains that the server lists one by one after a request that made their counts grow: the client, the owners of its nodes,
+/// and the receivers of its events. Most requests concern fewer. If a request concerns more, the server checks all domains.
 pub const GROWN_DOMAINS: usize = 8;
 
 /// Milliseconds between two lines about rules of the ring that one domain breaks: it can break them, and ask for a new
@@ -67,61 +67,62 @@ pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 3;
 /// worst: path and token are all that counts, and each stands in two lists.
 pub const HEAP_BYTES_PER_OBJECT: usize = 256;
 
-/// Bytes of replies and of events that it caused itself that are pending for a client of the control domain before it is no
-/// longer read. It goes on as soon as it reads.
+/// Pending bytes at which the server stops reading from a client of the control domain. Its replies and the events that it
+/// caused itself count. The server resumes as soon as the client reads.
 pub const PRIVILEGED_QUEUE_BYTES: usize = 256 * 1024;
 
 /// Bytes of events caused by guests that may be pending for a client of the control domain. One guest may take at most as
-/// much of it as is left, so that half of it is free beside one that takes all it may, and there is always some for a guest
-/// that takes little. What does not fit is not dropped: the guest that caused it is held back until it fits. A reply to the
-/// control domain is behind this and [`PRIVILEGED_QUEUE_BYTES`] at most; its tools read that much in milliseconds.
+/// much of this room as is left. So half of it stays free next to one greedy guest, and a guest that takes little always
+/// finds some. The server drops no event that does not fit: it holds back the guest that caused it until the event fits. A
+/// reply to the control domain comes after at most this and [`PRIVILEGED_QUEUE_BYTES`]. Its tools read that much in
+/// milliseconds.
 pub const GUESTS_EVENTS_BYTES: usize = 256 * 1024;
 
-/// Bytes that a client of the control domain has to read before those that wait for room in its queue are tried again:
-/// each try costs a look at them all.
+/// Bytes that a client of the control domain has to read before the server tries again to queue the events that wait for
+/// room. Each try costs a look at all announcements that wait for this client.
 pub const ROOM_STEP_BYTES: usize = 16 * 1024;
 
-/// Milliseconds without reading after which a client of the control domain holds nobody back any longer, and loses events
-/// instead: as long as a guest's events are kept ([`EVENT_TIMEOUT_MS`]).
+/// Milliseconds without reading after which a client of the control domain no longer holds back guests, and loses events
+/// instead. A guest's unread events are kept for as long ([`EVENT_TIMEOUT_MS`]).
 pub const PRIVILEGED_UNREAD_MS: u64 = 20_000;
 
-/// Milliseconds between two log lines about events that one domain caused and that were dropped.
+/// Milliseconds between two log lines about the dropped events that one domain caused.
 pub const DROP_LOG_INTERVAL_MS: u64 = 60_000;
 
-/// Pairs of originator and receiver for which dropped events are counted: 64 KiB. Those of further pairs are counted
-/// by originator alone.
+/// Pairs of originator and receiver for which dropped events are counted: 64 KiB. The dropped events of further pairs are
+/// counted by originator alone.
 pub const DROP_PAIRS: usize = 1024;
 
-/// Messages of a queue that are searched for an identical event one by one; a longer queue gets an index, which takes
-/// memory and a hash for each event.
+/// Messages of the longest queue that is searched one by one for an identical event. A longer queue gets an index, which
+/// costs memory and a hash for each event.
 pub const SCANNED_MESSAGES: usize = 16;
 
-/// Events that are dropped in one go because they were not read in time. The rest follows in the next turn.
+/// Events that one call drops because they were not read in time. The rest follows in the next turn.
 pub const EXPIRED_AT_ONCE: usize = 256;
 
-/// Steps after which a connection's turn ends: some 40 microseconds of work (see [`crate::engine::work`]). Eight ordinary
-/// requests take a quarter of it; what takes more is a single request that costs much, and others get their turn after it.
+/// Steps after which a connection's turn ends: about 40 microseconds of work (see [`crate::engine::work`]). Eight ordinary
+/// requests take a quarter of it. Only a single costly request takes more, and others get their turn after it.
 pub const TURN_STEPS: u64 = 2 * 1024;
 
-/// Steps that the events of one request may take at once, even at the end of a turn, before the rest is left for later
-/// turns: more than ordinary requests need, so that they are done with in one go.
+/// Steps that the events of one request may take at once, even at the end of a turn. The rest is left for later turns. The
+/// events of an ordinary request need fewer steps, and are all queued at once.
 pub const REQUEST_EVENT_STEPS: u64 = 1024;
 
-/// Steps of postponed work in one turn of the main loop: events of requests that concern many watches, nodes of domains
-/// that are gone, queues of connections that were reset.
+/// Steps of each kind of postponed work in one turn of the main loop. The kinds are the events of requests that concern many
+/// watches, the nodes of dead domains, and the queues of connections that were reset.
 pub const POSTPONED_STEPS: u64 = 2 * 1024;
 
-/// Steps that one request of a guest outside of transactions may cost at most, by the default quotas: its events may use up
-/// the turn and end with those for one client, a list of [`LIST_BYTES`] is read and kept, or a reset ends a transaction.
-/// `src/engine/work.rs` adds the parts up, and `tests/cost/` looks for dearer requests.
+/// Most steps of one request of a guest outside of transactions, with the default quotas. Its events may use up the turn and
+/// end with the events for one client, a list of [`LIST_BYTES`] is read and kept, or a reset ends a transaction.
+/// `src/engine/work.rs` adds up the parts, and `tests/cost/` searches for dearer requests.
 ///
-/// It does not hold for what others have let grow: RM of what many guests have made or watch, and longer lists, which only the
-/// control domain can make.
+/// Two requests may exceed this bound: RM of nodes that many guests have made or watch, and the read of a longer list, which
+/// only the control domain can make.
 pub const PLAIN_REQUEST_STEPS_MOST: u64 = 52_000;
 
-/// The same in a transaction, its end included. The dearest one is a commit by a replay: passes over a transaction of 1,024
-/// nodes and 2.5 MiB, and the replay itself. It is done in one go; events beyond those for one client are postponed
-/// ([`REQUEST_EVENT_STEPS`]).
+/// Most steps of one request of a guest in a transaction, its end included. The dearest request is a commit by a replay:
+/// several passes over a transaction of 1,024 nodes and 2.5 MiB, and the replay itself. Such a commit is not split over
+/// turns; only its events beyond those for one client are postponed ([`REQUEST_EVENT_STEPS`]).
 pub const REQUEST_STEPS_MOST: u64 = 210_000;
 
 /// Bytes that a new connection counts for before it is used.
@@ -138,8 +139,8 @@ pub const SHORT_VALUE_BYTES: usize = 38;
 /// Entries of permissions that a node keeps in place, in two words: owner, a peer, and one more. Longer lists are rare.
 pub const ENTRIES_IN_PLACE: usize = 3;
 
-/// Paths of a transaction up to which each is looked for from the root. For more, the way down to the last path is kept: its
-/// list, and the nodes that go back to their parents, cost about as much as so many short descents save.
+/// Most paths of a transaction for which each look-up starts at the root. For more paths, the way down to the last path is
+/// kept. To keep it costs about as much as this many short descents save.
 pub const FEW_PATHS: usize = 8;
 
 /// Children that a directory keeps in one list, searched from end to end. Above it, names are found by binary search;
@@ -150,15 +151,16 @@ pub const SMALL_DIRECTORY: usize = 24;
 /// a larger chunk makes that dearer, a smaller one the list of chunks longer.
 pub const CHUNK_ENTRIES: usize = 64;
 
-/// Lists of children that one connection can read in parts at the same time and that are kept for it. Dom0's kernel sends the
-/// requests of all its programs over one connection; a few of them list at once. The oldest goes first.
+/// Lists of children that are kept for one connection, which reads them in parts. Dom0's kernel sends the requests of all its
+/// programs over one connection, and a few of them list at once. A further list replaces the oldest one.
 pub const LISTS_KEPT: usize = 4;
 
-/// Bytes of names of a list that is kept: 10,000 names of 25 bytes. A longer one is read as it is at each part.
+/// Bytes of the names in the longest kept list: 10,000 names of 25 bytes. Each part of a longer list is read from the
+/// present directory.
 pub const LIST_BYTES: usize = 256 * 1024;
 
-/// Milliseconds from its first part until a list is dropped that its client does not read to the end. A client that goes on
-/// reads some 64 parts of the longest one in a few milliseconds each, also from a slow guest.
+/// Milliseconds after its first part at which an unfinished list is dropped. A client reads the longest list in about 64
+/// parts, each in a few milliseconds, also from a slow guest.
 pub const LIST_KEPT_MS: u64 = 10_000;
 
 /// Requests of one connection that are handled before others get their turn.
@@ -167,11 +169,11 @@ pub const REQUESTS_PER_TURN: usize = 8;
 /// Bytes of a payload that fit into the buffer that a connection keeps between requests; a larger one is given back.
 pub const KEPT_INPUT_BYTES: usize = 256;
 
-/// Watches after which a list of those that a change concerns ends, at the next connection: 2 KiB of them. All guests together
-/// can watch the same node so often that a list of all would be megabytes.
+/// Watches at which one list of the watches that a change concerns ends, before the next connection: 2 KiB of them. All
+/// guests together can set so many watches on one node that a list of all would take megabytes.
 pub const WATCHES_AT_ONCE: usize = 256;
 
-/// Changes of nodes for which room is kept between requests. A request makes one at most, however many levels are missing.
+/// Changes of nodes for which room is kept between requests. A request makes at most one, for any number of missing levels.
 pub const KEPT_CHANGES: usize = 16;
 
 /// Milliseconds until an event that an unprivileged domain does not read is dropped, unless `--timeout` says otherwise.
@@ -224,8 +226,8 @@ pub const REPLAY_REQUESTS: usize = 128;
 /// Bytes that these requests and their replies may take: ten transactions of a guest stay below 160 KiB.
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
-/// Steps that the looks of these requests at nodes may have taken, each missing level included. A replay takes as many again,
-/// and is done in one go: a tenth of a millisecond.
+/// Steps that the looks of these requests at nodes may take, each missing level included. A replay takes as many again, and
+/// is not split over turns: a tenth of a millisecond.
 pub const REPLAY_LOOK_STEPS: usize = 16 * 1024;
 
 /// As [`REPLAY_REQUESTS`], for the control domain: its tools build a whole guest in one transaction.
@@ -278,8 +280,8 @@ pub const BACKLOG_BYTES: usize = 64 * 1024;
 /// Generations above this are not taken from a stream: numbers that grow from here last for ever all the same.
 pub const RESTORED_GENERATION: u64 = 1 << 62;
 
-/// Lines of oxenstored's dump that the log names when they are skipped. A console is slow, and the first few show what is
-/// wrong; `xs-stream import` shows all.
+/// Skipped lines of oxenstored's dump that the log names. A console is slow, and the first few lines show the error.
+/// `xs-stream import` prints all of them.
 pub const SKIPPED_LINES_LOGGED: usize = 20;
 
 /// Bytes of the state that one answer to `stream` has: as Base64, with a line in front, they fit a message.
@@ -290,7 +292,7 @@ pub const STREAM_KEPT_MS: u64 = 60_000;
 
 const _: () = assert!(ABSOLUTE_PATH_BYTES < PAYLOAD_BYTES, "a path and its NUL fit into a payload");
 const _: () =
-    assert!(PATH_BYTES + PATH_PREFIX_BYTES <= ABSOLUTE_PATH_BYTES, "the tree holds each path that guests spell");
+    assert!(PATH_BYTES + PATH_PREFIX_BYTES <= ABSOLUTE_PATH_BYTES, "the tree holds each path that guests may use");
 const _: () = assert!(PATH_DEPTH <= u16::MAX as usize);
 const _: () = assert!(PRIVILEGED_WORK_BYTES < PRIVILEGED_RESERVE_BYTES, "each reserve leaves the next");
 const _: () = assert!(PRIVILEGED_RESERVE_BYTES < GUEST_INPUT_RESERVE_BYTES);

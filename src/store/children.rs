@@ -204,7 +204,7 @@ impl Children {
         few.iter().map(|(name, _)| &**name).chain(many.into_iter().flatten().map(|(_, name)| &**name))
     }
 
-    /// Bytes of all names with a NUL each: what DIRECTORY would answer. Costs the same for any number of names.
+    /// Bytes of all names with a NUL each: the length of the reply to DIRECTORY. Costs the same for any number of names.
     #[must_use]
     pub fn list_bytes(&self) -> usize {
         match self {
@@ -234,7 +234,7 @@ impl Children {
     }
 }
 
-/// Bytes of a name in a list: its own and a NUL.
+/// Bytes of a name in a list, with its NUL.
 const fn listed_bytes(name: &str) -> usize {
     name.len().saturating_add(1)
 }

@@ -1,8 +1,9 @@
-//! Many nodes, in the order of their paths: the way down to the last one is kept, and the next one is reached from where
-//! both ways part. A deep chain of nodes then costs a step for each, not a descent from the root for each.
+//! Look-ups and changes of many nodes, in the order of their paths. The way down to the last node is kept, and the next
+//! descent starts at the deepest node that both ways share. A deep chain of nodes then costs one step for each node, not one
+//! descent from the root.
 //!
-//! Paths are in byte order, in which `/a-b` comes between `/a` and `/a/b`. All paths below one node still follow each other,
-//! so that each edge is walked at most once more for the node itself than for all below it. Paths in another order cost more
+//! Paths are in byte order, in which `/a-b` comes between `/a` and `/a/b`. All paths below one node still follow each other.
+//! So each edge is walked at most once for the node itself, and once for all nodes below it. Paths in another order cost more
 //! steps and give the same nodes.
 
 use alloc::rc::Rc;
@@ -15,11 +16,11 @@ use crate::store::path::Path;
 use crate::store::permission::Permissions;
 use crate::store::value::Value;
 
-/// Reads nodes of a tree.
+/// A series of look-ups in a tree.
 #[derive(Debug)]
 pub struct Descent<'t, 'p> {
     root: &'t Rc<Node>,
-    /// The path that was looked for last.
+    /// The path of the last look-up.
     path: Path<'p>,
     /// The nodes below the root on the way to it, each with the bytes of its path.
     levels: Vec<(usize, &'t Rc<Node>)>,
@@ -30,7 +31,7 @@ pub struct Descent<'t, 'p> {
 }
 
 impl<'t, 'p> Descent<'t, 'p> {
-    /// Starts at the root, for `paths` paths. For a few it costs more to keep the way than that saves.
+    /// Starts at the root, for `paths` paths. The way is kept only for more than [`limits::FEW_PATHS`].
     pub(super) const fn new(root: &'t Rc<Node>, paths: usize) -> Self {
         let is_kept = paths > limits::FEW_PATHS;
         Self { root, path: Path::ROOT, levels: Vec::new(), is_kept, steps: 0 }
@@ -50,7 +51,7 @@ impl<'t, 'p> Descent<'t, 'p> {
         (path.first(bytes), node)
     }
 
-    /// Goes up to the deepest node that is also on the way to `path`.
+    /// Returns to the deepest kept node that is also on the way to `path`.
     fn go_up_to(&mut self, path: Path<'p>) -> (usize, &'t Rc<Node>) {
         let common = self.path.common_bytes(path);
         while self.levels.pop_if(|(end, _)| *end > common).is_some() {}
@@ -64,14 +65,14 @@ impl<'t, 'p> Descent<'t, 'p> {
         (found == path).then_some(node)
     }
 
-    /// How many children it has looked for: the measure of its work.
+    /// Number of children that were looked up: the measure of the work.
     #[must_use]
     pub const fn steps(&self) -> usize {
         self.steps
     }
 }
 
-/// The node at `path` below `root`, to be changed. Each node above it notes what `mention` names.
+/// Returns the node at `path` below `root`, to be changed. Each node above it notes the domains that `mention` names.
 pub(super) fn node_mut<'t>(
     root: &'t mut Rc<Node>,
     path: Path<'_>,
@@ -87,8 +88,8 @@ pub(super) fn node_mut<'t>(
     Some(node)
 }
 
-/// Changes nodes of a tree. Those on the way to the last one are out of their parents meanwhile, and go back on the way up,
-/// at the latest when this is dropped.
+/// An edit of many nodes of a tree. The nodes on the way to the last changed node are taken out of their parents. They are put
+/// back on the way up, at the latest when the edit is dropped.
 #[derive(Debug)]
 pub(super) struct Edit<'t, 'p> {
     root: &'t mut Rc<Node>,
@@ -96,18 +97,18 @@ pub(super) struct Edit<'t, 'p> {
     path: Path<'p>,
     /// The nodes below the root on the way to it, each with the bytes of its path.
     levels: Vec<(usize, Rc<Node>)>,
-    /// Stands in the place of a node that is out; `None` if the way is not kept.
+    /// A placeholder for a node that was taken out; `None` if the way is not kept.
     hole: Option<Rc<Node>>,
 }
 
 impl<'t, 'p> Edit<'t, 'p> {
-    /// Starts at the root, for `paths` paths. For a few it costs more to keep the way than that saves.
+    /// Starts at the root, for `paths` paths. The way is kept only for more than [`limits::FEW_PATHS`].
     pub(super) fn new(root: &'t mut Rc<Node>, paths: usize) -> Self {
         let hole = || Rc::new(Node::new(Value::default(), Permissions::private(DomId::DOM0), 0));
         Self { root, path: Path::ROOT, levels: Vec::new(), hole: (paths > limits::FEW_PATHS).then(hole) }
     }
 
-    /// The node at `path`, to be changed; it gets `permissions`. The nodes above it note what these name.
+    /// Gives the node at `path` these permissions, and returns it to be changed. The nodes above it note the named domains.
     pub(super) fn at(&mut self, path: Path<'p>, permissions: Permissions) -> Option<&mut Node> {
         let node = if let Some(hole) = self.hole.clone() {
             self.go_to(path, &hole)
@@ -119,7 +120,7 @@ impl<'t, 'p> Edit<'t, 'p> {
         Some(node)
     }
 
-    /// Goes to the node at `path`, by the shortest way.
+    /// Moves to the node at `path`, by the shortest way.
     fn go_to(&mut self, path: Path<'p>, hole: &Rc<Node>) -> Option<&mut Node> {
         self.close_to(self.path.common_bytes(path));
         self.path = path;
@@ -131,7 +132,7 @@ impl<'t, 'p> Edit<'t, 'p> {
         Some(self.last())
     }
 
-    /// Puts the nodes back whose paths have more than `bytes` bytes.
+    /// Puts back the nodes whose paths have more than `bytes` bytes.
     fn close_to(&mut self, bytes: usize) {
         while let Some((end, node)) = self.levels.pop_if(|(end, _)| *end > bytes) {
             let name = self.path.first(end).name();
@@ -139,7 +140,7 @@ impl<'t, 'p> Edit<'t, 'p> {
         }
     }
 
-    /// The lowest node that is out, or the root.
+    /// Returns the lowest node that was taken out, or the root.
     fn last(&mut self) -> &mut Node {
         Rc::make_mut(self.levels.last_mut().map_or(&mut *self.root, |(_, node)| node))
     }
@@ -168,7 +169,7 @@ mod tests {
         (*seed >> 8) % below
     }
 
-    /// Some path of few names, some of which sort before the slash.
+    /// Returns a random path. Some of its possible names sort before the slash.
     fn some_path(seed: &mut u32) -> PathBuf {
         let mut text = String::new();
         for _ in 0..=random(seed, 5) {

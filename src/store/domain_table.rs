@@ -72,7 +72,7 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// Bytes of memory from which on there is a warning.
+    /// Bytes of memory above which the log has a warning: the lower one of the two quotas of memory.
     #[must_use]
     pub fn memory_warned_from(&self) -> usize {
         self.quotas.limit(Quota::MemorySoft).min(self.quotas.limit(Quota::MemoryHard))
@@ -108,11 +108,11 @@ impl NodeCount {
     }
 }
 
-/// The domains of which something has grown since this was last asked.
+/// The domains that have grown in a limited resource since the last [`Domains::take_grown`].
 #[derive(Clone, Debug, Default)]
 pub struct Grown {
     listed: heapless::Vec<DomId, { limits::GROWN_DOMAINS }>,
-    /// There were more than the list holds.
+    /// Whether more domains have grown than the list holds.
     is_full: bool,
 }
 
@@ -242,23 +242,23 @@ impl Domains {
         }
     }
 
-    /// Notes that something of `domid` has grown that is limited.
+    /// Notes that `domid` has grown in a limited resource.
     pub fn note_grown(&mut self, domid: DomId) {
         self.grown.note(domid);
     }
 
-    /// Whether something of a domain has grown since the last [`Domains::take_grown`].
+    /// Whether a domain has grown since the last [`Domains::take_grown`].
     #[must_use]
     pub fn has_grown(&self) -> bool {
         self.grown.is_full || !self.grown.listed.is_empty()
     }
 
-    /// Takes the domains of which something has grown.
+    /// Takes the domains that have grown.
     pub fn take_grown(&mut self) -> Grown {
         core::mem::replace(&mut self.grown, Grown::NONE)
     }
 
-    /// The first of these domains after `behind`.
+    /// Returns the first of these domains after `behind`; if the list was too short, the first known domain after it.
     #[must_use]
     pub fn next_grown(&self, grown: &Grown, behind: Option<DomId>) -> Option<DomId> {
         if grown.is_full {

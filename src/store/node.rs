@@ -99,7 +99,7 @@ impl Node {
         self.below.as_mut()?.children.get_mut(name)
     }
 
-    /// Puts the child `name` back in its place, from which it was taken to be changed.
+    /// Puts the child `name` back into its place after a change.
     pub(super) fn put_back(&mut self, name: &str, node: Rc<Self>) {
         if let Some(below) = &mut self.below
             && let Some(place) = below.children.get_mut(name)

@@ -86,7 +86,8 @@ impl<'a> Path<'a> {
         if well_formed && fits { Ok(path) } else { Err(InvalidPath) }
     }
 
-    /// Reads the absolute path of a child of `parent`; `None` if it is none, or too long. Only the name is looked at closely.
+    /// Reads the absolute path of a child of `parent`; `None` if it is not one, or is too long. Checks only the characters of
+    /// the name.
     #[must_use]
     pub fn child_of(parent: Path<'_>, spelling: &'a str) -> Option<Self> {
         let above = if parent.is_root() { "" } else { parent.0 };
@@ -140,8 +141,8 @@ impl<'a> Path<'a> {
         })
     }
 
-    /// The names below the first `bytes` bytes, which are a path above this one (0 for the root), from there down. Each comes
-    /// with the bytes of the path that it ends.
+    /// Returns the names below the first `bytes` bytes, from there down. These bytes are an ancestor's path (0 for the root).
+    /// With each name comes the length of the path that ends with it.
     pub(super) fn names_below(self, bytes: usize) -> impl Iterator<Item = (usize, &'a str)> {
         let mut end = bytes;
         core::iter::from_fn(move || {
@@ -153,19 +154,19 @@ impl<'a> Path<'a> {
         })
     }
 
-    /// The lowest `levels` of this path and those above it, from there down to this one.
+    /// Returns the lowest `levels` paths of this path and its ancestors, from the top down to this path.
     pub fn lowest(self, levels: usize) -> impl Iterator<Item = Self> {
         let above = self.and_ancestors().nth(levels);
         let bytes = above.map(|above| if above.is_root() { 0 } else { above.0.len() });
         bytes.into_iter().flat_map(move |bytes| self.names_below(bytes).map(move |(end, _)| self.first(end)))
     }
 
-    /// The path of the first `bytes` bytes, which is this one or one above (0 for the root).
+    /// Returns the path of the first `bytes` bytes (0 for the root): this path or an ancestor.
     pub(super) fn first(self, bytes: usize) -> Self {
         self.0.get(..bytes).filter(|above| !above.is_empty()).map_or(Path::ROOT, Self)
     }
 
-    /// Bytes of the deepest path that is at or above both this path and `other`; 0 for the root.
+    /// Bytes of the deepest common path: each of the two paths is this path or below it. 0 for the root.
     pub(super) fn common_bytes(self, other: Path<'_>) -> usize {
         let (ours, theirs) = (self.0.as_bytes(), other.0.as_bytes());
         let same = same_bytes(ours, theirs);
@@ -255,7 +256,7 @@ fn uncounted_prefix(path: &str) -> usize {
     }
 }
 
-/// A valid absolute path of a node, owned. Copies share it.
+/// A valid absolute path of a node, owned. Copies share its text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathBuf(Rc<str>);
 
@@ -285,8 +286,8 @@ fn last_slash(path: &str) -> Option<usize> {
     path.bytes().rposition(|byte| byte == b'/')
 }
 
-/// How many bytes are the same at the beginning of both. Blocks are compared first: paths that follow each other in a sorted
-/// list mostly differ near their ends.
+/// Returns the length of the common beginning. Compares blocks first: neighbours in a sorted list of paths mostly differ near
+/// their ends.
 fn same_bytes(ours: &[u8], theirs: &[u8]) -> usize {
     const BLOCK: usize = 64;
     let blocks = ours.chunks_exact(BLOCK).zip(theirs.chunks_exact(BLOCK));

@@ -117,7 +117,7 @@ impl State {
         self.generation
     }
 
-    /// Takes `count` numbers, and returns the last one.
+    /// Takes `count` generations, and returns the last one.
     pub const fn take_generations(&mut self, count: usize) -> u64 {
         self.generation = self.generation.saturating_add(count as u64);
         self.generation
@@ -139,8 +139,8 @@ impl State {
         Requester::Domain { own, target: target.filter(|target| self.domains.is_current(*target)) }
     }
 
-    /// Makes a node, with those that are missing above it: `levels` of them, which all get `permissions` and the
-    /// same generation (see [`crate::store::transaction::NodeChange::generations`]).
+    /// Makes a node and the missing nodes above it: `levels` nodes in all. All of them get `permissions` and the same
+    /// generation (see [`crate::store::transaction::NodeChange::generations`]).
     pub fn create(&mut self, path: Path<'_>, levels: usize, value: Value, permissions: Permissions) {
         let (owner, entries) = (permissions.owner(), permissions.entries().len());
         let bytes = |(above, made)| Node::memory_bytes(made, entries, if above == 0 { value.len() } else { 0 });
@@ -157,7 +157,7 @@ impl State {
         let after = Node::memory_bytes(path, permissions.entries().len(), node.value().len());
         let after = NodeCount::one(after);
         if owner == permissions.owner() {
-            // As one change: only what grows is looked at for maxima.
+            // As one change: only growth updates the maxima.
             self.domains.charge_nodes(owner, after.plus(before.negated()));
         } else {
             self.domains.charge_nodes(owner, before.negated());
@@ -177,7 +177,7 @@ impl State {
         })
     }
 
-    /// Makes the changes of special nodes of a transaction that does not conflict, and returns what these nodes were before.
+    /// Applies a transaction's changes of special nodes, and returns the nodes' states before. The transaction does not conflict.
     pub fn commit_specials(
         &mut self,
         transaction: &mut Transaction,

@@ -43,11 +43,11 @@ pub enum NodeChange {
         /// Its value.
         value: Value,
     },
-    /// A node is made, with those that are missing above it; these have no value, and no event of their own.
+    /// A node is made, with the missing nodes above it. The latter get no value, and no event of their own.
     Create {
         /// Which node.
         path: PathBuf,
-        /// How many nodes are made, this one included. The one above them exists.
+        /// Number of nodes that are made, this one included. The parent of the topmost one exists.
         levels: usize,
         /// Its value.
         value: Value,
@@ -76,8 +76,8 @@ pub enum NodeChange {
 }
 
 impl NodeChange {
-    /// How many numbers of changes it takes; its nodes get the last one. Nodes that are made take one each: a restore numbers
-    /// each node on its own, and must not come to a higher number than the saved one.
+    /// Number of generations that the change takes; its nodes get the last one. Each new node takes one: a restore numbers each
+    /// node on its own, and must not reach a higher number than the saved one.
     #[must_use]
     pub const fn generations(&self) -> usize {
         match self {
@@ -128,12 +128,12 @@ pub struct CommitEvent {
     pub scope: Scope,
     /// Who could read the node before, if it was there.
     pub before: Option<Before>,
-    /// Who could read the node above before, if it counts although the node is gone.
+    /// The rights to read the parent before, if they count although the node is gone.
     pub above: Option<Before>,
 }
 
 impl CommitEvent {
-    /// Bytes that it takes: what it names.
+    /// Bytes that it takes, its path included.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.path.as_path().as_str().len().saturating_add(size_of::<Self>())
@@ -153,8 +153,7 @@ pub struct Before {
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     accessed: BTreeMap<PathBuf, Accessed>,
-    /// The special nodes that it has seen.
-    /// Few transactions look at special nodes.
+    /// The special nodes that it has seen. Boxed, since few transactions look at special nodes.
     specials: Option<Box<SeenSpecials>>,
     /// By how much each domain's count of nodes will change.
     counts: BTreeMap<DomId, i64>,
@@ -204,7 +203,7 @@ impl Transaction {
         self.accessed.keys()
     }
 
-    /// The paths of the nodes that its commit writes or removes, sorted, and whether the node is removed.
+    /// Returns the sorted paths of the nodes that its commit writes or removes, each with whether the node is removed.
     pub fn written(&self) -> impl Iterator<Item = (&PathBuf, bool)> {
         let written = self.accessed.iter().filter(|(_, accessed)| !matches!(accessed.local, Local::Untouched));
         written.map(|(path, accessed)| (path, matches!(accessed.local, Local::Absent)))
@@ -215,7 +214,7 @@ impl Transaction {
         self.looks = self.looks.saturating_add(steps);
     }
 
-    /// How many steps its looks at nodes took.
+    /// Number of steps that its looks at nodes took.
     #[must_use]
     pub const fn looks(&self) -> usize {
         self.looks
@@ -226,8 +225,8 @@ impl Transaction {
         self.failed = true;
     }
 
-    /// Marks it as one that its client has to try again: it saw nodes that changed later and nothing says what it made of
-    /// both, or it gave a node to a domain that is dead.
+    /// Marks the transaction as outdated: its client has to try again. Either it saw nodes that changed later, and its record
+    /// is not enough for a decision, or it gave a node to a dead domain.
     pub const fn outdate(&mut self) {
         self.outdated = true;
     }
@@ -261,8 +260,8 @@ impl Transaction {
         self.counts.get(&domid).copied().unwrap_or(0)
     }
 
-    /// What its commit to `tree`, with which it does not conflict, changes for the owners of nodes, in parts. The tree's node
-    /// counts, not the one that was seen: the rights of a domain that is gone leave both at different times.
+    /// Reports, in parts, how a commit changes the counts of the nodes' owners. The transaction does not conflict with `tree`.
+    /// The node in the tree counts, not the one that was seen: a dead domain's rights leave both at different times.
     pub fn charge_owners(&self, tree: &Tree, mut charge: impl FnMut(DomId, NodeCount)) {
         let mut descent = tree.descent(self.accessed.len());
         for (path, accessed) in &self.accessed {
@@ -273,7 +272,7 @@ impl Transaction {
             let before = descent.get(path.as_path()).map(count);
             let after = if let Local::Present(node) = &accessed.local { Some(count(node)) } else { None };
             match (before, after) {
-                // As one change: only what grows is looked at for maxima.
+                // As one change: only growth updates the maxima.
                 (Some((owner, before)), Some((same, after))) if owner == same => {
                     charge(owner, after.plus(before.negated()))
                 }
@@ -360,9 +359,9 @@ impl Transaction {
         }
     }
 
-    /// Removes a dead domain's rights from all that it holds: otherwise a commit would restore them, perhaps when another
-    /// domain has the same number. If it gave a node to that domain, its client has to try again. If it gave it a right, it
-    /// cannot be replayed, because a replay would execute those requests again.
+    /// Removes a dead domain's rights from all nodes in the transaction. Otherwise a commit would restore them, perhaps when
+    /// another domain has the same number. If the transaction gave a node to the dead domain, its client has to try again. If
+    /// it gave a right to the domain, it cannot be replayed: a replay would execute those requests again.
     pub fn forget_domain(&mut self, domid: DomId) {
         if self.record.gives_rights_to(domid) {
             self.record = Record::dropped();
@@ -401,11 +400,11 @@ impl Transaction {
         mut adjust: impl FnMut(&Permissions, u64) -> Permissions,
         mut next_generation: impl FnMut() -> u64,
     ) -> Vec<CommitEvent> {
-        // What it holds of the tree is let go first: a node that nothing else holds is changed in place, not copied.
+        // Releases its references to the tree first: a node without other references is changed in place, not copied.
         let mut all = Vec::with_capacity(self.accessed.len());
         for (path, accessed) in self.accessed {
             let before = accessed.before();
-            // A node that it made and removed never was.
+            // A node that it made and removed has no event.
             let was_there = accessed.base.is_some() || matches!(accessed.local, Local::Present(_));
             let event = accessed.event.filter(|_| was_there);
             all.push((path, Accessed { base: None, event, ..accessed }, before));
@@ -458,7 +457,7 @@ impl Transaction {
         }
     }
 
-    /// Makes a node at a path that it has seen, below a node that exists for it.
+    /// Makes a node at a path that the transaction has seen. In the transaction, the parent exists.
     fn create(&mut self, path: Path<'_>, node: Node) {
         self.created = true;
         self.charge(Some(node.permissions().owner()), 1);
@@ -569,8 +568,8 @@ impl ChildChange {
         name.len().saturating_add(size_of::<Self>())
     }
 
-    /// Makes the change to a node's list, for a commit. A new child is empty and like its parent, until its own entry fills
-    /// it. A child that goes takes all below with it.
+    /// Applies the change to a node's list of children, for a commit. A new child is empty, with its parent's permissions,
+    /// until its own entry fills it. The removal of a child removes all nodes below it.
     fn make(&self, node: &mut Node) {
         match self {
             Self::Add(name) => {

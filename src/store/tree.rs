@@ -46,7 +46,7 @@ impl Tree {
         path.names().try_fold(&self.root, |node, name| node.children().get(name))
     }
 
-    /// The deepest node on the way to `path`, with its own path: the node at `path` if that exists. Costs one descent.
+    /// Returns the deepest existing node on the way to `path`, with its path. Costs one descent.
     #[must_use]
     pub fn nearest<'a>(&self, path: Path<'a>) -> (Path<'a>, &Rc<Node>) {
         let (mut bytes, mut node) = (0, &self.root);
@@ -57,13 +57,13 @@ impl Tree {
         (path.first(bytes), node)
     }
 
-    /// Reads nodes at `paths` paths, at low cost if these are sorted.
+    /// Starts look-ups of `paths` paths, which cost little if the paths are sorted.
     #[must_use]
     pub const fn descent<'p>(&self, paths: usize) -> Descent<'_, 'p> {
         Descent::new(&self.root, paths)
     }
 
-    /// Changes nodes at `paths` paths, at low cost if these are sorted.
+    /// Starts changes at `paths` paths, which cost little if the paths are sorted.
     pub(super) fn edit<'p>(&mut self, paths: usize) -> Edit<'_, 'p> {
         Edit::new(&mut self.root, paths)
     }
@@ -94,8 +94,9 @@ impl Tree {
         }
     }
 
-    /// As [`Tree::create`], with all missing levels: `levels` nodes are made, those above `path` without a value and with
-    /// the permissions of `node`. The parent of the topmost one exists. Costs one descent and a step for each level.
+    /// Puts `node` at `path`, with all missing nodes above it, as [`Tree::create`]. Makes `levels` nodes in all. The nodes
+    /// above `path` get no value, and the permissions of `node`. The parent of the topmost node exists. Costs one descent and
+    /// a step for each level.
     pub fn create_levels(&mut self, path: Path<'_>, levels: usize, mut node: Node) {
         let mut at = path;
         for _ in 1..levels {
@@ -204,7 +205,7 @@ impl Tree {
     /// One after the other, so that nobody has to hold a list of them: their paths can be longer than all else that there is
     /// room for. Whoever removes what was found looks for the next one before.
     ///
-    /// Adds the nodes that it considers to `steps`, and the levels on the way to them.
+    /// Adds one step to `steps` for each node that it considers, and for each level on the way to `behind`.
     #[must_use]
     pub fn next_naming(
         &self,
@@ -365,7 +366,7 @@ mod tests {
         let expected =
             [("/", "", 0, 1), ("/a", "/a", 0, 5), ("/a/b", "", 7, 5), ("/a/b/c", "", 7, 5), ("/a/b/c/d", "v", 7, 5)];
         let expected = expected.map(|(path, value, owner, at)| (path.into(), value.as_bytes().to_vec(), owner, at));
-        // The root has got a child before, which counted as a write.
+        // The root got a child before: this counts as a write.
         assert_eq!(seen[1..], expected[1..]);
         assert_eq!(at_once.nodes_naming(DomId(7), true), [at("/a/b"), at("/a/b/c"), at("/a/b/c/d")]);
     }

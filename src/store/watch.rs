@@ -41,7 +41,7 @@ impl Watch {
         path.get(self.relative_bytes..).unwrap_or("")
     }
 
-    /// The order in which watches get the event of one change: by connection, then as they were set.
+    /// Returns the sort key for the events of one change: watches are sorted by connection, then in the order of setting.
     const fn rank(&self) -> (ConnectionId, u64) {
         (self.connection, self.sequence)
     }
@@ -86,7 +86,7 @@ pub enum Scope {
 pub enum News<'a> {
     /// A change of a node.
     Change(Path<'a>, Scope),
-    /// A special node has other permissions: for all watches on it.
+    /// A special node has new permissions: for all watches on it.
     SpecialChange(&'a str),
     /// What a special name stands for happened, and it is not said to which domain: for the watches on it without a depth.
     Special(&'a str),
@@ -116,9 +116,9 @@ impl<'a> News<'a> {
 /// All watches.
 #[derive(Debug, Default)]
 pub struct Watches {
-    /// By path, and there by connection and in the order of setting: a connection's watches on a path are a run.
+    /// Watches by path. Each list is sorted by connection, then in the order of setting.
     by_path: BTreeMap<Rc<str>, Vec<Rc<Watch>>>,
-    /// In the same order, which is that of setting.
+    /// Watches by connection. Each list is in the order of setting.
     by_connection: BTreeMap<ConnectionId, Vec<Rc<Watch>>>,
     next_sequence: u64,
 }
@@ -148,8 +148,8 @@ impl Watches {
         self.by_connection.entry(connection).or_default().push(watch);
     }
 
-    /// The watch of `connection` on `path` with `token`. Costs a look at the connection's watches on that path, however many
-    /// it has elsewhere, and however many others have.
+    /// Returns the watch of `connection` on `path` with `token`. Costs a look at each of the connection's watches on that path;
+    /// other watches cost nothing.
     #[must_use]
     pub fn find(&self, connection: ConnectionId, path: &str, token: &[u8]) -> Option<&Rc<Watch>> {
         let list = self.by_path.get(path)?;
@@ -185,9 +185,10 @@ impl Watches {
         self.by_connection.get(&connection).map_or(&[], Vec::as_slice)
     }
 
-    /// Appends the watches that something concerns, by connection and then in the order of setting: those of the first
-    /// connections after `after`, of so many as to give [`limits::WATCHES_AT_ONCE`] watches. Returns after which connection
-    /// to continue, if there may be more. Costs a look-up for each level of the path, and what it appends.
+    /// Appends the watches that a change concerns, by connection and then in the order of setting. Starts at the first
+    /// connection after `after`, and ends after the connection with which there are [`limits::WATCHES_AT_ONCE`] watches.
+    /// Returns the connection after which to continue; `None` if there are no more. Costs a look-up for each level of the path,
+    /// and a look at each watch that is considered.
     pub fn told(
         &self,
         news: News<'_>,
@@ -254,7 +255,7 @@ impl Watches {
     }
 }
 
-/// As [`Watches::told`], when one path is watched.
+/// Does the work of [`Watches::told`] if only one path has watches.
 fn told_of_one(news: News<'_>, list: &[Rc<Watch>], found: &mut Vec<Rc<Watch>>) -> Option<ConnectionId> {
     let mut rest = list;
     while let Some((run, behind)) = split_run(rest) {
@@ -267,7 +268,7 @@ fn told_of_one(news: News<'_>, list: &[Rc<Watch>], found: &mut Vec<Rc<Watch>>) -
     None
 }
 
-/// The same, when several are: their lists are merged.
+/// Does the work of [`Watches::told`] if several paths have watches: merges their lists.
 fn told_of_many(news: News<'_>, lists: &mut [&[Rc<Watch>]], found: &mut Vec<Rc<Watch>>) -> Option<ConnectionId> {
     let firsts = lists.iter().enumerate().filter_map(|(at, list)| Some((list.first()?.connection, at)));
     let mut next: BTreeSet<(ConnectionId, usize)> = firsts.collect();
@@ -292,17 +293,17 @@ fn told_of_many(news: News<'_>, lists: &mut [&[Rc<Watch>]], found: &mut Vec<Rc<W
     None
 }
 
-/// Watches of one path, by connection.
+/// Watches of one path, sorted by connection.
 type Run = [Rc<Watch>];
 
-/// The first connection's watches, and those of the others; nothing of nothing.
+/// Splits off the first connection's watches. Returns them and the rest; `None` for an empty list.
 fn split_run(list: &Run) -> Option<(&Run, &Run)> {
     let first = list.first()?.connection;
     let end = list.iter().position(|watch| watch.connection != first).unwrap_or(list.len());
     list.split_at_checked(end)
 }
 
-/// Takes a watch out of a list that is in the order of [`Watch::rank`].
+/// Removes a watch from a list that is sorted by [`Watch::rank`].
 fn take_out(list: &mut Vec<Rc<Watch>>, watch: &Watch) {
     if let Ok(at) = list.binary_search_by_key(&watch.rank(), |other| other.rank()) {
         list.remove(at);

@@ -1,4 +1,4 @@
-//! Which of the nodes that a transaction has seen are others by now.
+//! Conflicts: nodes that a transaction has seen and that have changed in the tree since.
 
 use alloc::rc::Rc;
 
@@ -7,25 +7,25 @@ use crate::store::path::Path;
 use crate::store::transaction::Transaction;
 use crate::store::tree::Tree;
 
-/// A node that a transaction has seen, and that is another in the tree by now.
+/// A node that a transaction has seen and that has changed in the tree since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conflict<'a> {
-    /// Its path.
+    /// The node's path.
     pub path: Path<'a>,
-    /// The generation of the last write of the nearest node that exists: of the node itself, unless it is gone.
+    /// Generation of the last write of the node, or of its nearest existing ancestor if the node is gone.
     pub last_write: u64,
     /// Whether the node is gone.
     pub is_gone: bool,
 }
 
 impl Transaction {
-    /// Whether a node that it has seen is another in the tree by now.
+    /// Whether a node that the transaction has seen has changed in the tree since.
     #[must_use]
     pub fn conflicts(&self, tree: &Tree) -> bool {
         self.conflicting(tree).next().is_some()
     }
 
-    /// The nodes that it has seen and that are others in the tree by now, in the order of their paths.
+    /// Returns the seen nodes that have changed in the tree since, in the order of their paths.
     pub fn conflicting<'a>(&'a self, tree: &'a Tree) -> impl Iterator<Item = Conflict<'a>> {
         let generation = |node: &Rc<Node>| node.generation();
         let mut descent = tree.descent(self.accessed.len());

@@ -102,8 +102,8 @@ impl Transaction {
             })
     }
 
-    /// Whether it saw a node below one that it saw missing, because that was made in between. In no tree are both as they were
-    /// seen, so that it can only be replayed.
+    /// Whether it first saw a node as missing, and later a node below that one. No tree has both, so that the transaction can
+    /// only be replayed.
     fn conflicts_with_any_tree(&self) -> bool {
         let was_missing = |path: &str| self.accessed.get(path).is_some_and(|accessed| accessed.base.is_none());
         let is_below_missing = |path: Path<'_>| path.parent().is_some_and(|parent| was_missing(parent.as_str()));

@@ -1,5 +1,5 @@
-//! The special nodes that a transaction has seen, and what it would change of them. There are two, so that they do not count
-//! for the quota `transaction-nodes`.
+//! The special nodes that a transaction has seen, and its changes of them. There are only two special nodes, so that they do
+//! not count for the quota `transaction-nodes`.
 
 use crate::limits;
 use crate::store::domain::DomId;
@@ -13,34 +13,34 @@ use crate::store::transaction::{Before, Transaction};
 pub(crate) struct SeenSpecial {
     /// The node at the first access.
     pub(crate) base: SpecialNode,
-    /// What the transaction made of it.
+    /// The node after the transaction's changes; `None` if it has not changed the node.
     pub(crate) local: Option<SpecialNode>,
 }
 
-/// Both special nodes, as far as a transaction has seen them.
+/// One entry for each special node; `None` if the transaction has not seen it.
 pub(crate) type SeenSpecials = [Option<SeenSpecial>; Special::ALL.len()];
 
 impl Transaction {
-    /// The special node as the transaction sees it, if it has looked at it.
+    /// Returns the special node as the transaction sees it; `None` if it has not looked at this node.
     #[must_use]
     pub fn special(&self, special: Special) -> Option<&SpecialNode> {
         let seen = self.specials.as_ref()?.get(special as usize)?.as_ref()?;
         Some(seen.local.as_ref().unwrap_or(&seen.base))
     }
 
-    /// Bytes that a look at a special node takes.
+    /// Bytes that count for a look at a special node.
     #[must_use]
     pub fn bytes_of_special(node: &SpecialNode) -> usize {
         limits::TRANSACTION_ENTRY_BYTES.saturating_add(entries_bytes(node))
     }
 
-    /// Notes that it has looked at a special node, for the first time.
+    /// Notes the transaction's first look at a special node.
     pub fn note_special(&mut self, special: Special, base: SpecialNode) {
         self.bytes = self.bytes.saturating_add(Self::bytes_of_special(&base));
         self.restore_special(special, SeenSpecial { base, local: None });
     }
 
-    /// Changes a special node that it has seen.
+    /// Changes a special node that the transaction has seen.
     pub(super) fn set_special(&mut self, special: Special, permissions: Permissions, generation: u64) {
         let seen = self.specials.as_mut().and_then(|specials| specials.get_mut(special as usize));
         let Some(Some(seen)) = seen else { return };
@@ -50,13 +50,13 @@ impl Transaction {
         seen.local = Some(local);
     }
 
-    /// The special nodes that it has seen and that were written since.
+    /// Returns the seen special nodes that were written since.
     pub fn conflicting_specials(&self, specials: &Specials) -> impl Iterator<Item = Special> {
         self.seen_specials()
             .filter_map(|(special, seen)| (seen.base.generation != specials.get(special).generation).then_some(special))
     }
 
-    /// Writes the special nodes that it changed, and returns what they were before. Permissions pass through `adjust`, with the
+    /// Writes the changed special nodes, and returns their states before. The new permissions pass through `adjust`, with the
     /// generation at which the transaction wrote them.
     pub fn commit_specials(
         &mut self,
@@ -76,7 +76,7 @@ impl Transaction {
         })
     }
 
-    /// Removes a dead domain's rights, as [`Transaction::forget_domain`].
+    /// Removes a dead domain's rights from the special nodes, as [`Transaction::forget_domain`] does for nodes.
     pub(super) fn forget_domain_in_specials(&mut self, domid: DomId) {
         for seen in self.specials.iter_mut().flat_map(|specials| specials.iter_mut()).flatten() {
             let was_owner = seen.base.permissions.owner() == domid;
@@ -88,7 +88,7 @@ impl Transaction {
         }
     }
 
-    /// The special nodes that it has seen.
+    /// Returns the special nodes that the transaction has seen.
     pub(crate) fn seen_specials(&self) -> impl Iterator<Item = (Special, &SeenSpecial)> {
         Special::ALL
             .into_iter()
@@ -96,7 +96,7 @@ impl Transaction {
             .filter_map(|(special, seen)| Some((special, seen.as_ref()?)))
     }
 
-    /// Adds a special node that a restored transaction has seen, without counting it.
+    /// Adds a special node that a restored transaction has seen. Does not count its bytes.
     pub(crate) fn restore_special(&mut self, special: Special, seen: SeenSpecial) {
         if let Some(entry) = self.specials.get_or_insert_default().get_mut(special as usize) {
             *entry = Some(seen);
