@@ -181,7 +181,7 @@ impl Options {
         self.master_domid.or(self.priv_domid).unwrap_or(DomId::DOM0)
     }
 
-    /// The engine's part of the options, with a key that the host has drawn.
+    /// Returns the engine's part of the options, with the host's random key for hashes.
     #[must_use]
     pub fn config(&self, hash_key: HashKey) -> Config {
         Config {

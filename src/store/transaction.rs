@@ -225,8 +225,8 @@ impl Transaction {
         self.failed = true;
     }
 
-    /// Marks the transaction as outdated: its client has to try again. Either it saw nodes that changed later, and its record
-    /// is not enough for a decision, or it gave a node to a dead domain.
+    /// Marks the transaction as outdated: its client has to try again. Either it gave a node to a dead domain, or it was
+    /// restored without a record for a replay and saw nodes that changed later.
     pub const fn outdate(&mut self) {
         self.outdated = true;
     }

@@ -20,22 +20,22 @@ pub struct References {
     named: BTreeSet<DomId>,
 }
 
-/// What is lost of an item, or makes another server refuse the stream.
+/// A loss in an item, or a reason for another server to refuse the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// A watch had a depth, which the stream does not say.
+    /// A watch had a depth, but the stream does not contain it.
     LostDepth {
-        /// Whose watch.
+        /// The watch's connection.
         connection: ConnectionNumber,
-        /// The path as the client spelled it.
+        /// The path as the client wrote it.
         path: String,
     },
-    /// A domain's record is not behind a connection or a node of the domain. The C server ends its restore there.
+    /// No connection and no node of a domain comes before the domain's record. The C server ends its restore there.
     UnknownDomain(DomId),
 }
 
 impl Warning {
-    /// The warning in words. `name` says what a connection number stands for.
+    /// Returns the warning in words. `name` translates a connection number.
     #[must_use]
     pub fn text(&self, name: &dyn Fn(u32) -> String) -> String {
         match self {
@@ -85,7 +85,7 @@ impl References {
         }
     }
 
-    /// What is to be said of an item before it is taken, though nothing is wrong with the stream.
+    /// Returns a warning about an item that was not taken yet. The stream is valid in spite of it.
     #[must_use]
     pub fn warning(&self, item: &Item<'_>) -> Option<Warning> {
         match item {
@@ -106,8 +106,8 @@ impl References {
         self.transactions.contains(&(of.connection, of.id)).then_some(()).ok_or(Reason::Missing("transaction"))
     }
 
-    /// A node that everybody sees: its parent comes first. The root is there before the stream, and special nodes have no
-    /// parent.
+    /// Takes a node outside of transactions: its parent comes first. The root exists before the stream, and special nodes have
+    /// no parent.
     fn node(&mut self, path: &str) -> Result<(), Reason> {
         let parent = path.rsplit_once('/').map(|(parent, _)| parent).filter(|parent| !parent.is_empty());
         if parent.is_some_and(|parent| !self.nodes.contains(parent)) {

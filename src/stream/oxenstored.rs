@@ -5,8 +5,8 @@
 //! `store,<path>,<permissions>,<value>`. Texts are hexadecimal. (oxenstored 4.14 to 4.20, `module DB` of its
 //! `xenstored.ml`; no document describes it.)
 //!
-//! A line that cannot be read costs only itself and the lines that depend on it: a connection its watches, a node its
-//! children. Each of them is reported.
+//! If a line cannot be read, the import skips it and the lines that depend on it: the watches of a connection, the children of
+//! a node. It reports each of them.
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
@@ -25,15 +25,15 @@ use crate::wire::payload;
 /// The first line.
 const HEADER: &[u8] = b"$xenstored-dump-format";
 
-/// Bytes of a skipped line that a warning shows.
+/// Most bytes of a skipped line that a warning shows.
 const SHOWN_BYTES: usize = 80;
 
-/// Why a dump is refused as a whole.
+/// The reason to refuse a whole dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DumpError {
-    /// It does not begin with the line that all dumps begin with.
+    /// The dump does not begin with the first line of all dumps.
     NoDump,
-    /// No line says anything that can be read.
+    /// No line of the dump can be read.
     NoLine,
 }
 
@@ -46,17 +46,17 @@ impl fmt::Display for DumpError {
     }
 }
 
-/// Why a line is skipped.
+/// The reason to skip a line.
 pub type Reason = Cow<'static, str>;
 
-/// A line that is skipped.
+/// A skipped line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedLine<'a> {
-    /// Its number, from 1.
+    /// The line's number, from 1.
     pub line: usize,
-    /// The line.
+    /// The line's text.
     pub text: &'a [u8],
-    /// What is wrong with it.
+    /// The error in the line.
     pub reason: Reason,
 }
 
@@ -69,12 +69,12 @@ impl fmt::Display for SkippedLine<'_> {
     }
 }
 
-/// How many lines of a dump were left out.
+/// Numbers of lines of a dump that were left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Lines that begin with a word that is not known, as oxenstored leaves them out.
+    /// Lines that begin with an unknown word; oxenstored leaves these out too.
     pub unknown: usize,
-    /// Lines that cannot be read, or do not fit the lines before them.
+    /// Lines that cannot be read, or that do not fit the lines before them.
     pub skipped: usize,
 }
 
@@ -84,11 +84,11 @@ pub fn is_dump(bytes: &[u8]) -> bool {
     bytes.starts_with(HEADER)
 }
 
-/// Reads a dump and calls `visit` with each item, in an order that a stream can have. An item that `visit` refuses, with a
-/// reason, is skipped as a line that cannot be read is. `warn` gets each skipped line.
+/// Reads a dump and calls `visit` with each item, in an order that a stream can have. Skips a line that cannot be read, and a
+/// line whose item `visit` refuses with a reason. Calls `warn` with each skipped line.
 ///
 /// # Errors
-/// [`DumpError`] if no line at all can be read.
+/// Fails with [`DumpError`] if the bytes are not a dump, or if no line can be read.
 pub fn import(
     dump: &[u8],
     visit: &mut dyn FnMut(&Item<'_>) -> Result<(), Reason>,
@@ -126,11 +126,11 @@ struct Import {
     numbers: BTreeMap<i32, ConnectionNumber>,
     /// The number of the next connection.
     next_number: u32,
-    /// Lines that were read.
+    /// Number of lines that were read.
     taken: usize,
 }
 
-/// Where items go.
+/// The callback that receives the items.
 type Visit<'v> = &'v mut dyn FnMut(&Item<'_>) -> Result<(), Reason>;
 
 impl Import {

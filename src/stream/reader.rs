@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
         self.offset
     }
 
-    /// The place of the record that was read last, in words.
+    /// Returns the place of the last record, in words.
     #[must_use]
     pub fn place(&self) -> String {
         format!("record {} at offset {}", self.last.0, self.last.1)
@@ -123,15 +123,15 @@ impl<'a> Reader<'a> {
 
     /// Reads a watch with a depth, or one whose depth the C server left out.
     ///
-    /// The documented form comes first. A record without a depth never has that form: its texts begin four bytes earlier,
-    /// so that a NUL is where the documented form has none.
+    /// Tries the documented form first. A record without a depth never has this form: its texts begin four bytes earlier, and
+    /// a NUL is at a place where the documented form has none.
     fn extended_watch(&mut self, body: &mut Fields<'a>) -> Result<Item<'a>, Reason> {
         let whole = body.rest;
         let as_documented = if self.version >= Version::Two { body.watch(true) } else { Err(Reason::NotInVersion) };
         as_documented.or_else(|reason| {
             *body = Fields { rest: whole, is_big_endian: self.is_big_endian };
             let (item, length) = body.watch_without_depth().map_err(|_| reason)?;
-            // The length in the record's header counts the depth, so that it may reach into the next record.
+            // The length in the header counts the missing depth, and may therefore reach into the next record.
             let end = self.last.1.checked_add(RECORD_HEADER_BYTES).and_then(|at| at.checked_add(length));
             self.offset = end.ok_or(reason)?;
             body.rest = &[];
@@ -248,7 +248,7 @@ impl<'a> Fields<'a> {
         if fields & HAS_UNIQUE_ID != 0 {
             let read = whole.saturating_sub(self.rest.len());
             self.take(read.next_multiple_of(ALIGNMENT).saturating_sub(read))?;
-            // The C server writes 0 for an id that it does not know.
+            // The C server writes 0 for an unknown id.
             unique_id = Some(self.u64()?).filter(|id| *id != 0);
         }
         Ok(Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes, unique_id }))
@@ -268,9 +268,9 @@ impl<'a> Fields<'a> {
         Ok(Item::Watch(WatchItem { connection, path, token, depth, has_lost_depth: false }))
     }
 
-    /// WATCH_DATA_EXTENDED as the C server of 4.22 writes it, in a stream of either version, and how many bytes of the body
-    /// are this record's. The depth is not there: the path follows the lengths. The record's own length counts the depth
-    /// nonetheless (`dump_state_watches` of Xen's `tools/xenstored/watch.c`).
+    /// Reads a WATCH_DATA_EXTENDED as the C server of 4.22 writes it, in streams of both versions. Returns the item and the
+    /// number of bytes that belong to the record. The depth is missing: the path follows the lengths. But the record's length
+    /// counts the depth (`dump_state_watches` of Xen's `tools/xenstored/watch.c`).
     fn watch_without_depth(&mut self) -> Result<(Item<'a>, usize), Reason> {
         let whole = self.rest.len();
         let connection = self.connection_number()?;

@@ -224,7 +224,7 @@ impl<'a> Writer<'a> {
 
     fn connection(&mut self, connection: &ConnectionItem<'_>) -> Result<(), WriteError> {
         self.put(&connection.number.0.to_le_bytes());
-        // To the C server, 0 means that the id is not known.
+        // For the C server, 0 is an unknown id.
         let unique_id = connection.unique_id.filter(|id| *id != 0);
         let fields = if unique_id.is_some() { HAS_UNIQUE_ID } else { 0 };
         match connection.peer {

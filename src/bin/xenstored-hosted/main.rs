@@ -147,7 +147,7 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
                 }
             }
         }
-        // What the clients asked for just now may be work for the next turn, or have a deadline.
+        // The clients' latest requests may leave work for the next turn, or set a deadline.
         let is_busy = clients.serve_waiting(&mut server, &mut platform, now_ms()) || server.is_busy();
         let deadline_ms = [poll.deadline_ms, server.engine().poll_timeout()].into_iter().flatten().min();
         let wait_ms = if is_busy { Some(0) } else { deadline_ms.map(|at_ms| at_ms.saturating_sub(now_ms())) };
@@ -214,7 +214,7 @@ fn start_log(level: LevelFilter) {
     }
 }
 
-/// A key that nobody can guess: the standard library draws it for its own hash maps.
+/// Makes a random key for hashes, from the random state that the standard library makes for its hash maps.
 fn hash_key() -> HashKey {
     let [first, second] = [0, 1].map(|half: u64| RandomState::new().hash_one(half));
     HashKey(first, second)

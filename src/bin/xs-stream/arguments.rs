@@ -25,8 +25,8 @@ const CHECK: &str = "\
 Usage: xs-stream check FILE
 
 Reads the whole stream. Every length must fit its record, every reference something before it, and an END must be there.
-Warns of watches whose depth the C server left out, and of records at which the C server would stop. Warnings do not change
-the exit status.
+Prints a warning for each watch whose depth the C server left out, and for each record at which the C server would stop.
+Warnings do not change the exit status.
 ";
 const DUMP: &str = "\
 Usage: xs-stream dump [--json] FILE
@@ -49,8 +49,8 @@ is given: ring features, the depth of watches, open transactions.
 const IMPORT: &str = "\
 Usage: xs-stream import DUMP -o OUT
 
-Makes a version 1 stream of the text dump that oxenstored hands to its successor. A line that cannot be read, or does not fit
-the lines before it, is skipped with a warning. A dump without any readable line is refused.
+Makes a version 1 stream of the text dump that oxenstored hands to its successor. Each line that cannot be read, or that does
+not fit the lines before it, is skipped with a warning. A dump without any readable line is refused.
 ";
 const STAT: &str = "\
 Usage: xs-stream stat FILE

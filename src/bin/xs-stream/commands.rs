@@ -37,7 +37,7 @@ fn each(path: &Path, bytes: &[u8], visit: impl FnMut(&Item<'_>, usize)) -> Resul
     each_with_warnings(path, bytes, visit, |_, _| ())
 }
 
-/// The same, with a second callback for each record that a warning is about, and its place.
+/// Does the work of [`each`], and calls `warn` with each warning and the place of its record.
 fn each_with_warnings(
     path: &Path,
     bytes: &[u8],
@@ -204,7 +204,7 @@ fn import(path: &Path, out: &Path) -> Result<Found, String> {
     let failed = |error: WriteError| format!("{}: can't be written: {error:?}", path.display());
     let mut writer = Writer::new(&mut written, Version::One).map_err(failed)?;
     let mut outcome = Ok(());
-    // What a restore would refuse is skipped too.
+    // An item that a restore would refuse is skipped too.
     let mut restorer = Restorer::new(&Config::default(), 0);
     let left_out = oxenstored::import(
         &dump,
