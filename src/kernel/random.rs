@@ -1,4 +1,4 @@
-//! Numbers that guests can't guess.
+//! Random numbers that guests cannot guess.
 
 use core::arch::x86_64::{__cpuid, _rdtsc};
 use core::hash::Hasher;
@@ -8,12 +8,12 @@ use xenstore::engine::output::HashKey;
 
 /// CPUID leaf 1, register ECX: the processor has RDRAND.
 const HAS_RDRAND: u32 = 1 << 30;
-/// How often RDRAND is asked before it is done without: it may have nothing for a moment.
+/// Most tries of RDRAND: it may have no number for a moment. After the last try, the key does without it.
 const TRIES: usize = 16;
-/// Reads of the counter that are mixed in: their low bits differ by what the processor did in between.
+/// Reads of the time-stamp counter that are mixed into the key. Their low bits depend on the processor's work in between.
 const READS: usize = 64;
 
-/// A key for the engine's hashes: of the processor's random numbers where it has them, and of its counter.
+/// Makes a key for the engine's hashes, from the time-stamp counter and, where available, the processor's random numbers.
 pub(crate) fn hash_key() -> HashKey {
     let mut hasher = SipHasher24::new_with_keys(processor_random(), processor_random());
     for _ in 0..READS {
@@ -25,7 +25,7 @@ pub(crate) fn hash_key() -> HashKey {
     HashKey(first, hasher.finish())
 }
 
-/// A number of the processor's own generator; 0 without one.
+/// Returns a number from the processor's random number generator; 0 if it gives none.
 fn processor_random() -> u64 {
     if __cpuid(1).ecx & HAS_RDRAND == 0 {
         return 0;

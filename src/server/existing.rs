@@ -1,6 +1,6 @@
-//! Domains that were there before the server and are not introduced by a request: their builder wrote the port of the
-//! connection into the ring page (`xen/include/public/io/xs_wire.h`, `evtchn_port`). Xen itself does not do so yet, in any
-//! release up to 4.22. A domain whose page names port 0 stays unconnected until INTRODUCE.
+//! Auto-introduction of domains that exist before the server. Their builder wrote the port of the connection into the ring page
+//! (`xen/include/public/io/xs_wire.h`, `evtchn_port`). Xen itself does not write it in any release up to 4.22. A domain whose
+//! page names port 0 stays unconnected until INTRODUCE.
 
 use crate::engine::hypervisor::DomainState;
 use crate::limits;

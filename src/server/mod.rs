@@ -265,9 +265,9 @@ impl Server {
 
     /// Does a turn of work: each ring that has something to do is served once.
     ///
-    /// In steps of the meter ([`crate::engine::work`]) that costs, for each ring that has something to do, at most
-    /// [`limits::TURN_STEPS`] and what one request takes more ([`limits::REQUEST_STEPS_MOST`]); and for each of the three
-    /// kinds of postponed work [`limits::POSTPONED_STEPS`] and what one piece of it takes more. A ring with nothing to do
+    /// The cost is bounded in steps of the meter ([`crate::engine::work`]). Each ring that has something to do costs at most
+    /// [`limits::TURN_STEPS`] and the excess of its last request ([`limits::REQUEST_STEPS_MOST`]). Each of the three kinds of
+    /// postponed work costs at most [`limits::POSTPONED_STEPS`] and the excess of its last piece. A ring with nothing to do
     /// costs nothing.
     pub fn poll<P: Platform>(&mut self, platform: &mut P, now_ms: u64) -> Poll {
         if core::mem::take(&mut self.has_exception) {
@@ -304,7 +304,7 @@ impl Server {
         }
         let outcome = self.serve_ring(id, domid, platform, now_ms);
         if outcome.is_err() {
-            // The domain may have erased its ring in the middle of the turn.
+            // The domain may have erased its ring during the turn.
             if self.look_for_reconnection(id, domid, platform) {
                 return self.engine.wake(id);
             }
@@ -355,10 +355,10 @@ impl Server {
         Some(Told::News)
     }
 
-    /// Resets the connection if the domain asks for it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").
+    /// Resets the connection if the domain requests it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").
     ///
-    /// A domain may also erase its ring without asking, as firmware does for the kernel that follows it. The C server takes
-    /// its own indices from the page and does not notice. Returns whether the ring was erased.
+    /// A domain may also erase its ring without such a request, as firmware does before it starts a kernel. The C server reads
+    /// its own indices from the page, and does not notice. Returns whether the ring was erased.
     fn look_for_reconnection<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
         let Some(page) = platform.page(domid) else { return false };
         if self.engine.features(id).contains(Features::RECONNECTION)

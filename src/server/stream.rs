@@ -20,7 +20,7 @@ use crate::stream::writer::{Sink, WriteError, Writer};
 pub enum LoadError {
     /// It is no stream, or a record is broken.
     Stream(StreamError),
-    /// It is a dump of oxenstored, and no line of it can be read.
+    /// The bytes are a dump of oxenstored, and no line of it can be read.
     Dump(DumpError),
     /// What a record says can't be.
     Item {
@@ -43,11 +43,11 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// An engine with the state of a stream, whole or not at all, or with all that can be read of a dump of oxenstored. Its
-/// clients are not connected yet: [`Server::take_over`] does that.
+/// Makes an engine from a stream, or from a dump of oxenstored. A stream is restored whole or not at all. Of a dump, all
+/// readable lines are restored. The clients are not connected yet: [`Server::take_over`] connects them.
 ///
 /// # Errors
-/// The first thing that is wrong with the stream, or [`DumpError`].
+/// Fails with the first error in the stream, or with [`DumpError`] if no line of a dump can be read.
 pub fn load(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadError> {
     if oxenstored::is_dump(bytes) {
         return load_dump(bytes, config, now_ms);

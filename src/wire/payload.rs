@@ -48,7 +48,7 @@ pub fn decimal(string: &[u8]) -> Option<u64> {
     core::str::from_utf8(string).ok()?.parse().ok()
 }
 
-/// The number at the beginning of a string, as `atoi` of C reads it: 0 if there is none.
+/// Returns the number at the beginning of a string, as C's `atoi` reads it: 0 if there is none.
 #[must_use]
 pub fn leading_number(string: &[u8]) -> i64 {
     let string = string.trim_ascii_start();
