@@ -35,7 +35,7 @@ fn processor_random() -> u64 {
 
 fn rdrand() -> Option<u64> {
     let (number, has_one): (u64, u8);
-    // SAFETY: CPUID says that the processor has this instruction, which writes a register and the flags.
+    // SAFETY: CPUID reports this instruction. It writes one register and the flags.
     unsafe {
         core::arch::asm!("rdrand {}", "setc {}", out(reg) number, out(reg_byte) has_one, options(nomem, nostack));
     }
