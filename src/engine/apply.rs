@@ -1,5 +1,6 @@
 //! Makes a change set true. Nothing here can fail: everything that could has been checked by the handler.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 
 use crate::engine::change_set::{Effect, QuotaScope};
@@ -130,7 +131,7 @@ impl Engine {
 
     /// Commits a transaction that has been checked, and announces its changes. A commit costs its client a single write
     /// credit, whatever it changes. It is free if no other open transaction has accessed the changed nodes.
-    pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Transaction, now_ms: u64) {
+    pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Box<Transaction>, now_ms: u64) {
         if transaction.has_seen_nothing() {
             return;
         }
@@ -139,7 +140,7 @@ impl Engine {
         self.work.spend(work::of_transaction(&transaction).saturating_mul(2));
         let is_in_the_way = self.fairness.accesses.note_commit(&transaction, before.saturating_add(1));
         let specials = self.state.commit_specials(&mut transaction);
-        let events = self.state.commit(transaction);
+        let events = self.state.commit(*transaction);
         if self.trace.wants(Switches::TDB) {
             events.iter().for_each(|event| log::info!("tdb: commits {}", event.path.as_path().as_str()));
         }
@@ -157,7 +158,7 @@ impl Engine {
             self.learn_domain(domid, born, hypervisor);
         }
         self.state.skip_generations(replayed.generation);
-        self.commit(id, replayed.transaction, now_ms);
+        self.commit(id, Box::new(replayed.transaction), now_ms);
     }
 
     /// Makes true what is not a change of nodes.
@@ -165,7 +166,7 @@ impl Engine {
         &mut self,
         id: ConnectionId,
         effect: Effect,
-        transaction: Option<Transaction>,
+        transaction: Option<Box<Transaction>>,
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) {

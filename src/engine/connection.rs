@@ -111,7 +111,7 @@ pub struct Session {
     pub input: Input,
     /// What waits to be sent.
     pub output: Output,
-    pub(super) transactions: BTreeMap<u32, Transaction>,
+    pub(super) transactions: BTreeMap<u32, Box<Transaction>>,
     /// Lists that are read in parts, the oldest first.
     pub(super) lists: Vec<KeptList>,
     /// Requests that are answered later.
@@ -224,7 +224,7 @@ impl Session {
 
     /// When each open transaction was started.
     pub(super) fn transaction_starts_ms(&self) -> impl Iterator<Item = u64> {
-        self.transactions.values().map(Transaction::started_ms)
+        self.transactions.values().map(|transaction| transaction.started_ms())
     }
 
     /// How many transactions are open.

@@ -358,7 +358,9 @@ impl Engine {
             domain.watches = 0;
             domain.watch_bytes = 0;
         }
-        let open = self.session_mut(id).map(|session| core::mem::take(&mut session.transactions)).unwrap_or_default();
-        self.discard_transactions(id, open.into_values());
+        if let Some(session) = self.session_mut(id).filter(|session| !session.transactions.is_empty()) {
+            let open = core::mem::take(&mut session.transactions);
+            self.discard_transactions(id, open.into_values());
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! too many commits fail ([`crate::engine::conflict`]). They are not read for a while; replies and events reach them all
 //! the same. The control domain and clients of the hosted server are never held back.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
@@ -113,7 +114,7 @@ impl Engine {
     #[must_use]
     pub fn accesses_agree(&self) -> bool {
         let sessions = self.connections.values().filter_map(Connection::session);
-        self.fairness.accesses.agree(sessions.flat_map(|session| session.transactions.values()))
+        self.fairness.accesses.agree(sessions.flat_map(|session| session.transactions.values().map(Box::as_ref)))
     }
 
     /// Charges a connection `nodes` write credits for a request or commit that wrote nodes accessed by an open transaction.

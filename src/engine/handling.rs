@@ -17,6 +17,7 @@ use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
+use alloc::boxed::Box;
 
 impl Engine {
     /// Handles one request, and queues exactly one reply. `payload` is `None` if there was no memory for it.
@@ -100,7 +101,7 @@ impl Engine {
         let session = self.connections.get(&id).and_then(Connection::session);
         let open_transactions = session.map_or(0, Session::open_transactions);
         let lists = session.map_or(&[][..], |session| &session.lists);
-        let budget = self.budget(id, transaction.as_ref(), hypervisor);
+        let budget = self.budget(id, transaction.as_deref(), hypervisor);
         let used_before = budget.used();
         self.changes.clear();
         let domid = self.domid_of(id);
@@ -109,7 +110,7 @@ impl Engine {
                 state: &self.state,
                 config: &self.config,
                 requester,
-                transaction: transaction.as_mut(),
+                transaction: transaction.as_deref_mut(),
                 accesses: Some(&mut self.fairness.accesses),
                 budget,
                 steps: 0,
@@ -184,7 +185,7 @@ impl Engine {
         id: ConnectionId,
         header: Header,
         outcome: Result<(), Errno>,
-        mut transaction: Option<Transaction>,
+        mut transaction: Option<Box<Transaction>>,
         reply: &mut Reply,
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
@@ -195,7 +196,7 @@ impl Engine {
         if outcome.is_err() {
             self.changes.peaks.clear();
         }
-        self.note_peaks(id, transaction.as_ref().map(Transaction::len));
+        self.note_peaks(id, transaction.as_deref().map(Transaction::len));
         let mut effect = None;
         if outcome.is_ok() {
             self.learn_domains(hypervisor);
@@ -264,7 +265,7 @@ impl Engine {
     fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply, now_ms: u64) {
         let Some(session) = self.session_mut(id) else { return };
         let transaction = session.free_transaction_id();
-        session.transactions.insert(transaction, Transaction::started(now_ms));
+        session.transactions.insert(transaction, Box::new(Transaction::started(now_ms)));
         if self.trace.wants(Switches::OBJ) {
             log::info!("obj: {} opens transaction {transaction}", self.name(id));
         }
@@ -275,7 +276,7 @@ impl Engine {
     }
 
     /// The transaction that a request names, taken out while the request is handled.
-    fn take_transaction(&mut self, id: ConnectionId, row: Row, number: u32) -> Result<Option<Transaction>, Errno> {
+    fn take_transaction(&mut self, id: ConnectionId, row: Row, number: u32) -> Result<Option<Box<Transaction>>, Errno> {
         if number == 0 || row.ignores_transaction {
             return Ok(None);
         }

@@ -105,7 +105,7 @@ fn has_room_for_control(output: &Output, bytes: usize, originator: Option<Connec
 fn bytes_of(domain: &Domain, session: Option<&Session>) -> usize {
     let nodes = usize::try_from(domain.node_bytes).unwrap_or(usize::MAX);
     let session = session.map_or(0, |session| {
-        let transactions = session.transactions.values().map(Transaction::bytes);
+        let transactions = session.transactions.values().map(|transaction| transaction.bytes());
         let lists = session.lists.iter().map(KeptList::bytes);
         transactions.chain(lists).fold(session.output.queued_bytes(), usize::saturating_add)
     });

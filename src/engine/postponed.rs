@@ -4,6 +4,7 @@
 //! - the nodes of domains that are gone ([`crate::engine::departures`]),
 //! - the queues and transactions of connections that were reset.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use crate::engine::output::Output;
@@ -20,7 +21,7 @@ pub(super) struct Discarded {
     /// Output queues. Dropping a message settles the request that caused it.
     pub(super) outputs: VecDeque<Output>,
     /// Transactions, whose paths are still in the index of all accesses.
-    pub(super) transactions: VecDeque<Transaction>,
+    pub(super) transactions: VecDeque<Box<Transaction>>,
 }
 
 impl Discarded {
@@ -69,7 +70,7 @@ impl Engine {
     pub(super) fn discard_transactions(
         &mut self,
         id: ConnectionId,
-        transactions: impl ExactSizeIterator<Item = Transaction>,
+        transactions: impl ExactSizeIterator<Item = Box<Transaction>>,
     ) {
         self.count_closed(id, transactions.len());
         self.discarded.transactions.extend(transactions);

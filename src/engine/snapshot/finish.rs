@@ -10,7 +10,6 @@ use crate::engine::snapshot::restore::Restorer;
 use crate::engine::snapshot::{RestoreError, extension, pending};
 use crate::engine::{Engine, RestartPhase};
 use crate::store::domain::DomId;
-use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 
 impl Restorer {
@@ -75,7 +74,7 @@ impl Restorer {
         for connection in self.engine.connections.values_mut() {
             let Some((session, _)) = connection.session_mut() else { continue };
             let unfit = session.transactions.values_mut().filter(|transaction| !transaction.fits(tree));
-            unfit.for_each(Transaction::fail);
+            unfit.for_each(|transaction| transaction.fail());
         }
     }
 

@@ -393,7 +393,7 @@ impl Restorer {
             self.engine.fairness.accesses.note_all(&transaction);
         }
         if let Some(session) = self.engine.session_mut(id) {
-            session.transactions.insert(number, transaction);
+            session.transactions.insert(number, Box::new(transaction));
         }
     }
 }
