@@ -85,6 +85,7 @@ pub(super) fn sleep(attack: &mut Attack<'_>) -> String {
     let watches = pipe.answers;
     pipe.ask(T::Write, 0, b"data/ready\0");
     pipe.drain();
+    // The attack is that the guest reads nothing until its time is up. There is no event to wait for.
     while pipe.goes_on() {
         sched::sleep(time::now_ns() + 100_000_000);
     }
@@ -138,6 +139,7 @@ pub(super) fn expire(attack: &mut Attack<'_>) -> String {
     for at in 0..TIMES {
         let request = client.request(T::Write.to_wire(), 0, format!("data/e{at}\0x").as_bytes());
         unread += u64::from(client.send(&request, 1000));
+        // With a pause after each request, the events of each request have a deadline of their own.
         sched::sleep(time::now_ns() + 50_000_000);
     }
     let mut commits = 0;
@@ -145,6 +147,7 @@ pub(super) fn expire(attack: &mut Attack<'_>) -> String {
         let request = client.request(T::TransactionEnd.to_wire(), id, b"T\0");
         commits += u64::from(client.send(&request, 1000));
     }
+    // The guest reads nothing until its time is up, so that its events expire. There is no event to wait for.
     while time::now_ms() < end_ms {
         sched::sleep(time::now_ns() + 100_000_000);
     }
