@@ -32,9 +32,9 @@ fn make(scene: &mut Scene, step: &Step) {
     }
     for domid in domains {
         match step.op {
-            Op::Sleep => _ = scene.asleep.insert(domid),
-            Op::Wake => {
-                scene.asleep.remove(&domid);
+            Op::StopReading => _ = scene.idle.insert(domid),
+            Op::ReadAgain => {
+                scene.idle.remove(&domid);
                 scene.read(domid);
             }
             Op::Pass => scene.world.now_ms += 1 + u64::from(step.size) * 100,

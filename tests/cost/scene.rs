@@ -48,8 +48,8 @@ impl Request {
 pub struct Scene {
     pub world: World,
     pub worst: Worst,
-    /// Domains that do not read.
-    pub asleep: BTreeSet<u16>,
+    /// Idle domains: they do not read.
+    pub idle: BTreeSet<u16>,
     /// The open transactions of each domain, oldest first; some may be over.
     pub transactions: BTreeMap<u16, Vec<u32>>,
     /// Requests that the history may still make.
@@ -64,7 +64,7 @@ impl Scene {
         let mut scene = Self {
             world: World::new(),
             worst: Worst::new(by_time),
-            asleep: BTreeSet::new(),
+            idle: BTreeSet::new(),
             transactions: BTreeMap::new(),
             left: requests,
             ended: 0,
@@ -97,7 +97,7 @@ impl Scene {
         self.world.machine.domains.remove(&DomId(domid));
         self.world.machine.pages.remove(&DomId(domid));
         self.transactions.remove(&domid);
-        self.asleep.remove(&domid);
+        self.idle.remove(&domid);
         self.world.server.handle_domain_exception();
         self.ended += 1;
     }
@@ -113,7 +113,7 @@ impl Scene {
         if request.kind == T::TransactionStart {
             self.note_transaction(domid);
         }
-        self.read_unless_asleep(domid);
+        self.read_unless_idle(domid);
     }
 
     /// Makes requests, as many in each turn as it takes, and measures the turns.
@@ -121,7 +121,7 @@ impl Scene {
         for requests in requests.chunks(limits::REQUESTS_PER_TURN) {
             let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
             self.send(domid, &bytes, requests.len(), (domid != 0).then_some(Objective::Turn));
-            self.read_unless_asleep(domid);
+            self.read_unless_idle(domid);
         }
     }
 
@@ -199,8 +199,8 @@ impl Scene {
         }
     }
 
-    fn read_unless_asleep(&mut self, domid: u16) {
-        if !self.asleep.contains(&domid) {
+    fn read_unless_idle(&mut self, domid: u16) {
+        if !self.idle.contains(&domid) {
             self.read(domid);
         }
     }
@@ -217,10 +217,10 @@ impl Scene {
         }
     }
 
-    /// Lets the server work until it has nothing to do, while those that are awake read.
+    /// Lets the server work until it has nothing to do, while all domains that are not idle read.
     pub fn settle(&mut self) {
         for _ in 0..POLLS {
-            (0..=GUESTS).for_each(|domid| self.read_unless_asleep(domid));
+            (0..=GUESTS).for_each(|domid| self.read_unless_idle(domid));
             if !self.poll() || self.is_over() {
                 return;
             }

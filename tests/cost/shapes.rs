@@ -116,17 +116,17 @@ fn watchers_of_a_chain() -> Vec<Step> {
     ]
 }
 
-/// Domains that sleep with full queues, whose events are dropped in the end.
+/// Idle domains with full queues. The server drops their events in the end.
 fn full_queues() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
-        step(Op::Sleep, ALL),
-        step(Op::Wake, 1),
+        step(Op::StopReading, ALL),
+        step(Op::ReadAgain, 1),
         step(Op::Write, 1).spread(Children, MANY),
         step(Op::Write, 1).spread(Children, 4),
         step(Op::Pass, 0).size(250),
         step(Op::Write, 1).spread(Children, 4),
-        step(Op::Wake, ALL),
+        step(Op::ReadAgain, ALL),
     ]
 }
 
@@ -134,8 +134,8 @@ fn full_queues() -> Vec<Step> {
 fn queues_that_are_reset() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
-        step(Op::Sleep, ALL),
-        step(Op::Wake, 1),
+        step(Op::StopReading, ALL),
+        step(Op::ReadAgain, 1),
         step(Op::Write, 1).spread(Children, MANY),
         step(Op::Reconnect, 2),
         step(Op::Die, 3),
@@ -285,14 +285,14 @@ fn rights_everywhere() -> Vec<Step> {
 fn dom0_does_not_read() -> Vec<Step> {
     vec![
         step(Op::Watch, 0).at(3, 0).spread(Again, 8).size(10),
-        step(Op::Sleep, 0),
+        step(Op::StopReading, 0),
         step(Op::Write, ALL).spread(Children, 60),
         step(Op::Begin, 1),
         step(Op::Write, 1).spread(Children, MANY).within(Newest),
         step(Op::Commit, 1).within(Newest),
         step(Op::Die, 2),
         step(Op::Pass, 0).size(250),
-        step(Op::Wake, 0),
+        step(Op::ReadAgain, 0),
     ]
 }
 

@@ -39,10 +39,10 @@ pub enum Op {
     Begin,
     Commit,
     Abort,
-    /// The domain reads no longer.
-    Sleep,
+    /// The domain becomes idle: it reads nothing.
+    StopReading,
     /// The domain reads everything, now and after each request.
-    Wake,
+    ReadAgain,
     /// Time passes.
     Pass,
     /// The domain ends; another one with its number starts.
@@ -69,8 +69,8 @@ impl Op {
         Self::Begin,
         Self::Commit,
         Self::Abort,
-        Self::Sleep,
-        Self::Wake,
+        Self::StopReading,
+        Self::ReadAgain,
         Self::Pass,
         Self::Die,
         Self::Reconnect,
