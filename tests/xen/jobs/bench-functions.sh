@@ -1,7 +1,6 @@
 # Functions of the benchmark's jobs. What they print is read by benches/xen: `name key=value ...`, a line each.
 . /functions
 . /job/guest-functions.sh
-console=/var/log/xen/console/guest-Xenstore.log
 
 is_stub() { stub_id >/dev/null 2>&1; }
 # What the store is updated to: its own image or program.

@@ -1,7 +1,6 @@
 # The kernel crashes while it handles a request, of dom0 and of a guest, and goes on: for images that crash when asked.
 . /functions
 . /job/guest-functions.sh
-console=/var/log/xen/console/guest-Xenstore.log
 node=/tool/xenstored/crash
 # Rounds that each client makes before the first crash and after the last.
 ROUNDS=${ROUNDS:-60}

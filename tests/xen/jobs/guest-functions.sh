@@ -5,6 +5,9 @@
 # looks at another one by accident; who needs it at work creates it again (`await`). `resets` says how often that was. Guests
 # that crash stay as well, so that it can be told why.
 
+# The console of the kernel under test.
+console=/var/log/xen/console/guest-Xenstore.log
+
 # How often a guest is created again that ends before it is at work.
 CREATIONS_MOST=10
 
@@ -69,3 +72,10 @@ still_full() {
     xenstore-read /full/0/0000/node0049 | grep -q '^value 0000000049\.' || echo "FAILED: the store is not what it was"
 }
 empty_store() { store-client rm /full || echo "FAILED: what filled the store can't be removed"; }
+# figures NAME: the kernel's newest line about memory, by that name. The kernel logs one when it checks itself.
+figures() {
+    lines=$(grep -c 'memory: used=' $console)
+    xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
+    until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
+    echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
+}

@@ -3,7 +3,6 @@
 . /functions
 . /job/guest-functions.sh
 SECONDS_EACH=${SECONDS_EACH:-5}
-console=/var/log/xen/console/guest-Xenstore.log
 hostile_console=/var/log/xen/console/guest-hostile.log
 cat >/root/hostile.cfg <<END
 name = "hostile"
@@ -15,12 +14,6 @@ on_poweroff = "preserve"
 on_crash = "preserve"
 END
 
-figures() {
-    lines=$(grep -c 'memory: used=' $console)
-    xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
-    until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
-    echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
-}
 hammers() { xenstore-read "/local/domain/$(xl domid "$1")/data/hammer/counter"; }
 measure() {
     rm -f /tmp/enough

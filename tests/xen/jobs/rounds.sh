@@ -2,16 +2,8 @@
 . /functions
 . /job/guest-functions.sh
 ROUNDS=${ROUNDS:-20}
-console=/var/log/xen/console/guest-Xenstore.log
 if xenstore-exists /tool/xenstored/domid; then is_domain=1; else is_domain=; fi
 
-# The kernel prints a line about its memory when it is asked to check itself.
-figures() {
-    lines=$(grep -c 'memory: used=' $console)
-    xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
-    until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
-    echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
-}
 # Grants in use, as Xen itself sees them.
 maps() {
     xl dmesg -c >>/results/xl-dmesg-earlier.txt

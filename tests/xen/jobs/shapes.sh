@@ -9,14 +9,7 @@ MODES=${MODES:-spin busy collide missing blame burst repeat expire exit}
 THIRD_SECONDS=3
 # Unread events expire after 20 seconds: this shape is measured for longer.
 EXPIRY_S=24
-console=/var/log/xen/console/guest-Xenstore.log
 
-figures() {
-    lines=$(grep -c 'memory: used=' $console)
-    xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
-    until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
-    echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
-}
 # guest NAME MODE [SECONDS]: a guest of the small kernel. -e leaves no process that waits for its end.
 guest() {
     xl create -qe /root/small.cfg "name=\"$1\"" "extra=\"--hostile=$2 --seconds=${3:-0}\"" || echo "FAILED: xl create $1 gave $?"

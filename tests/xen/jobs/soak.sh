@@ -4,16 +4,9 @@
 . /functions
 . /job/guest-functions.sh
 SOAK_SECONDS=${SOAK_SECONDS:-1800}
-console=/var/log/xen/console/guest-Xenstore.log
 node=/tool/xenstored/crash
 updates=0 forced=0 crashes=0 rounds=0 attacks=0
 
-figures() {
-    lines=$(grep -c 'memory: used=' $console)
-    xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
-    until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
-    echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
-}
 hammers() { xenstore-read "/local/domain/$(xl domid "$1")/data/hammer/counter"; }
 # Beside a guest that has filled the store there may be no memory for two states: then the present one is dropped first.
 update() {

@@ -3,7 +3,6 @@
 # (knows version 1 of the stream only).
 . /functions
 . /job/guest-functions.sh
-console=/var/log/xen/console/guest-Xenstore.log
 
 start pv hammer
 id=$(xl domid pv)

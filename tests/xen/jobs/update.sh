@@ -5,14 +5,7 @@
 UPDATES=${UPDATES:-30}
 IMAGES=${IMAGES:-kernel}
 OPTIONS=${OPTIONS:-}
-console=/var/log/xen/console/guest-Xenstore.log
 
-figures() {
-    lines=$(grep -c 'memory: used=' $console)
-    xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
-    until_true 10 sh -c "[ \$(grep -c 'memory: used=' $console) -gt $lines ]" || echo "FAILED: no line about memory"
-    echo "$1 $(grep -o 'memory: used=.*' $console | tail -1)"
-}
 # complain GUEST WHAT: a failure, unless the emulator has reset that guest.
 complain() {
     if was_reset "$1"; then echo "a guest was reset by the emulator: $1 $2"; else echo "FAILED: $1 $2"; fi
