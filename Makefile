@@ -65,12 +65,12 @@ test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
 
 # What the simulation finds in a seed it finds again: the seed is all that a report needs.
-simulate: have-rust ## histories of domains, failures and updates against the model, and dear ones against the bounds: SEEDS=20000 of them, or FIRST-LAST, or SEED=n alone
+simulate: have-rust ## random histories against the model, and costly ones against the bounds: SEEDS=20000, SEEDS=FIRST-LAST or SEED=n
 	@PROGRESS=1 SEEDS=$(or $(SEEDS),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --test simulation --test cost -- --nocapture \
 	    the_server_does_what_the_model_says no_history_within_the_quotas_exceeds_a_bound_of_work
 
-# What the steps of the work meter take: the search looks for steps, or for time (COST_BY=time), which finds what is not counted.
-cost: have-rust ## the dearest requests within the quotas: steps, bounds and microseconds (SEEDS=5000, or SEED=n, COST_BY=time)
+# Compares the work meter's steps with time. The search maximizes steps, or time (COST_BY=time): that finds uncounted work.
+cost: have-rust ## the most expensive requests within the quotas: steps, bounds and microseconds (SEEDS=5000, or SEED=n, COST_BY=time)
 	@PROGRESS=1 COST_BY=$(or $(COST_BY),steps) SEEDS=$(or $(SEEDS),5000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --test cost -- --nocapture
 
 FUZZ_SECONDS ?= 60

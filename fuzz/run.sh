@@ -4,7 +4,7 @@
 #
 # A target is a program of Cargo.toml, and says at its head what it shows:
 #   connections  requests of several domains over rings, with cheats, deaths and live updates
-#   cost         histories within the quotas, whose work keeps to its bounds
+#   cost         histories within the quotas: their work keeps to its bounds
 #   image        any file as a kernel to be started
 #   options      any text as the boot command line
 #   ring         a ring page that a domain scribbles on

@@ -1,8 +1,8 @@
-//! Any bytes as a history within the default quotas: no request, turn or round of the main loop takes more steps of the work
+//! Any bytes as a history within the default quotas. No request, turn or round of the main loop takes more steps of the work
 //! meter than `src/limits.rs` allows.
 //!
-//! The history is the one of `tests/cost/`. libFuzzer is also told which costs were reached for the first time, so that it keeps
-//! inputs that are dearer although they run no new code. With SHOW_STEPS in the environment the history is printed.
+//! `tests/cost/` decodes and plays the history. A cost that is reached for the first time counts as coverage: libFuzzer keeps
+//! its input although no new code ran. With SHOW_STEPS in the environment, the target prints the history.
 #![no_main]
 
 #[path = "../../tests/cost/found.rs"]
@@ -25,7 +25,7 @@ mod step;
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod world;
 
-/// Time does not matter here.
+/// The search compares steps here, not time.
 mod clock {
     pub const fn now() -> std::time::Duration {
         std::time::Duration::ZERO
@@ -39,16 +39,16 @@ use libfuzzer_sys::fuzz_target;
 use found::{Found, Objective, Worst, spell};
 use step::Step;
 
-/// Steps of a history, and its requests: few enough for some histories in a second.
+/// Bounds of a history's steps and requests, so that several histories take a second.
 const LONGEST: usize = 16;
 const REQUESTS: usize = 3000;
 
 /// Objectives: the types of requests, the same in transactions, and three more.
 const ROWS: usize = 64;
-/// Counters of one objective: a cost counts as a new one when it is greater by an eighth.
+/// Counters of one objective: a cost that is greater by an eighth has another counter.
 const OF_OBJECTIVE: usize = 256;
 
-/// What libFuzzer takes for covered beside the code, and clears before each input.
+/// Counters that libFuzzer takes for coverage, as it does those of the code, and clears before each input.
 // SAFETY: libFuzzer looks for the section of this name, and its contents are plain bytes.
 #[unsafe(link_section = "__libfuzzer_extra_counters")]
 static REACHED: [AtomicU8; ROWS * OF_OBJECTIVE] = [const { AtomicU8::new(0) }; ROWS * OF_OBJECTIVE];
@@ -79,7 +79,7 @@ fn reach(objective: Objective, steps: u64) {
         Objective::Postponed => 31,
         Objective::Privileged(_) => return,
     };
-    // The place of the highest bit, and the three bits below it.
+    // The position of the highest bit, and the three bits below it.
     let bits = (steps | 8).ilog2();
     let column = (bits as usize) << 3 | (steps >> (bits - 3) & 7) as usize;
     if let Some(counter) = REACHED.get(row.min(ROWS - 1) * OF_OBJECTIVE + column.min(OF_OBJECTIVE - 1)) {

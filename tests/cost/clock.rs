@@ -1,4 +1,4 @@
-//! The processor time of this thread: what else runs on the machine counts as little as it can.
+//! The processor time of this thread, on which the machine's other programs have little influence.
 
 use std::time::Duration;
 

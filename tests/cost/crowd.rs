@@ -1,4 +1,4 @@
-//! What many guests, or one that names others, make dear, each within its quotas.
+//! Requests that many guests, or one that names others, make expensive, each within its quotas.
 
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
@@ -10,7 +10,7 @@ use crate::step::GUESTS;
 /// Guests of a crowd.
 const CROWD: u16 = 120;
 
-/// A crowd, and a directory of guest 1 in which all may write.
+/// A crowd, and a directory of guest 1 in which all guests may write.
 fn crowd() -> Scene {
     let mut scene = Scene::new(1_000_000, false);
     (GUESTS + 1..=CROWD).for_each(|domid| scene.bear(domid));
@@ -22,7 +22,11 @@ fn ask(scene: &mut Scene, domid: u16, kind: T, payload: &str) {
     scene.ask(domid, &Request { kind, transaction: 0, payload: payload.into() });
 }
 
-/// The dearest request of a type; it kept to its bound.
+/// Returns the cost of the most expensive request of a type.
+///
+/// # Panics
+///
+/// If any cost exceeded its bound.
 fn bounded(scene: &Scene, kind: T) -> Cost {
     let found = &scene.worst.found[&Objective::Request(kind)];
     println!("{kind:?}: {:?}", found.cost);
@@ -50,7 +54,7 @@ fn a_death_that_each_level_of_a_deep_chain_names_takes_many_turns() {
     let before = scene.world.server.engine().steps();
     let turns = (0..).take_while(|_| scene.poll()).count();
     let steps = scene.world.server.engine().steps() - before;
-    assert!(steps > (LEVELS * LEVELS / 10) as u64, "each level is a way from the root: {steps} steps");
+    assert!(steps > (LEVELS * LEVELS / 10) as u64, "the removal walks from the root for each level: {steps} steps");
     assert!(turns > 40, "{turns} turns");
     assert!(scene.worst.exceeded.is_empty());
 }
@@ -60,7 +64,7 @@ fn a_write_that_a_crowd_watches_keeps_to_its_bound() {
     let mut scene = crowd();
     watch(&mut scene);
     ask(&mut scene, 1, T::Write, "/shared/x\0v");
-    assert!(bounded(&scene, T::Write).steps > limits::TURN_STEPS, "the rest was postponed");
+    assert!(bounded(&scene, T::Write).steps > limits::TURN_STEPS, "the write takes more steps than a turn");
 }
 
 #[test]
@@ -80,6 +84,6 @@ fn a_removal_of_what_a_crowd_made_costs_a_few_steps_for_each_node() {
     ask(&mut scene, 1, T::Rm, "/shared/x\0");
     let cost = scene.worst.found[&Objective::Request(T::Rm)].cost;
     println!("{cost:?}");
-    assert!(cost.steps > removal_of(CROWD, 900), "all are removed at once");
+    assert!(cost.steps > removal_of(CROWD, 900), "one request removes all nodes");
     assert!(cost.steps <= limits::PLAIN_REQUEST_STEPS_MOST + removal_of(CROWD, 1000));
 }

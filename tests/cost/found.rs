@@ -1,4 +1,4 @@
-//! What was found: the dearest request of each type, turn and round of the main loop, and the bounds that hold for them.
+//! The most expensive request of each type, turn and round of the main loop, and their bounds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use xenstore::wire::header::MessageType as T;
 
 use crate::step::{GUESTS, Step};
 
-/// What is maximized.
+/// A quantity that the search maximizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Objective {
     /// One request of a guest, outside of transactions.
@@ -19,11 +19,11 @@ pub enum Objective {
     Within(T),
     /// One turn of a guest's connection.
     Turn,
-    /// One call of `Server::poll`, for each connection that had work and each domain that ended.
+    /// One call of `Server::poll`, divided by the connections that had work and the domains that ended.
     Poll,
     /// One call of `Server::poll` with no such connection: postponed work.
     Postponed,
-    /// One request of dom0, which is trusted: it is only shown.
+    /// One request of dom0. Dom0 is trusted: the search prints its costs, which have no bound.
     Privileged(T),
 }
 
@@ -37,13 +37,13 @@ pub struct Cost {
 }
 
 impl Objective {
-    /// The steps that it may cost; `None` for no bound.
+    /// Returns the most steps that it may cost, or `None` if there is no bound.
     pub const fn bound(self, works: u64) -> Option<u64> {
         let turn = limits::TURN_STEPS + limits::REQUEST_STEPS_MOST;
-        // Postponed work ends after the step that uses its steps up, and old events are dropped at most so many at once.
+        // Postponed work ends with the piece of work that uses up its steps. One call drops at most so many old events.
         let postponed = limits::POSTPONED_STEPS + limits::REQUEST_STEPS_MOST + limits::EXPIRED_AT_ONCE as u64;
         match self {
-            // Each removed node took a request to make; the quotas of all guests together bound them.
+            // The quotas of all guests together bound the number of removed nodes.
             Self::Request(T::Rm) => Some(limits::PLAIN_REQUEST_STEPS_MOST + removal_of(GUESTS, 1000)),
             Self::Request(_) => Some(limits::PLAIN_REQUEST_STEPS_MOST),
             Self::Within(_) => Some(limits::REQUEST_STEPS_MOST),
@@ -54,7 +54,7 @@ impl Objective {
     }
 }
 
-/// Steps of the removal of what guests have made.
+/// Steps of the removal of nodes that guests have made.
 pub const fn removal_of(guests: u16, nodes_each: u64) -> u64 {
     guests as u64 * nodes_each * work::REMOVAL_STEPS
 }
@@ -72,18 +72,18 @@ impl fmt::Display for Objective {
     }
 }
 
-/// The dearest one of an objective.
+/// The greatest cost of an objective.
 #[derive(Clone, Debug)]
 pub struct Found {
     pub cost: Cost,
-    /// The history that led to it; empty while it is being made.
+    /// The history that caused it; empty while that history is being played.
     pub steps: Vec<Step>,
 }
 
-/// The dearest ones of all objectives.
+/// The greatest costs of all objectives.
 #[derive(Clone, Debug, Default)]
 pub struct Worst {
-    /// Whether time is compared instead of steps.
+    /// Whether the search compares time instead of steps.
     pub by_time: bool,
     pub found: BTreeMap<Objective, Found>,
     /// Measurements that exceed their bound: the first of each objective.
@@ -106,7 +106,7 @@ impl Worst {
         self.found.get(&objective).is_none_or(|found| self.value(cost) > self.value(&found.cost))
     }
 
-    /// Notes a measurement of the history that is being made.
+    /// Notes a measurement of the history that is being played.
     pub fn note(&mut self, objective: Objective, cost: Cost) {
         if self.is_dearer(objective, &cost) {
             self.found.insert(objective, Found { cost, steps: Vec::new() });
@@ -116,7 +116,7 @@ impl Worst {
         }
     }
 
-    /// Takes over what a history found, which `steps` make again.
+    /// Merges the measurements of a history, which `steps` reproduce.
     pub fn merge(&mut self, other: Self, steps: &[Step]) {
         let with_steps =
             |found: Found| Found { steps: if found.steps.is_empty() { steps.into() } else { found.steps }, ..found };

@@ -1,12 +1,13 @@
-//! The cost search: histories within the default quotas that are as dear as possible, made from seeds, and the bounds of
-//! `src/limits.rs` that each request, each turn and each round of the main loop keeps to.
+//! The cost search. It makes histories from seeds that are as expensive as possible within the default quotas. Each request,
+//! each turn and each round of the main loop must keep to the bounds of `src/limits.rs`.
 //!
-//! `shapes.rs` has histories that somebody has thought of; `search.rs` changes them at random and keeps what is dearer, for
-//! each type of request and for turns. `step.rs` says what a history consists of, `play.rs` and `scene.rs` make it happen,
-//! and `found.rs` keeps the dearest ones and knows the bounds. The fuzz target `cost` plays histories out of any bytes.
+//! - `shapes.rs` has histories that were written by hand.
+//! - `search.rs` changes them at random and keeps the more expensive ones, for each type of request and for turns.
+//! - `step.rs` defines the steps of a history. `play.rs` and `scene.rs` play them.
+//! - `found.rs` has the greatest costs and the bounds.
 //!
-//! `make simulate` runs more of it, and makes the histories that it shows short.
-//! `make cost` compares steps with time.
+//! The fuzz target `cost` plays histories that it decodes from any bytes. `make simulate` runs a longer search and shortens the
+//! histories that it prints. `make cost` compares steps with time.
 #![allow(missing_docs, reason = "a test")]
 
 mod clock;
@@ -40,9 +41,9 @@ use step::Step;
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
-/// Seeds without `SEEDS`, each on a thread.
+/// The number of seeds without `SEED` and `SEEDS`.
 const SEEDS: u64 = 2;
-/// What has to be measured, besides the ends of transactions.
+/// Types of requests that the search must measure, besides the ends of transactions.
 const MEASURED: [T; 13] = [
     T::Read,
     T::Write,
@@ -60,11 +61,11 @@ const MEASURED: [T; 13] = [
 ];
 /// Histories of each seed.
 const TRIES: usize = 100;
-/// Threads.
+/// Threads, between which the seeds are divided.
 const THREADS: u64 = 2;
 
-/// The seeds that the environment asks for. `SEEDS` counts histories of the simulation: a seed of the search takes about as
-/// long as this many.
+/// Returns the seeds that the environment requests. `SEEDS` counts histories of the simulation: a seed of the search takes
+/// about as long as `HISTORIES` of them.
 fn seeds() -> Vec<u64> {
     const HISTORIES: u64 = 500;
     let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("{text:?} is a number"));
@@ -90,7 +91,7 @@ fn no_history_within_the_quotas_exceeds_a_bound_of_work() {
         let mut worst = start.clone();
         (worst.histories, worst.requests) = (0, 0);
         for seed in seeds.iter().filter(|seed| **seed % THREADS == thread) {
-            // Each seed begins with what the ones before it found, in the same order each time.
+            // Each seed begins with the results of its thread's earlier seeds. Their order is the same in every run.
             let found = climb(*seed, TRIES, &worst, &|| progress.add());
             worst.merge(found, &[]);
         }
@@ -99,7 +100,7 @@ fn no_history_within_the_quotas_exceeds_a_bound_of_work() {
     let part = &part;
     let parts: Vec<Worst> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || part(thread))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a thread ends by itself")).collect()
+        threads.into_iter().map(|thread| thread.join().expect("a thread ends without a panic")).collect()
     });
     let mut worst = start.clone();
     parts.into_iter().for_each(|part| worst.merge(part, &[]));
@@ -114,15 +115,15 @@ fn no_history_within_the_quotas_exceeds_a_bound_of_work() {
     for (objective, found) in &worst.exceeded {
         println!("{objective} exceeds its bound: {:?}: {}", found.cost, spell(&found.steps));
     }
-    assert!(worst.exceeded.is_empty(), "the work of {} objectives is not bounded", worst.exceeded.len());
-    // The search would say nothing if it did not reach what is dear.
+    assert!(worst.exceeded.is_empty(), "{} objectives exceed their bounds", worst.exceeded.len());
+    // The bounds are only tested if the search reaches expensive requests.
     let steps_of = |objective| worst.found.get(&objective).map_or(0, |found: &Found| found.cost.steps);
     for kind in MEASURED {
         assert!(worst.found.contains_key(&Objective::Request(kind)), "{kind:?} was measured");
     }
     if !by_time {
-        assert!(steps_of(Objective::Turn) >= limits::TURN_STEPS, "a turn ends by its steps");
-        assert!(steps_of(Objective::Within(T::TransactionEnd)) > limits::TURN_STEPS, "commits are dear");
+        assert!(steps_of(Objective::Turn) >= limits::TURN_STEPS, "the steps of a turn end it");
+        assert!(steps_of(Objective::Within(T::TransactionEnd)) > limits::TURN_STEPS, "commits are expensive");
     }
 }
 
@@ -155,7 +156,7 @@ fn a_step_is_its_bytes() {
     }
 }
 
-/// The seeds of the fuzz target are the shapes: `COST_CORPUS=1` writes them.
+/// The fuzz target's corpus begins with the shapes. `COST_CORPUS=1` writes them.
 #[test]
 fn the_fuzz_target_begins_with_the_shapes() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/cost");

@@ -1,4 +1,4 @@
-//! Makes a history happen.
+//! Plays a history.
 
 use xenstore::wire::header::MessageType as T;
 use xenstore::wire::ring::Field;
@@ -10,7 +10,7 @@ use crate::step::{GUESTS, Mode, Op, Step, Within};
 /// Transactions that a domain may have open.
 const TRANSACTIONS: usize = 10;
 
-/// Makes a history of at most so many requests, and returns what it cost.
+/// Plays a history of at most so many requests, and returns its costs.
 pub fn play(steps: &[Step], requests: usize, by_time: bool) -> Worst {
     let mut scene = Scene::new(requests, by_time);
     for step in steps {
@@ -65,7 +65,7 @@ fn make(scene: &mut Scene, step: &Step) {
     }
 }
 
-/// All domains have full rings when the server looks.
+/// Sends the step's requests through the rings. All rings are full when the server reads them.
 fn by_rings(scene: &mut Scene, step: &Step, domains: &[u16]) {
     let guests = domains.iter().filter(|domid| **domid != 0);
     let mut all: Vec<_> = guests.map(|domid| (*domid, requests(scene, step, *domid))).collect();
@@ -79,7 +79,7 @@ fn by_rings(scene: &mut Scene, step: &Step, domains: &[u16]) {
     }
 }
 
-/// The requests of one domain that name a path.
+/// Returns one domain's requests of a step that names paths.
 fn requests(scene: &Scene, step: &Step, domid: u16) -> Vec<Request> {
     let Some(kind) = step.op.with_path() else { return Vec::new() };
     let transactions = transactions(scene, step, domid);
@@ -107,7 +107,7 @@ fn payload(kind: T, step: &Step, domid: u16, at: usize) -> Vec<u8> {
     let payload = match kind {
         T::Write => format!("{path}\0{}", "v".repeat(bytes)),
         T::SetPerms => {
-            // The owner stays, or the request is refused; all may write, and others are named.
+            // The domain remains the owner: it may not give its nodes away. All domains may write, and the list names many.
             let entries = (1..=u16::from(step.size) % 64).map(|entry| format!("r{}\0", entry % (GUESTS + 1)));
             format!("{path}\0b{domid}\0{}", entries.collect::<String>())
         }
@@ -138,7 +138,7 @@ fn reconnect(scene: &mut Scene, domid: u16) {
     }
 }
 
-/// A request whose cost does not depend on what there is, or that only dom0 may make.
+/// Returns a request whose cost does not depend on the nodes, or that only dom0 may make.
 fn other(step: &Step, domid: u16) -> Request {
     let whom = u16::from(step.count) % (GUESTS + 2);
     let (kind, payload) = match step.size % 12 {

@@ -1,9 +1,9 @@
-//! A server, dom0 and guests, whose requests are measured one by one.
+//! A server, dom0 and guests. Each of their requests is measured alone.
 //!
-//! A request goes to the server as from a client of the hosted server, with the connection of its domain: this is the
-//! turn of [`Server::handle_received`], with the same limits as that of a ring, and it can be measured alone. Steps that
-//! say so use the rings.
+//! The server takes a request from [`Server::handle_received`], as the hosted server does, with the connection of its domain.
+//! Such a turn has the limits of a ring's turn, and it can be measured alone. Steps of [`Mode::Rings`] use the rings.
 //!
+//! [`Mode::Rings`]: crate::step::Mode::Rings
 //! [`Server::handle_received`]: xenstore::server::Server::handle_received
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,16 +19,16 @@ use crate::found::{Cost, Objective, Worst};
 use crate::step::GUESTS;
 use crate::world::World;
 
-/// Steps of the meter until a history is over: many times what any bound allows, and a fraction of a second.
+/// Steps of the meter that end a history: many times any bound, and a fraction of a second.
 const STEPS: u64 = 3_000_000;
-/// Calls of `poll` until a history goes on although there is more to do.
+/// Calls of `poll` after which a history continues although the server has more to do.
 const POLLS: usize = 2000;
-/// How often time passes for a domain that is held back.
+/// How often a domain that is held back waits for time to pass.
 const WAITS: usize = 8;
-/// Milliseconds that it waits at most each time: enough for credits, not for events that nobody reads.
+/// The longest of these waits, in milliseconds: enough for credits, too short for unread events to expire.
 const WAIT_MS: u64 = 2000;
 
-/// Whole requests of one domain, and the transactions that they name.
+/// A request of a domain, and the transaction that it names.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub kind: T,
@@ -50,7 +50,7 @@ pub struct Scene {
     pub worst: Worst,
     /// Idle domains: they do not read.
     pub idle: BTreeSet<u16>,
-    /// The open transactions of each domain, oldest first; some may be over.
+    /// Each domain's transactions, oldest first. Some may have ended.
     pub transactions: BTreeMap<u16, Vec<u32>>,
     /// Requests that the history may still make.
     left: usize,
@@ -59,7 +59,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// All guests with a home each, and a directory in which everybody may write; so many requests in all.
+    /// Makes all guests, each with a home, and a directory in which every guest may write. `requests` bounds the history.
     pub fn new(requests: usize, by_time: bool) -> Self {
         let mut scene = Self {
             world: World::new(),
@@ -75,12 +75,12 @@ impl Scene {
         scene
     }
 
-    /// Whether the history has made its requests, or has taken long.
+    /// Whether the history has made all of its requests, or has taken more than [`STEPS`].
     pub const fn is_over(&self) -> bool {
         self.left == 0 || self.world.server.engine().steps() > STEPS
     }
 
-    /// A guest starts, and has a home.
+    /// Starts a guest and makes its home.
     pub fn bear(&mut self, domid: u16) {
         self.world.build(DomId(domid));
         self.ask_dom0(T::Introduce, format!("{domid}\x001\x001\0"));
@@ -92,7 +92,7 @@ impl Scene {
         self.ask(0, &Request { kind, transaction: 0, payload: payload.into() });
     }
 
-    /// A guest ends. The server does what follows from it.
+    /// Ends a guest, and notifies the server.
     pub fn end(&mut self, domid: u16) {
         self.world.machine.domains.remove(&DomId(domid));
         self.world.machine.pages.remove(&DomId(domid));
@@ -102,7 +102,7 @@ impl Scene {
         self.ended += 1;
     }
 
-    /// Makes one request, and measures it.
+    /// Sends one request, and measures it.
     pub fn ask(&mut self, domid: u16, request: &Request) {
         let objective = match (domid, request.transaction) {
             (0, _) => Objective::Privileged(request.kind),
@@ -116,7 +116,7 @@ impl Scene {
         self.read_unless_idle(domid);
     }
 
-    /// Makes requests, as many in each turn as it takes, and measures the turns.
+    /// Sends requests, as many in each turn as a turn takes, and measures the turns.
     pub fn ask_in_turns(&mut self, domid: u16, requests: &[Request]) {
         for requests in requests.chunks(limits::REQUESTS_PER_TURN) {
             let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
@@ -125,7 +125,7 @@ impl Scene {
         }
     }
 
-    /// Puts as many requests into a domain's ring as fit, if it is empty. Returns how many.
+    /// Puts as many requests into a domain's ring as fit, if it is empty. Returns how many are settled: sent or left out.
     pub fn put_into_ring(&mut self, domid: u16, requests: &[Request]) -> usize {
         let is_empty = self.world.connection(domid).is_some()
             && self.world.word(domid, Field::RequestProducer) == self.world.word(domid, Field::RequestConsumer);
@@ -147,7 +147,7 @@ impl Scene {
         if let Some(port) = self.world.machine.bound.iter().find(|(_, of)| of.0 == domid).map(|(port, _)| *port) {
             self.world.server.handle_event(port);
         }
-        // One that does not fit at all is left out.
+        // A request that does not fit into an empty ring is left out.
         count.max(1)
     }
 
@@ -168,7 +168,7 @@ impl Scene {
         }
     }
 
-    /// Whether a domain is read from: now, or after a while.
+    /// Whether the server reads from a domain, now or after some waits.
     fn may_ask(&mut self, domid: u16) -> bool {
         for _ in 0..WAITS {
             let Some(id) = self.world.connection(domid) else { return false };
@@ -186,7 +186,7 @@ impl Scene {
         self.world.connection(domid).is_some_and(|id| self.world.server.engine().may_receive(id))
     }
 
-    /// Notes the number that is in the reply to the last request.
+    /// Notes the transaction number in the reply to the last request.
     fn note_transaction(&mut self, domid: u16) {
         let Some(id) = self.world.connection(domid) else { return };
         let Some(reply) = self.world.server.poll_transmit(id).last() else { return };
@@ -205,7 +205,7 @@ impl Scene {
         }
     }
 
-    /// A domain reads everything that is there for it.
+    /// Reads all replies and events of a domain.
     pub fn read(&mut self, domid: u16) {
         let Some(id) = self.world.connection(domid) else { return };
         let server = &mut self.world.server;
@@ -227,7 +227,7 @@ impl Scene {
         }
     }
 
-    /// One turn of the main loop, measured. Returns whether there is more to do.
+    /// Measures one round of the main loop. Returns whether the server has more to do.
     pub fn poll(&mut self) -> bool {
         let works = self.world.server.engine().ready_len() as u64 + std::mem::take(&mut self.ended);
         let before = self.world.server.engine().steps();
@@ -240,7 +240,7 @@ impl Scene {
         outcome.busy
     }
 
-    /// The connection of a domain.
+    /// Returns the connection of a domain.
     pub fn connection(&self, domid: u16) -> Option<ConnectionId> {
         self.world.connection(domid)
     }

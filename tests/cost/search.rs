@@ -1,4 +1,4 @@
-//! The search: histories are changed at random, and those that make something dearer are kept.
+//! The search: it changes histories at random, and keeps a history that makes an objective more expensive.
 
 use crate::found::{Found, Objective, Worst};
 use crate::play::play;
@@ -6,9 +6,9 @@ use crate::random::Random;
 use crate::shapes::shapes;
 use crate::step::{STEP_BYTES, Step};
 
-/// Steps of a history.
+/// The most steps of a history.
 const LONGEST: usize = 24;
-/// Requests of a history: as many as all guests need for all their nodes, and some more.
+/// The most requests of a history: more than all guests need to make all of their nodes.
 pub const REQUESTS: usize = 16_000;
 
 /// Plays all shapes.
@@ -20,7 +20,7 @@ pub fn play_shapes(by_time: bool) -> Worst {
     worst
 }
 
-/// Changes the dearest histories so many times, each time that of another objective.
+/// Changes the most expensive histories `tries` times, each time that of a random objective.
 pub fn climb(seed: u64, tries: usize, start: &Worst, done: &dyn Fn()) -> Worst {
     let mut random = Random::new(seed);
     let mut worst = start.clone();
@@ -36,7 +36,7 @@ pub fn climb(seed: u64, tries: usize, start: &Worst, done: &dyn Fn()) -> Worst {
     worst
 }
 
-/// A history with one to four changes.
+/// Returns a history with one to four changes.
 fn changed(steps: &[Step], shapes: &[Vec<Step>], random: &mut Random) -> Vec<Step> {
     let mut steps = steps.to_vec();
     for _ in 0..=random.below(4) {
@@ -65,7 +65,7 @@ fn change(steps: &mut Vec<Step>, shapes: &[Vec<Step>], random: &mut Random) {
         5 => _ = steps.remove(at),
         6 => steps.push(step),
         _ => {
-            // The beginning of one and all of another.
+            // The beginning of one history, and all of another.
             steps.truncate(at);
             steps.extend(random.one_of::<Vec<Step>>(shapes));
         }
@@ -78,7 +78,7 @@ fn with_other_byte(step: Step, random: &mut Random) -> Step {
     Step::decode(bytes)
 }
 
-/// Twice as much of depth, count or size.
+/// Doubles depth, count or size.
 fn with_greater_byte(step: Step, random: &mut Random) -> Step {
     let mut bytes = step.encode();
     let byte = &mut bytes[*random.one_of(&[4, 5, 7])];
@@ -86,7 +86,7 @@ fn with_greater_byte(step: Step, random: &mut Random) -> Step {
     Step::decode(bytes)
 }
 
-/// Measures what was found some more times, and takes the shortest time: a processor that is shared makes all longer.
+/// Measures a history five more times, and takes the shortest time: other programs can only make it longer.
 pub fn measure(objective: Objective, mut found: Found, by_time: bool) -> Found {
     for _ in 0..5 {
         let again = play(&found.steps, REQUESTS, by_time);
@@ -99,7 +99,7 @@ pub fn measure(objective: Objective, mut found: Found, by_time: bool) -> Found {
     found
 }
 
-/// Leaves steps out as long as what was found stays as dear, but for a fiftieth.
+/// Removes steps from a history as long as it costs at least 98 percent of the original.
 pub fn shorten(objective: Objective, found: &Found, by_time: bool) -> Found {
     let mut best = found.clone();
     let value = |found: &Found| found.cost.steps / found.cost.works.max(1);

@@ -1,4 +1,4 @@
-//! Histories from which the search begins: one for each kind of dear work that somebody has thought of.
+//! Histories from which the search begins: one for each known kind of expensive work.
 
 use crate::step::Mode::{Rings, Turns};
 use crate::step::Spread::{Again, Children, Levels};
@@ -11,14 +11,14 @@ const ALL: u8 = GUESTS as u8 + 1;
 const DEEP: u8 = 255;
 /// Nearly as many requests as a guest may own nodes.
 const MANY: u8 = 240;
-/// Nearly as many as a guest may have watches.
+/// Nearly as many requests as a guest may have watches.
 const WATCHES: u8 = 31;
 
 fn step(op: Op, who: u8) -> Step {
     Step::new(op, who)
 }
 
-/// All of them.
+/// Returns all shapes.
 pub fn shapes() -> Vec<Vec<Step>> {
     vec![
         deep_chain(),
@@ -62,7 +62,7 @@ fn deep_chain() -> Vec<Step> {
     ]
 }
 
-/// Every request on a path of which nothing exists.
+/// Every request on a path without an existing node.
 fn missing_levels() -> Vec<Step> {
     let at = |op| step(op, 1).at(1, DEEP);
     vec![
@@ -143,7 +143,7 @@ fn queues_that_are_reset() -> Vec<Step> {
     ]
 }
 
-/// A commit of as much as a transaction may change, which all watch.
+/// A commit of as many changes as a transaction may have. All guests watch them.
 fn large_commit() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
@@ -156,7 +156,7 @@ fn large_commit() -> Vec<Step> {
     ]
 }
 
-/// Transactions that read much and whose commits fail, because others have removed it.
+/// Transactions that read many nodes. Their commits fail because other guests have removed the nodes.
 fn conflicts() -> Vec<Step> {
     vec![
         step(Op::Write, 1).at(0, 170),
@@ -218,7 +218,7 @@ fn reads_of_many_chains() -> Vec<Step> {
     steps
 }
 
-/// A transaction whose paths are as many and as long as they may be.
+/// A transaction with as many and as long paths as the quotas allow.
 fn longest_paths() -> Vec<Step> {
     let read = step(Op::Read, 1).at(0, 230).spread(Children, MANY).within(Newest);
     vec![
@@ -244,7 +244,7 @@ fn replayed_removal() -> Vec<Step> {
     ]
 }
 
-/// One guest removes what all have made, which all watch.
+/// One guest removes the nodes that all guests have made and watch.
 fn removal_of_everything() -> Vec<Step> {
     vec![
         step(Op::Write, ALL).at(0, 2).spread(Children, MANY),
@@ -256,7 +256,7 @@ fn removal_of_everything() -> Vec<Step> {
     ]
 }
 
-/// Domains end that have all that they may have.
+/// Deaths of domains that have used up their quotas.
 fn deaths() -> Vec<Step> {
     vec![
         step(Op::Write, ALL).at(0, 1).spread(Children, MANY),
@@ -268,7 +268,7 @@ fn deaths() -> Vec<Step> {
     ]
 }
 
-/// A domain ends that many nodes name, on each level of a chain and in a wide directory.
+/// The death of a domain that many nodes name, on each level of a chain and in a wide directory.
 fn rights_everywhere() -> Vec<Step> {
     vec![
         step(Op::Write, 10).at(0, MANY),
@@ -307,7 +307,7 @@ fn full_rings() -> Vec<Step> {
     ]
 }
 
-/// Turns of dear requests.
+/// Turns of expensive requests.
 fn full_turns() -> Vec<Step> {
     vec![
         step(Op::Write, ALL).at(0, 1).spread(Children, MANY),

@@ -1,5 +1,5 @@
-//! The steps of a history, as eight bytes each: the search changes single bytes, and libFuzzer brings any. Every step makes
-//! sense, or does nothing, whatever comes before it.
+//! The steps of a history, of eight bytes each. The search changes single bytes, and libFuzzer makes any bytes. Every step is
+//! valid or has no effect, after any other steps.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use xenstore::wire::header::MessageType as T;
 
 use crate::random::Random;
 
-/// Guests of a history; dom0 comes on top.
+/// Guests of a history, besides dom0.
 pub const GUESTS: u16 = 10;
 
 /// Bytes of a step.
@@ -19,10 +19,10 @@ const ROOTS: u8 = 8;
 /// Bytes that a guest's path may have without the prefix of its home.
 const PATH_BYTES: usize = 2048;
 
-/// Bytes of names that a guest may have in a directory, less than the quota `node-size`.
+/// Bytes of names that a guest makes in a directory: less than the quota `node-size`.
 const DIRECTORY_BYTES: usize = 1800;
 
-/// What a step does.
+/// The action of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Read,
@@ -35,7 +35,7 @@ pub enum Op {
     SetPerms,
     Watch,
     Unwatch,
-    /// Opens transactions, as many as the count says.
+    /// Opens transactions, one more than the count.
     Begin,
     Commit,
     Abort,
@@ -99,11 +99,11 @@ impl Op {
 /// How the requests of a step reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// One in each turn: their cost is that of the request.
+    /// One request in each turn: the cost of the turn is that of the request.
     Single,
-    /// As many as a turn takes, in each turn.
+    /// In each turn as many requests as it takes.
     Turns,
-    /// Through the rings of all domains that take part, which are full when the server looks.
+    /// Through the rings of all guests of the step. The rings are full when the server reads them.
     Rings,
 }
 
@@ -126,7 +126,7 @@ pub enum Within {
     Nothing,
     Newest,
     Oldest,
-    /// Each open one.
+    /// Each open transaction.
     Each,
 }
 
@@ -135,7 +135,7 @@ pub enum Within {
 pub struct Step {
     pub op: Op,
     pub mode: Mode,
-    /// Which domains do it: 0 for dom0, a guest, or above [`GUESTS`] for all guests.
+    /// The domains of the step: 0 for dom0, a guest, or above [`GUESTS`] for all guests.
     pub who: u8,
     /// Where the spot is: see [`Step::spot`].
     pub root: u8,
@@ -155,7 +155,7 @@ impl Step {
         Self { op, mode: Mode::Single, who, root: 0, depth: 0, count: 0, flavour: 0, size: 0 }
     }
 
-    /// At another root, so many levels (in fours) below it.
+    /// Moves the spot to another root, `depth` times four levels below it.
     pub const fn at(mut self, root: u8, depth: u8) -> Self {
         (self.root, self.depth) = (root, depth);
         self
@@ -172,13 +172,13 @@ impl Step {
         self
     }
 
-    /// With names of one of four lengths.
+    /// Sets the length of names: one of four.
     pub const fn width(mut self, width: u8) -> Self {
         self.flavour = self.flavour & 0xf3 | (width & 3) << 2;
         self
     }
 
-    /// Along one of four chains.
+    /// Sets the chain: one of four.
     pub const fn letter(mut self, letter: u8) -> Self {
         self.flavour = self.flavour & 0xfc | letter & 3;
         self
@@ -194,11 +194,11 @@ impl Step {
         self
     }
 
-    /// Any bytes as a step.
+    /// Decodes any bytes as a step.
     pub fn decode(bytes: [u8; STEP_BYTES]) -> Self {
         let [op, mode, who, root, depth, count, flavour, size] = bytes;
         let op = Op::ALL[usize::from(op) % Op::ALL.len()];
-        // Mostly single requests: only their cost is known for each type.
+        // Mostly single requests: only these measure the cost of each type.
         let mode = match mode % 8 {
             0 => Mode::Turns,
             1 => Mode::Rings,
@@ -207,7 +207,7 @@ impl Step {
         Self { op, mode, who: who % (GUESTS as u8 + 2), root: root % ROOTS, depth, count, flavour, size }
     }
 
-    /// The bytes of a step.
+    /// Encodes a step.
     #[allow(dead_code, reason = "the fuzz target only decodes")]
     pub fn encode(self) -> [u8; STEP_BYTES] {
         let op = Op::ALL.iter().position(|op| *op == self.op).unwrap_or(0) as u8;
@@ -219,13 +219,13 @@ impl Step {
         [op, mode, self.who, self.root, self.depth, self.count, self.flavour, self.size]
     }
 
-    /// Any step.
+    /// Returns a random step.
     #[allow(dead_code, reason = "the fuzz target has libFuzzer's")]
     pub fn random(random: &mut Random) -> Self {
         Self::decode([(); STEP_BYTES].map(|()| random.next() as u8))
     }
 
-    /// The domains that do it.
+    /// Returns the domains of the step.
     pub fn domains(&self) -> Vec<u16> {
         match u16::from(self.who) {
             who if who > GUESTS => (1..=GUESTS).collect(),
@@ -241,17 +241,17 @@ impl Step {
         [Within::Nothing, Within::Newest, Within::Oldest, Within::Each][usize::from(self.flavour >> 6)]
     }
 
-    /// Requests of each domain.
+    /// Returns the number of requests of each domain.
     pub fn requests(&self) -> usize {
         if self.spread_of() == Spread::Once { 1 } else { 1 + usize::from(self.count) * 4 }
     }
 
-    /// Levels between root and spot.
+    /// Returns the levels between root and spot.
     fn levels(&self, root: &str) -> usize {
         (usize::from(self.depth) * 4).min((PATH_BYTES - root.len()) / 2)
     }
 
-    /// The path of a domain's request number `at`.
+    /// Returns the path of a domain's request number `at`.
     pub fn path(&self, domid: u16, at: usize) -> String {
         let root = match self.root {
             0 => "/shared".to_owned(),
@@ -269,11 +269,11 @@ impl Step {
         let spot = root + &letter.repeat(levels);
         match self.spread_of() {
             Spread::Children => {
-                // Names of one length, so that they differ at their end.
+                // Names of one length differ only at their end.
                 let width = [4, 20, 100, 250][usize::from(self.flavour >> 2 & 3)];
                 let name = format!("{:0>width$}", format!("{at:x}"));
                 match domid {
-                    // Dom0's directories may be as large as it likes.
+                    // Quotas do not limit dom0's directories.
                     0 => format!("{spot}/{name}"),
                     _ => format!("{spot}/{domid:x}/{:x}/{name}", at / (DIRECTORY_BYTES / (width + 1))),
                 }
