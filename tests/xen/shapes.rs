@@ -1,14 +1,14 @@
 //! On real Xen: no shape of requests within the quotas delays an innocent guest or costs an event.
 //!
-//! Waits are only compared within one run: the speed of an emulated host, and how often it pauses, depend on the machine's load.
+//! The test compares waits only within one run: the machine's load decides how fast an emulated host is, and how often it pauses.
 
 use std::path::Path;
 
 use crate::harness::{Run, boot};
 use crate::update::{HEAP_TOLERANCE_BYTES, figure, image, line};
 
-/// The shapes of `hostile-guest/shapes.rs`, and what each must have counted at least: otherwise it was no attack. A server may hold
-/// back or refuse most of these requests.
+/// The shapes of `hostile-guest/shapes.rs`, and their least counts: with less, a shape was no attack. A server may hold back or
+/// refuse most of these requests.
 const SHAPES: [(&str, &[(&str, u64)]); 6] = [
     ("collide", &[("watches", 128), ("commits", 1), ("events", 4000)]),
     ("missing", &[("refused", 100)]),
@@ -18,26 +18,27 @@ const SHAPES: [(&str, &[(&str, u64)]); 6] = [
     ("expire", &[("unread", 15), ("commits", 4)]),
 ];
 
-/// The shape that ends with the guest's crash. It is not done, and there is no third domain.
+/// The shape that ends with the guest's crash. It does not log that it is done, and has no third domain.
 const CRASH: &str = "exit";
 
-/// What the shapes are compared with: no other guest, a guest that computes all the time, and a guest whose requests cost least but
-/// never cease. The last two use the processors as the hostile guests do.
+/// The phases with which the test compares the shapes: no other guest, a guest that computes all the time, and a guest that sends
+/// the cheapest requests without a pause. The last two use the processors as the hostile guests do.
 const REFERENCES: [&str; 3] = ["quiet", "spin", "busy"];
 
 /// The 99th and the 99.9th percentile of the innocent guest's waits, in multiples of the references' worst.
 const SLOWER_AT_MOST: u64 = 3;
 
-/// The longest wait of the innocent guest, in microseconds. On an idle machine, `collide` and `burst` made one guest wait 12 ms,
-/// `exit` 50 ms, in each of two runs: single requests and a death, which the percentiles don't show. A busy machine pauses an
-/// emulated host for up to as long again, with any store. Before work was bounded, the longest waits were of 127 ms to 2 s.
+/// The longest wait of the innocent guest, in microseconds. On an idle machine, the guest waited up to 12 ms during `collide` and
+/// `burst`, and 50 ms during `exit`, in each of two runs. The causes are single requests and a death, which the percentiles
+/// don't show. A busy machine pauses an emulated host for up to as long again, with any store. Without bounds of work, the
+/// longest waits were of 127 ms to 2 s.
 const LONGEST_US: u64 = 100_000;
 
-/// The longest wait of dom0 for a reply, in microseconds. A reply may wait behind a full queue of dom0's events, which takes a thousand
-/// turns of dom0: 1 MiB through a ring of 1 KiB.
+/// The longest wait of dom0 for a reply, in microseconds. The reply may be queued after 1 MiB of dom0's events. Through a ring
+/// of 1 KiB, these take a thousand turns of dom0.
 const DOM0_WAIT_US: u64 = 1_000_000;
 
-/// The fewest changes of the innocent guest in one measurement: fewer would show nothing.
+/// The fewest changes of the innocent guest in one measurement: with fewer, the percentiles would mean nothing.
 const ROUNDS_LEAST: u64 = 50;
 
 #[test]
@@ -51,13 +52,13 @@ fn no_shape_within_the_quotas_delays_an_innocent_guest_or_costs_an_event() {
         println!("4.17: {line}");
     }
     assert!(!output.contains("FAILED"), "{output}");
-    // Each boot takes minutes: all findings are reported at once.
+    // Each boot takes minutes: the test reports all findings at once.
     let parts = [attacks(&run, &output), waits(&run, &output), events(&run, &output), leftovers(&run, &output)];
     let findings = parts.concat();
     assert!(findings.is_empty(), "{}", findings.join("\n"));
 }
 
-/// Shapes that were not played.
+/// Returns shapes that reached fewer than their least counts.
 fn attacks(run: &Run, output: &str) -> Vec<String> {
     let mut findings = Vec::new();
     for (shape, counts) in SHAPES {
@@ -69,7 +70,7 @@ fn attacks(run: &Run, output: &str) -> Vec<String> {
     findings
 }
 
-/// Waits of the innocent guest that are too long.
+/// Returns waits of the innocent guest that are too long.
 fn waits(run: &Run, output: &str) -> Vec<String> {
     let wait = |phase: &str, what: &str| figure(line(run, output, &format!("waits {phase}: ")), what);
     let worst_reference = |what: &str| REFERENCES.iter().map(|phase| wait(phase, what)).max().unwrap_or(0);
@@ -82,7 +83,7 @@ fn waits(run: &Run, output: &str) -> Vec<String> {
     too_long.map(|(shape, what, limit)| format!("{shape}: {what} {} us > {limit} us", wait(shape, what))).collect()
 }
 
-/// Changes and deaths that dom0 did not see, refused requests, and long waits of dom0.
+/// Returns changes and deaths that dom0 did not see, refused requests, and long waits of dom0.
 fn events(run: &Run, output: &str) -> Vec<String> {
     let mut findings = Vec::new();
     for phase in output.lines().filter_map(|line| line.strip_prefix("waits ")?.split(':').next()) {
@@ -115,7 +116,7 @@ fn events(run: &Run, output: &str) -> Vec<String> {
     findings
 }
 
-/// Memory, rings and ports that stay in use.
+/// Returns memory, rings and ports that remain in use.
 fn leftovers(run: &Run, output: &str) -> Vec<String> {
     let (before, after) = (line(run, output, "before "), line(run, output, "after "));
     let is_same = ["rings", "ports"].iter().all(|what| figure(before, what) == figure(after, what));

@@ -1,14 +1,14 @@
 //! A witness in dom0 of guests' changes and deaths, through `/dev/xen/xenbus`.
 //!
-//! - `store-witness rounds HOME` watches `HOME/data/state`, which a guest counts up (`hostile-guest/honest.rs`), and writes each
-//!   number that it reads to `HOME/data/ack`. If the guest asks, by the node `HOME/data/question/<number>`, for a number whose event
-//!   has not come by then, that event is lost: events of one connection come in order. Each change of `/witness/phase` prints what was counted since the last one;
-//!   the value `end` ends the program.
-//! - `store-witness death SECONDS [DOMID]` waits for an event of `@releaseDomain`: any, or the one after which the store does not
-//!   know the domain any more.
+//! - `store-witness rounds HOME` watches `HOME/data/state`, which a guest counts up (`hostile-guest/honest.rs`). It writes each
+//!   number that it reads to `HOME/data/ack`. The guest makes the node `HOME/data/question/<number>` to ask for a number. If
+//!   that number's event has not come by then, it is lost: events of one connection come in order. Each change of
+//!   `/witness/phase` prints the counts since the last change. The value `end` ends the program.
+//! - `store-witness death SECONDS [DOMID]` waits for an event of `@releaseDomain`: for any event, or for the one after which the
+//!   domain is no longer introduced.
 //! - `store-witness read PATH` watches PATH and reads its events until the program is killed.
 //!
-//! Compiled by `initramfs.sh` with `rustc` alone, statically, as dom0's C library may be older than the machine's.
+//! `initramfs.sh` compiles it with `rustc` alone, statically: dom0's C library may be older than the machine's.
 
 #[allow(dead_code, reason = "shared by the programs of this folder")]
 mod xenbus;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use xenbus::{IS_DOMAIN_INTRODUCED, READ, Store, WATCH, WRITE};
 
-/// The token of watches whose events must come. With a long token they need more room than the events that fill a queue.
+/// The token of watches whose events must come. It is long: these events need more room than the events that fill a queue.
 const TOKEN: &str = "a token that makes its events longer than those with which a hostile guest fills the rest of a queue";
 
 /// The node that separates the parts of a run.
@@ -38,7 +38,7 @@ fn next_event(store: &mut Store) -> io::Result<String> {
     Ok(String::from_utf8_lossy(path).into_owned())
 }
 
-/// What was seen in one part of a run.
+/// The counts of one part of a run.
 #[derive(Default)]
 struct Seen {
     rounds: u64,
@@ -50,7 +50,7 @@ struct Seen {
 struct Witness {
     store: Store,
     home: String,
-    /// The newest number that is accounted for.
+    /// The newest number whose event has come or is counted as lost.
     last: u64,
     seen: Seen,
 }
@@ -64,7 +64,7 @@ impl Witness {
         answer.ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The number in a node of the guest.
+    /// Reads the number in a node of the guest.
     fn number(&mut self, name: &str) -> Option<u64> {
         self.request(READ, &format!("{}/data/{name}\0", self.home))?.parse().ok()
     }
@@ -84,7 +84,7 @@ impl Witness {
         self.acknowledge();
     }
 
-    /// The number is in the event itself: the node may be another by now.
+    /// Answers the guest's question for a number. The number comes from the event, as the node may have changed since.
     fn asked(&mut self, number: u64) {
         if number >= self.last {
             self.seen.lost += number - self.last;
@@ -123,14 +123,14 @@ fn rounds(home: &str) -> io::Result<()> {
 }
 
 fn death(seconds: &str, domid: Option<&str>) -> io::Result<()> {
-    let seconds = seconds.parse().map_err(|_| io::Error::other("SECONDS is a number"))?;
+    let seconds = seconds.parse().map_err(|_| io::Error::other("SECONDS is not a number"))?;
     let (mut events, mut store) = (Store::open()?, Store::open()?);
     watch(&mut events, "@releaseDomain", TOKEN)?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || while next_event(&mut events).is_ok_and(|_| sender.send(()).is_ok()) {});
     let begin = Instant::now();
     let left = || Duration::from_secs(seconds).saturating_sub(begin.elapsed());
-    // One event comes when the watch is set.
+    // The first event only shows that the watch is set.
     let mut count = 0;
     while receiver.recv_timeout(left()).is_ok() {
         count += 1;

@@ -51,7 +51,7 @@ impl Store {
         }
     }
 
-    /// The next event's payload. There must be no other message on its way.
+    /// Returns the next event's payload. No reply may be outstanding.
     pub(crate) fn event(&mut self) -> io::Result<Vec<u8>> {
         match self.events.pop_front() {
             Some(payload) => Ok(payload),

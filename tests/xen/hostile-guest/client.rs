@@ -62,7 +62,7 @@ impl Client {
         sched::sleep(time::now_ns() + 1_000_000);
     }
 
-    /// Sleeps until the server signals, or until system time `until_ns`. A signal that came since the last call counts.
+    /// Sleeps until the server signals, or until system time `until_ns`. Returns at once if a signal came since the last call.
     pub(super) fn wait(&self, until_ns: u64) {
         let mut ports = [self.port];
         let ports = ptr::from_mut(&mut ports).expose_provenance();
@@ -104,7 +104,7 @@ impl Client {
     pub(super) fn read(&self, most: usize) -> Vec<u8> {
         let consumed = self.load(Field::ReplyConsumer);
         let bytes = self.take(most);
-        // Loaded again: the server may have filled the ring meanwhile, before it could see that there is room.
+        // The producer is loaded again: the server may have filled the ring before it could see the new room.
         fence(Ordering::SeqCst);
         if !bytes.is_empty() && self.load(Field::ReplyProducer).wrapping_sub(consumed) as usize >= RING_BYTES {
             self.signal();

@@ -1,11 +1,12 @@
 //! What an honest guest does, which the same small kernel can be: it sleeps until dom0 writes a command to `data/command`,
 //! and writes what came of it to `data/answer`. Hundreds of it fit where one Linux does.
 //!
-//! A command is `<serial> ping`, answered at once, or one for so many milliseconds, with every answer checked:
+//! The guest answers the command `<serial> ping` at once. Two other commands last for a number of milliseconds, and the guest
+//! checks the answer to every request:
 //!
 //! - `<serial> work <ms>`: requests one after the other.
-//! - `<serial> rounds <ms>`: a change of `data/state`, until dom0 acknowledges its event in `data/ack`, and then a node more and
-//!   a node less, one after the other.
+//! - `<serial> rounds <ms>`: rounds one after the other. In each, the guest changes `data/state`, waits until dom0 acknowledges
+//!   the event in `data/ack`, and makes and removes a node.
 //!
 //! An answer begins with the command's serial.
 
@@ -23,10 +24,10 @@ use super::waits::Waits;
 
 /// Requests between two different values: the node is written, and read back as often.
 const NODES: u64 = 10;
-/// How long the guest waits for an acknowledgement before it asks for one. A late event is no failure: dom0 counts it as lost only
-/// if the question's event comes first.
+/// How long the guest waits for an acknowledgement before it asks for one. A late event is no failure: dom0 counts an event as
+/// lost only if the question's event comes first.
 const PATIENCE_NS: u64 = 1_000_000_000;
-/// Questions before the guest gives up.
+/// Questions in one round before the guest gives up.
 const QUESTIONS: u64 = 60;
 
 /// Serves dom0's commands, for ever.
@@ -46,7 +47,7 @@ pub(super) fn serve(client: Client) -> ! {
             continue;
         }
         let answer = guest.obey(core::str::from_utf8(&command).unwrap_or_default());
-        // While the server is short of memory it may refuse the answer, which is long.
+        // While the server is short of memory, it may refuse this write: the answer is long.
         while guest.ask(T::Write, format!("data/answer\0{answer}").as_bytes()).is_err() {
             Client::rest();
         }
@@ -54,13 +55,13 @@ pub(super) fn serve(client: Client) -> ! {
     }
 }
 
-/// What came of some rounds.
+/// The counts of some rounds.
 #[derive(Default)]
 struct Rounds {
     waits: Waits,
     rounds: u64,
     questions: u64,
-    /// Rounds of which dom0 did not see the change, whatever it was asked.
+    /// Rounds whose change dom0 did not acknowledge, after [`QUESTIONS`].
     unacknowledged: u64,
     /// Answers that were errors.
     wrong: u64,
@@ -112,10 +113,10 @@ impl Guest {
         format!("requests={} us={us} {} wrong={wrong}", waits.requests(), waits.figures())
     }
 
-    /// Makes rounds. Returns how long their requests took, how many rounds dom0 did not acknowledge, and how many answers were
-    /// errors.
+    /// Makes rounds. Returns how long their requests took, how many rounds dom0 did not acknowledge, and how many answers
+    /// were errors.
     fn rounds(&mut self, ms: u64) -> String {
-        // From the second time on, the watch is there already.
+        // From the second command on, the watch exists already.
         let _ = self.ask(T::Watch, b"data/ack\0token\0");
         let mut tally = Rounds::default();
         let begin = time::now_ns();

@@ -1,5 +1,5 @@
 //! Requests that do not wait for each other's answers: the server always finds the next one. The guest sleeps while there is
-//! neither room for a request nor anything to read. So it takes little of the processors, and what others wait for is the server.
+//! neither room for a request nor anything to read. It takes little processor time, so that others wait only for the server.
 
 use alloc::format;
 use alloc::string::String;
@@ -14,7 +14,7 @@ use super::client::Client;
 
 /// How long the guest sleeps at most before it checks the time.
 const NAP_NS: u64 = 50_000_000;
-/// Without a message for so long, the server has sent all that it had.
+/// If no message comes for this time, the server has sent all messages.
 const QUIET_NS: u64 = 5_000_000;
 
 /// The payload of a reply, or the name of the error.
@@ -22,9 +22,9 @@ pub(super) type Answer = Result<Vec<u8>, Vec<u8>>;
 
 pub(super) struct Pipeline<'a> {
     pub(super) client: &'a mut Client,
-    /// When the attack is over, in milliseconds of system time: every wait ends then.
+    /// The system time, in milliseconds, at which the attack and each wait end.
     pub(super) end_ms: u64,
-    /// Time was up when half a request was sent: bytes after it would not be a request.
+    /// Whether time was up in the middle of a request: the server would take the next bytes for the rest of it.
     is_over: bool,
     received: Vec<u8>,
     unanswered: u64,
@@ -98,7 +98,7 @@ impl<'a> Pipeline<'a> {
         core::str::from_utf8(&id).ok()?.trim_end_matches('\0').parse().ok()
     }
 
-    /// Opens a transaction and writes these nodes in it.
+    /// Opens a transaction and writes these nodes in it. Returns its number, or `None` if it is refused or time is up.
     pub(super) fn prepare(&mut self, paths: impl Iterator<Item = String>) -> Option<u32> {
         let id = self.start()?;
         for path in paths {
@@ -112,7 +112,7 @@ impl<'a> Pipeline<'a> {
         self.ask(T::TransactionEnd, id, b"T\0")
     }
 
-    /// Reads until nothing more comes.
+    /// Reads until no message comes for [`QUIET_NS`].
     pub(super) fn drain(&mut self) {
         while self.goes_on() {
             if !self.take() {
@@ -124,8 +124,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Waits until dom0 has written `data/go`. The time for the attack, and what is counted, begin
-    /// then. Returns the node's value.
+    /// Waits until dom0 has written `data/go`. The time for the attack and the counts begin then. Returns the node's value.
     pub(super) fn await_go(&mut self) -> String {
         let length_ms = self.end_ms.saturating_sub(time::now_ms());
         loop {
@@ -138,7 +137,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Takes what is there to read. Returns whether there was anything.
+    /// Reads the messages in the ring. Returns whether there were any bytes.
     fn take(&mut self) -> bool {
         let bytes = self.client.read(RING_BYTES);
         if bytes.is_empty() {

@@ -1,5 +1,5 @@
-//! Shapes of requests within every quota that can make a server slow, or cost others their events. Each function plays one shape
-//! until its time is up, and returns what it counted. An attack begins when dom0 writes `data/go`.
+//! Shapes of requests within every quota that can make a server slow, or cost other domains their events. Each function plays
+//! one shape until its time is up, and returns its counts. An attack begins when dom0 writes `data/go`.
 
 use alloc::format;
 use alloc::string::String;
@@ -17,12 +17,12 @@ use super::client::Client;
 /// The most watches that a domain may set by default.
 const WATCHES: usize = 128;
 
-/// Parts of names. A name is one of each pair, and `data/` with any such name has the same 32-bit FNV-1a hash. A server that finds
-/// equal events by that hash has to compare all of them; for other servers the names are ordinary.
+/// Parts of names. A name has one part of each pair, and `data/` with any such name has the same 32-bit FNV-1a hash. A server
+/// that finds equal events by that hash must compare all of them. For other servers the names are ordinary.
 const NAMES: [[&str; 2]; 5] =
     [["2ffu6k", "bsfwtj"], ["tmz7au", "4xotlk"], ["4yspbw", "znlnq8"], ["v5h7jl", "2t4nqe"], ["2noefq", "o2qebp"]];
 
-/// Parts of tokens, for the same hash of an event: such a name and then such a token.
+/// Parts of tokens. An event of any such name and any such token has the same hash.
 const TOKENS: [[&str; 2]; 7] = [
     ["g3eagy", "z4jw2u"],
     ["qo95t4", "bn43kt"],
@@ -43,7 +43,7 @@ fn fnv(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// No attack: the requests that cost least, as fast as the server answers them. Attacks are compared with this.
+/// No attack: the cheapest requests, as fast as the server answers them. The test compares attacks with this.
 pub(super) fn busy(attack: &mut Attack<'_>) -> String {
     let mut pipe = attack.pipeline();
     pipe.await_go();
@@ -53,7 +53,7 @@ pub(super) fn busy(attack: &mut Attack<'_>) -> String {
     format!("reads={}", pipe.answers)
 }
 
-/// Causes events of one hash for the guest's own watches, commit by commit.
+/// Causes events of one hash for the guest's own watches, again and again.
 pub(super) fn collide(attack: &mut Attack<'_>) -> String {
     let (names, tokens) = (spell(&NAMES), spell(&TOKENS));
     let hash_of = |name: &String, token: &String| fnv(format!("data/{name}\0{token}\0").as_bytes());
@@ -92,16 +92,16 @@ pub(super) fn sleep(attack: &mut Attack<'_>) -> String {
     format!("watches={watches}")
 }
 
-/// Nodes that one commit writes. A server with 8 MiB has room for the events of [`WATCHES`] watches on them.
+/// Nodes that one commit writes. A server with 8 MiB has memory for their events for [`WATCHES`] watches.
 const NODES: usize = 100;
-/// Commits of so many nodes, which fill the queue: the server has no memory for all of their events.
+/// Commits that fill a queue: the server has no memory for the events of all of them.
 const COMMITS: usize = 4;
 
 fn path(at: usize) -> String {
     format!("data/w{at:03}")
 }
 
-/// Fills the accomplice's queue with commits, and then writes the nodes of one commit again and again: equal events are pending.
+/// Fills the accomplice's queue with commits. Then it writes the nodes of one commit again and again, whose events are pending.
 pub(super) fn repeat(attack: &mut Attack<'_>) -> String {
     let mut pipe = attack.pipeline();
     let peer = pipe.await_go();
@@ -122,7 +122,7 @@ pub(super) fn repeat(attack: &mut Attack<'_>) -> String {
     format!("granted={} commits={commits} writes={}", u64::from(granted), pipe.answers - before)
 }
 
-/// Leaves events of many different times unread, and many more after them.
+/// Leaves events with many different deadlines unread, and then many events with nearly the same one.
 pub(super) fn expire(attack: &mut Attack<'_>) -> String {
     /// With the commits, fewer than the requests that may be outstanding.
     const TIMES: usize = 15;
@@ -185,7 +185,7 @@ pub(super) fn blame(attack: &mut Attack<'_>) -> String {
     format!("again={again} others={others}")
 }
 
-/// Asks for nodes far below those that exist.
+/// Names nodes far below any that exist.
 pub(super) fn missing(attack: &mut Attack<'_>) -> String {
     let mut pipe = attack.pipeline();
     pipe.await_go();
@@ -198,8 +198,8 @@ pub(super) fn missing(attack: &mut Attack<'_>) -> String {
     format!("refused={} granted={}", pipe.errors, pipe.answers)
 }
 
-/// Paths of a commit whose events are more than 1 MiB, below `data/state`, which dom0 watches. The long paths come first; the short
-/// ones fill what is left of a queue.
+/// Paths of a commit whose events are more than 1 MiB, below `data/state`, which dom0 watches. The long paths come first. The
+/// short ones fill the rest of a queue.
 fn burst_paths() -> impl Iterator<Item = String> {
     const LONG: usize = 660;
     const SHELF: usize = 330;
@@ -209,7 +209,7 @@ fn burst_paths() -> impl Iterator<Item = String> {
     long.chain((0..SHORT).map(|at| format!("data/state/{at:03}")))
 }
 
-/// Commits the nodes of [`burst_paths`], makes small changes after that, removes all and starts again.
+/// Commits the nodes of [`burst_paths`], makes small changes, removes all nodes and starts again.
 pub(super) fn burst(attack: &mut Attack<'_>) -> String {
     /// With the commit, fewer than the requests that may be outstanding.
     const SMALL: usize = 15;

@@ -1,4 +1,4 @@
-//! How long requests took, in microseconds: a histogram, and the longest time.
+//! A histogram of the durations of requests in microseconds, and the longest one.
 
 use alloc::format;
 use alloc::string::String;
@@ -29,7 +29,7 @@ impl Waits {
         self.requests
     }
 
-    /// The median, the 99th of a hundred, the 999th of a thousand and the longest, in microseconds.
+    /// Returns the median, the 99th and the 99.9th percentile, and the longest time, in microseconds.
     pub(super) fn figures(&self) -> String {
         let at = |share: u64| {
             let mut left = self.requests * share / 1000;
@@ -44,7 +44,7 @@ impl Waits {
     }
 }
 
-/// The bar for a time: eight equal ones between two powers of two.
+/// Returns the bar of a time. There are eight equal bars between two powers of two.
 fn bar(us: u64) -> usize {
     if us < 8 {
         return us as usize;
@@ -53,7 +53,7 @@ fn bar(us: u64) -> usize {
     ((power as usize - 2) * 8 + ((us >> (power - 3)) & 7) as usize).min(BARS - 1)
 }
 
-/// The shortest time of a bar.
+/// Returns the shortest time of a bar, in microseconds.
 fn bar_begin_us(bar: usize) -> u64 {
     if bar < 8 { bar as u64 } else { (8 + bar as u64 % 8) << (bar / 8 - 1) }
 }

@@ -1,11 +1,11 @@
-# One or two hostile guests play the shapes of hostile-guest/shapes.rs, one shape after the other. Meanwhile an innocent guest
-# changes a node, dom0 acknowledges each change, and a third domain is created and destroyed. The innocent guest measures how long
-# it waits for its requests. SECONDS_EACH is the length of a shape's measurement, MODES are the shapes.
+# One or two hostile guests play the shapes of hostile-guest/shapes.rs, one after the other. Meanwhile an innocent guest changes
+# a node, dom0 acknowledges each change, and the job creates and destroys a third domain. The innocent guest measures how long
+# its requests take. SECONDS_EACH is the length of a shape's measurement. MODES are the shapes.
 . /functions
 . /job/guest-functions.sh
 SECONDS_EACH=${SECONDS_EACH:-5}
 MODES=${MODES:-spin busy collide missing blame burst repeat expire exit}
-# The length of the part in which the third domain is created and destroyed.
+# The length of the part in which the job creates and destroys the third domain.
 THIRD_SECONDS=3
 # Unread events expire after 20 seconds: this shape is measured for longer.
 EXPIRY_S=24
@@ -14,8 +14,8 @@ EXPIRY_S=24
 guest() {
     xl create -qe /root/small.cfg "name=\"$1\"" "extra=\"--hostile=$2 --seconds=${3:-0}\"" || echo "FAILED: xl create $1 gave $?"
 }
-# says NAME MODE WHAT: whether the guest has logged that about its mode.
-says() { grep -q "hostile: $2 $3" "/var/log/xen/console/guest-$1.log"; }
+# has_logged NAME MODE WHAT: whether the guest has logged WHAT about its mode.
+has_logged() { grep -q "hostile: $2 $3" "/var/log/xen/console/guest-$1.log"; }
 remove() {
     id=$(xl domid "$1")
     xl destroy "$id" || echo "FAILED: xl destroy $1 gave $?"
@@ -35,7 +35,7 @@ answer() {
     echo "${_answer#* }"
 }
 phase() { xenstore-write /witness/phase "$1"; }
-# await_death [DOMID] starts to watch for the domain's death, or for any; death_came NAME prints whether its event came.
+# await_death [DOMID] starts to watch for the death of that domain, or of any. death_came NAME prints whether the event came.
 await_death() {
     store-witness death 30 $1 >/tmp/death 2>&1 &
     watcher=$!
@@ -45,8 +45,8 @@ death_came() {
     wait $watcher || echo "FAILED: the watcher for a death gave $?"
     echo "$1 $(tail -1 /tmp/death)"
 }
-# measure NAME SECONDS: the innocent guest measures for so long. Then it continues while a third domain is created and destroyed,
-# which takes too much of the processors to be part of the measurement.
+# measure NAME SECONDS: the innocent guest measures for SECONDS. Then it continues while the job creates and destroys a third
+# domain. The measurement excludes that part: it takes much processor time.
 measure() {
     phase "$1"
     command "rounds $(($2 * 1000))"
@@ -72,7 +72,7 @@ attack() {
     fi
     guest hostile "$mode" $lasts
     hostile=$(xl domid hostile)
-    until_true 60 says hostile "$mode" begins || echo "FAILED: $mode does not begin"
+    until_true 60 has_logged hostile "$mode" begins || echo "FAILED: $mode does not begin"
     if [ "$mode" = repeat ]; then
         go "$peer" "$hostile"
         until_true 60 xenstore-exists "/local/domain/$peer/data/ready" || echo "FAILED: the accomplice is not ready"
@@ -92,7 +92,7 @@ attack() {
         phase none
     else
         measure "$mode" "$seconds"
-        until_true 120 says hostile "$mode" "is done" || echo "FAILED: $mode is never done"
+        until_true 120 has_logged hostile "$mode" "is done" || echo "FAILED: $mode is never done"
     fi
     [ -z "$reader" ] || kill $reader
     remove hostile
@@ -113,14 +113,14 @@ xl vcpu-pin Xenstore 0 1 || echo "FAILED: xl vcpu-pin gave $?"
 xl vcpu-pin 0 0 0 || echo "FAILED: xl vcpu-pin gave $?"
 guest innocent serve
 home=/local/domain/$(xl domid innocent)
-# Its weight makes Xen run it as soon as it is answered, whatever else is running.
+# With its weight, Xen runs the guest as soon as an answer is there, in preference to other domains.
 xl sched-credit2 -d innocent -w 65535 || echo "FAILED: xl sched-credit2 gave $?"
 phase none
 store-witness rounds "$home" >/tmp/witness 2>&1 &
 witness=$!
 until_true 20 grep -q ready /tmp/witness || echo "FAILED: dom0 does not watch"
 until_true 60 grep -q ready /var/log/xen/console/guest-innocent.log || echo "FAILED: the innocent guest is not ready"
-# The first rounds allocate what is allocated once and kept, which is no leak.
+# The first rounds allocate memory that the store keeps: it is no leak.
 command "rounds 500"
 answer 60 >/dev/null
 figures before
