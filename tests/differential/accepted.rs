@@ -1,4 +1,4 @@
-//! The differences to the C servers of 4.17 and 4.20 that are meant, each with its reason and as narrow as it can be.
+//! The intended differences from the C servers of 4.17 and 4.20. Each has its reason and is as narrow as possible.
 //!
 //! Between two C servers nothing is accepted.
 
@@ -22,7 +22,7 @@ pub struct Circumstances<'a> {
     pub has_outlived_a_domain: bool,
     /// A request in the transaction was refused for a quota.
     pub has_met_a_quota: bool,
-    /// A request in the transaction was refused for a special node's permissions.
+    /// Whether a request in the transaction was refused for a special node's permissions.
     pub was_refused_special: bool,
     /// The C server lists more permissions for the node or for one above, as it keeps those of domains that are gone.
     pub more_entries: bool,
@@ -46,12 +46,12 @@ pub struct Accepted {
     pub then: Then,
 }
 
-/// The releases whose C server differs, the reason, how to go on, and which replies are meant.
+/// The releases whose C server differs, the reason, how to continue, and whether two replies differ in this way.
 type Rule =
     (&'static [Release], &'static str, Then, fn(&Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool);
 
 const BOTH: &[Release] = &[Release::V4_17, Release::V4_20];
-/// Differences that are gone by 4.20.
+/// Differences that 4.20 no longer has.
 const V4_17: &[Release] = &[Release::V4_17];
 /// Differences that are new in 4.20.
 const V4_20: &[Release] = &[Release::V4_20];
@@ -109,10 +109,13 @@ const RULES: &[Rule] = &[
                 && ours.outcome == "EPERM"
         },
     ),
-    (BOTH, "a watch too many is ENOSPC, as all quotas (4.22), not E2BIG", Then::GoOn, |at, theirs, ours| {
-        at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC"
-    }),
-    (BOTH, "UNWATCH of what is no path is EINVAL (4.22), not ENOENT", Then::GoOn, |at, theirs, ours| {
+    (
+        BOTH,
+        "a watch beyond the quota is ENOSPC, as with all quotas (4.22), not E2BIG",
+        Then::GoOn,
+        |at, theirs, ours| at.request.kind == names::WATCH && theirs.outcome == "E2BIG" && ours.outcome == "ENOSPC",
+    ),
+    (BOTH, "UNWATCH of an invalid path is EINVAL (4.22), not ENOENT", Then::GoOn, |at, theirs, ours| {
         at.request.kind == names::UNWATCH
             && !(is_path(at.first()) && counted_bytes(at.first()) <= at.quotas.path_bytes)
             && theirs.outcome == "ENOENT"
@@ -169,7 +172,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a domid is decimal digits and has 16 bits (4.22), not what atoi makes of it",
+        "a domid is decimal digits and has 16 bits (4.22), not any text that atoi reads",
         Then::GoOn,
         |at, theirs, ours| {
             let harmless = matches!(at.request.kind, names::GET_DOMAIN_PATH | names::IS_DOMAIN_INTRODUCED);
@@ -178,7 +181,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a transaction that gave nodes to a domain that is gone by now, or lost nodes of one, is EAGAIN, not ENOMEM",
+        "a transaction that gave nodes to a domain that has died since, or lost nodes of one, is EAGAIN, not ENOMEM",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -281,7 +284,7 @@ const RULES: &[Rule] = &[
         Then::AbortTransaction,
         |at, theirs, ours| {
             let both = theirs.outcome == "OK" && ours.outcome == "OK";
-            // Before the first part of a list is a generation.
+            // A part of a list begins with a generation.
             let (theirs, ours) = match at.request.kind {
                 names::DIRECTORY => (theirs.payload, ours.payload),
                 names::DIRECTORY_PART => (after_first(theirs.payload), after_first(ours.payload)),
@@ -304,7 +307,7 @@ const RULES: &[Rule] = &[
     ),
     (
         V4_20,
-        "a transaction that removed nodes which are gone outside by now is to be tried again, no ENOSPC or ENOMEM",
+        "a transaction that removed nodes, which others have removed since, is EAGAIN, not ENOSPC or ENOMEM",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -325,7 +328,7 @@ const RULES: &[Rule] = &[
     ),
     (
         V4_20,
-        "what a transaction does to nodes of a domain that is gone by now is OK, and the commit is refused; no ENOMEM",
+        "a transaction may change nodes of a domain that has died since, and its commit is refused; no ENOMEM",
         Then::AbortTransaction,
         |at, theirs, ours| {
             matches!(at.request.kind, names::WRITE | names::MKDIR | names::RM | names::SET_PERMS)
@@ -337,7 +340,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a request that is refused for a quota spoils nothing: its transaction is refused for the quota of nodes only",
+        "a request beyond a quota does not spoil its transaction: the commit is refused for the quota of nodes only",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -357,7 +360,7 @@ fn is_replayed(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> 
     at.request.kind == names::TRANSACTION_END && theirs_fails && ours.outcome == "OK"
 }
 
-/// The rules for these servers that have accepted nothing.
+/// Returns the reasons of rules for these servers that have accepted nothing.
 pub fn unused(kinds: [Kind; 2], met: &Coverage) -> Vec<&'static str> {
     let [Kind::C(release), Kind::Ours] = kinds else { return Vec::new() };
     let rules = RULES.iter().filter(|(releases, ..)| releases.contains(&release)).map(|(_, reason, ..)| *reason);
@@ -403,7 +406,7 @@ fn is_without_repeats(theirs: &[u8], ours: &[u8]) -> bool {
     once.flatten().eq(ours)
 }
 
-/// What follows the first string.
+/// Returns the bytes after the first string.
 fn after_first(payload: &[u8]) -> &[u8] {
     let end = payload.iter().position(|byte| *byte == 0);
     end.and_then(|end| payload.get(end + 1..)).unwrap_or_default()
@@ -416,7 +419,7 @@ fn is_path(spelling: &[u8]) -> bool {
     !spelling.is_empty() && spelling.iter().all(allowed) && well_formed
 }
 
-/// Bytes of dom0's path as an absolute one.
+/// Returns the length of dom0's path as an absolute path.
 fn absolute_bytes(spelling: &[u8]) -> usize {
     let is_absolute = spelling.starts_with(b"/") || spelling.starts_with(b"@");
     if is_absolute { spelling.len() } else { b"/local/domain/0/".len() + spelling.len() }

@@ -211,14 +211,14 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// The number in a line of CONTROL's answer about a domain.
+/// Returns the number in a line of CONTROL's answer about a domain.
 pub fn counted(shown: &[u8], name: &str) -> Option<u64> {
     let shown = String::from_utf8_lossy(shown);
     let line = shown.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// What follows the generation in a reply to DIRECTORY_PART.
+/// Returns the names after the generation in a reply to DIRECTORY_PART.
 pub fn without_generation(message: &Message) -> Option<&[u8]> {
     let end = message.payload.iter().position(|byte| *byte == 0)?;
     let (generation, rest) = message.payload.split_at(end);

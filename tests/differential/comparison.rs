@@ -245,7 +245,7 @@ impl Comparison {
         Ok(false)
     }
 
-    /// Whether the first server may send a guest events of special nodes because others than dom0 may read the root.
+    /// Whether the first server may send a guest events of special nodes because guests may read the root.
     fn may_be_seen_by_root(&mut self, connection: usize) -> io::Result<bool> {
         if !special_events::root_shows_special_nodes(self.kinds) || guest_of(connection).is_none() {
             return Ok(false);
@@ -310,7 +310,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Levels the accepted differences between events of special nodes.
+    /// Removes the accepted differences between events of special nodes.
     fn align_special_events(
         &self,
         request: Option<&Request>,

@@ -1,8 +1,8 @@
-//! The hosted server against Debian's C servers of Xen 4.17 and 4.20, and a C server against itself: the same random requests
-//! to both, and every reply and every watch event compared, byte for byte.
+//! The hosted server against Debian's C servers of Xen 4.17 and 4.20, and a C server against itself. Both get the same random
+//! requests, and the test compares every reply and every watch event, byte for byte.
 //!
-//! dom0 speaks on a socket and on its ring, three guests on their rings. Transactions overlap, domains come, go and come again. What
-//! may differ from which release, and why, is in [`accepted`] and [`special_events`].
+//! dom0 speaks on a socket and on its ring, three guests on their rings. Transactions overlap, domains come, go and come again.
+//! [`accepted`] and [`special_events`] have the accepted differences from each release, with their reasons.
 //!
 //! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.
 //! - `DIFF_SEED=S` runs one sequence; a failure names its seed.
@@ -130,7 +130,7 @@ fn run_part(
     Ok(())
 }
 
-/// Gets a release's C server, once.
+/// Fetches a release's C server unless it is in the cache.
 fn fetch(release: Release) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/fetch.sh");
     let status = Command::new(script).arg(release.number()).stdout(std::process::Stdio::null()).status();

@@ -63,15 +63,15 @@ pub enum Step {
     Destroy(u32),
 }
 
-/// What sequences may ask, which depends on the servers.
+/// Kinds of requests that sequences may have. They depend on the servers.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// dom0 gives special nodes to guests. With the C server of 4.20 they stay dom0's.
+    /// Whether dom0 gives special nodes to guests. In the C server of 4.20, dom0 always owns them.
     pub gives_special_nodes: bool,
-    /// Transactions have requests about special nodes' permissions. In 4.17 these are not part of the transaction; from 4.18 on,
-    /// and here, they are.
+    /// Whether transactions have requests about special nodes' permissions. In 4.17 these are not part of the transaction.
+    /// They are from 4.18 on, and here.
     pub has_special_nodes_in_transactions: bool,
-    /// The quota of a path's bytes binds dom0, too. In 4.20, and here, only the protocol does.
+    /// Whether the quota of a path's bytes binds dom0, too. In 4.20, and here, only the protocol's limit does.
     pub quota_binds_dom0: bool,
 }
 
@@ -324,7 +324,7 @@ pub fn connection_of(domid: u32) -> usize {
     DOM0_CLIENTS + domid as usize - 1
 }
 
-/// A connection's name in a failure.
+/// Returns a connection's name for a failure's text.
 pub fn name_of(connection: usize) -> String {
     match guest_of(connection) {
         Some(domid) => format!("domain {domid}"),

@@ -135,7 +135,7 @@ impl Payloads {
         let quota = self.quotas.path_bytes;
         let (limit, over, prefix) = match guest {
             Some(_) => (quota, 2, 0),
-            // Longer ones are accepted by one server only, so that both are started again: those are few.
+            // Only one server accepts longer paths, after which both restart: these are few.
             None if self.quota_binds_dom0 => (quota, if quota == 2048 { 2 } else { 0 }, 0),
             None => (ABSOLUTE_PATH_BYTES, if random.chance(10) { 2 } else { 0 }, "/local/domain/0/".len()),
         };

@@ -1,7 +1,7 @@
 //! The quotas of a comparison.
 //!
-//! Both servers must draw each line at the same place. Ours allows q and refuses q + 1. The C servers count differently for
-//! some quotas, so that they get other numbers for the same limits.
+//! Both servers must have each limit at the same number. Ours allows q and refuses q + 1. The C servers count differently for
+//! some quotas, so that they need other numbers for the same limits.
 
 use crate::server::Release;
 
@@ -34,12 +34,12 @@ impl Quotas {
         options([self.nodes, self.node_bytes, self.watches, self.transactions, self.permissions, self.path_bytes])
     }
 
-    /// As options of a C server.
+    /// Returns the quotas as options of a C server.
     pub fn options_of_c(&self, release: Release) -> Vec<String> {
-        // One watch and one transaction more than the quota is allowed there.
+        // The C server allows one watch and one transaction more than the quota.
         let (watches, transactions) = (self.watches - 1, self.transactions - 1);
         let node_bytes = match release {
-            // A node's record is 8 bytes longer there, and a record of the quota's size is refused.
+            // A node's record is 8 bytes longer in 4.17, which refuses a record of the quota's size.
             Release::V4_17 => self.node_bytes + 8 + 1,
             Release::V4_20 => self.node_bytes,
         };

@@ -16,7 +16,7 @@ const START: Duration = Duration::from_secs(20);
 /// How much faster time runs for both servers, so that their limits on writes per second don't slow the comparison.
 const CLOCK_FACTOR: &str = "1000";
 
-/// A release of Xen whose C server Debian has.
+/// A release of Xen with a C server in Debian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// Xen 4.17, of bookworm.
@@ -26,7 +26,7 @@ pub enum Release {
 }
 
 impl Release {
-    /// The release's number, as `tests/peers/fetch.sh` takes it.
+    /// Returns the release's number for `tests/peers/fetch.sh`.
     pub const fn number(self) -> &'static str {
         match self {
             Self::V4_17 => "4.17",
@@ -34,7 +34,7 @@ impl Release {
         }
     }
 
-    /// The release's C server, as `tests/peers/peer.sh` takes it.
+    /// Returns the name of the release's C server for `tests/peers/peer.sh`.
     const fn c_server(self) -> &'static str {
         match self {
             Self::V4_17 => "c",

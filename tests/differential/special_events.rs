@@ -1,7 +1,7 @@
 //! Accepted differences between the servers' events of special nodes.
 //!
-//! The C server of 4.17 sends no event for SET_PERMS of a special node. The one of 4.20 does, and takes the root for the node
-//! above.
+//! The C server of 4.17 sends no event for SET_PERMS of a special node. The C server of 4.20 sends one, and takes the root for
+//! the parent of the special node.
 
 use crate::client::{Message, WATCH_EVENT};
 use crate::coverage::Coverage;
@@ -16,7 +16,8 @@ const UNSENT: &str = "SET_PERMS of a special node fires the watches of its name 
 const WATCHED_BY_ROOT: &str = "a special node is below no other: a watch on the root does not report it";
 
 /// The reason why the C server alone sends events to guests that may read the root.
-const SEEN_BY_ROOT: &str = "a special node is below no other: that a guest may read the root shows it no special event";
+const SEEN_BY_ROOT: &str =
+    "a special node is below no other: a guest that may read the root does not see special events by this";
 
 /// The reason why the events of a commit may have another order.
 const SORTED: &str = "a commit reports special nodes after the others, not in the order of access";
@@ -26,12 +27,12 @@ fn compares(kinds: [Kind; 2], release: Release) -> bool {
     matches!(kinds, [Kind::C(of), Kind::Ours | Kind::OursReplaying] if of == release)
 }
 
-/// Whether the first server takes the root for the node above special nodes.
+/// Whether the first server takes the root for the parent of special nodes.
 pub fn root_shows_special_nodes(kinds: [Kind; 2]) -> bool {
     compares(kinds, Release::V4_20)
 }
 
-/// Drops our events of a special node whose permissions a request has set, where the first server sends none.
+/// Drops our events of a special node after SET_PERMS, if the first server sends none.
 pub fn leave_unsent_out(kinds: [Kind; 2], request: &Request, ours: &mut Vec<Message>, coverage: &mut Coverage) {
     if !compares(kinds, Release::V4_17) || request.kind != names::SET_PERMS {
         return;

@@ -238,7 +238,7 @@ static void describe(xc_domaininfo_t *info, uint32_t domid, int s)
 }
 
 #if XEN_RELEASE >= 418
-/* What Xen 4.18 and later have instead. */
+/* Xen 4.18 and later have this function instead of the previous one. */
 int xc_domain_getinfo_single(xc_interface *x, uint32_t domid, xc_domaininfo_t *info)
 {
     int s = state_of(domid);

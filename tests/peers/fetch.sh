@@ -5,7 +5,7 @@
 # Fetches the packages below with apt (Xen 4.17: bookworm's, Xen 4.20: trixie's), unpacks them into a cache, and builds the
 # stand-in for the Xen libraries (fakexen.c) there. Prints the release's folder in the cache. Done once; later calls only
 # check that it is complete.
-# trixie's programs need a newer C library than this host has. It is fetched too, with its dynamic loader (see peer.sh).
+# trixie's programs need a newer C library than this host has. The script fetches it, too, with its dynamic loader (see peer.sh).
 # PEERS_CACHE: the cache's folder (default: target/peers of this project).
 set -euo pipefail
 
@@ -42,7 +42,7 @@ new=$cache/new
 rm -rf "$new" "$cache/complete"
 mkdir -p "$new/packages" "$new/root"
 
-# Another suite's packages come by a private configuration: the machine's own sources with the suite's name replaced.
+# Another suite needs a private configuration of apt: the machine's own sources with the suite's name replaced.
 apt=(apt-get)
 other_suite() {
   local codename f
@@ -74,7 +74,7 @@ for package in "$new"/packages/*.deb; do
 done
 rm -rf "$new/packages" "$new/apt"
 [ -x "$new/root/usr/lib/xen-$release/bin/xenstored" ] || fail "the packages have no usr/lib/xen-$release/bin/xenstored"
-# Built with this host's C library, which is the older one: the program's own may be newer.
+# The stand-in is built with this host's C library: it is the older one, and the program's own may be newer.
 cc -shared -fPIC -O2 -Wall -Wextra -Werror -DXEN_RELEASE="${release/./}" -I "$new/root/usr/include" \
   -o "$new/fakexen.so" "$here/fakexen.c" -ldl
 

@@ -19,8 +19,8 @@ printf 1 > "$dir/port"
 export FAKEXEN=$dir XENSTORED_RUNDIR=$dir
 libraries=$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu
 if [ $kind = c-4.20 ]; then
-  # Its own loader and C library, which are newer than this host's: named here and not by variables, which this shell and
-  # other programs of the host would obey too.
+  # The server needs its own loader and C library, which are newer than this host's. They are named here and not by variables,
+  # which would affect this shell and other programs of the host, too.
   exec "$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "$libraries" --preload "$cache/fakexen.so" \
     "$bin/xenstored" --no-fork "$@"
 fi
