@@ -1,4 +1,4 @@
-//! Behaviour of the C server of Xen 4.22 on which clients and toolstacks rely, where this server once differed.
+//! Behaviour of the C server of Xen 4.22 on which clients and toolstacks rely.
 
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::{Item, SaveOptions};
@@ -30,7 +30,7 @@ fn erase(world: &mut World, domid: u16, is_whole: bool) {
     world.forget_incoming(domid);
 }
 
-/// A guest with a watch, whose indices are not zero.
+/// Makes a guest with a watch. The indices of its ring are not zero.
 fn with_used_ring() -> World {
     let mut world = World::with_homes([5]);
     world.watch(5, "data", "t").unwrap();
@@ -38,7 +38,7 @@ fn with_used_ring() -> World {
     world
 }
 
-/// The connection works, with the watch that it had.
+/// Checks that the connection works, and still has its watch.
 fn is_served(world: &mut World) {
     assert_eq!(world.word(5, Field::Error), 0);
     assert_eq!(world.mkdir(5, "more"), ok());
@@ -111,8 +111,8 @@ fn after_a_ring_was_erased_no_half_message_comes_first() {
         assert_eq!(world.word(5, Field::ReplyProducer).wrapping_sub(world.word(5, Field::ReplyConsumer)), 1024);
         erase(&mut world, 5, is_whole);
         world.signal(5);
-        assert_eq!(world.read(5, "data"), Ok(Vec::new()), "the half request is forgotten");
-        assert_eq!(world.events(5), [event(&long, "t")], "the event comes whole");
+        assert_eq!(world.read(5, "data"), Ok(Vec::new()), "the server has dropped the half request");
+        assert_eq!(world.events(5), [event(&long, "t")], "the whole event comes");
         is_served(&mut world);
     }
 }
@@ -210,7 +210,7 @@ fn a_transaction_conflicts_over_a_special_node_that_it_has_seen() {
         let is_seen = changed == "@introduceDomain";
         assert_eq!(world.end(0, transaction, true), if is_seen { error("EAGAIN") } else { ok() });
     }
-    // With a replay it is committed if every reply would be the same.
+    // With a replay, the server commits the transaction if every reply would be the same.
     for (permissions, expected) in [("n0", ok()), ("r0", error("EAGAIN"))] {
         let mut world = World::new();
         let transaction = world.begin(0);
@@ -235,7 +235,7 @@ fn a_pending_change_of_a_special_node_survives_a_live_update() {
     assert_eq!(get_perms_in(&mut world, 0, transaction, "@introduceDomain"), Ok("n0 r1".into()));
     assert_eq!(world.end(0, transaction, true), ok());
     assert_eq!(world.get_perms(1, "@introduceDomain"), Ok("n0 r1".into()));
-    assert_eq!(world.end(0, other, true), error("EAGAIN"), "what it saw is carried too");
+    assert_eq!(world.end(0, other, true), error("EAGAIN"), "the update keeps the transaction's reads");
     world.check();
 }
 
@@ -307,14 +307,14 @@ fn permissions_of_an_unknown_special_name_are_those_of_a_missing_node() {
     for name in ["@other", "@", "@other/x", "@releaseDomain/5", "@introduceDomain/5"] {
         assert_eq!(world.get_perms(0, name), error("ENOENT"), "{name}");
         assert_eq!(world.set_perms(0, name, "n0"), error("ENOENT"), "{name}");
-        // The node above decides: domain 1 may read only @releaseDomain.
+        // The parent decides: domain 1 may read only @releaseDomain.
         let expected = if name.starts_with("@releaseDomain") { "ENOENT" } else { "EACCES" };
         assert_eq!(world.get_perms(1, name), error(expected), "{name}");
         assert_eq!(world.set_perms(1, name, "n1"), error("EACCES"), "{name}");
     }
     world.set_perms(0, "/", "r0").unwrap();
     assert_eq!(world.get_perms(1, "@other"), error("ENOENT"));
-    assert_eq!(world.get_perms(0, "@other//x"), error("EINVAL"), "no name at all");
+    assert_eq!(world.get_perms(0, "@other//x"), error("EINVAL"), "the name is invalid");
 }
 
 #[test]
@@ -343,10 +343,10 @@ fn release_and_resume_are_refused_for_the_control_domain_alone_whatever_its_numb
         assert_eq!(world.request(3, kind, "3\0"), error("EINVAL"));
         assert_eq!(world.request(3, kind, "0\0"), ok(), "{kind:?}");
     }
-    assert_eq!(world.request(3, MessageType::Release, "0\0"), error("ENOENT"), "it was released");
+    assert_eq!(world.request(3, MessageType::Release, "0\0"), error("ENOENT"), "the domain was released");
 }
 
-/// A path of so many bytes with a level for each two.
+/// Returns a path of so many bytes, with a level for every two bytes.
 fn deep_path(bytes: usize) -> String {
     let path = "/d".repeat(bytes / 2);
     if bytes.is_multiple_of(2) { path } else { format!("{path}d") }
@@ -404,11 +404,11 @@ fn an_event_with_a_long_path_and_a_long_token_is_dropped_and_others_are_not() {
     assert_eq!(world.events(0), [event(&deep_path(3072), &"t".repeat(1022))], "4,096 bytes, and one more");
 }
 
-/// What `CONTROL quota <domid>` says of a figure: what a domain has, and has had at most; and the most of any guest.
+/// Returns three figures of CONTROL `quota`: a domain's present value, its maximum, and the maximum of all guests.
 fn figures(world: &mut World, domid: u16, name: &str) -> (usize, usize, usize) {
     let mut numbers = |command: &str| -> Vec<usize> {
         let text = string(&world.request(0, MessageType::Control, format!("quota\0{command}\0")).unwrap());
-        let line = text.lines().find(|line| line.split([' ', ':']).next() == Some(name)).expect("it is listed");
+        let line = text.lines().find(|line| line.split([' ', ':']).next() == Some(name)).expect("the quota is listed");
         line.split(|digit: char| !digit.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
     };
     let (of_domain, of_all) = (numbers(&domid.to_string()), numbers("max"));
@@ -465,7 +465,7 @@ fn events_that_others_cause_raise_the_maximum_of_memory() {
         world.write(0, &format!("/local/domain/1/data/{at}"), "").unwrap();
     }
     let (memory, most, of_all) = figures(&mut world, 1, "memory");
-    // Those that are in the ring already are not counted any more.
+    // Events in the ring no longer count.
     assert!(most > before + 8000 && most >= memory && of_all == most, "{before} {most} {memory}");
 }
 
@@ -536,7 +536,7 @@ fn a_quota_of_memory_that_another_domain_makes_a_guest_pass_is_logged() {
         );
         world.pass(10_000);
         let lines = crate::log_lines::of(|| drop(world.mkdir(0, "/local/domain/1/more")));
-        assert_eq!(lines.len(), 1, "and again later");
+        assert_eq!(lines.len(), 1, "the server logs it again later");
     }
 }
 
@@ -559,11 +559,11 @@ fn get_perms_in(world: &mut World, domid: u16, transaction: u32, path: &str) -> 
     entries.map(|entries| strings(&entries).join(" "))
 }
 
-/// The server is replaced, and all state goes with it.
+/// Replaces the server by a successor with all state.
 fn update(world: &mut World, config: &Config) {
     let saved = save(world.server.engine(), &SaveOptions { now_ms: world.now_ms, reply: None });
     world.server = Server::restored(restore(&saved, config, world.now_ms).unwrap());
-    // Rings are mapped again, and ports stay bound.
+    // The successor maps rings again, and ports remain bound.
     world.machine.mapped.clear();
     world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
     world.run();

@@ -72,7 +72,7 @@ fn a_removal_is_paid_for_although_other_writes_of_its_parent_followed() {
         let transaction = world.begin(0);
         world.read_in(0, transaction, "/n/a").unwrap();
         world.rm(2, "/n/a").unwrap();
-        // Nothing of this was accessed.
+        // The transaction has accessed nothing of this.
         world.write(2, "/n/new", "").unwrap();
         world.write(3, "/n/newer", "").unwrap();
         world.write(0, "/n", "above").unwrap();

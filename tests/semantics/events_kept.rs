@@ -1,5 +1,5 @@
-//! Events for the control domain are not lost because of guests, and one guest's events make no room for themselves at the
-//! cost of another's: what a guest causes holds back that guest, or is dropped, before anything of another domain.
+//! Guests cannot make a control domain that reads lose events, and one guest's events take no room from those of another. The
+//! server holds back the guest that causes events, or drops them, before it drops an event of another domain.
 
 use xenstore::limits;
 use xenstore::server::take_over::TakeOver;
@@ -16,8 +16,8 @@ use crate::world::{World, event, ok};
 /// Bytes of payload of the events that [`flood`] causes.
 const EVENT_BYTES: usize = 2000;
 
-/// A world with homes of 1 to 3, whose `state` nodes dom0 watches. Guests may have what they want, so that nothing but the
-/// room for events stops them.
+/// Makes a testbed with homes of domains 1 to 3. Dom0 watches their `state` nodes. The quotas are high, so that only the room for
+/// events limits the guests.
 fn watched() -> World {
     let mut world = World::with_homes([1, 2, 3]);
     for quota in ["nodes", "memory", "outstanding", "transaction-nodes", "node-size"] {
@@ -31,7 +31,7 @@ fn watched() -> World {
     world
 }
 
-/// Domain 1 writes `count` nodes with long paths below its `state`, and does not wait for replies.
+/// Makes domain 1 write `count` nodes with long paths below its `state`, without waiting for replies.
 fn flood(world: &mut World, count: usize) {
     for at in 0..count {
         let path = format!("state/{at:06}{}", "n".repeat(EVENT_BYTES - 60));
@@ -40,7 +40,7 @@ fn flood(world: &mut World, count: usize) {
     }
 }
 
-/// How many nodes a domain owns.
+/// Returns how many nodes a domain owns.
 fn owned(world: &World, domid: u16) -> i64 {
     world.server.engine().state().count_nodes().get(&DomId(domid)).map_or(0, |count| count.nodes)
 }
@@ -65,18 +65,18 @@ fn a_commit_with_more_events_than_fit_holds_back_its_sender_and_loses_none() {
     let mut world = watched();
     commit_many(&mut world, "a", 400);
     assert!(queued(&world, 0) <= limits::GUESTS_EVENTS_BYTES, "{}", queued(&world, 0));
-    // The sender is not read, at no cost.
+    // The server does not read from the sender, and has no work for it.
     world.send(1, 0, MessageType::Read.to_wire(), b"state\0");
     assert!(world.message(1).is_none(), "it is held back");
     assert!(!world.server.poll(&mut world.machine, world.now_ms).busy);
-    // Another guest is served, and so is its event.
+    // The server serves another guest, and delivers its event.
     assert_eq!(world.write(2, "state", "x"), ok());
     let events = world.events(0);
     assert_eq!(events.len(), 401);
     let innocent = events.iter().position(|(path, _)| path == "/local/domain/2/state").unwrap();
-    assert!(innocent < 200, "it does not wait for all of the flood: {innocent}");
+    assert!(innocent < 200, "the event does not wait for all of the flood: {innocent}");
     let mut flooded: Vec<_> = events.iter().filter(|(path, _)| path.starts_with("/local/domain/1/")).cloned().collect();
-    assert!(flooded.is_sorted(), "in the order of the changes");
+    assert!(flooded.is_sorted(), "the events come in the order of the changes");
     flooded.dedup();
     assert_eq!(flooded.len(), 400);
     assert!(world.reply(1).is_some(), "the sender goes on");
@@ -89,7 +89,7 @@ fn many_single_writes_hold_back_their_sender_and_lose_nothing() {
     flood(&mut world, 300);
     assert!(queued(&world, 0) <= limits::GUESTS_EVENTS_BYTES / 2 + 2 * EVENT_BYTES, "a lone guest takes half");
     let mut received = world.events(0).len();
-    // What did not fit into its ring of requests was not sent; all that was taken was announced.
+    // The ring of requests had no room for all writes. Each write that the server took has an event.
     world.receive(1);
     received += world.events(0).len();
     let nodes = usize::try_from(world.nodes(1)).unwrap() - 2;
@@ -107,7 +107,7 @@ fn a_death_is_announced_although_a_guest_has_taken_all_the_room_that_it_may() {
     world.kill(3);
     let events = world.events(0);
     assert_eq!(events.iter().filter(|one| **one == event("@releaseDomain", "end")).count(), 1);
-    assert!(events.contains(&event("/local/domain/3/state", "t")), "and its nodes' removal");
+    assert!(events.contains(&event("/local/domain/3/state", "t")), "an event for the removal of its nodes");
     assert_eq!(events.len(), 402);
 }
 
@@ -123,13 +123,13 @@ fn the_death_of_a_guest_that_fills_the_queue_is_announced_before_the_events_of_i
     }
     world.watch(0, "@releaseDomain", "end").unwrap();
     world.events(0);
-    // Each node is a domain's own by itself, so that each is removed by itself.
+    // Dom0 owns the parents, so that the server removes each node of the domain by itself.
     world.set_perms(0, "/local/domain/1", "n0").unwrap();
     world.set_perms(0, "/local/domain/1/state", "n0").unwrap();
     world.events(0);
     world.kill(1);
-    assert!(owned(&world, 1) > 0, "some are left until dom0 reads");
-    assert!(!world.server.poll(&mut world.machine, world.now_ms).busy, "which costs nothing");
+    assert!(owned(&world, 1) > 0, "some nodes are left until dom0 reads");
+    assert!(!world.server.poll(&mut world.machine, world.now_ms).busy, "the server has no work until then");
     let all = world.events(0);
     let end = all.iter().position(|one| *one == event("@releaseDomain", "end")).unwrap();
     assert!(end < all.len() / 2, "{end} of {}", all.len());
@@ -151,7 +151,7 @@ fn a_request_for_a_new_domain_of_a_number_waits_until_the_nodes_of_the_old_one_a
     }
     world.kill(1);
     assert!(owned(&world, 1) > 0);
-    // A guest that gives rights to the number waits; others do not.
+    // A guest that gives rights to the number waits. Other guests do not.
     world.send(2, 0, MessageType::SetPerms.to_wire(), b"state\0n2\0r1\0");
     assert!(world.message(2).is_none());
     assert_eq!(world.write(3, "state", "x"), ok());
@@ -182,9 +182,9 @@ fn a_control_domain_that_reads_nothing_for_twenty_seconds_holds_back_nobody_any_
     assert!(dropped > 200, "{dropped}");
     world.kill(3);
     let events = world.events(0);
-    assert!(events.contains(&event("@releaseDomain", "end")), "special events come all the same");
+    assert!(events.contains(&event("@releaseDomain", "end")), "special events still come");
     assert_eq!(events.iter().filter(|(path, _)| path.contains("/state/a")).count() as u64 + dropped, 400);
-    // It reads again, and loses nothing any more.
+    // Once dom0 reads again, it loses no more events.
     commit_many(&mut world, "b", 400);
     assert_eq!(world.events(0).len(), 400);
     world.check();
@@ -198,12 +198,12 @@ fn the_control_domain_is_read_and_answered_although_guests_have_filled_its_queue
     let before = queued(&world, 0);
     world.send(0, 0, MessageType::Read.to_wire(), b"/local/domain/2/state\0");
     assert_eq!(world.word(0, Field::RequestProducer), world.word(0, Field::RequestConsumer), "it is read");
-    assert!(queued(&world, 0) > before, "and its reply is queued");
-    assert!(before <= limits::GUESTS_EVENTS_BYTES, "after so much at most");
+    assert!(queued(&world, 0) > before, "the server queues its reply");
+    assert!(before <= limits::GUESTS_EVENTS_BYTES, "the guests' events keep to their room");
     assert!(world.reply(0).is_some());
 }
 
-/// Domains 2 and 3 take what they may of dom0's queue, too.
+/// Makes domains 2 and 3 fill their shares of dom0's queue, too.
 fn commit_by_others(world: &mut World) {
     for domid in [2, 3] {
         let transaction = world.begin(domid);
@@ -231,9 +231,9 @@ fn special_events_that_are_pending_come_once_for_each_watch_and_domain() {
         }
     }
     let ends = world.events(3).len();
-    // What is in the ring is not pending any more.
+    // Events in the ring are not pending any more.
     let in_the_ring = 1024 / (16 + "@releaseDomain\0one\0".len());
-    assert!((4..=4 + in_the_ring + 1).contains(&ends), "{ends}: two watches and two domains beside {in_the_ring}");
+    assert!((4..=4 + in_the_ring + 1).contains(&ends), "{ends}: two watches and two domains, besides {in_the_ring}");
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn of_the_heap_each_guest_may_hold_as_much_as_is_left_so_that_one_that_holds_lit
         world.request(0, MessageType::Control, "quota\0set\0nodes\x00100000000\0").unwrap();
         world.request(0, MessageType::Control, "quota\0set\0memory\x00100000000\0").unwrap();
         let taken = |world: &World| (1..=hogs + 1).map(|domid| world.server.engine().memory_of(DomId(domid))).sum();
-        // The heap of this machine shrinks by twice what is counted.
+        // The heap of this machine shrinks by twice the counted bytes.
         let mut has_grown = true;
         let mut round = 0;
         while has_grown {
@@ -287,7 +287,7 @@ fn of_the_heap_each_guest_may_hold_as_much_as_is_left_so_that_one_that_holds_lit
         }
         let left = HEAP - 2 * taken(&world) - limits::GUEST_RESERVE_BYTES;
         let fair = HEAP / usize::from(hogs + 1) / 8;
-        assert!(left >= fair, "{hogs} guests leave {left} bytes, and {fair} are little enough");
+        assert!(left >= fair, "{hogs} guests leave {left} bytes, fewer than {fair}");
         let innocent = hogs + 1;
         for at in 0..fair / 2 / 2500 + 1 {
             assert_eq!(world.write(innocent, &format!("{at}"), &"v".repeat(900)), ok(), "beside {hogs}");
@@ -337,6 +337,10 @@ fn dropped_events_are_logged_once_a_minute_for_each_domain_that_causes_them() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     let count: u64 = lines[0].split(' ').nth(2).unwrap().replace(',', "").parse().unwrap();
     let sleeper = world.connection(3).unwrap();
-    assert_eq!(1 + count, world.server.engine().dropped_events(Some(DomId(1)), sleeper), "all of them");
+    assert_eq!(
+        1 + count,
+        world.server.engine().dropped_events(Some(DomId(1)), sleeper),
+        "the lines count all dropped events"
+    );
     assert!(count > 800, "{count}");
 }

@@ -177,7 +177,7 @@ fn a_dump_with_broken_lines_is_restored_without_them_and_the_log_names_them() {
         format!("watch,3,{},61\n", hex("/a//b")),
         format!("watch,3,{},61\n", hex("/a")),
         store("/a", "x0"),
-        // What is below a node that is skipped has no place.
+        // Without its parent, which is skipped, this node is skipped, too.
         store("/a/b", "n0"),
         store("/kept", "n0"),
         store("/with space", "n0"),
@@ -186,7 +186,7 @@ fn a_dump_with_broken_lines_is_restored_without_them_and_the_log_names_them() {
     let load = |dump: &str| load(dump.as_bytes(), &Config::default(), 0);
     let mut engine = None;
     let lines = crate::log_lines::of(|| engine = load(&format!("{good}{}", broken.concat())).ok());
-    // A refused node uses up a generation, which only an extension says.
+    // A refused node uses up a generation. Only an extension has that number.
     let records = |engine: &xenstore::engine::Engine| {
         let mut items = save(engine, &SaveOptions::default());
         items.retain(|item| !matches!(item, Item::Extension(_)));
@@ -199,7 +199,7 @@ fn a_dump_with_broken_lines_is_restored_without_them_and_the_log_names_them() {
     }
 
     let lines = crate::log_lines::of(|| drop(load(&format!("{good}{}", "dom,x,1,1,1\n".repeat(1000)))));
-    assert_eq!(lines.len(), 21, "a console is slow");
+    assert_eq!(lines.len(), 21, "the log has few of the lines, as a console is slow");
     assert_eq!(lines[20], "restore: 1000 lines are skipped in all");
     let refusal = load("$xenstored-dump-format\ndom,x,1,1,1\n").map(|_| ()).unwrap_err().to_string();
     assert_eq!(refusal, "no line of this dump can be read");
@@ -339,7 +339,7 @@ fn a_domain_whose_id_the_other_server_did_not_know_stays_where_the_hypervisor_gi
         world.run();
         assert!(world.is_introduced(3), "the live domain is not released");
         assert_eq!(world.read(3, "/mine"), Ok(b"v".to_vec()));
-        // From now on its id is known.
+        // From now on, the server knows the domain's id.
         world.machine.unique_ids.insert(DomId(3), 200);
         world.server.handle_domain_exception();
         world.run();

@@ -1,4 +1,4 @@
-//! Lists that are read in parts while their directory changes.
+//! Lists of children that clients read in parts while the directory changes.
 
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::SaveOptions;
@@ -12,7 +12,7 @@ use xenstore::wire::ring::Field;
 use crate::items::{restore, save};
 use crate::world::{World, ok, strings};
 
-/// Children that make a list of some parts.
+/// Children whose list has several parts.
 const CHILDREN: usize = 1500;
 
 /// A part of a list: the generation, the names as bytes, and whether they are the last ones.
@@ -29,7 +29,7 @@ fn part(world: &mut World, domid: u16, path: &str, offset: usize) -> Result<Part
     }
 }
 
-/// A world with a directory of many children that everybody may read, and guests.
+/// Makes a testbed with guests, and a directory of many children that all guests may read.
 fn world(guests: impl IntoIterator<Item = u16>) -> World {
     let mut world = World::with_homes(guests);
     let transaction = world.begin(0);
@@ -46,7 +46,7 @@ fn names() -> Vec<String> {
     (0..CHILDREN).map(|at| format!("child-{at}")).collect()
 }
 
-/// Reads a list as libxenstore does, and starts again as often as it would. `meanwhile` happens after each part.
+/// Reads a list as libxenstore does: it starts again if the generation changes. Calls `meanwhile` after each part but the last.
 fn read_all(world: &mut World, domid: u16, mut meanwhile: impl FnMut(&mut World, usize)) -> Option<Vec<String>> {
     let (mut list, mut first) = (Vec::new(), None);
     for count in 0..100 {
@@ -72,9 +72,9 @@ fn a_list_of_a_directory_that_changes_all_the_time_comes_to_its_end() {
             world.mkdir(0, &format!("/many/new-{count}")).unwrap();
             world.rm(0, &format!("/many/child-{}", CHILDREN - 1 - count)).unwrap();
         });
-        assert_eq!(list, Some(names()), "as it was at the first part");
+        assert_eq!(list, Some(names()), "the list is that of the first part's time");
         let list = read_all(&mut world, domid, |_, _| {}).unwrap();
-        assert!(list.contains(&"new-0".to_owned()) && list.len() == CHILDREN, "the next one is as it is now");
+        assert!(list.contains(&"new-0".to_owned()) && list.len() == CHILDREN, "the next list is the present one");
         world.check();
     }
 }
@@ -140,7 +140,7 @@ fn a_connection_keeps_the_newest_lists_and_no_more_than_its_share() {
     let kept = memory(&world, 1) - before;
     assert_eq!(kept, limits::LISTS_KEPT * one);
     let (later, ..) = part(&mut world, 1, "/many", names.len()).unwrap();
-    assert_ne!(later, generation, "the first one is gone");
+    assert_ne!(later, generation, "the server has dropped the first list");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_guest_without_memory_for_a_list_reads_the_present_one() {
     let limit = memory(&world, 1) + 8000;
     world.request(0, MessageType::SetQuota, format!("1\0memory\0{limit}\0")).unwrap();
     let (generation, names, _) = part(&mut world, 1, "/many", 0).unwrap();
-    assert!(memory(&world, 1) < limit - 7000, "nothing is kept, and the request is not refused");
+    assert!(memory(&world, 1) < limit - 7000, "the server keeps no list, and does not refuse the request");
     world.mkdir(0, "/many/new").unwrap();
     assert_ne!(part(&mut world, 1, "/many", names.len()).unwrap().0, generation);
     assert!(read_all(&mut world, 1, |_, _| {}).is_some());
@@ -228,7 +228,7 @@ fn after_a_live_update_a_client_starts_its_list_again_if_the_directory_changed()
     }
 }
 
-/// Bytes that a domain makes the server keep.
+/// Returns the bytes that the server keeps for a domain.
 fn memory(world: &World, domid: u16) -> usize {
     world.server.engine().memory_of(DomId(domid))
 }

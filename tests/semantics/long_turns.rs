@@ -1,4 +1,4 @@
-//! Work that is more than a turn: the meter counts it, and it goes on over turns.
+//! Work that takes more than a turn: the meter counts it, and the server continues it in later turns.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::slow_reader::{LONG, lift_quotas, long, queued};
 use crate::take_over::replace;
 use crate::world::{World, error};
 
-/// What a request of domain 1 costs, in steps and time, and the length of its reply's payload.
+/// Returns the steps and the time of a request of domain 1.
 fn cost(world: &mut World, kind: MessageType, transaction: u32, payload: &str) -> (u64, Duration) {
     let before = world.server.engine().steps();
     let started = Instant::now();
@@ -24,7 +24,7 @@ fn cost(world: &mut World, kind: MessageType, transaction: u32, payload: &str) -
     (steps, taken)
 }
 
-/// The deepest chain of nodes that the quotas allow.
+/// Returns the path of a chain of nodes.
 fn chain(levels: usize) -> String {
     vec!["d"; levels].join("/")
 }
@@ -58,7 +58,7 @@ fn the_removal_of_a_node_that_all_guests_watch_is_told_over_several_turns() {
     };
     let most = limits::TURN_STEPS + limits::REQUEST_EVENT_STEPS + limits::POSTPONED_STEPS;
     let (write, removal) = (cost(MessageType::Write, b"/shared/a\0x"), cost(MessageType::Rm, b"/shared/b\0"));
-    // Each of both parts ends after the events for one client.
+    // Both parts of the work, the turn and the postponed one, end after the events for one client.
     let client = 120 * (work::EVENT_STEPS + 1);
     assert!(write <= most + 2 * client, "a write: {write}");
     assert!(removal <= most + 2 * client, "a removal: {removal}");
@@ -125,7 +125,7 @@ fn the_meter_counts_what_a_replay_looks_at() {
         let outcome = world.request_in(1, transaction, MessageType::Read.to_wire(), &missing);
         assert_eq!(outcome, error("ENOENT"));
     }
-    // Written outside, so that it is replayed.
+    // A write outside of the transaction makes the server replay it.
     world.write(0, "/local/domain/1/a", "y").unwrap();
     let (steps, taken) = cost(&mut world, MessageType::TransactionEnd, transaction, "T\0");
     assert!(steps >= 3000, "{steps} steps in {taken:?}");
@@ -158,7 +158,7 @@ fn many_deaths_at_once_are_worked_off_over_several_turns() {
     let before = world.server.engine().steps();
     world.server.poll(&mut world.machine, world.now_ms);
     let steps = world.server.engine().steps() - before;
-    // Each of the two passes ends after the home that uses its steps up.
+    // Each of the two passes ends after the home that uses up its steps.
     let most = 2 * (limits::POSTPONED_STEPS + 900 * work::REMOVAL_STEPS);
     world.run();
     world.check();
@@ -297,7 +297,7 @@ fn the_rights_of_a_dead_domain_on_many_nodes_are_removed_in_a_time_that_grows_wi
 
 #[test]
 fn a_flood_of_new_connections_does_not_keep_a_sender_waiting_for_its_postponed_events() {
-    // Guests 3 to 40 have queues of many small events, and drop them by asking for a new connection.
+    // Guests 3 to 40 have queues of many small events, and drop them when they request a new connection.
     let mut world = World::with_homes(1..=80);
     lift_quotas(&mut world);
     for name in ["/shared", "/other"] {
@@ -318,7 +318,7 @@ fn a_flood_of_new_connections_does_not_keep_a_sender_waiting_for_its_postponed_e
         let port = world.port(domid);
         world.server.handle_event(port);
     }
-    // Guest 2 makes a change that 5,000 watches are told of, and asks something else.
+    // Guest 2 makes a change that fires 5,000 watches, and sends another request.
     let header = |kind: MessageType, payload: &[u8]| {
         let payload_bytes = payload.len() as u32;
         Header { kind: kind.to_wire(), request_id: 1, transaction_id: 0, payload_bytes }.emit()
@@ -334,6 +334,6 @@ fn a_flood_of_new_connections_does_not_keep_a_sender_waiting_for_its_postponed_e
         world.server.poll(&mut world.machine, world.now_ms);
         turns += 1;
         let own = 5000 * 8 / limits::POSTPONED_STEPS;
-        assert!(turns <= own + 4, "others' queues are dropped first");
+        assert!(turns <= own + 4, "the server drops the other guests' queues first: {turns} turns");
     }
 }

@@ -63,7 +63,7 @@ fn without_any_memory_the_control_domain_lists_removes_and_destroys() {
 fn a_request_is_refused_before_it_has_made_anything() {
     let mut world = World::with_homes([1]);
     let before = world.nodes(1);
-    // Enough for one of these nodes beside as much as the domain holds then, and not for three.
+    // Enough for one of these nodes in addition to the memory that the domain holds then, but not for three.
     let room = limits::HEAP_BYTES_PER_OBJECT + 300 * limits::HEAP_BYTES_PER_COUNTED_BYTE;
     world.machine.free_memory = Some(limits::GUEST_RESERVE_BYTES + room);
     let name = "n".repeat(60);

@@ -237,7 +237,7 @@ fn a_record_has_limits_and_beyond_them_a_conflict_is_eagain() {
 
 #[test]
 fn a_transaction_that_looked_too_often_is_not_replayed_but_for_the_control_domain() {
-    // Each look for what is missing below 100 levels looks at all of them.
+    // Each read of a node that is missing below 100 levels checks all of them.
     let deep = format!("/n{}", "/x".repeat(100));
     for (domid, reads, expected) in [(1, 30, ok()), (1, 60, error("EAGAIN")), (0, 100, ok())] {
         let mut world = with_nodes();

@@ -1,5 +1,5 @@
-//! A control domain that reads slowly while guests commit, remove, die and are replaced: nothing is lost, nothing is stuck,
-//! and counts stay right.
+//! A control domain that reads slowly while guests commit, remove nodes, die and are replaced. No event is lost, every guest
+//! continues, and counts remain right.
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::limits;
@@ -24,14 +24,14 @@ pub fn long(name: &str, bytes: usize) -> String {
     format!("{name}{}", "n".repeat(bytes - name.len()))
 }
 
-/// Guests may have what they want.
+/// Sets the quotas so high that they limit no guest.
 pub fn lift_quotas(world: &mut World) {
     for quota in ["nodes", "memory", "outstanding", "transaction-nodes", "node-size"] {
         world.request(0, MessageType::Control, format!("quota\0set\0{quota}\x00100000000\0")).unwrap();
     }
 }
 
-/// Domain 1 commits writes to `count` nodes of dom0 that dom0 watches; dom0 reads nothing of it.
+/// Makes domain 1 commit writes to `count` nodes of dom0. Dom0 watches the nodes and does not read the events.
 fn commit_to_nodes_of_dom0(world: &mut World, count: usize) {
     for at in 0..count {
         let path = format!("/shared/{}", long(&format!("{at:06}"), LONG));
@@ -48,8 +48,8 @@ fn commit_to_nodes_of_dom0(world: &mut World, count: usize) {
     assert_eq!(world.end(1, transaction, true), ok());
 }
 
-/// Guest 1 dies while the removal of what it owns has to wait for dom0: its nodes below `/local/domain/1/state`, each of
-/// which dom0 watches.
+/// Kills guest 1 while dom0 does not read. Dom0 watches each of the guest's nodes below `/local/domain/1/state`, so that their
+/// removal waits for dom0.
 fn die_slowly(world: &mut World) {
     for at in 0..300 {
         let path = format!("state/{}", long(&format!("{at:06}"), LONG));
@@ -61,10 +61,10 @@ fn die_slowly(world: &mut World) {
     world.set_perms(0, "/local/domain/1/state", "n0").unwrap();
     world.events(0);
     world.kill(1);
-    assert!(world.nodes(1) > 0, "it is not done with");
+    assert!(world.nodes(1) > 0, "the removal waits");
 }
 
-/// Domain 1 commits `count` new nodes below its `state`, which dom0 watches and does not read.
+/// Makes domain 1 commit `count` new nodes below its `state`. Dom0 watches `state` and does not read the events.
 fn commit_own(world: &mut World, count: usize) {
     world.write(1, "state", "").unwrap();
     world.watch(0, "/local/domain/1/state", "t").unwrap();
@@ -100,7 +100,7 @@ fn removals_by_guests_keep_within_the_room_of_the_control_domains_queue() {
         }
     }
     assert!(queued(&world, 0) <= limits::GUESTS_EVENTS_BYTES, "{}", queued(&world, 0));
-    assert!((100..400).contains(&sent), "{sent}: all are held back in the end");
+    assert!((100..400).contains(&sent), "{sent}: the server holds back all guests in the end");
     assert_eq!(world.events(0).len(), sent);
 }
 
@@ -154,8 +154,8 @@ fn what_was_committed_is_told_to_the_control_domain_although_the_nodes_are_gone_
     assert_eq!(world.end(1, transaction, true), ok());
     world.kill(1);
     let events = world.events(0);
-    let told = events.iter().filter(|(path, _)| path.starts_with("/local/domain/1/state/")).count();
-    assert_eq!(told, 400);
+    let count = events.iter().filter(|(path, _)| path.starts_with("/local/domain/1/state/")).count();
+    assert_eq!(count, 400);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_right_that_a_transaction_takes_from_a_node_during_a_removal_is_not_a_later_
     let _ = world.end(2, transaction, true);
     assert!(world.read(1, "/local/domain/2/p/c") != Ok(b"secret".to_vec()), "another domain's right");
     world.check();
-    assert_eq!(world.get_perms(2, "/local/domain/2/p"), Ok("n2".into()), "what was removed does not come back");
+    assert_eq!(world.get_perms(2, "/local/domain/2/p"), Ok("n2".into()), "the removed right does not come back");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn a_commit_during_a_removal_of_a_domains_rights_counts_right() {
 fn a_node_that_a_transaction_makes_for_a_dying_domain_is_not_a_later_domains() {
     let mut world = World::with_homes([1, 2]);
     lift_quotas(&mut world);
-    // Guest 2 may write in a directory of guest 1, which is removed late.
+    // Guest 2 may write in a directory of guest 1. Its removal comes late.
     world.write(0, "/z/of1", "").unwrap();
     world.set_perms(0, "/z/of1", "n1 b2").unwrap();
     die_slowly(&mut world);
@@ -233,7 +233,7 @@ fn the_events_of_a_dead_guests_nodes_count_for_it_after_an_update() {
     die_slowly(&mut world);
     replace(&mut world, TakeOver::Live, |_| {});
     assert!(queued(&world, 0) <= limits::GUESTS_EVENTS_BYTES, "{}", queued(&world, 0));
-    // It is read all the same.
+    // The server still reads from dom0.
     world.send(0, 0, MessageType::Read.to_wire(), b"/local\0");
     assert_eq!(world.word(0, Field::RequestProducer), world.word(0, Field::RequestConsumer), "it is read");
 }
@@ -307,7 +307,7 @@ fn a_receiver_that_is_introduced_again_lets_those_go_on_that_waited_for_it() {
     let mut world = World::with_homes([1]);
     lift_quotas(&mut world);
     commit_own(&mut world, 400);
-    // Dom0's own connection starts afresh.
+    // Dom0 resets its own connection.
     world.set_word(0, Field::Connection, 1);
     world.signal(0);
     world.forget_incoming(0);
@@ -327,7 +327,7 @@ fn a_reader_that_was_given_up_before_an_update_is_given_up_after_it() {
     world.send(1, 0, MessageType::Read.to_wire(), b"state\0");
     assert!(world.message(1).is_none());
     world.pass(limits::PRIVILEGED_UNREAD_MS / 2);
-    assert!(world.reply(1).is_some(), "after twenty seconds in all");
+    assert!(world.reply(1).is_some(), "the sender continues after twenty seconds in all");
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn all_parts_of_a_list_that_is_too_long_to_be_kept_have_the_generation_of_now() 
         let end = reply.iter().position(|byte| *byte == 0).unwrap();
         (String::from_utf8(reply[..end].to_vec()).unwrap(), reply.len() - end - 1)
     };
-    // One program asks for a part and goes away; another one lists the directory when it has grown.
+    // One program reads a part and ends. Another program lists the directory after it has grown.
     part(&mut world, 0);
     world.mkdir(0, &format!("/big/{}", long("more", 2000))).unwrap();
     let (first, next) = part(&mut world, 0);

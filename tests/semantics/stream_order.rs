@@ -1,4 +1,4 @@
-//! Where a stream has its domains: last, as the C server's restore needs them, and first in those of older releases.
+//! The position of domains in a stream. They come last, as the C server's restore requires. In older releases they came first.
 
 use xenstore::engine::Engine;
 use xenstore::engine::config::Config;
@@ -17,10 +17,10 @@ use crate::random::Seed;
 use crate::storm::Storm;
 use crate::world::World;
 
-/// What the release before this order wrote of [`history`], in version 2.
+/// The stream of [`history`] by the last release with domains first, in version 2.
 const DOMAINS_FIRST: &[u8] = include_bytes!("../streams/ours-domains-first.xs");
 
-/// Two guests with homes, domain 5 that has settings and is named by a permission, and domain 6 that owns a node.
+/// Makes two guests with homes, domain 5 with settings and a permission that names it, and domain 6 that owns a node.
 fn history() -> World {
     let mut world = World::with_homes([3, 4]);
     for domid in [5, 6] {
@@ -55,7 +55,7 @@ fn read(bytes: &[u8]) -> Vec<Item<'static>> {
     core::iter::from_fn(|| reader.next_item().unwrap().map(|item| owned(&item))).collect()
 }
 
-/// The items at which the C server would end its restore.
+/// Returns the number of items at which the C server would end its restore.
 fn refused_by_c(items: &[Item<'_>]) -> usize {
     let mut references = References::default();
     let warned = items.iter().filter(|item| {
@@ -83,7 +83,7 @@ fn a_domains_record_comes_last_and_only_of_a_domain_with_a_connection_or_a_node(
     let world = history();
     for version in [Version::One, Version::Two] {
         let items = read(&stream(&world, version));
-        assert_eq!(domids(&items), [0, 3, 4, 6], "domain 5 has neither");
+        assert_eq!(domids(&items), [0, 3, 4, 6], "domain 5 has neither a connection nor a node");
         assert_eq!(refused_by_c(&items), 0);
         let first = items.iter().position(|item| matches!(item, Item::Domain(_))).unwrap();
         assert!(items[first..].iter().all(|item| matches!(item, Item::Domain(_) | Item::Extension(_))));
@@ -113,7 +113,7 @@ fn whatever_was_asked_the_c_server_knows_each_domain_before_its_record() {
     assert!(records > 1000 && named > 20, "{records} {named}");
 }
 
-/// The extension for a domain without a record.
+/// Whether the item is the extension for a domain without a record.
 fn is_named_domain(item: &Item<'_>) -> bool {
     matches!(item, Item::Extension(extension) if extension.kind == EXTENSION_FIRST + 7)
 }
@@ -135,7 +135,7 @@ fn features_of_a_domain_that_is_only_named_need_no_version_2() {
     world.request(0, MessageType::SetFeature, "5\x002\0").unwrap();
     assert!(!world.server.engine().needs_version_2());
     world.start_built(5);
-    assert!(world.server.engine().needs_version_2(), "its record has them in version 2 only");
+    assert!(world.server.engine().needs_version_2(), "a record has features in version 2 only");
 }
 
 #[test]
@@ -161,12 +161,12 @@ fn a_broken_extension_about_a_domain_that_is_only_named_is_passed_over() {
 #[test]
 fn a_stream_of_an_older_release_with_domains_first_is_restored_whole() {
     let items = read(DOMAINS_FIRST);
-    assert_eq!(domids(&items), [0, 3, 4, 5, 6], "domain 5 too, which the C server refuses");
+    assert_eq!(domids(&items), [0, 3, 4, 5, 6], "domain 5, too, which the C server refuses");
     assert_eq!(refused_by_c(&items), 2);
     let world = history();
     let engine = load(DOMAINS_FIRST, &Config::default(), world.now_ms).unwrap();
     assert_domain_5_is_as_it_was(&engine);
-    // Peaks, generations and looks of transactions, which the older release counted otherwise, are in these extensions.
+    // These extensions have peaks, generations and looks of transactions. The older release counted them in another way.
     let counted = [1, 3, 4, 5].map(|kind| EXTENSION_FIRST + kind);
     let is_compared =
         |item: &Item<'_>| !matches!(item, Item::Extension(extension) if counted.contains(&extension.kind));

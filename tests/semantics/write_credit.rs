@@ -1,5 +1,5 @@
-//! Write credits: a guest that writes what open transactions have accessed is not read when it has written too much (the C
-//! server's write rate limit; XSA-206).
+//! Write credits. A guest pays for writes to nodes that open transactions have accessed. Without credits, the server does not
+//! read from it (the C server's write rate limit; XSA-206).
 
 use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
@@ -22,13 +22,13 @@ fn with_writers(guests: std::ops::Range<u16>) -> World {
 fn access(world: &mut World, domid: u16, paths: &[&str]) -> u32 {
     let transaction = world.begin(domid);
     for path in paths {
-        // Whether it may read them does not matter.
+        // A refused read is an access, too.
         let _ = world.read_in(domid, transaction, path);
     }
     transaction
 }
 
-/// What guest 1 writes in most tests.
+/// The node that guest 1 writes in most tests.
 const DATA: &[&str] = &["/local/domain/1/data"];
 
 /// What a guest has, in credits.
@@ -322,7 +322,7 @@ fn only_a_write_that_an_access_can_conflict_with_costs_something() {
         for path in ["data/a/c", "data/b"] {
             world.write(1, path, "").unwrap();
         }
-        // A look at a missing node accesses those above as well, up to the one that exists: the home.
+        // A read of a missing node also accesses its ancestors, up to the first that exists: the home.
         access(&mut world, 0, &accessed);
         make(&mut world);
         assert_eq!(credit(&world, 1), 10 - cost, "{what}");
@@ -330,7 +330,7 @@ fn only_a_write_that_an_access_can_conflict_with_costs_something() {
     }
 }
 
-/// A name, and how guest 2's transaction ends.
+/// A name, and a function that ends guest 2's transaction.
 type End = (&'static str, fn(&mut World, u32));
 
 #[test]
