@@ -215,14 +215,14 @@ fn a_unique_id_of_0_is_none_read_or_written() {
         })
     };
     assert!(write(&[item(Some(0))], Version::Two) == write(&[item(None)], Version::Two), "0 is not written");
-    // The C server has the field in each ring's record, and 0 in it for what it does not know.
+    // The C server has the field in each ring's record, with 0 for an unknown id.
     let mut of_c = write(&[item(Some(u64::MAX))], Version::Two);
     let at = of_c.windows(8).position(|bytes| bytes == [0xff; 8]).unwrap();
     of_c[at..at + 8].fill(0);
     assert_eq!(read(&of_c).unwrap(), [item(None)]);
 }
 
-/// WATCH_DATA_EXTENDED as the C server writes it: no depth in the body, but in the record's length.
+/// WATCH_DATA_EXTENDED as the C server writes it: only the record's length includes the depth, which the body lacks.
 fn watch_of_c(number: u32, path: &str, token: &str) -> Vec<u8> {
     let (path, token) = (format!("{path}\0"), format!("{token}\0"));
     let length = (12 + path.len() + token.len()).next_multiple_of(8);
@@ -480,7 +480,7 @@ fn a_line_of_a_dump_that_cannot_be_read_is_skipped_with_its_number_its_text_and_
         ("global,x", "a number can't be read"),
         ("evtchn-dev,1", "it has not as many fields as it should"),
     ] {
-        // Neither the lines before nor those after are lost.
+        // The lines before and after it are kept.
         let outcome = read_all(&format!("dom,9,1,1,1\n{line}\nstore,2f,6e30,"));
         let left_out = LeftOut { unknown: 0, skipped: 1 };
         assert_eq!(outcome, (Ok(left_out), 2, vec![format!("line 3 is skipped: {reason}: {line}")]), "{line}");

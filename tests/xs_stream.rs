@@ -124,7 +124,7 @@ fn what_a_restore_loses_of_another_servers_stream_is_shown_by_check() {
     let mut writer = Writer::new(&mut bytes, Version::Two).unwrap();
     items.iter().for_each(|item| writer.item(item).unwrap());
     writer.end().unwrap();
-    // The C server's record of a watch with a depth is one without, but for its type and, perhaps, its length.
+    // The C server's record of a watch with a depth is that of one without, except for the type and perhaps the length.
     let at = bytes.windows(5).position(|bytes| bytes == b"data\0").unwrap() - 16;
     assert_eq!(bytes[at..at + 8], [3, 0, 0, 0, 16, 0, 0, 0]);
     (bytes[at], bytes[at + 4]) = (8, 24);

@@ -68,7 +68,7 @@ fn a_removal_in_a_transaction_of_longer_paths_than_there_is_memory_takes_none_fo
             host.ask_in(domid, number, T::Read, format!("{path}\0")).unwrap();
         }
         host.taken();
-        // A guest may hold as much as is left.
+        // A guest may hold as much memory as remains free.
         let held = if domid == 0 { 0 } else { host.server.engine().memory_of(DomId(domid)) };
         heap::set_free(reserve + WORK_BYTES + held);
         assert_eq!(host.ask_in(domid, number, T::Rm, format!("{directory}\0")), Ok(b"OK\0".to_vec()));

@@ -371,7 +371,7 @@ impl Model {
         })
     }
 
-    /// Permissions were set: the domains that they name become known.
+    /// Learns the domains that new permissions name.
     fn after_permissions(&mut self, who: &Who, payload: &[u8], machine: &Machine) {
         let beside = Beside { known: &self.known, machine };
         let permissions = rules::parse_permissions(payload, who, &beside).expect("it was granted");

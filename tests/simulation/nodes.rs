@@ -122,12 +122,12 @@ impl Store {
         self.ordinary().map(|(path, node)| node.memory_bytes(path)).sum()
     }
 
-    /// All nodes but the special ones.
+    /// Returns all nodes but the special ones.
     pub fn ordinary(&self) -> impl Iterator<Item = (&String, &Rc<Node>)> {
         self.nodes.iter().filter(|(path, _)| path.starts_with('/'))
     }
 
-    /// The permissions of a special node.
+    /// Returns the permissions of a special node.
     pub fn special(&self, name: &str) -> &Permissions {
         &self.nodes[name].permissions
     }
@@ -200,7 +200,7 @@ pub struct Transaction {
     pub seen: BTreeMap<String, Seen>,
     /// It can't be committed any more.
     pub has_failed: bool,
-    /// It gave a node to a domain that is dead: its client has to try again.
+    /// Whether it gave a node to a domain that is dead: the client must try again.
     pub is_outdated: bool,
     pub has_created: bool,
     pub requests: Vec<Recorded>,
@@ -253,7 +253,7 @@ impl Transaction {
         let mut events: Vec<_> = Vec::new();
         for (path, seen) in self.seen {
             if let Some(above) = seen.above {
-                // Those of special nodes come last.
+                // Events of special nodes come last.
                 let order = if path.starts_with('@') { usize::MAX } else { seen.order };
                 events.push((order, path.clone(), above, seen.base));
             }
@@ -341,7 +341,7 @@ pub fn without(permissions: &Permissions, domid: u16) -> Permissions {
     kept.map(|(_, entry)| entry.clone()).collect()
 }
 
-/// The path above; the root's is the root, and so is a special name's.
+/// Returns the parent's path. That of the root and of a special name is the root.
 pub fn parent(path: &str) -> &str {
     match path.rsplit_once('/') {
         None | Some(("", _)) => "/",

@@ -137,7 +137,7 @@ fn nearest(view: &mut dyn View, path: &str) -> Result<(String, Rc<Node>), Refuse
     }
 }
 
-/// The number at the beginning of a string, as `atoi` reads it.
+/// Returns the number at the beginning of a string, as `atoi` reads it.
 fn leading_number(string: &[u8]) -> i64 {
     let text = String::from_utf8_lossy(string);
     let text = text.trim_start();
@@ -153,7 +153,7 @@ fn ok() -> Result<Vec<u8>, Refused> {
     Ok(b"OK\0".to_vec())
 }
 
-/// Bytes of the longest path that a client may spell.
+/// Returns the length of the longest path that a client may name.
 fn path_limit(who: &Who) -> usize {
     match who.quotas[quota("path-max")] as usize {
         _ if who.is_privileged => 3072,
