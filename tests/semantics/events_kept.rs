@@ -10,6 +10,7 @@ use xenstore::wire::ring::Field;
 use xenstore::engine::hypervisor::DomainState;
 
 use crate::log_lines;
+use crate::slow_reader::{lift_quotas, queued};
 use crate::take_over::replace;
 use crate::world::{World, event, ok};
 
@@ -20,9 +21,7 @@ const EVENT_BYTES: usize = 2000;
 /// events limits the guests.
 fn watched() -> World {
     let mut world = World::with_homes([1, 2, 3]);
-    for quota in ["nodes", "memory", "outstanding", "transaction-nodes", "node-size"] {
-        world.request(0, MessageType::Control, format!("quota\0set\0{quota}\x00100000000\0")).unwrap();
-    }
+    lift_quotas(&mut world);
     for domid in 1..4 {
         world.write(domid, "state", "").unwrap();
         world.watch(0, &format!("/local/domain/{domid}/state"), "t").unwrap();
@@ -43,11 +42,6 @@ fn flood(world: &mut World, count: usize) {
 /// Returns how many nodes a domain owns.
 fn owned(world: &World, domid: u16) -> i64 {
     world.server.engine().state().count_nodes().get(&DomId(domid)).map_or(0, |count| count.nodes)
-}
-
-fn queued(world: &World, domid: u16) -> usize {
-    let id = world.connection(domid).unwrap();
-    world.server.engine().connection(id).unwrap().session().unwrap().output.queued_bytes()
 }
 
 /// Commits `count` new nodes with long paths below domain 1's `state`.
@@ -79,7 +73,7 @@ fn a_commit_with_more_events_than_fit_holds_back_its_sender_and_loses_none() {
     assert!(flooded.is_sorted(), "the events come in the order of the changes");
     flooded.dedup();
     assert_eq!(flooded.len(), 400);
-    assert!(world.reply(1).is_some(), "the sender goes on");
+    assert!(world.reply(1).is_some(), "the sender continues");
     world.check();
 }
 
@@ -176,7 +170,7 @@ fn a_control_domain_that_reads_nothing_for_twenty_seconds_holds_back_nobody_any_
     world.pass(limits::PRIVILEGED_UNREAD_MS - 1);
     assert!(world.message(1).is_none());
     world.pass(1);
-    assert!(world.reply(1).is_some(), "the sender goes on");
+    assert!(world.reply(1).is_some(), "the sender continues");
     let control = world.connection(0).unwrap();
     let dropped = world.server.engine().dropped_events(Some(DomId(1)), control);
     assert!(dropped > 200, "{dropped}");
@@ -290,7 +284,7 @@ fn of_the_heap_each_guest_may_hold_as_much_as_is_left_so_that_one_that_holds_lit
         assert!(left >= fair, "{hogs} guests leave {left} bytes, fewer than {fair}");
         let innocent = hogs + 1;
         for at in 0..fair / 2 / 2500 + 1 {
-            assert_eq!(world.write(innocent, &format!("{at}"), &"v".repeat(900)), ok(), "beside {hogs}");
+            assert_eq!(world.write(innocent, &format!("{at}"), &"v".repeat(900)), ok(), "besides {hogs} guests");
             let taken: usize = taken(&world);
             world.machine.free_memory = Some(HEAP - 2 * taken);
         }
@@ -306,7 +300,7 @@ fn a_held_back_sender_and_the_rest_of_its_events_go_over_to_a_successor() {
     assert!(world.message(1).is_none(), "it is held back");
     let events = world.events(0);
     assert_eq!(events.iter().filter(|(path, _)| path.contains("/state/a")).count(), 400);
-    assert!(world.reply(1).is_some(), "the sender goes on");
+    assert!(world.reply(1).is_some(), "the sender continues");
     world.check();
 }
 

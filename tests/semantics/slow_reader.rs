@@ -144,14 +144,7 @@ fn what_a_dead_guest_committed_goes_over_to_a_successor() {
 fn what_was_committed_is_told_to_the_control_domain_although_the_nodes_are_gone_by_then() {
     let mut world = World::with_homes([1]);
     lift_quotas(&mut world);
-    world.write(1, "state", "").unwrap();
-    world.watch(0, "/local/domain/1/state", "t").unwrap();
-    world.events(0);
-    let transaction = world.begin(1);
-    for at in 0..400 {
-        world.write_in(1, transaction, &format!("state/{}", long(&format!("{at:06}"), LONG)), "").unwrap();
-    }
-    assert_eq!(world.end(1, transaction, true), ok());
+    commit_own(&mut world, 400);
     world.kill(1);
     let events = world.events(0);
     let count = events.iter().filter(|(path, _)| path.starts_with("/local/domain/1/state/")).count();
@@ -196,7 +189,7 @@ fn a_commit_during_a_removal_of_a_domains_rights_counts_right() {
 fn a_node_that_a_transaction_makes_for_a_dying_domain_is_not_a_later_domains() {
     let mut world = World::with_homes([1, 2]);
     lift_quotas(&mut world);
-    // Guest 2 may write in a directory of guest 1. Its removal comes late.
+    // Guest 2 may write in a directory of guest 1. The server removes this directory late.
     world.write(0, "/z/of1", "").unwrap();
     world.set_perms(0, "/z/of1", "n1 b2").unwrap();
     die_slowly(&mut world);
