@@ -107,7 +107,7 @@ pub enum Mode {
     Rings,
 }
 
-/// Which paths the requests of a step name.
+/// The paths that the requests of a step name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spread {
     /// The spot, once.
@@ -120,7 +120,7 @@ pub enum Spread {
     Again,
 }
 
-/// Which transaction the requests of a step name.
+/// The transaction that the requests of a step name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Within {
     Nothing,
