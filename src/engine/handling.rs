@@ -272,7 +272,7 @@ impl Engine {
         self.note_opened(id);
         reply.clear();
         // Ten digits and a NUL always fit.
-        let _ = requests::text(reply, format_args!("{transaction}\0"));
+        let _ = requests::number(reply, transaction);
     }
 
     /// The transaction that a request names, taken out while the request is handled.

@@ -8,7 +8,6 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use core::borrow::Borrow;
 use core::fmt;
-use core::fmt::Write as _;
 
 use crate::limits;
 use crate::store::domain::DomId;
@@ -61,7 +60,9 @@ impl<'a> Path<'a> {
             Some(_) => {
                 let spelling = valid_characters(spelling)?;
                 scratch.clear();
-                write!(scratch, "{DOMAINS}{domid}/{spelling}").map_err(|_| InvalidPath)?;
+                let mut number = itoa::Buffer::new();
+                let parts = [DOMAINS, number.format(domid.0), "/", spelling];
+                parts.into_iter().try_for_each(|part| scratch.push_str(part)).map_err(|_| InvalidPath)?;
                 Self::of_valid_characters(scratch.as_str(), limit_bytes)
             }
         }
@@ -264,7 +265,9 @@ impl PathBuf {
     /// The path of a domain's own nodes.
     #[must_use]
     pub fn of_domain(domid: DomId) -> Self {
-        Self(alloc::format!("{DOMAINS}{domid}").into())
+        let mut path = String::from(DOMAINS);
+        path.push_str(itoa::Buffer::new().format(domid.0));
+        Self(path.into())
     }
 
     /// The path, borrowed.

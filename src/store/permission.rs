@@ -192,15 +192,22 @@ impl fmt::Debug for Permissions {
     }
 }
 
+impl Entry {
+    /// The letter for the entry's rights, as GET_PERMS answers it.
+    #[must_use]
+    pub const fn letter(&self) -> u8 {
+        match (self.access.contains(Access::READ), self.access.contains(Access::WRITE)) {
+            (false, false) => b'n',
+            (true, false) => b'r',
+            (false, true) => b'w',
+            (true, true) => b'b',
+        }
+    }
+}
+
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letter = match (self.access.contains(Access::READ), self.access.contains(Access::WRITE)) {
-            (false, false) => 'n',
-            (true, false) => 'r',
-            (false, true) => 'w',
-            (true, true) => 'b',
-        };
-        write!(f, "{letter}{}", self.domid)
+        write!(f, "{}{}", char::from(self.letter()), self.domid)
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn directory_part(call: &mut Call<'_>) -> Result<(), Errno> {
     {
         return kept_part(call, at, list, offset);
     }
-    call.answer_text(format_args!("{}\0", node.generation()))?;
+    call.answer_number(node.generation())?;
     let next = present_part(call, &node, offset)?;
     if let Some(next) = next
         && offset == 0
@@ -57,7 +57,7 @@ pub(super) fn directory_part(call: &mut Call<'_>) -> Result<(), Errno> {
 
 /// Answers a part of a kept list.
 fn kept_part(call: &mut Call<'_>, at: usize, list: &KeptList, offset: usize) -> Result<(), Errno> {
-    call.answer_text(format_args!("{}\0", list.generation()))?;
+    call.answer_number(list.generation())?;
     let names = list.names_from(offset);
     // The empty name after the last one needs a byte.
     let room = limits::PAYLOAD_BYTES.saturating_sub(call.reply.len()).saturating_sub(1);

@@ -75,7 +75,8 @@ pub(super) fn is_domain_introduced(call: &mut Call<'_>) -> Result<(), Errno> {
 /// GET_DOMAIN_PATH `<domid>|` answers `/local/domain/<domid>`, whether or not there is such a domain.
 pub(super) fn get_domain_path(call: &mut Call<'_>) -> Result<(), Errno> {
     let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
-    call.answer_text(format_args!("/local/domain/{domid}\0"))
+    call.answer(b"/local/domain/")?;
+    call.answer_number(domid.0)
 }
 
 /// The introduced domain that the request names. The control domain is refused. The Xenstore domain, which the C server

@@ -19,7 +19,7 @@ pub(super) fn get_feature(call: &mut Call<'_>) -> Result<(), Errno> {
         refuse_missing(call, domid)?;
         call.view.state.domains.features(domid)
     };
-    call.answer_text(format_args!("{}\0", features.bits()))
+    call.answer_number(features.bits())
 }
 
 /// SET_FEATURE `<domid>|<value>|` limits what a domain will be offered when it is introduced.

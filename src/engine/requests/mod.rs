@@ -218,6 +218,14 @@ impl Call<'_> {
         self::text(self.reply, text)
     }
 
+    /// Appends a decimal number and a NUL to the reply.
+    ///
+    /// # Errors
+    /// [`Errno::TooBig`] when they do not fit into a message.
+    pub fn answer_number(&mut self, number: impl itoa::Integer) -> Result<(), Errno> {
+        self::number(self.reply, number)
+    }
+
     /// Bytes of the longest path that the client may spell.
     fn path_limit(&self) -> usize {
         let is_privileged = self.view.requester.is_privileged();
@@ -243,6 +251,16 @@ fn refuse_missing(call: &mut Call<'_>, domid: DomId) -> Result<(), Errno> {
 /// [`Errno::TooBig`] when it does not fit into a message.
 pub(super) fn text(reply: &mut Reply, text: fmt::Arguments<'_>) -> Result<(), Errno> {
     fmt::Write::write_fmt(&mut ReplyText(reply), text).map_err(|_| Errno::TooBig)
+}
+
+/// Appends a decimal number and a NUL to a reply.
+///
+/// # Errors
+/// [`Errno::TooBig`] when they do not fit into a message.
+pub(super) fn number(reply: &mut Reply, number: impl itoa::Integer) -> Result<(), Errno> {
+    let mut buffer = itoa::Buffer::new();
+    reply.extend_from_slice(buffer.format(number).as_bytes()).map_err(|_| Errno::TooBig)?;
+    reply.push(0).map_err(|_| Errno::TooBig)
 }
 
 /// A reply, to be written as text.

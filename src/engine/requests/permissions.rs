@@ -26,7 +26,8 @@ pub(super) fn get_perms(call: &mut Call<'_>) -> Result<(), Errno> {
         }
     };
     for entry in permissions.entries() {
-        call.answer_text(format_args!("{entry}\0"))?;
+        call.answer(&[entry.letter()])?;
+        call.answer_number(entry.domid.0)?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ pub(super) fn get_quota(call: &mut Call<'_>) -> Result<(), Errno> {
             call.view.state.domains.quotas(domid).get(parse_name(name)?)
         }
     };
-    call.answer_text(format_args!("{value}\0"))
+    call.answer_number(value)
 }
 
 /// SET_QUOTA `[<domid>|]<quota>|<value>|`; without a domain the value is that of domains to come. 0 is for no limit.
