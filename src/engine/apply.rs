@@ -42,7 +42,9 @@ impl Engine {
         // Taken out for the time, and put back for its room.
         let mut changes = core::mem::take(&mut self.changes.nodes);
         for change in changes.drain(..) {
-            self.trace_change(&change);
+            if self.trace.wants(Switches::TDB) {
+                Self::trace_change(&change);
+            }
             is_in_the_way = is_in_the_way || self.fairness.accesses.concern(&change);
             let nodes = match change {
                 NodeChange::Write { path, value } => {
@@ -85,21 +87,21 @@ impl Engine {
         if is_in_the_way { written } else { 0 }
     }
 
-    /// Tells the log of a change of a node.
-    fn trace_change(&self, change: &NodeChange) {
-        if self.trace.wants(Switches::TDB) {
-            let (what, path) = match change {
-                NodeChange::Write { path, .. } => ("writes", path.as_path().as_str()),
-                NodeChange::Create { path, levels, .. } => {
-                    path.as_path().lowest(*levels).for_each(|made| log::info!("tdb: makes {}", made.as_str()));
-                    return;
-                }
-                NodeChange::SetPermissions { path, .. } => ("sets the permissions of", path.as_path().as_str()),
-                NodeChange::SetSpecial { special, .. } => ("sets the permissions of", special.name()),
-                NodeChange::Remove { path, .. } => ("removes", path.as_path().as_str()),
-            };
-            log::info!("tdb: {what} {path}");
-        }
+    /// Logs a change of a node.
+    #[cold]
+    #[inline(never)]
+    fn trace_change(change: &NodeChange) {
+        let (what, path) = match change {
+            NodeChange::Write { path, .. } => ("writes", path.as_path().as_str()),
+            NodeChange::Create { path, levels, .. } => {
+                path.as_path().lowest(*levels).for_each(|made| log::info!("tdb: makes {}", made.as_str()));
+                return;
+            }
+            NodeChange::SetPermissions { path, .. } => ("sets the permissions of", path.as_path().as_str()),
+            NodeChange::SetSpecial { special, .. } => ("sets the permissions of", special.name()),
+            NodeChange::Remove { path, .. } => ("removes", path.as_path().as_str()),
+        };
+        log::info!("tdb: {what} {path}");
     }
 
     /// Removes a node and its descendants, adjusts the owners' counts, and announces the removal. Returns the number of

@@ -138,6 +138,14 @@ impl Connection {
         }
     }
 
+    /// Its domain; a socket has none.
+    pub(super) const fn domid(&self) -> Option<DomId> {
+        match self.peer {
+            Peer::Socket => None,
+            Peer::Domain { domid, .. } => Some(domid),
+        }
+    }
+
     /// What it has going on, unless it was shut.
     #[must_use]
     pub fn session(&self) -> Option<&Session> {

@@ -340,8 +340,10 @@ impl Engine {
         }
         let timeout_ms = self.config.event_timeout_ms;
         let deadline_ms = (timeout_ms > 0 && to.guest.is_some()).then(|| now_ms.saturating_add(timeout_ms));
-        let Some(session) = self.session_mut(to.id) else { return };
+        let Some(connection) = self.connections.get_mut(&to.id) else { return };
+        let Some((session, _)) = connection.session_mut() else { return };
         session.output.push_event(&payload, cause, deadline_ms);
+        Self::queue_turn(&mut self.ready, to.id, connection);
         self.note_event(payload.len());
         if let Some(domid) = to.domain {
             self.state.domains.note_grown(domid);
@@ -354,7 +356,6 @@ impl Engine {
         if let Some(deadline_ms) = deadline_ms {
             self.note_deadline(to.id, deadline_ms);
         }
-        self.wake(to.id);
     }
 
     /// Who the client of a connection is, for permissions.

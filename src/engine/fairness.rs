@@ -138,6 +138,9 @@ impl Engine {
 
     /// A commit of `victim` failed because of writes with these generations. Their writers pay.
     pub(super) fn blame(&mut self, victim: ConnectionId, writes: &[u64], now_ms: u64) {
+        if writes.is_empty() {
+            return;
+        }
         let own = self.guest_of(victim);
         let mut guilty: Vec<DomId> = Vec::new();
         let mut is_guests_doing = false;

@@ -1,7 +1,7 @@
 //! One request from its bytes to its reply: the handler computes a change set, and that is made true or dropped.
 
 use crate::engine::change_set::Effect;
-use crate::engine::connection::{Connection, Session};
+use crate::engine::connection::Session;
 use crate::engine::hypervisor::Hypervisor;
 use crate::engine::memory::Budget;
 use crate::engine::output::{EventCause, Origin};
@@ -10,6 +10,7 @@ use crate::engine::trace::Switches;
 use crate::engine::view::View;
 use crate::engine::{Cause, Engine, in_hand, work};
 use crate::limits;
+use crate::store::domain::DomId;
 use crate::store::permission::Requester;
 use crate::store::quota::Quota;
 use crate::store::record::Record;
@@ -31,39 +32,31 @@ impl Engine {
     ) {
         self.free_for_events = hypervisor.free_memory();
         self.work.begin_request();
-        let Some(requester) = self.requester_of(id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let requester = connection.domid().map_or(Requester::Privileged, |domid| self.state.requester(domid));
         let origin = match &requester {
             Requester::Privileged => None,
             Requester::Domain { .. } => {
                 // Never used again, not even by a later session of the same connection: messages that an earlier one
                 // caused may still wait somewhere.
                 self.next_ticket = self.next_ticket.wrapping_add(1);
-                let ticket = self.next_ticket;
-                self.connections
-                    .get_mut(&id)
-                    .map(|connection| connection.issue_ticket(ticket))
-                    .map(|()| Origin { connection: id, ticket })
+                connection.issue_ticket(self.next_ticket);
+                Some(Origin { connection: id, ticket: self.next_ticket })
             }
         };
         // Only a guest's request has an origin.
         let event = EventCause { origin, originator: origin.map(|origin| origin.connection), subject: None };
         self.cause = Cause { connection: Some(id), event };
         if self.trace.wants(Switches::IO) {
-            let kind = MessageType::from_wire(header.kind);
-            log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
+            self.trace_request(id, header);
         }
         let mut reply = Reply::new();
         let outcome = match payload {
             Some(payload) => self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms),
             None => Err(Errno::NoSpc),
         };
-        if self.trace.wants(Switches::IO) {
-            log::info!("io: {} gets {:?}", self.name(id), outcome.as_ref().map(|_| reply.len()));
-        }
-        if self.trace.wants(Switches::ACC)
-            && let Some(domain) = self.state.domains.get(self.domid_of(id))
-        {
-            log::info!("acc: {} has {} nodes and {} watches", self.name(id), domain.nodes, domain.watches);
+        if self.trace.wants(Switches::IO) || self.trace.wants(Switches::ACC) {
+            self.trace_outcome(id, outcome.as_ref().map(|_| reply.len()).map_err(|errno| *errno));
         }
         let cause = core::mem::take(&mut self.cause);
         let origin = cause.event.origin;
@@ -73,6 +66,28 @@ impl Engine {
         self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
         if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
             self.announce_watch(id, &path, &token, cause.event.originator, now_ms);
+        }
+    }
+
+    /// Logs a request before it is handled. Cold, so that it takes no room in the instruction cache beside what runs.
+    #[cold]
+    #[inline(never)]
+    fn trace_request(&self, id: ConnectionId, header: Header) {
+        let kind = MessageType::from_wire(header.kind);
+        log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
+    }
+
+    /// Logs the bytes of a request's reply, or its error, and what its domain has now.
+    #[cold]
+    #[inline(never)]
+    fn trace_outcome(&self, id: ConnectionId, outcome: Result<usize, Errno>) {
+        if self.trace.wants(Switches::IO) {
+            log::info!("io: {} gets {outcome:?}", self.name(id));
+        }
+        if self.trace.wants(Switches::ACC)
+            && let Some(domain) = self.state.domains.get(self.domid_of(id))
+        {
+            log::info!("acc: {} has {} nodes and {} watches", self.name(id), domain.nodes, domain.watches);
         }
     }
 
@@ -98,13 +113,13 @@ impl Engine {
         {
             self.forget_departing(transaction);
         }
-        let session = self.connections.get(&id).and_then(Connection::session);
+        let connection = self.connections.get(&id).ok_or(Errno::NoEnt)?;
+        let session = connection.session();
         let open_transactions = session.map_or(0, Session::open_transactions);
         let lists = session.map_or(&[][..], |session| &session.lists);
-        let budget = self.budget(id, transaction.as_deref(), hypervisor);
+        let budget = self.budget(connection, transaction.as_deref(), hypervisor);
         let used_before = budget.used();
-        self.changes.clear();
-        let domid = self.domid_of(id);
+        let domid = connection.domid().unwrap_or(DomId::DOM0);
         let mut call = Call {
             view: View {
                 state: &self.state,
@@ -249,10 +264,10 @@ impl Engine {
 
     /// Notes how much a request's client has had, now that the request is granted or refused.
     fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
-        let Some(domid) = self.domain_of(id) else { return };
-        let outstanding = self.connections.get(&id).map_or(0, Connection::outstanding);
+        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(domid) = connection.domid() else { return };
         self.changes.peaks.note(Quota::TransactionNodes, transaction_nodes.unwrap_or(0));
-        self.changes.peaks.note(Quota::Outstanding, outstanding);
+        self.changes.peaks.note(Quota::Outstanding, connection.outstanding());
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.peaks.merge(&self.changes.peaks);
         }

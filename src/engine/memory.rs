@@ -101,15 +101,16 @@ fn has_room_for_control(output: &Output, bytes: usize, originator: Option<Connec
     }
 }
 
-/// Bytes that a domain and its session take.
-fn bytes_of(domain: &Domain, session: Option<&Session>) -> usize {
+/// Bytes that a domain and its connection take.
+fn bytes_of(domain: &Domain, connection: Option<&Connection>) -> usize {
     let nodes = usize::try_from(domain.node_bytes).unwrap_or(usize::MAX);
-    let session = session.map_or(0, |session| {
+    let announced = connection.and_then(|connection| connection.announced_bytes).unwrap_or(0);
+    let session = connection.and_then(Connection::session).map_or(0, |session| {
         let transactions = session.transactions.values().map(|transaction| transaction.bytes());
         let lists = session.lists.iter().map(KeptList::bytes);
         transactions.chain(lists).fold(session.output.queued_bytes(), usize::saturating_add)
     });
-    nodes.saturating_add(domain.watch_bytes).saturating_add(session)
+    nodes.saturating_add(domain.watch_bytes).saturating_add(session).saturating_add(announced)
 }
 
 impl Engine {
@@ -117,37 +118,30 @@ impl Engine {
     #[must_use]
     pub fn memory_of(&self, domid: DomId) -> usize {
         let Some(domain) = self.state.domains.get(domid) else { return 0 };
-        let connection = domain.connection.and_then(|id| self.connections.get(&id));
-        let announced = connection.and_then(|connection| connection.announced_bytes).unwrap_or(0);
-        bytes_of(domain, connection.and_then(Connection::session)).saturating_add(announced)
+        bytes_of(domain, domain.connection.and_then(|id| self.connections.get(&id)))
     }
 
     /// Computes the budget of a client's request. `transaction` is the request's own, which the session does not hold now.
     pub(super) fn budget(
         &self,
-        id: ConnectionId,
+        connection: &Connection,
         transaction: Option<&Transaction>,
         hypervisor: &dyn Hypervisor,
     ) -> Budget {
-        let domid = self.domain_of(id);
+        let domid = connection.domid();
         let guest = domid.filter(|domid| *domid != self.config.privileged);
         let reserve = if guest.is_some() { limits::GUEST_RESERVE_BYTES } else { limits::PRIVILEGED_RESERVE_BYTES };
-        let used = domid.map_or(0, |domid| self.memory_of(domid));
+        let domain = domid.and_then(|domid| self.state.domains.get(domid));
+        let used = domain.map_or(0, |domain| bytes_of(domain, Some(connection)));
         let free = hypervisor.free_memory();
         let kept_for_reply = free.min(reserve).saturating_sub(limits::PRIVILEGED_WORK_BYTES);
         Budget {
             used: used.saturating_add(transaction.map_or(0, Transaction::bytes)),
-            limit: guest.map_or(usize::MAX, |domid| self.state.domains.quotas(domid).limit(Quota::MemoryHard)),
+            limit: guest.map_or(usize::MAX, |_| self.state.domains.quotas_of(domain).limit(Quota::MemoryHard)),
             affordable: free.saturating_sub(reserve),
             is_shared: guest.is_some(),
             kept_for_reply: if guest.is_some() { 0 } else { kept_for_reply },
         }
-    }
-
-    /// Whether there is memory for a long payload from this client.
-    pub(super) fn has_room_for_input(&self, id: ConnectionId, hypervisor: &dyn Hypervisor) -> bool {
-        let is_guest = self.domain_of(id).is_some_and(|domid| domid != self.config.privileged);
-        !is_guest || hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES
     }
 
     /// Whether there is room for an event of `bytes` of payload in a connection's queue.
@@ -227,8 +221,7 @@ impl Engine {
         let Some(domain) = state.domains.get_mut(domid) else { return (0, false) };
         let connection = domain.connection.and_then(|id| connections.get(&id));
         let session = connection.and_then(Connection::session);
-        let announced = connection.and_then(|connection| connection.announced_bytes).unwrap_or(0);
-        let used = bytes_of(domain, session).saturating_add(announced);
+        let used = bytes_of(domain, connection);
         let nodes = usize::try_from(domain.nodes).unwrap_or(usize::MAX);
         let figures = [
             (Quota::Nodes, nodes),

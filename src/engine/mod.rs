@@ -160,7 +160,7 @@ pub struct Engine {
     now_ms: u64,
     /// Found watches; kept between events for its capacity.
     told: Vec<Rc<Watch>>,
-    /// Kept between requests for its room.
+    /// Kept between requests for its room; empty then.
     changes: ChangeSet,
     /// The same for replies.
     spares: Spares,
@@ -259,11 +259,15 @@ impl Engine {
 
     /// Puts a connection into the queue of those that have something to do.
     pub fn wake(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && !connection.is_queued
-        {
-            connection.is_queued = true;
-            self.ready.push_back(id);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            Self::queue_turn(&mut self.ready, id, connection);
+        }
+    }
+
+    /// The same for a connection that was looked up already.
+    fn queue_turn(ready: &mut VecDeque<ConnectionId>, id: ConnectionId, connection: &mut Connection) {
+        if !core::mem::replace(&mut connection.is_queued, true) {
+            ready.push_back(id);
         }
     }
 
@@ -418,9 +422,11 @@ impl Engine {
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) -> bool {
-        let has_room = self.has_room_for_input(id, hypervisor);
         let any_departs = !self.departures.is_empty();
-        let Some(session) = self.session_mut(id) else { return false };
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let is_guest = connection.domid().is_some_and(|domid| domid != self.config.privileged);
+        let has_room = !is_guest || hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES;
+        let Some((session, _)) = connection.session_mut() else { return false };
         if session.input.advance(count, has_room).is_err() {
             self.handle_broken_rule(id, Fault::Protocol, now_ms);
             return false;
@@ -477,7 +483,7 @@ impl Engine {
     fn settle(&mut self, cause: Origin) {
         if let Some(sender) = self.connections.get_mut(&cause.connection) {
             sender.settle_ticket(cause.ticket);
-            self.wake(cause.connection);
+            Self::queue_turn(&mut self.ready, cause.connection, sender);
         }
     }
 
@@ -508,10 +514,7 @@ impl Engine {
 
     /// The domain of a connection; sockets have none.
     fn domain_of(&self, id: ConnectionId) -> Option<DomId> {
-        match self.connections.get(&id)?.peer {
-            Peer::Socket => None,
-            Peer::Domain { domid, .. } => Some(domid),
-        }
+        self.connections.get(&id)?.domid()
     }
 
     /// What a connection is called in the log.

@@ -53,6 +53,7 @@ impl<T> Queue<T> {
         self.first.push_front(entry);
     }
 
+    #[inline]
     pub(super) fn pop_front(&mut self) -> Option<T> {
         let entry = self.first.pop_front();
         self.len = self.len.saturating_sub(usize::from(entry.is_some()));

@@ -46,6 +46,8 @@ impl fmt::Display for Disagreement {
 
 impl Engine {
     /// Answers a report. A line that does not fit any more is left out.
+    #[cold]
+    #[inline(never)]
     pub(super) fn report(&mut self, report: Report, reply: &mut Reply) {
         match report {
             Report::Usage(domid) => self.report_usage(domid, reply),

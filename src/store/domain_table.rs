@@ -287,7 +287,13 @@ impl Domains {
     /// The quotas of `domid`.
     #[must_use]
     pub fn quotas(&self, domid: DomId) -> &Quotas {
-        self.get(domid).map_or(&self.defaults, |domain| &domain.quotas)
+        self.quotas_of(self.get(domid))
+    }
+
+    /// The quotas of a domain that was looked up already.
+    #[must_use]
+    pub fn quotas_of<'a>(&'a self, domain: Option<&'a Domain>) -> &'a Quotas {
+        domain.map_or(&self.defaults, |domain| &domain.quotas)
     }
 
     /// Sets a quota for domains that become known from now on (SET_QUOTA without a domid).
