@@ -21,7 +21,7 @@ use crate::engine::{Cause, Engine};
 use crate::limits;
 use crate::store::node::Node;
 use crate::store::path::Path;
-use crate::store::transaction::CommitEvent;
+use crate::store::transaction::{Before, CommitEvent};
 use crate::store::watch::ConnectionId;
 
 /// The rest of one request's changes, whose events are not all queued.
@@ -147,13 +147,13 @@ impl Engine {
     pub(super) fn announce_removal(
         &mut self,
         top: Path<'_>,
-        (node, above): (Rc<Node>, Option<Rc<Node>>),
+        (node, above): (Rc<Node>, Option<Before>),
         Cause { connection, event: cause }: Cause,
         bytes: usize,
         now_ms: u64,
     ) {
         if node.children().is_empty() || !self.state.watches.any_below(top) {
-            let above = above.as_deref().map(Readable::node);
+            let above = above.as_ref().map(Readable::before);
             let change = Change { above, ..Change::of(top, Some(Readable::node(&node))) };
             return self.announce_one(change, Cause { connection, event: cause }, now_ms);
         }

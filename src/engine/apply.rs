@@ -64,10 +64,11 @@ impl Engine {
                     levels.saturating_add(1)
                 }
                 NodeChange::SetPermissions { path, permissions } => {
-                    let Some(before) = self.state.tree.get(path.as_path()).cloned() else { continue };
+                    let Some(node) = self.state.tree.get(path.as_path()) else { continue };
+                    let before = Readable::node(node).to_owned();
                     let generation = self.state.next_generation();
                     self.state.set_permissions(path.as_path(), permissions, generation);
-                    self.announce_one(Change::of(path.as_path(), Some(Readable::node(&before))), self.cause, now_ms);
+                    self.announce_one(Change::of(path.as_path(), Some(Readable::before(&before))), self.cause, now_ms);
                     1
                 }
                 NodeChange::SetSpecial { special, permissions } => {
@@ -121,7 +122,9 @@ impl Engine {
             }
         });
         self.work.spend((removed as u64).saturating_mul(REMOVAL_STEPS));
-        let above = path.parent().and_then(|parent| self.state.tree.get(parent)).cloned();
+        let parent = path.parent().and_then(|parent| self.state.tree.get(parent));
+        // A second owner of the parent would make its change copy the list of its children.
+        let above = parent.map(|parent| Readable::node(parent).to_owned());
         if cause.connection.is_some() {
             self.work.begin_events();
         }

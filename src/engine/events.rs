@@ -104,7 +104,7 @@ impl<'a> Change<'a> {
             path: removed.path.as_path(),
             scope: removed.scope,
             before: Some(Readable::node(&removed.node)),
-            above: removed.parent.as_deref().map(Readable::node),
+            above: removed.above.as_ref().map(Readable::before),
         }
     }
 

@@ -6,16 +6,19 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::engine::events::Readable;
 use crate::store::children::Cursor;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf, PathCursor};
+use crate::store::transaction::Before;
 use crate::store::watch::{Scope, Watches};
 
 /// A walk over a removed subtree.
 #[derive(Clone, Debug)]
 pub(super) struct Removal {
-    /// The parent of the top node, as it was before.
-    above: Option<Rc<Node>>,
+    /// The parent of the top node, as it was before. Of the node itself, which is still in the tree, a second owner would
+    /// cost the next change of its children a copy of their list.
+    above: Option<Before>,
     /// The path that the walk has reached.
     at: PathCursor,
     /// The nodes from the top down to that path, each with the position among its children.
@@ -29,7 +32,8 @@ pub(super) struct Removal {
 pub(super) struct Removed {
     pub(super) path: PathBuf,
     pub(super) node: Rc<Node>,
-    pub(super) parent: Option<Rc<Node>>,
+    /// Its parent, as it was before.
+    pub(super) above: Option<Before>,
     pub(super) scope: Scope,
 }
 
@@ -46,7 +50,7 @@ pub(super) enum Step {
 
 impl Removal {
     /// Creates a walk over `node`, which was at `top`, and its descendants.
-    pub(super) fn new(top: Path<'_>, node: Rc<Node>, above: Option<Rc<Node>>) -> Self {
+    pub(super) fn new(top: Path<'_>, node: Rc<Node>, above: Option<Before>) -> Self {
         let levels = alloc::vec![(node, Cursor::default())];
         Self { above, at: PathCursor::at(top), levels, current: None }
     }
@@ -64,12 +68,12 @@ impl Removal {
             return Step::Nothing;
         }
         let Some((node, _)) = self.levels.pop() else { return Step::End };
-        let above = self.levels.last().map(|(parent, _)| parent.clone());
-        let scope = if above.is_some() { Scope::Exact } else { Scope::Subtree };
+        let parent = self.levels.last().map(|(parent, _)| parent);
+        let scope = if parent.is_some() { Scope::Exact } else { Scope::Subtree };
         let path = self.at.as_path();
         let step = if scope == Scope::Subtree || watches.any_at(path) {
-            let parent = above.or_else(|| self.above.clone());
-            Step::Node(Removed { path: path.to_owned(), node, parent, scope })
+            let above = parent.map(|parent| Readable::node(parent).to_owned()).or_else(|| self.above.clone());
+            Step::Node(Removed { path: path.to_owned(), node, above, scope })
         } else {
             Step::Nothing
         };

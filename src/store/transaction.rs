@@ -140,8 +140,8 @@ impl CommitEvent {
     }
 }
 
-/// A node's permissions as a transaction first saw them.
-#[derive(Debug)]
+/// A node's permissions as they were before a change, or when a transaction first saw them.
+#[derive(Clone, Debug)]
 pub struct Before {
     /// The permissions.
     pub permissions: Permissions,

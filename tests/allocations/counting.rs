@@ -1,17 +1,19 @@
-//! An allocator that counts the allocations of this thread.
+//! An allocator that counts the allocations of this thread, and their bytes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Passes everything on to the system's allocator, and counts.
 pub struct Counting;
 
-fn count() {
+fn count(bytes: usize) {
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get().wrapping_add(1)));
+    let _ = BYTES.try_with(|count| count.set(count.get().wrapping_add(bytes)));
 }
 
 /// How many allocations `act` makes, those included by which something grows.
@@ -21,10 +23,18 @@ pub fn allocations(act: impl FnOnce()) -> usize {
     ALLOCATIONS.get().wrapping_sub(before)
 }
 
+/// How many bytes `act` allocates; of a block that grows, all.
+#[allow(dead_code, reason = "not for the benchmarks")]
+pub fn allocated_bytes(act: impl FnOnce()) -> usize {
+    let before = BYTES.get();
+    act();
+    BYTES.get().wrapping_sub(before)
+}
+
 // SAFETY: every call is passed on to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
@@ -35,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
+        count(new_size);
         // SAFETY: the caller's promise.
         unsafe { System.realloc(pointer, layout, new_size) }
     }

@@ -1,11 +1,12 @@
-//! Requests that only look allocate nothing: neither can they fail for want of memory, nor do they tear the heap.
+//! Requests that only look allocate nothing: neither can they fail for want of memory, nor do they tear the heap. What
+//! changes one node allocates as much in a wide directory as in a small one.
 #![allow(missing_docs, reason = "a test")]
 
 mod counting;
 #[allow(dead_code, reason = "shared with the benchmarks")]
 mod driver;
 
-use counting::{Counting, allocations};
+use counting::{Counting, allocated_bytes, allocations};
 use driver::{Driver, Message, Who};
 use xenstore::wire::header::MessageType;
 
@@ -48,5 +49,37 @@ fn a_look_at_permissions_or_children_allocates_nothing() {
         assert_eq!(count(who, MessageType::GetPerms, b"/local/domain/7/data\0"), 0, "{who:?}");
         assert_eq!(count(who, MessageType::Directory, b"/local/domain/7/directory\0"), 0, "{who:?}");
         assert_eq!(count(who, MessageType::DirectoryPart, b"/local/domain/7/directory\x000\0"), 0, "{who:?}");
+    }
+}
+
+type Request = (MessageType, &'static [u8]);
+
+/// Bytes that rounds of these requests allocate, of dom0 and in a directory `/dir` of so many children.
+fn bytes_beside(children: usize, requests: &[Request]) -> usize {
+    let mut driver = Driver::new();
+    for child in 0..children {
+        let path = format!("/dir/child{child}\0");
+        driver.succeed(&mut Message::new(Who::Dom0, MessageType::Mkdir, path.as_bytes()));
+    }
+    let mut messages: Vec<_> = requests.iter().map(|(kind, payload)| Message::new(Who::Dom0, *kind, payload)).collect();
+    let mut round = || messages.iter_mut().for_each(|message| driver.succeed(message));
+    (0..WARM_UP).for_each(|_| round());
+    allocated_bytes(|| (0..COUNTED).for_each(|_| round()))
+}
+
+#[test]
+fn a_change_in_a_wide_directory_allocates_as_little_as_in_a_small_one() {
+    const SMALL: usize = 10;
+    const WIDE: usize = 3000;
+    let kinds: [(&str, &[Request]); 4] = [
+        ("MKDIR, RM", &[(MessageType::Mkdir, b"/dir/new\0"), (MessageType::Rm, b"/dir/new\0")]),
+        ("WRITE of the directory", &[(MessageType::Write, b"/dir\0value")]),
+        ("WRITE of a child", &[(MessageType::Write, b"/dir/child5\0value")]),
+        ("SET_PERMS of the directory", &[(MessageType::SetPerms, b"/dir\0n0\0r7\0")]),
+    ];
+    for (name, requests) in kinds {
+        let [small, wide] = [SMALL, WIDE].map(|children| bytes_beside(children, requests));
+        println!("{name}: {small} bytes beside {SMALL} children, {wide} beside {WIDE}");
+        assert!(small > 0 && wide <= 2 * small, "{name}: {wide} bytes, {small} in a small directory");
     }
 }
