@@ -23,6 +23,15 @@ struct Access {
     removed_at: u64,
 }
 
+/// Entries of the index for each path to find, up to which a pass over all entries compares fewer paths than as many
+/// look-ups. A look-up among 1,000 entries compares some ten, and long paths may differ only at their ends.
+const ENTRIES_PER_PATH: usize = 4;
+
+/// Whether `paths` sorted paths are found faster in a pass over the index than by look-ups.
+const fn is_pass_cheaper(entries: usize, paths: usize) -> bool {
+    entries <= paths.saturating_mul(ENTRIES_PER_PATH)
+}
+
 impl Accesses {
     /// Notes that an open transaction has accessed a path for the first time.
     pub fn note(&mut self, path: PathBuf) {
@@ -37,7 +46,16 @@ impl Accesses {
 
     /// Forgets the paths of a transaction that is no longer open.
     pub(super) fn forget(&mut self, transaction: &Transaction) {
-        for path in transaction.paths() {
+        let mut paths = transaction.paths().peekable();
+        if is_pass_cheaper(self.0.len(), transaction.len()) {
+            self.0.retain(|path, access| {
+                if paths.next_if(|next| *next == path).is_some() {
+                    access.transactions = access.transactions.saturating_sub(1);
+                }
+                access.transactions > 0
+            });
+        }
+        for path in paths {
             let Entry::Occupied(mut entry) = self.0.entry(path.clone()) else { continue };
             let access = entry.get_mut();
             access.transactions = access.transactions.saturating_sub(1);
@@ -95,12 +113,25 @@ impl Accesses {
         if self.0.is_empty() {
             return is_any;
         }
+        let mut note = |access: &mut Access, is_removed| {
+            is_any = true;
+            if is_removed {
+                access.removed_at = generation;
+            }
+        };
+        if is_pass_cheaper(self.0.len(), transaction.len()) {
+            let mut accesses = self.0.iter_mut().peekable();
+            for (path, is_removed) in transaction.written() {
+                while accesses.next_if(|(accessed, _)| *accessed < path).is_some() {}
+                if let Some((_, access)) = accesses.next_if(|(accessed, _)| *accessed == path) {
+                    note(access, is_removed);
+                }
+            }
+            return is_any;
+        }
         for (path, is_removed) in transaction.written() {
             if let Some(access) = self.0.get_mut(path) {
-                is_any = true;
-                if is_removed {
-                    access.removed_at = generation;
-                }
+                note(access, is_removed);
             }
         }
         is_any
@@ -150,6 +181,8 @@ impl Accesses {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
     use crate::store::domain::DomId;
     use crate::store::permission::Permissions;
@@ -219,6 +252,16 @@ mod tests {
             (Some(7), None, None)
         );
         accesses.forget(&open[0]);
+        assert!(accesses.agree(open.iter().skip(1)));
+        // Among many other entries, the paths are looked up.
+        let many: Vec<_> = (0..100).map(|at| alloc::format!("/many/{at}")).collect();
+        let many = transaction(&many.iter().map(|path| &**path).collect::<Vec<_>>());
+        accesses.note_all(&many);
+        accesses.note_all(&open[0]);
+        assert!(!is_pass_cheaper(accesses.0.len(), open[0].len()));
+        accesses.forget(&open[0]);
+        assert!(accesses.agree([&open[1], &many].into_iter()));
+        accesses.forget(&many);
         assert!(accesses.agree(open.iter().skip(1)));
         assert!(accesses.has(at("/b").as_path()) && !accesses.has(at("/a").as_path()));
         // The second transaction is lost.
