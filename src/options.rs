@@ -14,8 +14,8 @@ use core::str::FromStr;
 use log::LevelFilter;
 
 use crate::engine::config::Config;
-use crate::engine::output::HashKey;
-use crate::engine::trace::Trace;
+use crate::engine::connection::output::HashKey;
+use crate::engine::report::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::{Path, PathScratch};

@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(options.privileged() < DomId::FIRST_RESERVED && options.boot_domain() < DomId::FIRST_RESERVED);
     assert!(options.stream_version.is_none_or(|version| [1, 2].contains(&version)));
     assert!(options.event_timeout_ms <= u64::from(u32::MAX) * 1000);
-    let engine = Engine::new(options.config(xenstore::engine::output::HashKey::default()));
+    let engine = Engine::new(options.config(xenstore::engine::connection::output::HashKey::default()));
     assert_eq!(engine.state().check(), Ok(()));
     assert_eq!(engine.privileged(), options.privileged());
     // The same again changes nothing but adds its warnings.

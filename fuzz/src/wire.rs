@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use xenstore::engine::input::Input;
+use xenstore::engine::connection::input::Input;
 use xenstore::limits;
 use xenstore::store::domain::DomId;
 use xenstore::store::path::{AnyPath, Path, PathScratch};

@@ -1,7 +1,7 @@
 //! What the engine is told at its start.
 
-use crate::engine::output::HashKey;
-use crate::engine::trace::Trace;
+use crate::engine::connection::output::HashKey;
+use crate::engine::report::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::Quotas;

@@ -12,39 +12,15 @@
 //!
 //! The same inputs give the same outputs, to the byte.
 
-pub mod accesses;
-mod announcements;
-mod apply;
-pub mod change_set;
 pub mod config;
-pub mod conflict;
 pub mod connection;
-pub mod crash;
-mod departures;
-mod domains;
-mod drops;
+pub mod domains;
 mod events;
-mod fairness;
-mod handling;
+pub mod fairness;
 pub mod hypervisor;
-pub mod in_hand;
-pub mod input;
-pub mod lists;
-pub mod memory;
-pub mod needs;
-pub mod output;
-mod postponed;
-mod queue;
-pub mod rate;
-mod removal;
-mod replies;
 pub mod report;
 pub mod requests;
 pub mod snapshot;
-mod spares;
-pub mod take_over;
-pub mod trace;
-pub mod view;
 pub mod work;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -52,18 +28,18 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::engine::announcements::Announcements;
-use crate::engine::change_set::{ChangeSet, UpdateCommand};
 use crate::engine::config::{Config, StreamLimit};
+use crate::engine::connection::output::{Dropped, EventCause, Origin};
+use crate::engine::connection::spares::Spares;
 use crate::engine::connection::{Connection, Fault, Peer, Session};
-use crate::engine::departures::{Departures, has_to_look_at};
-use crate::engine::drops::Drops;
+use crate::engine::domains::departures::{Departures, has_to_look_at};
+use crate::engine::events::announcements::Announcements;
+use crate::engine::events::drops::Drops;
+use crate::engine::events::postponed::Discarded;
 use crate::engine::fairness::Fairness;
 use crate::engine::hypervisor::{Hypervisor, Port};
-use crate::engine::output::{Dropped, EventCause, Origin};
-use crate::engine::postponed::Discarded;
-use crate::engine::spares::Spares;
-use crate::engine::trace::{Switches, Trace};
+use crate::engine::report::trace::{Switches, Trace};
+use crate::engine::requests::change_set::{ChangeSet, UpdateCommand};
 use crate::engine::work::Work;
 use crate::limits;
 use crate::store::domain::DomId;
@@ -101,7 +77,7 @@ impl Deferred {
     #[must_use]
     pub fn reply(&self, payload: &[u8]) -> Vec<u8> {
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
-        output::message(Header { payload_bytes, ..self.header }, payload)
+        connection::output::message(Header { payload_bytes, ..self.header }, payload)
     }
 }
 

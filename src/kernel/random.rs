@@ -4,7 +4,7 @@ use core::arch::x86_64::{__cpuid, _rdtsc};
 use core::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
-use xenstore::engine::output::HashKey;
+use xenstore::engine::connection::output::HashKey;
 
 /// CPUID leaf 1, register ECX: the processor has RDRAND.
 const HAS_RDRAND: u32 = 1 << 30;

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::crash::Crash;
-use crate::engine::in_hand::InHand;
+use crate::engine::report::crash::Crash;
+use crate::engine::requests::in_hand::InHand;
 use crate::engine::snapshot::SaveOptions;
 use crate::server::update::payload;
 use crate::server::{Platform, Server};

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
-use crate::engine::take_over::Restored;
+use crate::engine::domains::take_over::Restored;
 use crate::limits;
 use crate::server::{Platform, Server};
 use crate::wire::errno::Errno;

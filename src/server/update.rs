@@ -9,7 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use crate::engine::change_set::UpdateCommand;
+use crate::engine::requests::change_set::UpdateCommand;
 use crate::engine::{Deferred, Engine};
 use crate::limits;
 use crate::server::{Action, Platform, Server};

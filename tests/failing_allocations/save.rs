@@ -1,6 +1,6 @@
 //! Saving the state with every amount of free memory: whatever guests have, it is told or refused, and nothing changes.
 
-use xenstore::engine::in_hand::InHand;
+use xenstore::engine::requests::in_hand::InHand;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::limits;
 use xenstore::store::domain::DomId;

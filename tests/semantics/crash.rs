@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use xenstore::engine::config::Config;
-use xenstore::engine::crash::Crash;
-use xenstore::engine::in_hand::InHand;
+use xenstore::engine::report::crash::Crash;
+use xenstore::engine::requests::in_hand::InHand;
 use xenstore::server::Server;
 use xenstore::server::stream::load;
 use xenstore::server::take_over::TakeOver;

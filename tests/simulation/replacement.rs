@@ -2,8 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use xenstore::engine::crash::Crash;
-use xenstore::engine::in_hand::InHand;
+use xenstore::engine::report::crash::Crash;
+use xenstore::engine::requests::in_hand::InHand;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::server::Server;
 use xenstore::server::stream::load;

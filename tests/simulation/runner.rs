@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::{DomainState, Port};
-use xenstore::engine::trace::{Switches, Trace};
+use xenstore::engine::report::trace::{Switches, Trace};
 use xenstore::server::Server;
 use xenstore::store::domain::DomId;
 use xenstore::wire::ring::{Field, RingPage};

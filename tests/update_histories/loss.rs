@@ -1,6 +1,6 @@
 //! What a state loses when an update is forced on version 1: what the list that the update answers with says, no more.
 
-use xenstore::engine::needs::Need;
+use xenstore::engine::snapshot::needs::Need;
 use xenstore::engine::snapshot::{ConnectionNumber, Item, StreamPeer};
 use xenstore::store::domain::DomId;
 

@@ -20,7 +20,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use rustix::event::epoll;
 use rustix::fs::Timespec;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
-use xenstore::engine::output::HashKey;
+use xenstore::engine::connection::output::HashKey;
 use xenstore::options::Options;
 use xenstore::server::{Action, Server};
 

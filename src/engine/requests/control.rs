@@ -3,11 +3,11 @@
 
 use alloc::string::String;
 
-use crate::engine::change_set::{Effect, QuotaScope};
 use crate::engine::report::Report;
+use crate::engine::report::trace::Trace;
 use crate::engine::requests::Call;
+use crate::engine::requests::change_set::{Effect, QuotaScope};
 use crate::engine::requests::live_update::{live_update, stream, stream_version, update_report};
-use crate::engine::trace::Trace;
 use crate::store::domain::DomId;
 use crate::store::quota::Quota;
 use crate::wire::errno::Errno;

@@ -1,7 +1,7 @@
 //! DIRECTORY and DIRECTORY_PART.
 
-use crate::engine::lists::{self, KeptList, ListChange};
 use crate::engine::requests::Call;
+use crate::engine::requests::lists::{self, KeptList, ListChange};
 use crate::engine::work;
 use crate::limits;
 use crate::store::node::Node;
@@ -26,7 +26,7 @@ pub(super) fn directory(call: &mut Call<'_>) -> Result<(), Errno> {
 /// DIRECTORY_PART `<path>|<offset>|` answers the node's generation and as many names from a byte offset on as fit; after
 /// the last name comes an empty one.
 ///
-/// Outside of transactions, later parts come from the list as it was at the first part ([`crate::engine::lists`]). The
+/// Outside of transactions, later parts come from the list as it was at the first part ([`crate::engine::requests::lists`]). The
 /// present node still decides whether the client may read it.
 pub(super) fn directory_part(call: &mut Call<'_>) -> Result<(), Errno> {
     let [spelling, offset] = payload::exact_strings(call.payload).ok_or(Errno::Inval)?;

@@ -1,6 +1,6 @@
 //! INTRODUCE, RELEASE, RESUME, SET_TARGET, IS_DOMAIN_INTRODUCED and GET_DOMAIN_PATH.
 
-use crate::engine::change_set::Effect;
+use crate::engine::requests::change_set::Effect;
 use crate::engine::requests::{Call, parse_domid};
 use crate::limits;
 use crate::store::domain::DomId;

@@ -1,6 +1,6 @@
 //! GET_FEATURE and SET_FEATURE: what a domain is offered in its ring's feature word.
 
-use crate::engine::change_set::Effect;
+use crate::engine::requests::change_set::Effect;
 use crate::engine::requests::{Call, parse_domid, refuse_missing};
 use crate::wire::errno::Errno;
 use crate::wire::feature::Features;

@@ -6,8 +6,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::engine::change_set::{Effect, UpdateCommand};
 use crate::engine::requests::Call;
+use crate::engine::requests::change_set::{Effect, UpdateCommand};
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 

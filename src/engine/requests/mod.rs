@@ -3,26 +3,32 @@
 //! A handler reads the state and fills in a reply and a change set. It changes nothing; when it refuses, the change set is
 //! dropped. Order of checks and codes: `docs/architecture.md`, "Error codes".
 
+pub(super) mod apply;
+pub mod change_set;
 mod control;
 mod directory;
 mod domains;
 mod features;
+pub(super) mod handling;
+pub mod in_hand;
+pub mod lists;
 mod live_update;
 mod nodes;
 mod permissions;
 mod quotas;
 pub mod replay;
 mod transactions;
+pub mod view;
 mod watches;
 
 use core::fmt;
 
-use crate::engine::change_set::ChangeSet;
-use crate::engine::conflict::History;
+use crate::engine::fairness::conflict::History;
 use crate::engine::hypervisor::{DomainState, Hypervisor};
-use crate::engine::lists::KeptList;
-use crate::engine::trace::Trace;
-use crate::engine::view::View;
+use crate::engine::report::trace::Trace;
+use crate::engine::requests::change_set::ChangeSet;
+use crate::engine::requests::lists::KeptList;
+use crate::engine::requests::view::View;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::{AnyPath, Path, PathScratch};

@@ -1,6 +1,6 @@
 //! GET_QUOTA and SET_QUOTA (`docs/misc/xenstore.txt`).
 
-use crate::engine::change_set::{Effect, QuotaScope};
+use crate::engine::requests::change_set::{Effect, QuotaScope};
 use crate::engine::requests::{Call, parse_domid, refuse_missing};
 use crate::store::quota::Quota;
 use crate::wire::errno::Errno;

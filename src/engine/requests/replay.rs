@@ -9,9 +9,9 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::change_set::ChangeSet;
+use crate::engine::requests::change_set::ChangeSet;
+use crate::engine::requests::view::View;
 use crate::engine::requests::{Call, row};
-use crate::engine::view::View;
 use crate::engine::work;
 use crate::limits;
 use crate::store::domain::DomId;

@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
-use crate::engine::change_set::Effect;
 use crate::engine::requests::Call;
+use crate::engine::requests::change_set::Effect;
 use crate::engine::requests::replay::replay;
 use crate::engine::work;
 use crate::limits;

@@ -1,7 +1,7 @@
 //! WATCH, UNWATCH and RESET_WATCHES.
 
-use crate::engine::change_set::Effect;
 use crate::engine::requests::Call;
+use crate::engine::requests::change_set::Effect;
 use crate::store::path::PathScratch;
 use crate::store::quota::Quota;
 use crate::wire::errno::Errno;

@@ -5,7 +5,7 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::engine::output::Output;
+use crate::engine::connection::output::Output;
 
 /// Bytes, in one piece or several. They are the same if all of them are, however they are divided.
 #[derive(Clone, Default)]

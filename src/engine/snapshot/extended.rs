@@ -2,7 +2,7 @@
 //! passed over.
 
 use crate::engine::connection::Reading;
-use crate::engine::drops::Drops;
+use crate::engine::events::drops::Drops;
 use crate::engine::snapshot::extension::{self, ConnectionState, DomainState, GenerationReader, ServerState};
 use crate::engine::snapshot::restore::Restorer;
 use crate::engine::snapshot::{ConnectionNumber, Extension, pending};

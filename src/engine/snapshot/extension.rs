@@ -8,11 +8,11 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::engine::config::StreamLimit;
+use crate::engine::connection::output::{MessageDetails, Origin};
 use crate::engine::connection::{Fault, Reading, RingStart};
-use crate::engine::output::{MessageDetails, Origin};
+use crate::engine::report::trace::{Switches, Trace};
 use crate::engine::snapshot::codec::{Reader, Writer};
 use crate::engine::snapshot::{ConnectionNumber, DomainItem, EXTENSION_FIRST, Extension, Item, NamedQuotas, NoMemory};
-use crate::engine::trace::{Switches, Trace};
 use crate::store::domain::DomId;
 use crate::store::permission::{Access, Entry};
 use crate::store::quota::{Peaks, Quota};

@@ -3,9 +3,9 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use crate::engine::conflict::{ConflictCredits, History};
 use crate::engine::connection::Connection;
-use crate::engine::rate::WriteCredits;
+use crate::engine::fairness::conflict::{ConflictCredits, History};
+use crate::engine::fairness::rate::WriteCredits;
 use crate::engine::snapshot::restore::Restorer;
 use crate::engine::snapshot::{RestoreError, extension, pending};
 use crate::engine::{Engine, RestartPhase};

@@ -11,6 +11,7 @@ mod extended;
 mod extension;
 mod finish;
 mod item;
+pub mod needs;
 mod pending;
 mod postponed;
 mod restore;

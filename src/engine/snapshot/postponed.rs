@@ -2,9 +2,9 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::announcements::{Announcement, Changes};
+use crate::engine::connection::output::{EventCause, Origin};
+use crate::engine::events::announcements::{Announcement, Changes};
 use crate::engine::events::{Change, Readable};
-use crate::engine::output::{EventCause, Origin};
 use crate::engine::snapshot::codec::{Reader, Writer};
 use crate::engine::snapshot::extension::{self, read_entries, write_entries};
 use crate::engine::snapshot::restore::Restorer;

@@ -10,8 +10,8 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
+use crate::engine::connection::output::{self, MessageDetails, Origin, Output};
 use crate::engine::connection::{Connection, Peer, Reading};
-use crate::engine::output::{self, MessageDetails, Origin, Output};
 use crate::engine::snapshot::extension::{self, ConnectionState, DomainState, GenerationWriter, ServerState};
 use crate::engine::snapshot::pending::{self, PendingNode};
 use crate::engine::snapshot::{

@@ -5,7 +5,7 @@
 //! allocated is lost, and with it the transaction that the request named: no more than the request's budget and its domain's
 //! quota of memory allow, which is not little. But it happens seldom: a domain that does it twice within a minute is shut out.
 
-use xenstore::engine::in_hand::InHand;
+use xenstore::engine::requests::in_hand::InHand;
 
 use super::restart::{self, Serving};
 use crate::kernel::main_loop;

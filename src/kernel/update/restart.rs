@@ -8,8 +8,8 @@ use core::fmt::Write as _;
 use core::ptr;
 
 use spin::Mutex;
-use xenstore::engine::crash::Crash;
-use xenstore::engine::in_hand::{self, InHand};
+use xenstore::engine::report::crash::Crash;
+use xenstore::engine::requests::in_hand::{self, InHand};
 use xenstore::server::Server;
 use xenstore::stream::writer::WriteError;
 use xenstore::wire::header::MessageType;

@@ -6,7 +6,7 @@
 use crate::engine::Engine;
 use crate::engine::connection::Fault;
 use crate::engine::hypervisor::{Hypervisor, Port};
-use crate::engine::in_hand::{self, InHand};
+use crate::engine::requests::in_hand::{self, InHand};
 use crate::engine::requests::{self, Reply};
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;

@@ -1,12 +1,15 @@
 //! Answers to CONTROL that need more than a handler sees: what domains have, what takes how much, and whether all counts
 //! agree. Reading only.
 
+pub mod crash;
+pub mod trace;
+
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::engine::connection::Connection;
-use crate::engine::output::{Origin, Output};
+use crate::engine::connection::output::{Origin, Output};
 use crate::engine::requests::{self, Reply};
 use crate::engine::{Action, Engine};
 use crate::store::domain::DomId;

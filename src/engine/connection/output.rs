@@ -8,10 +8,10 @@ mod shares;
 
 use alloc::vec::Vec;
 
-pub use crate::engine::output::pending::HashKey;
-use crate::engine::output::pending::PendingEvents;
-use crate::engine::output::shares::Shares;
-use crate::engine::queue::Queue;
+pub use crate::engine::connection::output::pending::HashKey;
+use crate::engine::connection::output::pending::PendingEvents;
+use crate::engine::connection::output::shares::Shares;
+use crate::engine::connection::queue::Queue;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
@@ -165,7 +165,7 @@ impl Output {
     }
 
     /// The number of pending messages.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::engine) fn len(&self) -> usize {
         self.messages.len()
     }
 
@@ -262,7 +262,7 @@ impl Output {
 
     /// Drops the first message. Returns its cause and its buffer.
     #[inline]
-    pub(super) fn discard_first(&mut self) -> Option<(Option<Origin>, Vec<u8>)> {
+    pub(in crate::engine) fn discard_first(&mut self) -> Option<(Option<Origin>, Vec<u8>)> {
         self.sent = 0;
         let message = self.messages.pop_front()?;
         self.forget(&message);
@@ -271,7 +271,7 @@ impl Output {
 
     /// Prepares to send the first message again from its beginning, after its receiver erased the part that was sent. If
     /// the beginning is unknown, drops the message and returns its cause.
-    pub(super) fn restart_first(&mut self) -> Option<Origin> {
+    pub(in crate::engine) fn restart_first(&mut self) -> Option<Origin> {
         self.sent = 0;
         self.messages.front().filter(|message| matches!(message.kind, Kind::Rest))?;
         self.discard_first()?.0
@@ -322,7 +322,7 @@ impl Output {
     }
 
     /// The details of all messages, in order. A partly sent message has no deadline.
-    pub(super) fn messages(&self) -> impl Iterator<Item = MessageDetails> {
+    pub(in crate::engine) fn messages(&self) -> impl Iterator<Item = MessageDetails> {
         self.messages.iter().enumerate().map(|(at, message)| {
             let deadline_ms = message.deadline_ms().filter(|_| at > 0 || self.sent == 0);
             MessageDetails { origin: message.origin(), deadline_ms, subject: message.subject() }
@@ -344,7 +344,7 @@ impl Output {
     }
 
     /// Replaces the causes of the pending messages. An event without a cause is still charged to its originator.
-    pub(super) fn map_origins(&mut self, mut map: impl FnMut(Origin) -> Option<Origin>) {
+    pub(in crate::engine) fn map_origins(&mut self, mut map: impl FnMut(Origin) -> Option<Origin>) {
         for message in self.messages.iter_mut() {
             if let Some(origin) = message.origin() {
                 message.ticket = map(origin).map_or(0, |origin| origin.ticket);
@@ -357,7 +357,7 @@ impl Output {
     ///
     /// # Errors
     /// [`NoMessages`] when that is no sequence of messages.
-    pub(super) fn restore(
+    pub(in crate::engine) fn restore(
         &mut self,
         bytes: &[u8],
         partial_bytes: usize,
@@ -385,7 +385,7 @@ impl Output {
 
     /// Puts the beginning of the first message, which was sent already, before its end. Does nothing if that does not make
     /// a message.
-    pub(super) fn restore_sent(&mut self, sent: &[u8]) {
+    pub(in crate::engine) fn restore_sent(&mut self, sent: &[u8]) {
         let Some(first) = self.messages.front_mut().filter(|first| matches!(first.kind, Kind::Rest)) else { return };
         let whole = [sent, &*first.bytes].concat();
         if sent.is_empty() || length(&whole) != Some(whole.len()) {
@@ -404,7 +404,7 @@ impl Output {
 
     /// Restores the details of each message. `is_guest` returns whether a connection is a guest's; only guests are charged
     /// for events.
-    pub(super) fn restore_details(
+    pub(in crate::engine) fn restore_details(
         &mut self,
         details: impl Iterator<Item = MessageDetails>,
         is_guest: impl Fn(ConnectionId) -> bool,
@@ -451,7 +451,7 @@ fn length(bytes: &[u8]) -> Option<usize> {
 }
 
 /// The number of messages in these bytes.
-pub(super) fn count(bytes: &[u8]) -> usize {
+pub(in crate::engine) fn count(bytes: &[u8]) -> usize {
     let split = |bytes: &mut &[u8]| {
         let (_, behind) = length(bytes).and_then(|length| bytes.split_at_checked(length))?;
         *bytes = behind;
@@ -462,7 +462,7 @@ pub(super) fn count(bytes: &[u8]) -> usize {
 }
 
 /// Header and payload in one piece.
-pub(super) fn message(header: Header, payload: &[u8]) -> Vec<u8> {
+pub(in crate::engine) fn message(header: Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES.saturating_add(payload.len()));
     bytes.extend_from_slice(&header.emit());
     bytes.extend_from_slice(payload);

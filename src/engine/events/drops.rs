@@ -21,7 +21,7 @@ const OTHERS: ConnectionId = ConnectionId(0);
 
 /// The counts of dropped events, and the times of their log lines.
 #[derive(Debug, Default)]
-pub(super) struct Drops {
+pub(in crate::engine) struct Drops {
     counts: BTreeMap<Pair, Count>,
     /// The time of each originator's last log line.
     logged_ms: BTreeMap<Option<DomId>, u64>,
@@ -59,18 +59,18 @@ impl Drops {
     }
 
     /// Forgets a receiver that is gone.
-    pub(super) fn forget_receiver(&mut self, receiver: ConnectionId) {
+    pub(in crate::engine) fn forget_receiver(&mut self, receiver: ConnectionId) {
         self.counts.retain(|(_, to), _| *to != receiver);
     }
 
     /// Forgets an originator that is gone. A later domain of the same number begins at zero.
-    pub(super) fn forget_originator(&mut self, originator: DomId) {
+    pub(in crate::engine) fn forget_originator(&mut self, originator: DomId) {
         self.counts.retain(|(by, _), _| *by != Some(originator));
         self.logged_ms.remove(&Some(originator));
     }
 
     /// Writes the counts, with times relative to `now_ms`. `number` names the receivers; those without one are left out.
-    pub(super) fn save(
+    pub(in crate::engine) fn save(
         &self,
         now_ms: u64,
         body: &mut Writer,
@@ -93,7 +93,7 @@ impl Drops {
     }
 
     /// Reads the output of [`Drops::save`].
-    pub(super) fn restore(body: &mut Reader<'_>, now_ms: u64) -> Option<Self> {
+    pub(in crate::engine) fn restore(body: &mut Reader<'_>, now_ms: u64) -> Option<Self> {
         let mut drops = Self::default();
         for _ in 0..body.count()? {
             let originator = read_originator(body)?;
@@ -134,7 +134,12 @@ impl Engine {
     }
 
     /// Counts a dropped event, and logs it at most once per [`limits::DROP_LOG_INTERVAL_MS`] and originator.
-    pub(super) fn note_dropped(&mut self, originator: Option<ConnectionId>, receiver: ConnectionId, now_ms: u64) {
+    pub(in crate::engine) fn note_dropped(
+        &mut self,
+        originator: Option<ConnectionId>,
+        receiver: ConnectionId,
+        now_ms: u64,
+    ) {
         let originator = originator.and_then(|id| self.domain_of(id));
         let pair = self.drops.count((originator, receiver));
         let due_ms = self.drops.due_ms(pair.0);
@@ -164,7 +169,7 @@ impl Engine {
     }
 
     /// Logs earlier drops whose log line is due by now: one line for each originator, for its receiver with most drops.
-    pub(super) fn log_drops(&mut self, now_ms: u64) {
+    pub(in crate::engine) fn log_drops(&mut self, now_ms: u64) {
         if self.drops.next_log_ms.is_none_or(|due_ms| due_ms > now_ms) {
             return;
         }
@@ -181,7 +186,7 @@ impl Engine {
     }
 
     /// The time at which [`Engine::log_drops`] has something to log.
-    pub(super) const fn next_drop_log_ms(&self) -> Option<u64> {
+    pub(in crate::engine) const fn next_drop_log_ms(&self) -> Option<u64> {
         self.drops.next_log_ms
     }
 }

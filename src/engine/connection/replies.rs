@@ -2,16 +2,16 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::change_set::UpdateCommand;
 use crate::engine::connection::Connection;
-use crate::engine::output::Origin;
+use crate::engine::connection::output::Origin;
+use crate::engine::requests::change_set::UpdateCommand;
 use crate::engine::{Action, Deferred, Engine};
 use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::header::{HEADER_BYTES, Header, MessageType};
 
 impl Engine {
-    pub(super) fn queue_reply(
+    pub(in crate::engine) fn queue_reply(
         &mut self,
         id: ConnectionId,
         request: Header,
@@ -46,7 +46,13 @@ impl Engine {
     }
 
     /// Leaves a request to the host, which answers it later.
-    pub(super) fn defer(&mut self, id: ConnectionId, header: Header, origin: Option<Origin>, command: UpdateCommand) {
+    pub(in crate::engine) fn defer(
+        &mut self,
+        id: ConnectionId,
+        header: Header,
+        origin: Option<Origin>,
+        command: UpdateCommand,
+    ) {
         self.next_deferred = self.next_deferred.saturating_add(1);
         let number = self.next_deferred;
         let Some(session) = self.session_mut(id) else { return };

@@ -1,13 +1,19 @@
 //! One connection: what it is receiving, what waits to be sent, its open transactions, and its side of the ring.
 
+pub mod input;
+pub mod output;
+pub(super) mod queue;
+pub(super) mod replies;
+pub(super) mod spares;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
+use crate::engine::connection::input::Input;
+use crate::engine::connection::output::Output;
 use crate::engine::hypervisor::Port;
-use crate::engine::input::Input;
-use crate::engine::lists::KeptList;
-use crate::engine::output::Output;
+use crate::engine::requests::lists::KeptList;
 use crate::store::domain::DomId;
 use crate::store::transaction::Transaction;
 use crate::wire::ring::Ring;

@@ -1,7 +1,7 @@
 //! Write credits: how fast a guest may change what others' transactions may have seen (the C server's write rate limit,
 //! made for XSA-206).
 //!
-//! A request that writes a node accessed by an open transaction ([`crate::engine::accesses`]) costs its guest one credit for
+//! A request that writes a node accessed by an open transaction ([`crate::engine::fairness::accesses`]) costs its guest one credit for
 //! each node that it writes. The server does not read from a guest in debt. All domains share a fixed gain. The part that a
 //! domain does not need goes to a reserve, which pays debts, the oldest first.
 //!
@@ -149,7 +149,7 @@ impl WriteCredits {
     }
 
     /// Says all, with times relative to now.
-    pub(super) fn save(&self, now_ms: u64, body: &mut Writer) {
+    pub(in crate::engine) fn save(&self, now_ms: u64, body: &mut Writer) {
         body.size(self.accounts.len());
         for (domid, credit) in &self.accounts {
             body.number(domid.0.into());
@@ -163,7 +163,11 @@ impl WriteCredits {
     }
 
     /// Reads what [`WriteCredits::save`] says, for those domains that `has_account`. What can't be is bent to what can.
-    pub(super) fn restore(body: &mut Reader<'_>, now_ms: u64, has_account: impl Fn(DomId) -> bool) -> Option<Self> {
+    pub(in crate::engine) fn restore(
+        body: &mut Reader<'_>,
+        now_ms: u64,
+        has_account: impl Fn(DomId) -> bool,
+    ) -> Option<Self> {
         let mut credits = Self::default();
         for _ in 0..body.count()? {
             let (domid, credit) = (DomId(body.small()?), body.signed()?);

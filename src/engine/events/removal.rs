@@ -15,7 +15,7 @@ use crate::store::watch::{Scope, Watches};
 
 /// A walk over a removed subtree.
 #[derive(Clone, Debug)]
-pub(super) struct Removal {
+pub(in crate::engine) struct Removal {
     /// The parent of the top node, as it was before. Of the node itself, which is still in the tree, a second owner would
     /// cost the next change of its children a copy of their list.
     above: Option<Before>,
@@ -29,17 +29,17 @@ pub(super) struct Removal {
 
 /// A removed node.
 #[derive(Clone, Debug)]
-pub(super) struct Removed {
-    pub(super) path: PathBuf,
-    pub(super) node: Rc<Node>,
+pub(in crate::engine) struct Removed {
+    pub(in crate::engine) path: PathBuf,
+    pub(in crate::engine) node: Rc<Node>,
     /// Its parent, as it was before.
-    pub(super) above: Option<Before>,
-    pub(super) scope: Scope,
+    pub(in crate::engine) above: Option<Before>,
+    pub(in crate::engine) scope: Scope,
 }
 
 /// The outcome of one step of the walk.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(in crate::engine) enum Step {
     /// The top node, or a watched node below it.
     Node(Removed),
     /// A node without a watch, or a step down.
@@ -50,13 +50,13 @@ pub(super) enum Step {
 
 impl Removal {
     /// Creates a walk over `node`, which was at `top`, and its descendants.
-    pub(super) fn new(top: Path<'_>, node: Rc<Node>, above: Option<Before>) -> Self {
+    pub(in crate::engine) fn new(top: Path<'_>, node: Rc<Node>, above: Option<Before>) -> Self {
         let levels = alloc::vec![(node, Cursor::default())];
         Self { above, at: PathCursor::at(top), levels, current: None }
     }
 
     /// Takes one step, down to a child or up to the parent. The cost of each is the same.
-    pub(super) fn step(&mut self, watches: &Watches) -> Step {
+    pub(in crate::engine) fn step(&mut self, watches: &Watches) -> Step {
         if let Some(removed) = self.current.take() {
             return Step::Node(removed);
         }
@@ -82,17 +82,17 @@ impl Removal {
     }
 
     /// Puts back a node whose events are not all queued.
-    pub(super) fn put_back(&mut self, removed: Removed) {
+    pub(in crate::engine) fn put_back(&mut self, removed: Removed) {
         self.current = Some(removed);
     }
 
     /// The present position, to detect progress.
-    pub(super) fn place(&self) -> (usize, bool) {
+    pub(in crate::engine) fn place(&self) -> (usize, bool) {
         (self.levels.len(), self.current.is_some())
     }
 
     /// Calls `visit` for each remaining node that [`Removal::step`] would return.
-    pub(super) fn for_each(&self, watches: &Watches, mut visit: impl FnMut(&Removed)) {
+    pub(in crate::engine) fn for_each(&self, watches: &Watches, mut visit: impl FnMut(&Removed)) {
         let mut rest = self.clone();
         loop {
             match rest.step(watches) {

@@ -10,8 +10,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
+use crate::engine::report::trace::Switches;
 use crate::engine::requests::parse_domid;
-use crate::engine::trace::Switches;
 use crate::engine::{Engine, work};
 use crate::store::domain::DomId;
 use crate::store::path::{Path, PathBuf};
@@ -47,33 +47,33 @@ impl Departure {
 
 /// All domains whose nodes are being removed.
 #[derive(Debug, Default)]
-pub(super) struct Departures {
+pub(in crate::engine) struct Departures {
     by_domain: BTreeMap<DomId, Departure>,
     /// Connections whose request names a departing domain.
     held: Vec<ConnectionId>,
 }
 
 impl Departures {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::engine) fn is_empty(&self) -> bool {
         self.by_domain.is_empty()
     }
 
-    pub(super) fn contains(&self, domid: DomId) -> bool {
+    pub(in crate::engine) fn contains(&self, domid: DomId) -> bool {
         self.by_domain.contains_key(&domid)
     }
 
     /// The departing domains.
-    pub(super) fn domains(&self) -> impl ExactSizeIterator<Item = DomId> {
+    pub(in crate::engine) fn domains(&self) -> impl ExactSizeIterator<Item = DomId> {
         self.by_domain.keys().copied()
     }
 
     /// Whether a departure can continue now.
-    pub(super) fn has_runnable(&self) -> bool {
+    pub(in crate::engine) fn has_runnable(&self) -> bool {
         self.by_domain.values().any(|departure| departure.receiver.is_none())
     }
 
     /// Lets the departures continue that wait for a receiver.
-    pub(super) fn release(&mut self, receiver: ConnectionId) {
+    pub(in crate::engine) fn release(&mut self, receiver: ConnectionId) {
         let waiting = self.by_domain.values_mut().filter(|departure| departure.receiver == Some(receiver));
         waiting.for_each(|departure| departure.receiver = None);
     }
@@ -81,7 +81,7 @@ impl Departures {
 
 /// Whether a request gives something to the domains that it names, so that they must be checked first. A quota or features
 /// need the check only while a domain departs.
-pub(super) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool {
+pub(in crate::engine) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool {
     match kind {
         MessageType::Introduce | MessageType::SetPerms => true,
         MessageType::SetFeature | MessageType::SetQuota => any_departs,
@@ -92,7 +92,7 @@ pub(super) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool
 impl Engine {
     /// Begins to remove the nodes of a domain that is gone. `originator` is its former connection. Few nodes are removed
     /// at once.
-    pub(super) fn begin_departure(&mut self, domid: DomId, originator: Option<ConnectionId>, now_ms: u64) {
+    pub(in crate::engine) fn begin_departure(&mut self, domid: DomId, originator: Option<ConnectionId>, now_ms: u64) {
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.connection = None;
             domain.target = None;
@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// Restores the removal of a domain's nodes that a predecessor began.
-    pub(super) fn restore_departure(&mut self, domid: DomId) {
+    pub(in crate::engine) fn restore_departure(&mut self, domid: DomId) {
         self.departures.by_domain.insert(domid, Departure::new(None));
     }
 
@@ -205,7 +205,7 @@ impl Engine {
 
     /// Takes the rights of all departing domains out of a transaction before its commit, which must not bring removed rights
     /// back.
-    pub(super) fn forget_departing(&mut self, transaction: &mut Transaction) {
+    pub(in crate::engine) fn forget_departing(&mut self, transaction: &mut Transaction) {
         for domid in self.departures.by_domain.keys() {
             self.work.spend(transaction.len() as u64);
             transaction.forget_domain(*domid);
@@ -228,7 +228,7 @@ impl Engine {
     }
 
     /// Continues all departures until the steps are used up.
-    pub(super) fn run_departures(&mut self, now_ms: u64) {
+    pub(in crate::engine) fn run_departures(&mut self, now_ms: u64) {
         let runnable = self.departures.by_domain.iter().filter(|(_, departure)| departure.receiver.is_none());
         let runnable: Vec<DomId> = runnable.map(|(domid, _)| *domid).collect();
         for domid in runnable {
@@ -241,7 +241,12 @@ impl Engine {
 
     /// Holds a connection back if its request would give something to a domain whose number is not free yet. Returns
     /// whether the connection is held back.
-    pub(super) fn hold_for_departure(&mut self, id: ConnectionId, kind: MessageType, payload: &[u8]) -> bool {
+    pub(in crate::engine) fn hold_for_departure(
+        &mut self,
+        id: ConnectionId,
+        kind: MessageType,
+        payload: &[u8],
+    ) -> bool {
         if self.departures.is_empty() || !self.names_departing(kind, payload) {
             return false;
         }

@@ -8,7 +8,7 @@ const PIECE: usize = 64;
 
 /// First in, first out. A queue that stays short is one piece, which keeps its room.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
+pub(in crate::engine) struct Queue<T> {
     /// Not empty unless all is.
     first: VecDeque<T>,
     /// None of them empty.
@@ -23,23 +23,23 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    pub(super) const fn len(&self) -> usize {
+    pub(in crate::engine) const fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::engine) fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
 
-    pub(super) fn front(&self) -> Option<&T> {
+    pub(in crate::engine) fn front(&self) -> Option<&T> {
         self.first.front()
     }
 
-    pub(super) fn front_mut(&mut self) -> Option<&mut T> {
+    pub(in crate::engine) fn front_mut(&mut self) -> Option<&mut T> {
         self.first.front_mut()
     }
 
-    pub(super) fn push_back(&mut self, entry: T) {
+    pub(in crate::engine) fn push_back(&mut self, entry: T) {
         self.len = self.len.saturating_add(1);
         match self.rest.back_mut().unwrap_or(&mut self.first) {
             last if last.len() < PIECE => last.push_back(entry),
@@ -48,13 +48,13 @@ impl<T> Queue<T> {
     }
 
     /// Puts an entry before all others.
-    pub(super) fn push_front(&mut self, entry: T) {
+    pub(in crate::engine) fn push_front(&mut self, entry: T) {
         self.len = self.len.saturating_add(1);
         self.first.push_front(entry);
     }
 
     #[inline]
-    pub(super) fn pop_front(&mut self) -> Option<T> {
+    pub(in crate::engine) fn pop_front(&mut self) -> Option<T> {
         let entry = self.first.pop_front();
         self.len = self.len.saturating_sub(usize::from(entry.is_some()));
         self.close_up();
@@ -70,11 +70,11 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + Clone {
+    pub(in crate::engine) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + Clone {
         self.first.iter().chain(self.rest.iter().flatten())
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> {
+    pub(in crate::engine) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> {
         self.first.iter_mut().chain(self.rest.iter_mut().flatten())
     }
 }

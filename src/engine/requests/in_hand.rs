@@ -29,7 +29,7 @@ pub struct InHand {
 }
 
 /// A handler begins.
-pub(super) fn begin(connection: ConnectionId, header: Header, payload: &[u8]) {
+pub(in crate::engine) fn begin(connection: ConnectionId, header: Header, payload: &[u8]) {
     KIND.store(header.kind, Relaxed);
     REQUEST.store(header.request_id, Relaxed);
     TRANSACTION.store(header.transaction_id, Relaxed);
@@ -39,7 +39,7 @@ pub(super) fn begin(connection: ConnectionId, header: Header, payload: &[u8]) {
 }
 
 /// The handler is done.
-pub(super) fn end() {
+pub(in crate::engine) fn end() {
     CONNECTION.store(0, Relaxed);
 }
 
@@ -47,7 +47,7 @@ pub(super) fn end() {
 /// test's hypervisor makes the fault.
 #[cfg(feature = "boot-test")]
 #[expect(clippy::panic, reason = "that is what it is for")]
-pub(super) fn crash_if_asked(call: &mut crate::engine::requests::Call<'_>) {
+pub(in crate::engine) fn crash_if_asked(call: &mut crate::engine::requests::Call<'_>) {
     let name = call.payload.split(|byte| *byte == 0).next().unwrap_or_default();
     if name.ends_with(b"/crash-by-panic") {
         panic!("asked for by a request");

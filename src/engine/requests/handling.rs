@@ -1,14 +1,15 @@
 //! One request from its bytes to its reply: the handler computes a change set, and that is made true or dropped.
 
-use crate::engine::change_set::Effect;
 use crate::engine::connection::Session;
+use crate::engine::connection::output::{EventCause, Origin};
+use crate::engine::fairness::memory::Budget;
 use crate::engine::hypervisor::Hypervisor;
-use crate::engine::memory::Budget;
-use crate::engine::output::{EventCause, Origin};
+use crate::engine::report::trace::Switches;
+use crate::engine::requests::change_set::Effect;
+use crate::engine::requests::in_hand;
+use crate::engine::requests::view::View;
 use crate::engine::requests::{self, Call, Reply, Row, replay};
-use crate::engine::trace::Switches;
-use crate::engine::view::View;
-use crate::engine::{Cause, Engine, in_hand, work};
+use crate::engine::{Cause, Engine, work};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
@@ -22,7 +23,7 @@ use alloc::boxed::Box;
 
 impl Engine {
     /// Handles one request, and queues exactly one reply. `payload` is `None` if there was no memory for it.
-    pub(super) fn handle_request(
+    pub(in crate::engine) fn handle_request(
         &mut self,
         id: ConnectionId,
         header: Header,
@@ -93,7 +94,7 @@ impl Engine {
 
     /// Finds the handler, runs it, and makes its changes true or drops them. Returns the effect that took place.
     #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
-    pub(super) fn run(
+    pub(in crate::engine) fn run(
         &mut self,
         id: ConnectionId,
         requester: Requester,

@@ -3,12 +3,12 @@
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 
-use crate::engine::change_set::{Effect, QuotaScope};
+use crate::engine::connection::output::EventCause;
 use crate::engine::events::{Change, Readable};
 use crate::engine::hypervisor::Hypervisor;
-use crate::engine::output::EventCause;
+use crate::engine::report::trace::Switches;
+use crate::engine::requests::change_set::{Effect, QuotaScope};
 use crate::engine::requests::replay::Replayed;
-use crate::engine::trace::Switches;
 use crate::engine::work::{self, REMOVAL_STEPS};
 use crate::engine::{Cause, Engine};
 use crate::store::domain_table::NodeCount;
@@ -19,7 +19,7 @@ use crate::store::watch::ConnectionId;
 
 impl Engine {
     /// Lets domains become known that permissions name.
-    pub(super) fn learn_domains(&mut self, hypervisor: &mut dyn Hypervisor) {
+    pub(in crate::engine) fn learn_domains(&mut self, hypervisor: &mut dyn Hypervisor) {
         for domid in core::mem::take(&mut self.changes.domains) {
             let born = self.state.next_generation();
             self.learn_domain(domid, born, hypervisor);
@@ -27,7 +27,7 @@ impl Engine {
     }
 
     /// Makes changes of nodes inside a transaction.
-    pub(super) fn apply_in_transaction(&mut self, transaction: &mut Transaction) {
+    pub(in crate::engine) fn apply_in_transaction(&mut self, transaction: &mut Transaction) {
         for change in self.changes.nodes.drain(..) {
             let generation = self.state.take_generations(change.generations());
             transaction.apply(change, generation);
@@ -36,7 +36,7 @@ impl Engine {
 
     /// Applies changes of nodes and announces them. Returns the number of written nodes, including the parents of
     /// created and removed nodes. Returns 0 if no open transaction has accessed any of them.
-    pub(super) fn apply_nodes(&mut self, now_ms: u64) -> usize {
+    pub(in crate::engine) fn apply_nodes(&mut self, now_ms: u64) -> usize {
         let mut written = 0_usize;
         let mut is_in_the_way = false;
         // Taken out for the time, and put back for its room.
@@ -107,7 +107,7 @@ impl Engine {
 
     /// Removes a node and its descendants, adjusts the owners' counts, and announces the removal. Returns the number of
     /// removed nodes.
-    pub(super) fn remove_subtree(&mut self, path: Path<'_>, cause: Cause, now_ms: u64) -> usize {
+    pub(in crate::engine) fn remove_subtree(&mut self, path: Path<'_>, cause: Cause, now_ms: u64) -> usize {
         let generation = self.state.next_generation();
         let (tree, domains, accesses) = (&self.state.tree, &mut self.state.domains, &mut self.fairness.accesses);
         let was_accessed = accesses.has_within(path);
@@ -136,7 +136,7 @@ impl Engine {
 
     /// Commits a transaction that has been checked, and announces its changes. A commit costs its client a single write
     /// credit, whatever it changes. It is free if no other open transaction has accessed the changed nodes.
-    pub(super) fn commit(&mut self, id: ConnectionId, mut transaction: Box<Transaction>, now_ms: u64) {
+    pub(in crate::engine) fn commit(&mut self, id: ConnectionId, mut transaction: Box<Transaction>, now_ms: u64) {
         if transaction.has_seen_nothing() {
             return;
         }
@@ -167,7 +167,7 @@ impl Engine {
     }
 
     /// Makes true what is not a change of nodes.
-    pub(super) fn apply_effect(
+    pub(in crate::engine) fn apply_effect(
         &mut self,
         id: ConnectionId,
         effect: Effect,
@@ -226,7 +226,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn add_watch(&mut self, id: ConnectionId, path: &str, token: &[u8], relative: bool, depth: Option<u32>) {
+    pub(in crate::engine) fn add_watch(
+        &mut self,
+        id: ConnectionId,
+        path: &str,
+        token: &[u8],
+        relative: bool,
+        depth: Option<u32>,
+    ) {
         let relative_bytes =
             if relative { PathBuf::of_domain(self.domid_of(id)).as_path().as_str().len().saturating_add(1) } else { 0 };
         self.state.watches.add(id, path, token, relative_bytes, depth);
@@ -237,7 +244,7 @@ impl Engine {
     }
 
     /// The first event of a watch, which comes at once and whatever the permissions.
-    pub(super) fn announce_watch(
+    pub(in crate::engine) fn announce_watch(
         &mut self,
         id: ConnectionId,
         path: &str,
@@ -252,7 +259,7 @@ impl Engine {
     }
 
     /// Changes the count of watches of a connection's domain and of their bytes; sockets are not counted.
-    pub(super) fn charge_watches(&mut self, id: ConnectionId, by: isize, bytes: isize) {
+    pub(in crate::engine) fn charge_watches(&mut self, id: ConnectionId, by: isize, bytes: isize) {
         if let Some(domid) = self.domain_of(id)
             && let Some(domain) = self.state.domains.get_mut(domid)
         {

@@ -14,9 +14,9 @@ use alloc::collections::{BTreeMap, TryReserveError, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::engine::connection::output::{EventCause, Origin};
+use crate::engine::events::removal::{Removal, Step};
 use crate::engine::events::{Change, Readable, Stopped};
-use crate::engine::output::{EventCause, Origin};
-use crate::engine::removal::{Removal, Step};
 use crate::engine::{Cause, Engine};
 use crate::limits;
 use crate::store::node::Node;
@@ -26,21 +26,21 @@ use crate::store::watch::ConnectionId;
 
 /// The rest of one request's changes, whose events are not all queued.
 #[derive(Debug)]
-pub(super) struct Announcement {
+pub(in crate::engine) struct Announcement {
     /// The connection that is held back until the end; `None` for the server's own changes.
-    pub(super) connection: Option<ConnectionId>,
-    pub(super) cause: EventCause,
+    pub(in crate::engine) connection: Option<ConnectionId>,
+    pub(in crate::engine) cause: EventCause,
     /// The changes. Some receivers may already have the events of the first one.
-    pub(super) changes: Changes,
+    pub(in crate::engine) changes: Changes,
     /// The last connection that was handled for the first change.
-    pub(super) after: Option<ConnectionId>,
+    pub(in crate::engine) after: Option<ConnectionId>,
     /// Bytes that the announcement takes.
-    pub(super) bytes: usize,
+    pub(in crate::engine) bytes: usize,
 }
 
 /// The changes of an announcement.
 #[derive(Debug)]
-pub(super) enum Changes {
+pub(in crate::engine) enum Changes {
     /// These changes, in order.
     Listed(VecDeque<CommitEvent>),
     /// The removal of a node and its descendants.
@@ -60,7 +60,7 @@ impl Changes {
 /// The postponed announcements. The key is the receiver whose room an announcement waits for (`None` if it can continue),
 /// and the turn in which it was last postponed.
 #[derive(Debug, Default)]
-pub(super) struct Announcements {
+pub(in crate::engine) struct Announcements {
     postponed: BTreeMap<(Option<ConnectionId>, u64), Announcement>,
     next_turn: u64,
     /// The number of announcements that hold back no connection, such as those of removed domains.
@@ -69,7 +69,7 @@ pub(super) struct Announcements {
 
 impl Announcements {
     /// Whether a postponed announcement holds back no connection.
-    pub(super) const fn has_unattended(&self) -> bool {
+    pub(in crate::engine) const fn has_unattended(&self) -> bool {
         self.unattended > 0
     }
 
@@ -79,7 +79,7 @@ impl Announcements {
     }
 
     /// Whether an announcement can continue now.
-    pub(super) fn has_runnable(&self) -> bool {
+    pub(in crate::engine) fn has_runnable(&self) -> bool {
         self.postponed.first_key_value().is_some_and(|((receiver, _), _)| receiver.is_none())
     }
 
@@ -107,7 +107,7 @@ impl Announcements {
     }
 
     /// All announcements, in no particular order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Announcement> {
+    pub(in crate::engine) fn iter(&self) -> impl Iterator<Item = &Announcement> {
         self.postponed.values()
     }
 
@@ -115,7 +115,7 @@ impl Announcements {
     ///
     /// # Errors
     /// Fails if there is no memory for the list.
-    pub(super) fn in_order(&self) -> Result<Vec<(u64, &Announcement)>, TryReserveError> {
+    pub(in crate::engine) fn in_order(&self) -> Result<Vec<(u64, &Announcement)>, TryReserveError> {
         let mut all = Vec::new();
         all.try_reserve_exact(self.postponed.len())?;
         all.extend(self.postponed.iter().map(|((_, turn), announcement)| (*turn, announcement)));
@@ -126,7 +126,7 @@ impl Announcements {
 
 impl Engine {
     /// Announces changes that were just applied, and postpones the rest if necessary.
-    pub(super) fn announce_all(&mut self, events: VecDeque<CommitEvent>, now_ms: u64) {
+    pub(in crate::engine) fn announce_all(&mut self, events: VecDeque<CommitEvent>, now_ms: u64) {
         let bytes = events.iter().map(CommitEvent::bytes).fold(0, usize::saturating_add);
         let Cause { connection, event: cause } = self.cause;
         let changes = Changes::Listed(events);
@@ -134,7 +134,12 @@ impl Engine {
     }
 
     /// Announces the change of one node that was just applied.
-    pub(super) fn announce_one(&mut self, change: Change<'_>, Cause { connection, event: cause }: Cause, now_ms: u64) {
+    pub(in crate::engine) fn announce_one(
+        &mut self,
+        change: Change<'_>,
+        Cause { connection, event: cause }: Cause,
+        now_ms: u64,
+    ) {
         if let Err(Stopped { after, receiver }) = self.announce(change, cause, None, now_ms) {
             let event = change.to_owned();
             let bytes = event.bytes();
@@ -144,7 +149,7 @@ impl Engine {
     }
 
     /// Announces the removal of a node that was at `top`, and of its descendants. Together they took `bytes`.
-    pub(super) fn announce_removal(
+    pub(in crate::engine) fn announce_removal(
         &mut self,
         top: Path<'_>,
         (node, above): (Rc<Node>, Option<Before>),
@@ -225,7 +230,7 @@ impl Engine {
     }
 
     /// Postpones an announcement, and holds back the connection that sent the request.
-    pub(super) fn postpone(&mut self, announcement: Announcement, receiver: Option<ConnectionId>) {
+    pub(in crate::engine) fn postpone(&mut self, announcement: Announcement, receiver: Option<ConnectionId>) {
         if let Some(connection) = announcement.connection.and_then(|id| self.connections.get_mut(&id)) {
             connection.announced_bytes = Some(announcement.bytes);
         }
@@ -239,7 +244,7 @@ impl Engine {
     }
 
     /// Restores an announcement of a predecessor.
-    pub(super) fn restore_announcement(&mut self, announcement: Announcement) {
+    pub(in crate::engine) fn restore_announcement(&mut self, announcement: Announcement) {
         if let Some(origin) = announcement.cause.origin
             && let Some(sender) = self.connections.get_mut(&origin.connection)
             && !sender.has_ticket(origin.ticket)
@@ -261,7 +266,7 @@ impl Engine {
     }
 
     /// Continues postponed announcements until the steps are used up.
-    pub(super) fn run_announcements(&mut self, now_ms: u64) {
+    pub(in crate::engine) fn run_announcements(&mut self, now_ms: u64) {
         while !self.work.is_over()
             && let Some((turn, mut announcement)) = self.announcements.take_runnable()
         {
@@ -291,7 +296,7 @@ impl Engine {
     }
 
     /// Lets the work continue that waits for a receiver's room: the receiver has read, is gone, or was given up.
-    pub(super) fn release_waiting(&mut self, receiver: ConnectionId) {
+    pub(in crate::engine) fn release_waiting(&mut self, receiver: ConnectionId) {
         self.announcements.release(receiver);
         self.departures.release(receiver);
         if let Some(connection) = self.connections.get_mut(&receiver) {
@@ -301,7 +306,7 @@ impl Engine {
     }
 
     /// Notes that work waits for a client of the control domain to read.
-    pub(super) fn await_reading(&mut self, id: ConnectionId, now_ms: u64) {
+    pub(in crate::engine) fn await_reading(&mut self, id: ConnectionId, now_ms: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.reading.unread_since_ms.is_none() {
             connection.reading.unread_since_ms = Some(now_ms);
@@ -311,7 +316,7 @@ impl Engine {
     }
 
     /// Notes that a client read `bytes`. Waiting work continues once the queue is empty or the client has read enough.
-    pub(super) fn note_reading(&mut self, id: ConnectionId, bytes: usize) {
+    pub(in crate::engine) fn note_reading(&mut self, id: ConnectionId, bytes: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if bytes > 0 && core::mem::take(&mut connection.reading.is_given_up) {
             log::info!("{}: reads again", self.name(id));
@@ -330,7 +335,7 @@ impl Engine {
 
     /// Gives up a client of the control domain that has read nothing for [`limits::PRIVILEGED_UNREAD_MS`]. Work no longer
     /// waits for its room.
-    pub(super) fn give_up_reader(&mut self, id: ConnectionId, now_ms: u64) {
+    pub(in crate::engine) fn give_up_reader(&mut self, id: ConnectionId, now_ms: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(since_ms) = connection.reading.unread_since_ms else { return };
         let due_ms = since_ms.saturating_add(limits::PRIVILEGED_UNREAD_MS);
@@ -348,7 +353,7 @@ impl Engine {
     }
 
     /// Whether a client of the control domain was given up ([`Engine::give_up_reader`]).
-    pub(super) fn is_given_up(&self, id: ConnectionId) -> bool {
+    pub(in crate::engine) fn is_given_up(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|connection| connection.reading.is_given_up)
     }
 }

@@ -5,13 +5,16 @@
 //! the known one died. What has to do with an introduction or a right, by which a new domain would be taken for the old
 //! one, is preceded by a look at the domains that it names ([`Engine::look_at_named`]).
 
+pub(super) mod departures;
+pub mod take_over;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::engine::connection::input::Input;
+use crate::engine::connection::output::EventCause;
 use crate::engine::connection::{Connection, Fault, Peer, Phase, RingStart};
 use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
-use crate::engine::input::Input;
-use crate::engine::output::EventCause;
 use crate::engine::requests::parse_domid;
 use crate::engine::{Cause, Engine, RestartPhase, work};
 use crate::limits;

@@ -6,10 +6,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::hypervisor::Port;
-use crate::engine::lists::ListChange;
 use crate::engine::report::Report;
+use crate::engine::report::trace::Trace;
+use crate::engine::requests::lists::ListChange;
 use crate::engine::requests::replay::Replayed;
-use crate::engine::trace::Trace;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::{Peaks, Quota};

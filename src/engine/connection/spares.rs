@@ -12,18 +12,18 @@ const SIZES: usize = 8;
 
 /// The buffers.
 #[derive(Debug, Default)]
-pub(super) struct Spares([Vec<u8>; SIZES]);
+pub(in crate::engine) struct Spares([Vec<u8>; SIZES]);
 
 impl Spares {
     /// An empty buffer with room for `bytes`.
-    pub(super) fn take(&mut self, bytes: usize) -> Vec<u8> {
+    pub(in crate::engine) fn take(&mut self, bytes: usize) -> Vec<u8> {
         let Some(size) = size_of(bytes) else { return Vec::with_capacity(bytes) };
         let spare = self.0.get_mut(size).map(core::mem::take).unwrap_or_default();
         if spare.capacity() < bytes { Vec::with_capacity(capacity(size)) } else { spare }
     }
 
     /// Keeps a buffer that is not needed any more, if it is of one of the sizes.
-    pub(super) fn give(&mut self, mut buffer: Vec<u8>) {
+    pub(in crate::engine) fn give(&mut self, mut buffer: Vec<u8>) {
         if let Some(size) = size_of(buffer.capacity())
             && buffer.capacity() == capacity(size)
             && let Some(spare) = self.0.get_mut(size)

@@ -4,10 +4,10 @@
 //! announcement. The server refuses a request that would exceed the requester's quota. It never refuses one that only
 //! frees memory.
 
+use crate::engine::connection::output::Output;
 use crate::engine::connection::{Connection, Session};
 use crate::engine::events::Receiver;
-use crate::engine::lists::KeptList;
-use crate::engine::output::Output;
+use crate::engine::requests::lists::KeptList;
 use crate::engine::{Engine, hypervisor::Hypervisor};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -122,7 +122,7 @@ impl Engine {
     }
 
     /// Computes the budget of a client's request. `transaction` is the request's own, which the session does not hold now.
-    pub(super) fn budget(
+    pub(in crate::engine) fn budget(
         &self,
         connection: &Connection,
         transaction: Option<&Transaction>,
@@ -149,7 +149,12 @@ impl Engine {
     /// One rule holds wherever domains share a resource: a domain may take at most as much as remains after that. The
     /// originator shares the receiver's room this way, and the receiver shares the heap. So some room always remains for
     /// domains that take little, however many domains take their maximum.
-    pub(super) fn has_room_for_event(&self, to: Receiver, bytes: usize, originator: Option<ConnectionId>) -> bool {
+    pub(in crate::engine) fn has_room_for_event(
+        &self,
+        to: Receiver,
+        bytes: usize,
+        originator: Option<ConnectionId>,
+    ) -> bool {
         let Some(session) = self.connections.get(&to.id).and_then(Connection::session) else { return true };
         let output = &session.output;
         let Some(domid) = to.guest else {
@@ -168,7 +173,7 @@ impl Engine {
 
     /// Finds a client of the control domain whose queue has no room for events of `originator`. The free heap is not
     /// considered: the control domain's watches bound the events to queue.
-    pub(super) fn crowded_reader(&self, originator: Option<ConnectionId>) -> Option<ConnectionId> {
+    pub(in crate::engine) fn crowded_reader(&self, originator: Option<ConnectionId>) -> Option<ConnectionId> {
         let control = self.state.domains.connection(self.config.privileged);
         let mut readers = control.into_iter().chain(self.sockets.iter().copied());
         readers.find(|id| {
@@ -179,13 +184,13 @@ impl Engine {
     }
 
     /// Notes that an event with `bytes` of payload was queued.
-    pub(super) fn note_event(&mut self, bytes: usize) {
+    pub(in crate::engine) fn note_event(&mut self, bytes: usize) {
         self.free_for_events = self.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
     }
 
     /// Whether a client must read before it may send another request. A client of the control domain must if it leaves too
     /// much unread, events of guests excluded. A guest must if it is at its hard quota.
-    pub(super) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
+    pub(in crate::engine) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
         let output = &session.output;
         match self.guest_of(id) {
             Some(domid) => {
@@ -198,7 +203,7 @@ impl Engine {
 
     /// Raises the maxima of the domains that have grown, and logs those over a memory quota. The request that made them grow
     /// does not matter.
-    pub(super) fn note_growth(&mut self, now_ms: u64) {
+    pub(in crate::engine) fn note_growth(&mut self, now_ms: u64) {
         if !self.state.domains.has_grown() {
             return;
         }
@@ -215,7 +220,7 @@ impl Engine {
 
     /// Raises a domain's maxima, and those of all guests, to its present figures. Returns the bytes that it takes, and
     /// whether they exceed its warning level.
-    pub(super) fn note_figures(&mut self, domid: DomId) -> (usize, bool) {
+    pub(in crate::engine) fn note_figures(&mut self, domid: DomId) -> (usize, bool) {
         let privileged = self.config.privileged;
         let Self { state, connections, peaks: of_all, .. } = self;
         let Some(domain) = state.domains.get_mut(domid) else { return (0, false) };
@@ -253,7 +258,7 @@ impl Engine {
     }
 
     /// Logs a guest that was refused memory, at most once per [`limits::MEMORY_LOG_INTERVAL_MS`].
-    pub(super) fn warn_of_refusal(&mut self, id: ConnectionId, used: usize, now_ms: u64) {
+    pub(in crate::engine) fn warn_of_refusal(&mut self, id: ConnectionId, used: usize, now_ms: u64) {
         if let Some(domid) = self.domain_of(id)
             && self.may_log_memory(domid, now_ms)
         {

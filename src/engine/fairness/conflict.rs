@@ -118,7 +118,7 @@ impl ConflictCredits {
     }
 
     /// Says all, with times relative to now.
-    pub(super) fn save(&self, now_ms: u64, body: &mut Writer) {
+    pub(in crate::engine) fn save(&self, now_ms: u64, body: &mut Writer) {
         body.size(self.points.len());
         for (domid, points) in &self.points {
             body.number(domid.0.into());
@@ -134,7 +134,11 @@ impl ConflictCredits {
     }
 
     /// Reads what [`ConflictCredits::save`] says, for those domains that `is_known`. What can't be is bent to what can.
-    pub(super) fn restore(body: &mut Reader<'_>, now_ms: u64, is_known: impl Fn(DomId) -> bool) -> Option<Self> {
+    pub(in crate::engine) fn restore(
+        body: &mut Reader<'_>,
+        now_ms: u64,
+        is_known: impl Fn(DomId) -> bool,
+    ) -> Option<Self> {
         let mut credits = Self::default();
         for _ in 0..body.count()? {
             let (domid, points) = (DomId(body.small()?), i8::try_from(body.signed()?).ok()?);
@@ -225,7 +229,7 @@ impl History {
     }
 
     /// Says all.
-    pub(super) fn save(&self, body: &mut Writer) {
+    pub(in crate::engine) fn save(&self, body: &mut Writer) {
         body.size(self.0.len());
         let mut before = 0;
         for written in &self.0 {
@@ -238,7 +242,7 @@ impl History {
     }
 
     /// Reads what [`History::save`] says; nothing that is newer than `generation`.
-    pub(super) fn restore(body: &mut Reader<'_>, generation: u64) -> Option<Self> {
+    pub(in crate::engine) fn restore(body: &mut Reader<'_>, generation: u64) -> Option<Self> {
         let mut history = Self::default();
         let mut before = 0_u64;
         for _ in 0..body.count()? {

@@ -3,12 +3,17 @@
 //! An event goes to a watch on the changed path or above, if its connection may read the node, or its parent, or could
 //! read the node before (`docs/misc/xenstore.txt`, "Watches"). No other connection gets the event.
 
+pub(super) mod announcements;
+pub(super) mod drops;
+pub(super) mod postponed;
+pub(super) mod removal;
+
 use alloc::rc::Rc;
 use alloc::string::String;
 
 use crate::engine::connection::Peer;
-use crate::engine::output::EventCause;
-use crate::engine::removal::Removed;
+use crate::engine::connection::output::EventCause;
+use crate::engine::events::removal::Removed;
 use crate::engine::{Engine, work};
 use crate::limits;
 use crate::store::domain::DomId;

@@ -104,7 +104,7 @@ pub fn find(lists: &[KeptList], path: Path<'_>, offset: usize) -> Option<usize> 
 
 impl Engine {
     /// Applies a request's change to the lists of its connection.
-    pub(super) fn change_list(&mut self, id: ConnectionId, change: ListChange, now_ms: u64) {
+    pub(in crate::engine) fn change_list(&mut self, id: ConnectionId, change: ListChange, now_ms: u64) {
         let Some(session) = self.session_mut(id) else { return };
         let lists = &mut session.lists;
         match change {
@@ -131,12 +131,12 @@ impl Engine {
     }
 
     /// The time at which the first list that is not read to its end is dropped.
-    pub(super) fn next_list_deadline_ms(&self) -> Option<u64> {
+    pub(in crate::engine) fn next_list_deadline_ms(&self) -> Option<u64> {
         self.list_deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
     }
 
     /// Drops lists that are too old.
-    pub(super) fn drop_old_lists(&mut self, now_ms: u64) {
+    pub(in crate::engine) fn drop_old_lists(&mut self, now_ms: u64) {
         while let Some((_, id)) = pop_due(&mut self.list_deadlines, now_ms) {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             connection.lists_deadline_ms = None;

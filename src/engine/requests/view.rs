@@ -3,9 +3,9 @@
 use alloc::rc::Rc;
 use core::cmp::Ordering;
 
-use crate::engine::accesses::Accesses;
 use crate::engine::config::Config;
-use crate::engine::memory::Budget;
+use crate::engine::fairness::accesses::Accesses;
+use crate::engine::fairness::memory::Budget;
 use crate::engine::work;
 use crate::store::node::Node;
 use crate::store::path::Path;
@@ -20,16 +20,16 @@ use crate::wire::errno::Errno;
 /// A request's view of the nodes. A transaction notes each node that is read in it.
 #[derive(Debug)]
 pub struct View<'a> {
-    pub(super) state: &'a State,
-    pub(super) config: &'a Config,
-    pub(super) requester: Requester,
-    pub(super) transaction: Option<&'a mut Transaction>,
+    pub(in crate::engine) state: &'a State,
+    pub(in crate::engine) config: &'a Config,
+    pub(in crate::engine) requester: Requester,
+    pub(in crate::engine) transaction: Option<&'a mut Transaction>,
     /// The index of the paths that open transactions access; `None` in a replay.
-    pub(super) accesses: Option<&'a mut Accesses>,
+    pub(in crate::engine) accesses: Option<&'a mut Accesses>,
     /// The memory that the request may still take.
-    pub(super) budget: Budget,
+    pub(in crate::engine) budget: Budget,
     /// Steps of work so far ([`work`]).
-    pub(super) steps: u64,
+    pub(in crate::engine) steps: u64,
 }
 
 impl View<'_> {
@@ -42,7 +42,7 @@ impl View<'_> {
     }
 
     /// Counts steps of work.
-    pub(super) const fn spend(&mut self, steps: u64) {
+    pub(in crate::engine) const fn spend(&mut self, steps: u64) {
         self.steps = self.steps.saturating_add(steps);
     }
 
@@ -51,7 +51,7 @@ impl View<'_> {
     ///
     /// # Errors
     /// As [`View::read`].
-    pub(super) fn look(
+    pub(in crate::engine) fn look(
         &mut self,
         path: Path<'_>,
         steps: u64,

@@ -40,12 +40,12 @@ impl Accesses {
     }
 
     /// Notes all paths that a restored transaction has accessed.
-    pub(super) fn note_all(&mut self, transaction: &Transaction) {
+    pub(in crate::engine) fn note_all(&mut self, transaction: &Transaction) {
         transaction.paths().for_each(|path| self.note(path.clone()));
     }
 
     /// Forgets the paths of a transaction that is no longer open.
-    pub(super) fn forget(&mut self, transaction: &Transaction) {
+    pub(in crate::engine) fn forget(&mut self, transaction: &Transaction) {
         let mut paths = transaction.paths().peekable();
         if is_pass_cheaper(self.0.len(), transaction.len()) {
             self.0.retain(|path, access| {
@@ -66,7 +66,7 @@ impl Accesses {
     }
 
     /// Counts again after an open transaction was lost. `transactions_with` returns how many have accessed a path.
-    pub(super) fn recount(&mut self, transactions_with: impl Fn(&PathBuf) -> usize) {
+    pub(in crate::engine) fn recount(&mut self, transactions_with: impl Fn(&PathBuf) -> usize) {
         self.0.retain(|path, access| {
             access.transactions = transactions_with(path);
             access.transactions > 0
@@ -74,7 +74,7 @@ impl Accesses {
     }
 
     /// Whether the index matches the paths of `transactions`.
-    pub(super) fn agree<'a>(&self, transactions: impl Iterator<Item = &'a Transaction> + Clone) -> bool {
+    pub(in crate::engine) fn agree<'a>(&self, transactions: impl Iterator<Item = &'a Transaction> + Clone) -> bool {
         let accessed = transactions.clone().map(Transaction::len).fold(0, usize::saturating_add);
         let counted = self.0.values().fold(0_usize, |sum, access| sum.saturating_add(access.transactions));
         let is_right = |(path, access): (&PathBuf, &Access)| {
@@ -108,7 +108,7 @@ impl Accesses {
 
     /// Notes the nodes that a commit removes at `generation`. Returns whether the commit writes a node that another open
     /// transaction has accessed. The caller has already forgotten the committed transaction.
-    pub(super) fn note_commit(&mut self, transaction: &Transaction, generation: u64) -> bool {
+    pub(in crate::engine) fn note_commit(&mut self, transaction: &Transaction, generation: u64) -> bool {
         let mut is_any = false;
         if self.0.is_empty() {
             return is_any;
@@ -138,7 +138,7 @@ impl Accesses {
     }
 
     /// Notes that a node was removed.
-    pub(super) fn note_removal(&mut self, path: Path<'_>, generation: u64) {
+    pub(in crate::engine) fn note_removal(&mut self, path: Path<'_>, generation: u64) {
         if let Some(access) = self.0.get_mut(path.as_str()) {
             access.removed_at = generation;
         }
@@ -147,12 +147,12 @@ impl Accesses {
     /// The generation of a node's newest removal since an open transaction accessed it.
     ///
     /// The parent's generation is no substitute: later writes change it too. A live update loses this value.
-    pub(super) fn removed_at(&self, path: Path<'_>) -> Option<u64> {
+    pub(in crate::engine) fn removed_at(&self, path: Path<'_>) -> Option<u64> {
         self.0.get(path.as_str()).map(|access| access.removed_at).filter(|generation| *generation > 0)
     }
 
     /// Whether a path or one below it was accessed.
-    pub(super) fn has_within(&self, path: Path<'_>) -> bool {
+    pub(in crate::engine) fn has_within(&self, path: Path<'_>) -> bool {
         self.has(path) || self.has_below(path)
     }
 

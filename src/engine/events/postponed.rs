@@ -1,13 +1,13 @@
 //! Work that does not fit into one turn, of three kinds:
 //!
-//! - the rest of announcements ([`crate::engine::announcements`]),
-//! - the nodes of domains that are gone ([`crate::engine::departures`]),
+//! - the rest of announcements ([`crate::engine::events::announcements`]),
+//! - the nodes of domains that are gone ([`crate::engine::domains::departures`]),
 //! - the queues and transactions of connections that were reset.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
-use crate::engine::output::Output;
+use crate::engine::connection::output::Output;
 use crate::engine::{Engine, work};
 use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
@@ -17,11 +17,11 @@ const DROPPED_AT_ONCE: usize = 64;
 
 /// Queues and transactions of reset connections, dropped over several turns.
 #[derive(Debug, Default)]
-pub(super) struct Discarded {
+pub(in crate::engine) struct Discarded {
     /// Output queues. Dropping a message settles the request that caused it.
-    pub(super) outputs: VecDeque<Output>,
+    pub(in crate::engine) outputs: VecDeque<Output>,
     /// Transactions, whose paths are still in the index of all accesses.
-    pub(super) transactions: VecDeque<Box<Transaction>>,
+    pub(in crate::engine) transactions: VecDeque<Box<Transaction>>,
 }
 
 impl Discarded {
@@ -56,7 +56,7 @@ impl Engine {
     }
 
     /// Drops a queue, and settles the requests that caused its messages.
-    pub(super) fn discard(&mut self, mut output: Output) {
+    pub(in crate::engine) fn discard(&mut self, mut output: Output) {
         let count = output.len();
         for _ in 0..count.min(DROPPED_AT_ONCE) {
             self.discard_first(&mut output);
@@ -67,7 +67,7 @@ impl Engine {
     }
 
     /// Drops a connection's transactions. They count as ended at once.
-    pub(super) fn discard_transactions(
+    pub(in crate::engine) fn discard_transactions(
         &mut self,
         id: ConnectionId,
         transactions: impl ExactSizeIterator<Item = Box<Transaction>>,
