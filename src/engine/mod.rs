@@ -11,6 +11,16 @@
 //! - All others only look.
 //!
 //! The same inputs give the same outputs, to the byte.
+//!
+//! The folders, by subject:
+//!
+//! - [`connection`]: one connection with its input, output queue, tickets and open transactions; replies and their buffers.
+//! - [`requests`]: the command table and its handlers; the view and the change set of one request; how a change set is applied.
+//! - `events`: which watches a change concerns, announcements that take several turns, and counts of dropped events.
+//! - [`domains`]: introduction, release, the removal of a dead domain's nodes, and reattachment after an update.
+//! - [`fairness`]: write credits, conflict credits, and shares of memory.
+//! - [`report`]: answers to CONTROL, trace lines, and the record of a crash.
+//! - [`snapshot`]: the state as a sequence of items, for a successor.
 
 pub mod config;
 pub mod connection;
