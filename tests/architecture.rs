@@ -58,6 +58,52 @@ fn no_part_of_the_library_uses_one_above_it() {
 }
 
 #[test]
+fn the_hypervisors_interfaces_know_nothing_of_the_kernel_and_of_requests() {
+    let mut checked = 0;
+    for file in sources(&source_folder().join("xen")) {
+        for line in code(&file) {
+            assert!(!line.contains("crate::kernel"), "{}: {line}", file.display());
+            assert!(!line.contains("xenstore::engine::requests"), "{}: {line}", file.display());
+            checked += 1;
+        }
+    }
+    println!("{checked} lines checked");
+    assert!(checked > 1000, "the lines were not found");
+}
+
+/// The most lines of a function: a screen.
+const FUNCTION_LINES_MOST: usize = 80;
+
+/// The lines of the function that begins at the first of these lines, by the brace that closes it at the same indentation.
+fn function_lines(lines: &[String]) -> Option<usize> {
+    let first = lines.first()?;
+    let text = first.trim_start();
+    // A declaration without a body ends with its line.
+    let is_function = text.split(' ').take(5).any(|word| word == "fn") && !first.ends_with(';');
+    let close = format!("{}}}", &first[..first.len() - text.len()]);
+    is_function.then(|| lines.iter().position(|line| line.trim_end() == close)).flatten().map(|last| last + 1)
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let mut longest = (0, String::new());
+    let mut checked = 0;
+    for file in sources(&source_folder()) {
+        let lines = code(&file);
+        for at in 0..lines.len() {
+            let Some(count) = function_lines(&lines[at..]) else { continue };
+            checked += 1;
+            assert!(count <= FUNCTION_LINES_MOST, "{}: {count} lines: {}", file.display(), lines[at]);
+            if count > longest.0 {
+                longest = (count, format!("{}: {}", file.display(), lines[at].trim()));
+            }
+        }
+    }
+    println!("{checked} functions checked; the longest has {} lines: {}", longest.0, longest.1);
+    assert!(checked > 1000, "the functions were not found");
+}
+
+#[test]
 fn every_part_of_the_library_has_its_place_in_the_layers() {
     for entry in fs::read_dir(source_folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -1,5 +1,6 @@
 //! From the entry to the main loop: the steps of the boot, in order (`docs/boot.md`).
 
+mod assembly;
 pub(crate) mod boot_info;
 #[cfg(feature = "boot-test")]
 mod boot_test;

@@ -1,6 +1,6 @@
-//! The assembly of `boot/pv.s`, what it calls, and where things are that it and `linker.ld` define.
+//! The functions and addresses that the kernel's assembly (`boot/pv.s`) and `linker.ld` define.
 
-use core::arch::{asm, global_asm};
+use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::ptr;
@@ -14,17 +14,7 @@ use super::shared_page::PAGE_BYTES;
 /// domain (4 MiB).
 pub(crate) const STACK_BYTES: usize = 128 * 1024;
 /// The stack of the fault handler, which formats and prints, and then starts the kernel anew or ends the domain.
-const FAULT_STACK_BYTES: usize = 64 * 1024;
-
-global_asm!(
-    include_str!("../../boot/pv.s"),
-    start = sym crate::kernel::start,
-    fault = sym crate::kernel::panic::fault,
-    sched_op = const xen_sys::__HYPERVISOR_sched_op,
-    sched_block = const xen_sys::SCHEDOP_block,
-    stack_bytes = const STACK_BYTES,
-    fault_stack_bytes = const FAULT_STACK_BYTES,
-);
+pub(crate) const FAULT_STACK_BYTES: usize = 64 * 1024;
 
 unsafe extern "C" {
     static __virt_base: u8;
