@@ -1,6 +1,6 @@
-//! Auto-introduction of domains that exist before the server. Their builder wrote the port of the connection into the ring page
-//! (`xen/include/public/io/xs_wire.h`, `evtchn_port`). Xen itself does not write it in any release up to 4.22. A domain whose
-//! page names port 0 stays unconnected until INTRODUCE.
+//! Auto-introduction of domains that exist before the server. The domain's builder wrote the port of the connection
+//! into the ring page (`xen/include/public/io/xs_wire.h`, `evtchn_port`). Xen itself does not write it in any release
+//! up to 4.22. A domain whose page names port 0 stays unconnected until INTRODUCE.
 
 use crate::engine::hypervisor::DomainState;
 use crate::limits;
@@ -9,11 +9,12 @@ use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
 
 impl Server {
-    /// Connects each domain that exists and whose ring page has a port, the control domain first. Returns how many.
+    /// Connects each existing domain whose ring page names a port, the control domain first. Returns the number of
+    /// connected domains.
     ///
-    /// A domain whose ring can't be mapped, has no port, or has one that can't be bound is left alone: it can still be
-    /// introduced by request. Requests that wait in a ring are kept, unless the domain waits for its connection to be
-    /// made, which it is then told.
+    /// The server skips a domain whose ring cannot be mapped, whose ring page names no port, or whose port cannot be
+    /// bound. INTRODUCE can still connect that domain. Requests that wait in a ring are kept, unless the domain has
+    /// requested a reconnection. The ring is then reset, and its connection word reports the connection.
     pub fn handle_existing_domains<P: Platform>(&mut self, platform: &mut P) -> usize {
         let privileged = self.engine.privileged();
         let mut connected = usize::from(self.connect_existing(privileged, platform));
@@ -27,7 +28,7 @@ impl Server {
         connected
     }
 
-    /// Connects one domain, if it is there and has a port. Returns whether it did.
+    /// Connects one domain, if it exists and its ring page names a port. Returns whether the domain was connected.
     fn connect_existing<P: Platform>(&mut self, domid: DomId, platform: &mut P) -> bool {
         let is_alive = matches!(platform.domain_state(domid), DomainState::Running | DomainState::Shutdown);
         if !is_alive || self.engine.state().domains.is_introduced(domid) {
@@ -44,7 +45,8 @@ impl Server {
     }
 }
 
-/// The port that the ring page of a domain names. It is read once: whoever may write the page could change it.
+/// Returns the port that a domain's ring page names. The page is read only once, because the domain could change it
+/// between two reads.
 fn port_in_ring<P: Platform>(domid: DomId, platform: &mut P) -> Result<Option<u32>, Errno> {
     platform.map_ring(domid)?;
     let port = platform.port_in_ring(domid);

@@ -1,10 +1,11 @@
-//! Moves bytes between rings and the engine: the body of the main loop, shared by the kernel, the hosted server and the
-//! simulator.
+//! Moves bytes between rings and the engine. This is the body of the main loop, shared by the kernel, the hosted server
+//! and the simulator.
 //!
-//! The host calls [`Server::handle_event`] for each port that fired, [`Server::handle_domain_exception`] when the
-//! hypervisor says that a domain shut down or died, and then [`Server::poll`] until it is not busy any more. Each call of
-//! `poll` does a bounded amount of work, and each connection's turn in it is bounded
-//! ([`crate::limits::REQUESTS_PER_TURN`], [`crate::limits::TURN_STEPS`]), so that no domain's flood delays another.
+//! The host calls [`Server::handle_event`] for each port that fired. It calls [`Server::handle_domain_exception`] when
+//! the hypervisor reports that a domain shut down or died. It then calls [`Server::poll`] until the server is no longer
+//! busy. Each call of `poll` does a bounded amount of work. Each connection's turn in it is bounded too
+//! ([`crate::limits::REQUESTS_PER_TURN`], [`crate::limits::TURN_STEPS`]). One domain's flood therefore does not delay
+//! another.
 
 mod existing;
 mod restart;
@@ -27,15 +28,16 @@ use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
 use crate::wire::ring::{Field, ImpossibleIndex, Ring, RingPage};
 
-/// What the server needs beside the engine's questions: the mapped pages, and a way to wake their owners.
+/// The host's services for the server, in addition to [`Hypervisor`]: the mapped pages, and notifications.
 pub trait Platform: Hypervisor {
     /// A mapped ring page.
     type Page: RingPage;
 
-    /// The ring page that [`Hypervisor::map_ring`] mapped for `domid`, while it is mapped.
+    /// Returns the ring page that [`Hypervisor::map_ring`] mapped for `domid`; `None` if it is not mapped.
     fn page(&self, domid: DomId) -> Option<&Self::Page>;
 
-    /// What a live update with a stream of so many bytes needs; `None` where there is none.
+    /// Estimates what a live update with a stream of `_stream_bytes` bytes needs. Returns `None` on a host without live
+    /// update.
     fn update_figures(&self, _stream_bytes: usize) -> Option<UpdateFigures> {
         None
     }
@@ -44,30 +46,30 @@ pub trait Platform: Hypervisor {
     fn notify(&mut self, port: Port);
 }
 
-/// What a live update would need.
+/// The estimated needs of a live update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpdateFigures {
-    /// Bytes of memory beside what is in use.
+    /// Bytes of memory needed in addition to what is in use.
     pub needed_bytes: usize,
-    /// Bytes that are free.
+    /// Bytes of free memory.
     pub free_bytes: usize,
-    /// For how long nobody would be served, in milliseconds, as far as can be said.
+    /// Estimated pause in milliseconds, in which no domain is served.
     pub pause_ms: u64,
 }
 
-/// What [`Server::poll`] found.
+/// The outcome of [`Server::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Poll {
-    /// There is more to do: call again before sleeping.
+    /// Whether work is left: call again before sleeping.
     pub busy: bool,
-    /// When to call again if nothing happens before, in milliseconds of the same clock.
+    /// Time of the next call if nothing happens before, in milliseconds of the same clock.
     pub deadline_ms: Option<u64>,
 }
 
-/// What the server asks its host to do.
+/// A request of the server to its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Log how much memory is in use, and how many rings and ports: a check was asked for.
+    /// Log the memory in use, and the numbers of rings and ports, as CONTROL `check` requires.
     ReportMemory,
     /// Start the successor that [`Server::take_successor`] hands out.
     StartUpdate,
@@ -79,34 +81,34 @@ pub struct Server {
     engine: Engine,
     updates: Updates,
     actions: VecDeque<Action>,
-    /// The hypervisor said that a domain shut down or died.
+    /// Whether the hypervisor has reported that a domain shut down or died, since the last turn.
     has_exception: bool,
-    /// Clients of the hosted server that may have something to do.
+    /// Clients of the hosted server that may have work.
     sockets: VecDeque<ConnectionId>,
-    /// Requests that were handled.
+    /// Number of requests executed.
     requests: u64,
 }
 
-/// What a domain whose connection is shut was told now.
+/// Whether the ring's error word of a shut connection changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
-    /// Why, in the ring's error word.
+    /// The reason was written just now.
     News,
-    /// Nothing that does not stand there already.
+    /// The reason was there already, or the domain is not offered the error word.
     Before,
 }
 
-/// What happened to a ring in one turn.
+/// The outcome of one ring's turn.
 #[derive(Default)]
 struct Turn {
-    /// Bytes were moved: the other end has to know.
+    /// Bytes were moved, and the other end needs a notification.
     moved: bool,
     /// The turn ended before the ring was empty.
     unfinished: bool,
 }
 
 impl Server {
-    /// A server with a new store.
+    /// Creates a server with a new store.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self::with_engine(Engine::new(config))
@@ -123,22 +125,22 @@ impl Server {
         }
     }
 
-    /// The engine, to look at.
+    /// Returns the engine, read-only.
     #[must_use]
     pub const fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// How many requests were handled; a successor or a restart counts from zero.
+    /// Returns the number of requests executed. A successor and a warm restart start at zero.
     #[must_use]
     pub const fn requests_handled(&self) -> u64 {
         self.requests
     }
 
-    /// Connects the domain that was there before us, as [`Engine::handle_boot_domain`].
+    /// Connects a domain that exists before the server, as [`Engine::handle_boot_domain`].
     ///
     /// # Errors
-    /// What the hypervisor says when ring or port can't be had.
+    /// Fails with the hypervisor's error if the ring cannot be mapped or the port cannot be bound.
     pub fn handle_boot_domain<P: Platform>(
         &mut self,
         domid: DomId,
@@ -148,12 +150,12 @@ impl Server {
         self.engine.handle_boot_domain(domid, remote_port, platform)
     }
 
-    /// Notes that a port of ours fired.
+    /// Notes that one of the server's ports fired.
     pub fn handle_event(&mut self, port: Port) {
         self.engine.handle_port(port);
     }
 
-    /// Notes that the hypervisor says that a domain shut down or died.
+    /// Notes that the hypervisor has reported the shutdown or death of a domain.
     pub fn handle_domain_exception(&mut self) {
         self.has_exception = true;
     }
@@ -168,8 +170,8 @@ impl Server {
         self.engine.handle_disconnected(id);
     }
 
-    /// Takes bytes that a client of the hosted server sent, up to [`limits::REQUESTS_PER_TURN`] requests, and handles
-    /// them. Returns how many bytes were taken; offer the rest again later.
+    /// Takes bytes that a client of the hosted server sent, and executes up to [`limits::REQUESTS_PER_TURN`] requests.
+    /// Returns the number of bytes taken. The caller offers the rest again later.
     pub fn handle_received<P: Platform>(
         &mut self,
         id: ConnectionId,
@@ -202,20 +204,20 @@ impl Server {
         bytes.len().saturating_sub(rest.len())
     }
 
-    /// The bytes to send to a client of the hosted server, message by message; nothing when there are none.
+    /// Returns the bytes to send to a client of the hosted server, message by message.
     pub fn poll_transmit(&self, id: ConnectionId) -> impl Iterator<Item = &[u8]> {
         let session = self.engine.connection(id).and_then(Connection::session);
         session.into_iter().flat_map(|session| session.output.pieces())
     }
 
-    /// Whether there is something to send to a client of the hosted server.
+    /// Returns whether there are bytes to send to a client of the hosted server.
     #[must_use]
     pub fn has_to_transmit(&self, id: ConnectionId) -> bool {
         let session = self.engine.connection(id).and_then(Connection::session);
         session.is_some_and(|session| !session.output.is_empty())
     }
 
-    /// Notes that `count` of those bytes were sent, the first ones.
+    /// Notes that the first `count` of the bytes of [`Server::poll_transmit`] were sent.
     pub fn handle_transmitted(&mut self, id: ConnectionId, mut count: usize) {
         while count > 0 {
             let first = self.poll_transmit(id).next().map_or(0, <[u8]>::len);
@@ -228,30 +230,30 @@ impl Server {
         }
     }
 
-    /// Whether a connection is there and has not been shut for breaking the rules.
+    /// Returns whether a connection exists and has not been shut for a protocol error.
     #[must_use]
     pub fn is_open(&self, id: ConnectionId) -> bool {
         self.engine.connection(id).is_some_and(|connection| connection.fault().is_none())
     }
 
-    /// Looks at every connection and every domain, as if all had signalled: after a time in which signals were lost.
+    /// Treats all connections and domains as if they had signalled. For use after a time in which signals were lost.
     pub fn wake_all(&mut self) {
         self.engine.wake_all();
         self.has_exception = true;
     }
 
-    /// What the host is to do.
+    /// Returns the next action for the host.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// Whether there is something to do at once.
+    /// Returns whether work is pending.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.engine.has_ready() || self.engine.has_postponed()
     }
 
-    /// Does what the engine asks its host for, as far as that is not for ours.
+    /// Executes the engine's actions: handles updates itself and queues the rest for the host.
     fn act<P: Platform>(&mut self, platform: &P, now_ms: u64) {
         self.updates.drop_abandoned(now_ms);
         while let Some(action) = self.engine.poll_action() {
@@ -263,12 +265,12 @@ impl Server {
         self.go_on_with_update(now_ms);
     }
 
-    /// Does a turn of work: each ring that has something to do is served once.
+    /// Does a turn of work: serves each ring with pending work once.
     ///
-    /// The cost is bounded in steps of the meter ([`crate::engine::work`]). Each ring that has something to do costs at most
-    /// [`limits::TURN_STEPS`] and the excess of its last request ([`limits::REQUEST_STEPS_MOST`]). Each of the three kinds of
-    /// postponed work costs at most [`limits::POSTPONED_STEPS`] and the excess of its last piece. A ring with nothing to do
-    /// costs nothing.
+    /// The cost is bounded in steps of the meter ([`crate::engine::work`]). A ring with pending work costs at most
+    /// [`limits::TURN_STEPS`] and the excess of its last request ([`limits::REQUEST_STEPS_MOST`]). Each of the three
+    /// kinds of postponed work costs at most [`limits::POSTPONED_STEPS`] and the excess of its last piece. A ring
+    /// without work costs nothing.
     pub fn poll<P: Platform>(&mut self, platform: &mut P, now_ms: u64) -> Poll {
         if core::mem::take(&mut self.has_exception) {
             self.engine.handle_domain_exception(platform, now_ms);
@@ -284,12 +286,12 @@ impl Server {
         Poll { busy: self.is_busy(), deadline_ms: deadlines.into_iter().flatten().min() }
     }
 
-    /// A client of the hosted server for which there is something to send, or from which more may be received now.
+    /// Returns a client of the hosted server that has bytes to send, or whose input may be read again.
     pub fn poll_socket(&mut self) -> Option<ConnectionId> {
         self.sockets.pop_front()
     }
 
-    /// Gives one connection its turn. Sockets are served by their host.
+    /// Gives one connection its turn. The host serves sockets.
     fn serve<P: Platform>(&mut self, id: ConnectionId, platform: &mut P, now_ms: u64) {
         let domid = match self.engine.connection(id).map(|connection| connection.peer) {
             Some(Peer::Domain { domid, .. }) => domid,
@@ -298,7 +300,8 @@ impl Server {
         };
         self.look_for_reconnection(id, domid, platform);
         if let Some(told) = self.tell_of_fault(id, domid, platform) {
-            // Shut since its last turn, by a crash or a restart: a domain that sleeps for a reply has to look.
+            // A crash or a warm restart shut the connection since its last turn. The domain may sleep until a reply
+            // arrives, and needs a notification.
             let port = self.port_of(id).filter(|_| told == Told::News);
             return port.into_iter().for_each(|port| platform.notify(port));
         }
@@ -310,7 +313,7 @@ impl Server {
             }
             self.engine.handle_broken_rule(id, Fault::RingIndex, now_ms);
         }
-        // A request on this very ring may have introduced the domain again, with another port.
+        // A request on this very ring may have introduced the domain again, with a different port.
         let port = self.port_of(id);
         let is_shut = self.tell_of_fault(id, domid, platform).is_some();
         let turn = outcome.unwrap_or_default();
@@ -327,7 +330,7 @@ impl Server {
         }
     }
 
-    /// Our port of a domain's connection.
+    /// Returns the server's port of a domain's connection.
     fn port_of(&self, id: ConnectionId) -> Option<Port> {
         match self.engine.connection(id)?.peer {
             Peer::Domain { port, .. } => port,
@@ -335,8 +338,8 @@ impl Server {
         }
     }
 
-    /// Whether the ring has moved on since it was served. A domain signals only if it finds the ring as full, or as empty, as
-    /// would keep us from going on; it may have looked just before we changed that, and then nobody would signal any more.
+    /// Returns whether the ring has new work since its turn. A domain signals only if its queue state would block the
+    /// server. It may have checked just before the server changed the ring, and then sends no further signal.
     fn has_more<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
         let (Some(connection), Some(page)) = (self.engine.connection(id), platform.page(domid)) else { return false };
         let Some(session) = connection.session() else { return false };
@@ -346,7 +349,8 @@ impl Server {
         !session.output.is_empty() && has_room() || self.engine.may_receive(id) && has_requests()
     }
 
-    /// Whether a connection was shut. The ring's error word says why, if the domain was offered that.
+    /// Writes the reason why a connection was shut into the ring's error word, if the domain is offered that feature.
+    /// Returns `None` if the connection was not shut.
     fn tell_of_fault<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> Option<Told> {
         let fault = self.engine.connection(id).and_then(Connection::fault)?;
         let page = platform.page(domid).filter(|_| self.engine.features(id).contains(Features::ERROR));
@@ -355,10 +359,11 @@ impl Server {
         Some(Told::News)
     }
 
-    /// Resets the connection if the domain requests it (`docs/misc/xenstore-ring.txt`, "The ring reconnection feature").
+    /// Resets the connection if the domain requests it (`docs/misc/xenstore-ring.txt`, "The ring reconnection
+    /// feature").
     ///
-    /// A domain may also erase its ring without such a request, as firmware does before it starts a kernel. The C server reads
-    /// its own indices from the page, and does not notice. Returns whether the ring was erased.
+    /// A domain may also erase its ring without such a request, as firmware does before it starts a kernel. The C
+    /// server reads its own indices from the page, and does not notice. Returns whether the ring was erased.
     fn look_for_reconnection<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
         let Some(page) = platform.page(domid) else { return false };
         if self.engine.features(id).contains(Features::RECONNECTION)
@@ -375,7 +380,7 @@ impl Server {
         is_erased
     }
 
-    /// Sends what waits, handles requests, and sends what that caused.
+    /// Sends pending output, executes requests, and sends their replies.
     fn serve_ring<P: Platform>(
         &mut self,
         id: ConnectionId,
@@ -408,8 +413,8 @@ impl Server {
         Ok(turn)
     }
 
-    /// Starts the rings of domains that the last request introduced, before its reply is sent: from then on these domains
-    /// may use them. The reply may also be what lets them run.
+    /// Starts the rings of domains that the last request introduced, before its reply is sent. These domains may use
+    /// their rings from then on. The reply may also be what lets them run.
     fn start_introduced<P: Platform>(&mut self, platform: &mut P) {
         while let Some(id) = self.engine.poll_starting() {
             let Some(Connection { peer: Peer::Domain { domid, port }, .. }) = self.engine.connection(id) else {
@@ -426,12 +431,12 @@ impl Server {
         }
     }
 
-    /// Takes a ring into use, at introduction.
+    /// Starts a ring at introduction.
     fn start_ring<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P, turn: &mut Turn) {
         let features = self.engine.features(id);
         let (Some(connection), Some(page)) = (self.engine.connection_mut(id), platform.page(domid)) else { return };
         let Some(start) = connection.ring_start.take() else { return };
-        // Said before anything is consumed or produced, so that the domain can rely on it.
+        // Written before anything is consumed or produced, so that the domain can rely on it.
         page.store(Field::Features, features.bits());
         if features.contains(Features::ERROR) {
             page.store(Field::Error, NO_ERROR);
@@ -444,13 +449,13 @@ impl Server {
         }
         connection.ring = Ring::reset(page);
         if is_asked {
-            // Whoever asked waits for this word alone, so that it comes last.
+            // The requester waits only for this word, so it is written last.
             page.store(Field::Connection, CONNECTION_ESTABLISHED);
             turn.moved = true;
         }
     }
 
-    /// Copies what waits into the ring, as far as it fits.
+    /// Copies pending output into the ring, up to the free room.
     fn send<P: Platform>(
         &mut self,
         id: ConnectionId,
@@ -475,7 +480,7 @@ impl Server {
         }
     }
 
-    /// Copies bytes of the next request out of the ring, and returns how many.
+    /// Copies bytes of the next request out of the ring. Returns the number of bytes.
     fn receive<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) -> Result<usize, ImpossibleIndex> {
         if !self.engine.may_receive(id) {
             return Ok(0);
@@ -483,7 +488,7 @@ impl Server {
         let Some(page) = platform.page(domid) else { return Ok(0) };
         let connection = self.engine.connection_mut(id);
         let Some((session, ring)) = connection.and_then(Connection::session_mut) else { return Ok(0) };
-        // What a predecessor received comes first.
+        // Bytes that a predecessor received come first.
         match session.input.take_backlog() {
             0 => ring.read(page, session.input.space()),
             count => Ok(count),
@@ -491,9 +496,9 @@ impl Server {
     }
 }
 
-/// The ring's connection word: the domain asks for a connection (`docs/misc/xenstore-ring.txt`).
+/// The ring's connection word: the domain requests a reconnection (`docs/misc/xenstore-ring.txt`).
 const CONNECTION_REQUESTED: u32 = 1;
-/// The ring's error word: nothing is wrong.
+/// The ring's error word: no error.
 const NO_ERROR: u32 = 0;
-/// The ring's connection word: the connection stands.
+/// The ring's connection word: connected.
 const CONNECTION_ESTABLISHED: u32 = 0;

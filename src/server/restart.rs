@@ -1,4 +1,4 @@
-//! Warm restart: the state is saved for the same program after it crashed while a request was handled.
+//! Warm restart: saves the state for the same program after a crash with a request in flight.
 
 use alloc::vec::Vec;
 
@@ -12,20 +12,21 @@ use crate::stream::writer::{Sink, WriteError};
 use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 
-/// What commands are answered that were not done when the server crashed.
+/// The answer to commands that were not completed when the server crashed.
 const NOT_DONE: &str =
     "The server was started anew after a crash: this was not done, and an update has to be prepared again.";
 
 impl Server {
-    /// Whose request it is; the control domain's for clients of the hosted server.
+    /// Returns the domain whose request is in flight; the control domain for clients of the hosted server.
     #[must_use]
     pub fn domain_in_hand(&self, request: &InHand) -> DomId {
         self.engine.domid_of(request.connection)
     }
 
-    /// Writes the state as it was before a request whose handler never ended. The control domain is answered EIO; nobody
-    /// else gets an answer, as [`Engine::handle_crash`](crate::engine::Engine::handle_crash) shuts his connection. Commands
-    /// that wait for their answer are answered as well: who comes after knows nothing of them.
+    /// Writes the state as it was before a request whose handler never ended. If the control domain sent the request,
+    /// it receives EIO. Any other requester gets no reply:
+    /// [`Engine::handle_crash`](crate::engine::Engine::handle_crash) shuts its connection. Commands that wait for their
+    /// answer are answered as well, because the restarted server does not know them.
     ///
     /// # Errors
     /// As [`Server::save_to`].
@@ -46,25 +47,25 @@ impl Server {
         self.save_to(sink, self.lossless_version(), &options)
     }
 
-    /// Gives up a request whose handler never ended, to go on with this very server: for
-    /// [`handle_crash`](Self::handle_crash), if there is no memory to save the state and to restore it beside.
+    /// Abandons a request whose handler never ended, so that this server can resume in place. To be followed by
+    /// [`handle_crash`](Self::handle_crash). For use if there is no memory to save and restore the state.
     pub fn abandon_request(&mut self, request: &InHand) {
         self.engine.abandon_request(request);
         self.wake_all();
     }
 
-    /// Goes on after a crash, once everything was taken over.
+    /// Resumes after a crash, once all connections are reattached.
     pub fn handle_crash<P: Platform>(&mut self, crash: &Crash<'_>, platform: &mut P, now_ms: u64) {
         self.engine.handle_crash(crash, platform, now_ms);
-        // A turn has ended before it told whoever it concerns. If it has filled a ring, nothing that could be told of is sent
-        // any more, and a domain that was not told does not read.
+        // The crash ended a turn before its notifications were sent. If that turn filled a ring, the server can send
+        // nothing more, and a domain without a notification does not read.
         for port in self.engine.ports() {
             platform.notify(port);
         }
     }
 }
 
-/// The whole message that refuses a request.
+/// Returns a whole ERROR message for a request.
 fn error_reply(request: Header, errno: Errno) -> Vec<u8> {
     let name = errno.name().as_bytes();
     let payload_bytes = u32::try_from(name.len().saturating_add(1)).unwrap_or(0);

@@ -15,20 +15,20 @@ use crate::stream::reader::Reader;
 use crate::stream::record::{Reason, StreamError, Version};
 use crate::stream::writer::{Sink, WriteError, Writer};
 
-/// Why a stream is not loaded.
+/// The reason to refuse a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoadError {
-    /// It is no stream, or a record is broken.
+    /// The bytes are not a stream, or a record is invalid.
     Stream(StreamError),
     /// The bytes are a dump of oxenstored, and no line of it can be read.
     Dump(DumpError),
-    /// What a record says can't be.
+    /// A record contradicts the records before it, or the limits.
     Item {
-        /// Which record, counted from 1; of a dump, which item.
+        /// The record's number, from 1; in a dump, the item's number.
         record: u32,
-        /// Where it begins, in bytes from the start; 0 in a dump.
+        /// The record's offset in bytes from the start; 0 in a dump.
         offset: usize,
-        /// What is wrong.
+        /// The error in the item.
         reason: RestoreError,
     },
 }
@@ -43,8 +43,8 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// Makes an engine from a stream, or from a dump of oxenstored. A stream is restored whole or not at all. Of a dump, all
-/// readable lines are restored. The clients are not connected yet: [`Server::take_over`] connects them.
+/// Makes an engine from a stream, or from a dump of oxenstored. A stream is restored whole or not at all. Of a dump,
+/// all readable lines are restored. The clients are not connected yet: [`Server::take_over`] connects them.
 ///
 /// # Errors
 /// Fails with the first error in the stream, or with [`DumpError`] if no line of a dump can be read.
@@ -91,7 +91,7 @@ fn load_dump(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadE
 }
 
 impl Server {
-    /// The oldest version of the stream that holds everything.
+    /// Returns the oldest version of the stream that can express the whole state.
     pub(super) fn lossless_version(&self) -> Version {
         if self.engine.needs_version_2() { Version::Two } else { Version::One }
     }
@@ -99,15 +99,15 @@ impl Server {
     /// Writes the state as a stream.
     ///
     /// # Errors
-    /// When there is no room, in the sink or for what it takes to write it, or something is too long for its field. Nothing
-    /// changes by that.
+    /// Fails if the sink is full, if memory is missing, or if a text is too long for its field. The state does not
+    /// change.
     pub fn save_to(&self, sink: &mut dyn Sink, version: Version, options: &SaveOptions<'_>) -> Result<(), WriteError> {
         let mut writer = Writer::new(sink, version)?;
         self.engine.save(options, &mut |item| writer.item(item))?;
         writer.end()
     }
 
-    /// Writes the state for a successor, which is to answer whoever asked for it.
+    /// Writes the state for a successor, together with the reply that the successor sends to the requester.
     ///
     /// # Errors
     /// As [`Server::save_to`].
@@ -117,14 +117,14 @@ impl Server {
         self.save_to(sink, successor.version, &options)
     }
 
-    /// Drops all state, which has to be in a stream by now, to make room for a successor. The host closes nothing, but
-    /// unmaps all rings. Until [`Server::take_state_back`] nothing else may be asked of the server.
+    /// Drops all state to make room for a successor. The caller has saved the state in a stream before. The host closes
+    /// no port, but unmaps all rings. Only [`Server::take_state_back`] may be called next.
     pub fn drop_state(&mut self) {
         self.engine = Engine::new(Config::default());
     }
 
-    /// There is no successor after all: the server goes on with the state that was saved for it, and whoever asked is told
-    /// why instead of what the successor was to say.
+    /// Restores the saved state after a failed update, and resumes service. The requester receives the reason of the
+    /// failure in place of the successor's reply.
     pub fn take_state_back<P: Platform>(
         &mut self,
         mut engine: Engine,
@@ -134,7 +134,7 @@ impl Server {
         now_ms: u64,
     ) -> TakenOver {
         log::warn!("live update: {why}");
-        // Connections have new numbers. Only the control domain asks for updates.
+        // Connections have new numbers. Only the control domain requests updates.
         if let Some(control) = engine.state().domains.connection(engine.privileged()) {
             engine.replace_last_reply(control, asked, &payload(why));
         }

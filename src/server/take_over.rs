@@ -1,7 +1,8 @@
-//! A server goes on where another stopped: with its state, on the rings and ports of its clients.
+//! Reattaches a restored server to the rings and ports of its clients.
 //!
-//! In a live update the ports are still ours: they belong to the domain and not to the kernel in it. After a cold start
-//! they are gone, and those of the ring pages are bound anew. One connection that can't be taken over is lost alone.
+//! In a live update the ports are still bound: they belong to the domain, not to the kernel in it. After a cold start
+//! they are gone, and the server binds the ports that the ring pages name. A ring that cannot be mapped costs only its
+//! own connection.
 
 use alloc::vec::Vec;
 
@@ -12,38 +13,38 @@ use crate::server::{Platform, Server};
 use crate::wire::errno::Errno;
 use crate::wire::ring::{Field, RingPage};
 
-/// Where the state comes from.
+/// The source of the restored state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakeOver {
-    /// From a predecessor in this domain, whose ports are still bound.
+    /// A predecessor in this domain, whose ports are still bound.
     Live,
-    /// From a stream that was saved some time ago, in another domain.
+    /// A stream that was saved earlier, in another domain.
     Cold {
-        /// The control domain's port, if it was told; else it is in its ring page.
+        /// The control domain's port, if the host knows it; otherwise the ring page names it.
         control_port: Option<u32>,
     },
 }
 
-/// What became of the connections.
+/// The outcome of [`Server::take_over`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TakenOver {
-    /// Those that go on.
+    /// Number of reattached connections.
     pub connections: usize,
-    /// Those that can't.
+    /// Number of lost connections.
     pub lost: usize,
-    /// Whether the control domain's goes on.
+    /// Whether the control domain's connection is reattached.
     pub has_control: bool,
 }
 
 impl Server {
-    /// A server with a restored engine, to be followed by [`Server::take_over`].
+    /// Creates a server with a restored engine. To be followed by [`Server::take_over`].
     #[must_use]
     pub fn restored(engine: Engine) -> Self {
         Self::with_engine(engine)
     }
 
-    /// Maps the rings and gets the ports of all restored connections. Domains that are gone are released, in a live update
-    /// at the next [`Server::poll`], and everybody is served.
+    /// Maps the rings and binds the ports of all restored connections, and then serves all of them. Domains that no
+    /// longer exist are released; in a live update this happens at the next [`Server::poll`].
     pub fn take_over<P: Platform>(&mut self, platform: &mut P, now_ms: u64, mode: TakeOver) -> TakenOver {
         let all = self.engine.restored_connections();
         let privileged = self.engine.privileged();
@@ -76,7 +77,7 @@ impl Server {
             waiting.into_iter().for_each(|id| self.engine.handle_not_taken_over(id));
             self.handle_domain_exception();
         } else {
-            // Those that are gone are released, with all that belongs to that; the others may be introduced again.
+            // Domains that no longer exist are released completely. The others may be introduced again.
             self.engine.handle_domain_exception(platform, now_ms);
             waiting.into_iter().for_each(|id| self.engine.handle_left_waiting(id, now_ms));
         }
@@ -86,7 +87,7 @@ impl Server {
 
     fn take_live<P: Platform>(&mut self, restored: Restored, platform: &mut P) -> Result<(), Errno> {
         let Restored { id, domid, port } = restored;
-        // Also for a domain that is gone: whoever releases it closes the port.
+        // This also applies to a domain that no longer exists: its release closes the port.
         let port = port.map(|port| platform.adopt_port(domid, port.0)).transpose();
         self.engine.handle_port_adopted(id, port.ok().flatten());
         self.map_ring(restored, platform)?;
@@ -113,7 +114,7 @@ impl Server {
         }
     }
 
-    /// Maps a domain's ring, unless the domain is gone: another may have its number.
+    /// Maps a domain's ring if the domain still exists: another domain may have its number.
     fn map_ring<P: Platform>(&mut self, restored: Restored, platform: &mut P) -> Result<(), Errno> {
         if !self.engine.is_still_there(restored.domid, platform) {
             return Err(Errno::NoEnt);

@@ -1,7 +1,8 @@
-//! CONTROL `live-update`: prepares an update, waits for transactions if it must, and tells the host when to start it.
+//! CONTROL `live-update`: prepares an update, waits for transactions if it must, and notifies the host when the update
+//! starts.
 //!
-//! Each command is answered once. The start is answered when it is refused or has failed; when it succeeds, the
-//! successor answers, to whom the answer is handed with everything else that waits to be sent.
+//! Each command is answered once. This server answers a start that it refuses or that fails. The successor answers a
+//! start that succeeds: it receives the answer together with all other pending output.
 
 use alloc::borrow::Cow;
 use alloc::format;
@@ -18,17 +19,17 @@ use crate::update::image::Image;
 use crate::update::session::{Refusal, Session};
 use crate::update::upload::Upload;
 
-/// The newest version of the stream that is known.
+/// The newest stream version that this server knows.
 pub const NEWEST_VERSION: u32 = Version::NEWEST;
-/// What a command that was done is answered.
+/// The answer to a command that succeeded.
 pub(super) const DONE: &[u8] = b"OK\0";
 
-/// What is known of an update.
+/// The state of an update.
 #[derive(Debug, Default)]
 pub(super) struct Updates {
     session: Option<Session>,
     start: Option<Start>,
-    /// The state that somebody reads in parts, and when he last did.
+    /// The saved state that a client reads in parts, and the time of the client's last read in milliseconds.
     pub(super) kept_stream: Option<(Vec<u8>, u64)>,
 }
 
@@ -39,42 +40,42 @@ struct Start {
     image: Image,
     force: bool,
     limit: u32,
-    /// When transactions are no longer waited for.
+    /// Time after which the start no longer waits for transactions, in milliseconds.
     deadline_ms: u64,
-    /// What the stream will be, once the host was told.
+    /// The chosen stream, once the host is notified.
     decided: Option<Decided>,
 }
 
-/// The stream that a successor gets.
+/// The stream for a successor.
 #[derive(Debug)]
 struct Decided {
     version: Version,
-    /// What is in use and not in the stream, a line each.
+    /// State that is in use and not in the stream, one line each.
     lost: Cow<'static, str>,
 }
 
-/// What the host needs to start a successor. The server keeps nothing of it.
+/// The parts that the host needs to start a successor. The server keeps none of them.
 #[derive(Debug)]
 pub struct Successor {
     /// The kernel.
     pub image: Image,
-    /// The file that it is in.
+    /// The kernel's file.
     pub file: Upload,
-    /// Its command line; `None` for the present one.
+    /// The kernel's command line; `None` for the present one.
     pub command_line: Option<String>,
-    /// The version of the stream that it gets.
+    /// The version of the successor's stream.
     pub version: Version,
-    /// Whether it is to be started even if there is no memory to keep this server's state beside it.
+    /// Whether the update starts even without memory to keep this server's state until the successor has restored it.
     pub force: bool,
-    /// Who is to be answered, by the successor if there is one.
+    /// The request to answer; the successor answers it if there is one.
     pub asked: Deferred,
-    /// What is in use and not in the stream, a line each.
+    /// State that is in use and not in the stream, one line each.
     pub lost: Cow<'static, str>,
 }
 
 impl Successor {
-    /// What whoever asked is answered by the successor: "OK", which is all that tools look at, and behind its NUL what was
-    /// lost, if anything was.
+    /// Returns the successor's answer to the requester: "OK", which is all that tools check. If state was lost, the
+    /// list of it follows after the NUL.
     pub(super) fn done(&self) -> Vec<u8> {
         let mut payload = Vec::from(DONE);
         if !self.lost.is_empty() {
@@ -87,7 +88,7 @@ impl Successor {
     }
 }
 
-/// What is to be done with a start.
+/// The next step for a pending start.
 enum Decision {
     Wait,
     Go(Decided),
@@ -95,7 +96,8 @@ enum Decision {
 }
 
 impl Updates {
-    /// When something is to be looked at again: a start that waits, or what is dropped if nobody asks for more of it.
+    /// Returns the next time at which this state has to be checked: a pending start times out, or an idle session or
+    /// stream is dropped.
     pub(super) fn deadline_ms(&self) -> Option<u64> {
         let start_ms = self.start.as_ref().filter(|start| start.decided.is_none()).map(|start| start.deadline_ms);
         let session = self.session.as_ref().filter(|_| self.start.is_none());
@@ -103,7 +105,8 @@ impl Updates {
         [start_ms, session.map(Session::abandoned_ms), kept_ms].into_iter().flatten().min()
     }
 
-    /// Drops what was kept for somebody who has not asked for more of it for long: it takes memory that guests could have.
+    /// Drops the session and the kept stream if their client has been idle for too long. They take memory that guests
+    /// could use.
     pub(super) fn drop_abandoned(&mut self, now_ms: u64) {
         if self.start.is_none() {
             self.session.take_if(|session| session.abandoned_ms() <= now_ms);
@@ -111,14 +114,14 @@ impl Updates {
         self.kept_stream.take_if(|(_, asked_ms)| asked_ms.saturating_add(limits::STREAM_KEPT_MS) <= now_ms);
     }
 
-    /// The start that is not answered yet: who asked for it.
+    /// Returns the request of the start that is not answered yet.
     pub(super) fn waiting(&self) -> Option<&Deferred> {
         self.start.as_ref().map(|start| &start.asked)
     }
 }
 
 impl Server {
-    /// Does what a command says, as far as it is done at once, and answers it.
+    /// Executes a command, and answers it unless its answer comes later.
     pub(super) fn handle_update<P: Platform>(
         &mut self,
         asked: Deferred,
@@ -167,7 +170,7 @@ impl Server {
         Ok(())
     }
 
-    /// The newest version that may be written, if whoever asks says `version`.
+    /// Returns the newest version that may be written if the requester allows `version`.
     pub(super) fn version_limit(&self, version: Option<u32>) -> u32 {
         let limits = [version, self.engine.stream_limit(), Some(NEWEST_VERSION)];
         limits.into_iter().flatten().min().unwrap_or(NEWEST_VERSION)
@@ -228,11 +231,11 @@ impl Server {
         Ok(())
     }
 
-    /// Looks whether an update that was asked for can start now, and refuses it if it never will.
+    /// Starts the pending update if nothing blocks it, and refuses it if it can never start.
     pub(super) fn go_on_with_update(&mut self, now_ms: u64) {
         let Some(start) = self.updates.start.as_ref().filter(|start| start.decided.is_none()) else { return };
         if !self.engine.waits_for_answer(&start.asked) {
-            // Who asked is gone.
+            // The requester has disconnected.
             self.updates.start = None;
             return;
         }
@@ -248,8 +251,9 @@ impl Server {
         }
     }
 
-    /// Hands out what the host needs to start a successor, once, after [`Action::StartUpdate`]. If it fails, the host says
-    /// so by [`Server::successor_failed`], or by [`Server::take_state_back`] if it made the server drop its state.
+    /// Returns once what the host needs to start a successor, after [`Action::StartUpdate`]. If the start fails, the
+    /// host calls [`Server::successor_failed`]. If the host had the server drop its state, it calls
+    /// [`Server::take_state_back`] instead.
     pub fn take_successor(&mut self) -> Option<Successor> {
         let Start { asked, image, force, decided, .. } = self.updates.start.take_if(|start| start.decided.is_some())?;
         let (Decided { version, lost }, session) = (decided?, self.updates.session.take()?);
@@ -257,13 +261,13 @@ impl Server {
         Some(Successor { image, file, command_line, version, force, asked, lost })
     }
 
-    /// There is no successor: whoever asked is told why.
+    /// Answers the requester with the reason why there is no successor.
     pub fn successor_failed(&mut self, asked: Deferred, why: &str) {
         log::warn!("live update: {why}");
         answer(&mut self.engine, asked, why);
     }
 
-    /// The update does not take place: whoever asked is told why, and what was prepared is dropped.
+    /// Refuses the pending update: answers the requester with the reason, and drops the session.
     fn refuse_update(&mut self, why: &str) {
         self.updates.session = None;
         if let Some(start) = self.updates.start.take() {
@@ -272,12 +276,12 @@ impl Server {
     }
 }
 
-/// Answers in text.
+/// Answers a request with a text.
 fn answer(engine: &mut Engine, asked: Deferred, text: &str) {
     engine.answer(asked, Ok(&payload(text)));
 }
 
-/// A text as an answer, cut to what a message holds.
+/// Returns a text as a payload with NUL, cut to the length of a message.
 pub(super) fn payload(text: &str) -> Vec<u8> {
     let room = limits::PAYLOAD_BYTES.saturating_sub(1);
     let bytes = text.as_bytes();
@@ -286,8 +290,8 @@ pub(super) fn payload(text: &str) -> Vec<u8> {
     payload
 }
 
-/// Whether an update can start: at once if the version that is allowed holds everything, and else when the transactions
-/// that it can't hold are over.
+/// Decides whether an update can start. It starts at once if the allowed version can express the whole state. Otherwise
+/// it waits for the transactions that this version cannot express.
 fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
     let lossless = |version| Decision::Go(Decided { version, lost: Cow::Borrowed("") });
     if !engine.needs_version_2() {
@@ -301,7 +305,7 @@ fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
     let has_transactions = engine.version_2_needs(now_ms).any(|need| need.transactions > 0);
     let is_over = now_ms >= start.deadline_ms;
     if start.force {
-        // What else is lost is lost anyway, but transactions may still end by themselves.
+        // Other losses are certain, but transactions may still end by themselves.
         if has_transactions && !is_over {
             return Decision::Wait;
         }
@@ -315,7 +319,7 @@ fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
     Decision::Refuse(format!("A version 1 stream can't hold what is in use:\n{}", list(engine, now_ms)).into())
 }
 
-/// One line for each need of version 2, as far as a message can hold them: there may be thousands.
+/// Returns one line for each requirement of version 2, up to the length of a message: there may be thousands.
 pub(super) fn list(engine: &Engine, now_ms: u64) -> String {
     let mut text = String::new();
     for need in engine.version_2_needs(now_ms) {
@@ -323,7 +327,7 @@ pub(super) fn list(engine: &Engine, now_ms: u64) -> String {
             break;
         }
         let line_end = if text.is_empty() { "" } else { "\n" };
-        // Nothing goes wrong with a string.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{line_end}{need}");
     }
     text

@@ -1,4 +1,4 @@
-//! CONTROL `update-report` and `stream`: what a live update would hand over, without one.
+//! CONTROL `update-report` and `stream`: report what a live update would hand over, without starting one.
 
 use alloc::format;
 use alloc::string::String;
@@ -16,7 +16,7 @@ use crate::stream::writer::Counter;
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 impl Server {
-    /// What an update would do now, as text. Nothing changes by it.
+    /// Returns a report on an update that would start now. Changes nothing.
     pub(super) fn update_report<P: Platform>(&self, version: Option<u32>, platform: &P, now_ms: u64) -> String {
         let is_enough = !self.engine().needs_version_2();
         let limit = self.version_limit(version);
@@ -51,8 +51,9 @@ impl Server {
         self.save_to(&mut counter, version, &options).ok().map(|()| counter.0)
     }
 
-    /// A part of the state as a stream: a line with its offset and the size of the whole, and the bytes as Base64. The
-    /// state is that of the time when its first part was asked for; it is kept until its last part was, for a while.
+    /// Returns a part of the state as a stream: a line with the offset and the total size, then the bytes as Base64.
+    /// The state is that of the request for the first part. It is kept until the last part was read, or for
+    /// [`limits::STREAM_KEPT_MS`] after the last read.
     pub(super) fn stream_part<P: Platform>(&mut self, offset: usize, platform: &P, now_ms: u64) -> String {
         if offset == 0 {
             self.updates.kept_stream = None;
@@ -93,7 +94,7 @@ impl Server {
     }
 }
 
-/// Appends bytes as Base64, padded.
+/// Appends bytes as padded Base64.
 fn base64(bytes: &[u8], text: &mut String) {
     for part in bytes.chunks(3) {
         let byte = |at: usize| u32::from(part.get(at).copied().unwrap_or(0));

@@ -1,8 +1,8 @@
-//! Whether an uploaded file is a kernel that can be started beside this one: a static 64-bit ELF file with the notes of a
+//! Checks whether an uploaded file is a kernel that this one can start: a static 64-bit ELF file with the notes of a
 //! Xen PV guest (`xen/include/public/elfnote.h`).
 //!
-//! Everything that the starting kernel uses of the file is checked here: nothing in it can make that kernel read
-//! outside the file or write outside the memory that it sets apart.
+//! The check covers every field of the file that the starting kernel uses. No file that passes can make that kernel
+//! read outside the file, or write outside the memory set apart for the image.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -17,30 +17,30 @@ const PAGE_BYTES: u64 = 4096;
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const NOTE_HEADER_BYTES: usize = 12;
-/// The owner of the notes, with its NUL.
+/// The owner of Xen's notes, with its NUL.
 const OWNER: [u8; 4] = *b"Xen\0";
 /// Types of program headers.
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
-/// A segment's flag: it is executed.
+/// A segment's flag: executable.
 const PF_X: u32 = 1;
 
-/// Why a file is no kernel that can be started.
+/// The reason why a kernel cannot be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStartable {
-    /// It does not begin like an ELF file, or ends within the header.
+    /// The file does not begin like an ELF file, or ends within the header.
     NoElf,
-    /// It is an ELF file of another kind than a static x86-64 program.
+    /// The file is an ELF file, but not a static x86-64 program.
     OtherElf(&'static str),
-    /// It is a kernel for PVH: a PV guest can't start it.
+    /// The file is a kernel for PVH, which a PV guest cannot start.
     Pvh,
-    /// It has no notes of a PV kernel.
+    /// The file has no notes of a PV kernel.
     NoNotes,
-    /// A note that is needed is missing or unreadable.
+    /// A required note is missing or unreadable.
     Note(&'static str),
-    /// A program header, counted from 0, is wrong.
+    /// A program header is invalid; the number counts from 0.
     Segment(u16, &'static str),
-    /// An address is outside the memory that the image takes, or at a wrong place in it.
+    /// An address is outside the image's memory, or at a wrong place in it.
     Address(&'static str),
 }
 
@@ -58,18 +58,18 @@ impl fmt::Display for NotStartable {
     }
 }
 
-/// A part of the file that is put into memory; what follows it there is zero.
+/// A part of the file that is copied into memory. The memory after it is zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Segment {
-    /// Where in the file it is, and how long.
+    /// Offset and length in the file, in bytes.
     file_at: usize,
     file_bytes: usize,
-    /// Where in memory it is to be.
+    /// Addresses in memory.
     memory: Range<u64>,
     is_executable: bool,
 }
 
-/// A kernel that can be started. Addresses are virtual ones in its own world.
+/// A kernel that can be started. Addresses are virtual, in its own address space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     entry: u64,
@@ -79,7 +79,7 @@ pub struct Image {
     segments: Vec<Segment>,
 }
 
-/// What the notes say.
+/// The values of Xen's notes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Notes {
     entry: Option<u64>,
@@ -106,7 +106,7 @@ impl Image {
     /// Checks a file.
     ///
     /// # Errors
-    /// [`NotStartable`], with the first thing that is wrong.
+    /// Fails with [`NotStartable`] for the first error.
     pub fn check(file: &Upload) -> Result<Self, NotStartable> {
         let header = check_header(file)?;
         let table_at = usize::try_from(u64_at(&header, 32)).map_err(|_| NotStartable::NoElf)?;
@@ -151,7 +151,7 @@ impl Image {
         Ok(image)
     }
 
-    /// Adds a segment, which has to lie behind those before.
+    /// Adds a segment, which has to follow the previous ones in memory.
     fn add(
         &mut self,
         file: &Upload,
@@ -161,7 +161,7 @@ impl Image {
     ) -> Result<(), NotStartable> {
         let wrong = |what| NotStartable::Segment(number, what);
         let (file_at, file_bytes) = in_file(file, header).ok_or(wrong("is not in the file"))?;
-        // As the domain builder does: physical addresses count from an offset, virtual ones from the base.
+        // The same rule as the domain builder's: physical addresses count from an offset, virtual ones from the base.
         let offset = u64_at(header, 24).checked_sub(physical_offset).ok_or(wrong("lies below the base"))?;
         let start = self.base.checked_add(offset).ok_or(wrong("lies too high"))?;
         let bytes = u64_at(header, 40);
@@ -198,31 +198,31 @@ impl Image {
         Ok(())
     }
 
-    /// Where it is entered.
+    /// Returns the entry point.
     #[must_use]
     pub const fn entry(&self) -> u64 {
         self.entry
     }
 
-    /// Where its first page is to be mapped; page-aligned.
+    /// Returns the address of the first page; page-aligned.
     #[must_use]
     pub const fn base(&self) -> u64 {
         self.base
     }
 
-    /// Bytes of memory that it takes from its base on, in whole pages; [`limits::IMAGE_MEMORY_BYTES`] at most.
+    /// Returns the bytes of memory from the base on, in whole pages; at most [`limits::IMAGE_MEMORY_BYTES`].
     #[must_use]
     pub const fn memory_bytes(&self) -> u64 {
         self.end.saturating_sub(self.base)
     }
 
-    /// Where it wants the page of hypercall stubs, which lies in its memory.
+    /// Returns the address of the page of hypercall stubs, which lies in the image's memory.
     #[must_use]
     pub const fn hypercall_page(&self) -> u64 {
         self.hypercall_page
     }
 
-    /// Gives `put` each piece of the file with the offset from the base at which it is to be in memory. All else is zero.
+    /// Calls `put` with each piece of the file and its offset from the base in memory. All other memory is zero.
     pub fn for_each_part(&self, file: &Upload, mut put: impl FnMut(u64, &[u8])) {
         for segment in &self.segments {
             let mut offset = segment.memory.start.saturating_sub(self.base);
@@ -234,7 +234,7 @@ impl Image {
     }
 }
 
-/// Checks that the file is an ELF file of the right kind.
+/// Checks that the file is a static x86-64 ELF file.
 fn check_header(file: &Upload) -> Result<[u8; HEADER_BYTES], NotStartable> {
     let header = file.read::<HEADER_BYTES>(0).ok_or(NotStartable::NoElf)?;
     if !header.starts_with(b"\x7fELF") {
@@ -253,7 +253,7 @@ fn check_header(file: &Upload) -> Result<[u8; HEADER_BYTES], NotStartable> {
     Ok(header)
 }
 
-/// Where a segment is in the file, and how long; `None` if the file ends before.
+/// Returns a segment's offset and length in the file; `None` if the file ends before.
 fn in_file(file: &Upload, header: &[u8; PROGRAM_HEADER_BYTES]) -> Option<(usize, usize)> {
     let at = usize::try_from(u64_at(header, 8)).ok()?;
     let bytes = usize::try_from(u64_at(header, 32)).ok()?;
@@ -261,7 +261,7 @@ fn in_file(file: &Upload, header: &[u8; PROGRAM_HEADER_BYTES]) -> Option<(usize,
 }
 
 impl Notes {
-    /// Reads the notes of a segment. Those of other owners, and what can't be a note, are passed over.
+    /// Reads the notes of a segment. Skips notes of other owners, and stops at an invalid note.
     fn read(&mut self, file: &Upload, at: usize, bytes: usize) {
         let end = at.saturating_add(bytes);
         let mut at = at;
@@ -280,7 +280,7 @@ impl Notes {
         }
     }
 
-    /// Takes one of Xen's notes.
+    /// Stores the value of one of Xen's notes.
     const fn note(&mut self, kind: u32, value: Option<u64>) {
         match kind {
             1 => self.entry = value,
@@ -294,7 +294,7 @@ impl Notes {
     }
 }
 
-/// A note's value, if it is a number of 4 or 8 bytes.
+/// Returns a note's value, if it is a number of 4 or 8 bytes.
 fn number(file: &Upload, at: usize, bytes: u32) -> Option<u64> {
     match bytes {
         4 => file.read(at).map(|word| u64::from(u32::from_le_bytes(word))),

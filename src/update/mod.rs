@@ -1,4 +1,4 @@
-//! Live update as far as it needs no Xen: what is uploaded, and whether it is a kernel that can be started.
+//! The parts of live update that need no Xen: the upload, and the check of the uploaded kernel.
 
 pub mod image;
 pub mod session;

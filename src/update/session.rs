@@ -1,6 +1,6 @@
-//! An update that is being prepared: the new kernel arrives, and its command line.
+//! An update in preparation: the upload of the new kernel and of its command line.
 //!
-//! Refusals are texts: `xenstore-control` shows them as they are.
+//! A refusal is a text, which `xenstore-control` shows unchanged.
 
 use alloc::borrow::Cow;
 use alloc::format;
@@ -11,26 +11,26 @@ use crate::store::watch::ConnectionId;
 use crate::update::image::Image;
 use crate::update::upload::Upload;
 
-/// Why something is refused, for whoever asked.
+/// The reason of a refusal, for the requester.
 pub type Refusal = Cow<'static, str>;
 
-/// An update that is being prepared.
+/// An update in preparation.
 #[derive(Debug)]
 pub struct Session {
     owner: ConnectionId,
-    /// Bytes that were announced.
+    /// Announced size of the kernel in bytes.
     bytes: usize,
     file: Upload,
     command_line: Option<String>,
-    /// When the owner last said something.
+    /// Time of the owner's last command, in milliseconds.
     touched_ms: u64,
 }
 
 impl Session {
-    /// Begins with the size of the kernel.
+    /// Begins an update with the announced size of the kernel.
     ///
     /// # Errors
-    /// When that is no size of a kernel, or more than `free_bytes` allow.
+    /// Fails if no kernel can have that size, or if it exceeds `free_bytes`.
     pub fn begin(owner: ConnectionId, bytes: usize, free_bytes: usize, now_ms: u64) -> Result<Self, Refusal> {
         if bytes == 0 || bytes > limits::IMAGE_FILE_BYTES {
             let most = limits::IMAGE_FILE_BYTES / 1024;
@@ -43,13 +43,13 @@ impl Session {
         Ok(Self { owner, bytes, file: Upload::new(), command_line: None, touched_ms: now_ms })
     }
 
-    /// Whose it is.
+    /// Returns the connection that prepares the update.
     #[must_use]
     pub const fn owner(&self) -> ConnectionId {
         self.owner
     }
 
-    /// When it is given up if its owner says nothing more.
+    /// Returns the time at which the update is dropped if its owner sends no further command.
     #[must_use]
     pub const fn abandoned_ms(&self) -> u64 {
         self.touched_ms.saturating_add(limits::UPDATE_IDLE_MS)
@@ -58,7 +58,7 @@ impl Session {
     /// Adds a part of the kernel.
     ///
     /// # Errors
-    /// When it is more than was announced, or there is no memory.
+    /// Fails if the part exceeds the announced size, or if memory is missing.
     pub fn add(&mut self, part: &[u8], now_ms: u64) -> Result<(), Refusal> {
         self.touched_ms = now_ms;
         if part.len() > self.bytes.saturating_sub(self.file.len()) {
@@ -67,10 +67,10 @@ impl Session {
         self.file.push(part).map_err(|_| "There is no memory for this part of the kernel.".into())
     }
 
-    /// Sets the new kernel's command line; without this it gets the present one.
+    /// Sets the new kernel's command line. The default is the present one.
     ///
     /// # Errors
-    /// When it is too long or has characters that no command line can have.
+    /// Fails if the text is too long, or has characters other than printable ASCII, blank and tab.
     pub fn set_command_line(&mut self, text: String, now_ms: u64) -> Result<(), Refusal> {
         self.touched_ms = now_ms;
         if text.len() > limits::COMMAND_LINE_BYTES {
@@ -83,7 +83,7 @@ impl Session {
         Ok(())
     }
 
-    /// The kernel as it arrived, and its new command line, if there is one.
+    /// Returns the kernel's file, and its command line if one was set.
     #[must_use]
     pub fn into_parts(self) -> (Upload, Option<String>) {
         (self.file, self.command_line)
@@ -92,7 +92,7 @@ impl Session {
     /// Checks the kernel.
     ///
     /// # Errors
-    /// When it is not complete or is none that can be started.
+    /// Fails if the kernel is incomplete or cannot be started.
     pub fn check(&mut self, now_ms: u64) -> Result<Image, Refusal> {
         self.touched_ms = now_ms;
         let have = self.file.len();

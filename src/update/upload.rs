@@ -1,33 +1,33 @@
-//! A file that arrives in parts, kept in pieces of one size: it grows without being moved, and needs no large block of
-//! memory in one place.
+//! A file that arrives in parts, kept in pieces of one size. It grows without being moved, and needs no large
+//! contiguous block of memory.
 
 use alloc::vec::Vec;
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// There is no memory for more.
+/// Memory is missing for the next part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
 
-/// The parts that have arrived, one after the other.
+/// The parts that have arrived, in order.
 #[derive(Debug, Default)]
 pub struct Upload {
-    /// All are full but the last.
+    /// All pieces are full except the last one.
     pieces: Vec<Vec<u8>>,
 }
 
 impl Upload {
-    /// Nothing yet.
+    /// Creates an empty upload.
     #[must_use]
     pub const fn new() -> Self {
         Self { pieces: Vec::new() }
     }
 
-    /// Adds a part at the end.
+    /// Appends a part.
     ///
     /// # Errors
-    /// [`NoMemory`]; what has arrived before stays, perhaps with a beginning of the part.
+    /// Fails with [`NoMemory`]. The earlier parts stay, perhaps with a beginning of this part.
     pub fn push(&mut self, mut part: &[u8]) -> Result<(), NoMemory> {
         while !part.is_empty() {
             if self.pieces.last().is_none_or(|piece| piece.len() >= PIECE_BYTES) {
@@ -45,20 +45,20 @@ impl Upload {
         Ok(())
     }
 
-    /// Bytes that have arrived.
+    /// Returns the number of bytes that have arrived.
     #[must_use]
     pub fn len(&self) -> usize {
         let full = self.pieces.len().saturating_sub(1).saturating_mul(PIECE_BYTES);
         self.pieces.last().map_or(0, |last| full.saturating_add(last.len()))
     }
 
-    /// Whether nothing has arrived.
+    /// Returns whether no byte has arrived.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
-    /// `count` bytes from `at` on, in pieces; fewer if the file ends before.
+    /// Returns `count` bytes from `at` on, in pieces; fewer if the file ends before.
     pub fn parts(&self, at: usize, count: usize) -> impl Iterator<Item = &[u8]> {
         let end = at.saturating_add(count);
         let first = at / PIECE_BYTES;
@@ -70,7 +70,7 @@ impl Upload {
         })
     }
 
-    /// `N` bytes from `at` on, if the file is long enough.
+    /// Returns `N` bytes from `at` on, if the file is long enough.
     #[must_use]
     pub fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         let mut bytes = [0; N];
