@@ -1,9 +1,12 @@
-//! The boot options: those of the C server by their names, long and short, and four of its own: `--log-level`;
-//! `--stream-version`, a limit for live updates; `--crash-node`, which tells of a crash; and `--no-replay`: a commit that
-//! conflicts is refused at once, as by the C server.
+//! The boot options: the C server's by their names, long and short, and four additional ones:
 //!
-//! The store must start whatever its command line says. So nothing here fails: what is not understood becomes a warning
-//! and is left out.
+//! - `--log-level`: what is logged
+//! - `--stream-version`: the newest stream version that a live update may write
+//! - `--crash-node`: the node that reports a crash
+//! - `--no-replay`: refuse a conflicting commit at once, as the C server does
+//!
+//! The store must start with any command line. Parsing therefore never fails: each unknown or invalid option is ignored
+//! with a warning.
 //!
 //! Source: the option table of `xenstored --help`, Xen 4.14 to 4.22.
 
@@ -21,28 +24,28 @@ use crate::store::domain::DomId;
 use crate::store::path::{Path, PathScratch};
 use crate::store::quota::{Quota, Quotas};
 
-/// What the boot options say.
+/// The values of the boot options.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The port in the control domain to which its ring belongs (`--event`).
+    /// The boot domain's port of its ring (`--event`).
     pub event: Option<u32>,
     /// The control domain (`--priv-domid`).
     pub priv_domid: Option<DomId>,
-    /// The domain whose ring is there at boot (`--master-domid`), where it is not the control domain.
+    /// The domain whose ring exists at boot (`--master-domid`), if it is not the control domain.
     pub master_domid: Option<DomId>,
     /// The quotas, defaults included.
     pub quotas: Quotas,
     /// Milliseconds until an unread event is dropped (`--timeout watch-event=<seconds>`).
     pub event_timeout_ms: u64,
-    /// Dead domains' nodes go to the control domain (`--keep-orphans`).
+    /// Whether dead domains' nodes pass to the control domain (`--keep-orphans`).
     pub keep_orphans: bool,
-    /// A transaction that conflicts is replayed before its commit is refused (off with `--no-replay`).
+    /// Whether a conflicting transaction is replayed before its commit is refused (off with `--no-replay`).
     pub replay: bool,
-    /// The newest version of the stream that a live update may write; `None` for what is needed.
+    /// The newest version of the stream that a live update may write; `None` for the oldest one that loses nothing.
     pub stream_version: Option<u32>,
-    /// The node that tells of a crash after a warm restart (`--crash-node`).
+    /// The node that reports a crash after a warm restart (`--crash-node`).
     pub crash_node: String,
-    /// What is told beside (`--trace-control`).
+    /// What is logged in addition (`--trace-control`).
     pub trace: Trace,
     /// What is logged (`--log-level`).
     pub log_level: LevelFilter,
@@ -66,22 +69,22 @@ impl Default for Options {
     }
 }
 
-/// Where a crash is told of, unless `--crash-node` says otherwise.
+/// The node that reports a crash, unless `--crash-node` names another.
 const CRASH_NODE: &str = "/tool/xenstored/crash";
 
-/// An option that is not as it should be, and what was done about it.
+/// A message about an invalid option, and how it was treated.
 pub type Warning = String;
 
-/// What an option is followed by.
+/// The form of an option's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Value {
     None,
     Needed,
-    /// Only in the same word.
+    /// Only in the same word as the option.
     Attached,
 }
 
-/// An option: long name, short letter, value, and what it does with it.
+/// An option: long name, short letter, form of the value, and the function that applies it.
 struct Known {
     long: &'static str,
     short: Option<char>,
@@ -98,7 +101,7 @@ const fn known(
     Known { long, short, value, set }
 }
 
-/// Says that an option of the C daemon has no meaning here.
+/// The warning about an option of the C daemon that has no meaning here.
 const MEANINGLESS: &str = "has no meaning here";
 
 const KNOWN: &[Known] = &[
@@ -137,12 +140,12 @@ const KNOWN: &[Known] = &[
     known("no-domain-init", Some('D'), Value::None, |_, _| Err(MEANINGLESS)),
     known("no-recovery", Some('R'), Value::None, |_, _| Err(MEANINGLESS)),
     known("internal-db", Some('I'), Value::Attached, |_, _| Ok(())),
-    // The mark that a predecessor leaves. Whether there is one, the kernel knows better.
+    // The mark that a predecessor leaves. The kernel detects a predecessor by other means.
     known("live-update", Some('U'), Value::None, |_, _| Ok(())),
 ];
 
 impl Options {
-    /// Reads the words of a command line, with a warning for each that is not understood.
+    /// Reads the words of a command line. Returns a warning for each word that is ignored.
     pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> (Self, Vec<Warning>) {
         let mut options = Self::default();
         let mut warnings = Vec::new();
@@ -169,13 +172,13 @@ impl Options {
         (options, warnings)
     }
 
-    /// The control domain.
+    /// Returns the control domain.
     #[must_use]
     pub fn privileged(&self) -> DomId {
         self.priv_domid.unwrap_or(DomId::DOM0)
     }
 
-    /// The domain whose ring is there at boot.
+    /// Returns the domain whose ring exists at boot.
     #[must_use]
     pub fn boot_domain(&self) -> DomId {
         self.master_domid.or(self.priv_domid).unwrap_or(DomId::DOM0)
@@ -197,7 +200,7 @@ impl Options {
     }
 }
 
-/// The option of a word, with a value that stands in the same word.
+/// Finds the option of a word, and the value in the same word, if any.
 fn find(word: &str) -> Option<(&'static Known, Option<&str>)> {
     if let Some(long) = word.strip_prefix("--") {
         let (name, value) = match long.split_once('=') {
@@ -270,7 +273,7 @@ fn set_log_level(options: &mut Options, level: &str) -> Result<(), &'static str>
     Ok(())
 }
 
-/// `--trace-control=+io` and the like: the C server's switches, as CONTROL's `log` sets them.
+/// Applies `--trace-control=+io` and similar: the C server's switches, as CONTROL `log` sets them.
 fn set_trace(options: &mut Options, switch: &str) -> Result<(), &'static str> {
     let is_switch = switch.starts_with(['+', '-']);
     options.trace = options.trace.after(switch).filter(|_| is_switch).ok_or("is no known switch")?;

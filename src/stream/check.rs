@@ -1,4 +1,4 @@
-//! Whether each item refers to what is in the stream before it.
+//! Checks that each item refers only to items before it in the stream.
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -9,7 +9,7 @@ use crate::store::domain::DomId;
 use crate::stream::reader::Reader;
 use crate::stream::record::{Reason, StreamError};
 
-/// What was in the stream so far, as far as later items may refer to it.
+/// The earlier items of the stream, as far as later items may refer to them.
 #[derive(Debug, Default)]
 pub struct References {
     connections: BTreeSet<ConnectionNumber>,
@@ -55,10 +55,10 @@ impl Warning {
 }
 
 impl References {
-    /// Takes an item, or says what it refers to that is not there.
+    /// Takes an item, and checks its references.
     ///
     /// # Errors
-    /// The reason.
+    /// Fails with the reason if the item refers to something that is not there.
     pub fn take(&mut self, item: &Item<'_>) -> Result<(), Reason> {
         match item {
             Item::Global(_) | Item::GlobalQuotas(_) | Item::Extension(_) => Ok(()),
@@ -120,7 +120,7 @@ impl References {
 /// Reads a whole stream and checks it.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// Fails with the first error.
 pub fn check(bytes: &[u8]) -> Result<(), StreamError> {
     let mut reader = Reader::new(bytes)?;
     let mut references = References::default();

@@ -1,4 +1,4 @@
-//! The text dump that oxenstored hands to its successor, as items.
+//! Reads the text dump that oxenstored hands to its successor, as items.
 //!
 //! A line is a word and fields separated by commas: `global,<fd>`, `evtchn-dev,<fd>,<port>`, `socket,<fd>`,
 //! `dom,<domid>,<frame>,<remote port>[,<local port>]`, `watch,<domid or -fd>,<path>,<token>`,
@@ -78,7 +78,7 @@ pub struct LeftOut {
     pub skipped: usize,
 }
 
-/// Whether bytes begin like a dump.
+/// Returns whether bytes begin like a dump.
 #[must_use]
 pub fn is_dump(bytes: &[u8]) -> bool {
     bytes.starts_with(HEADER)
@@ -120,7 +120,7 @@ enum Known {
     No,
 }
 
-/// What has been read.
+/// The state of an import.
 struct Import {
     /// Connections by the number that the dump has for them: a domid, or a descriptor below zero.
     numbers: BTreeMap<i32, ConnectionNumber>,
@@ -188,7 +188,7 @@ impl Import {
     }
 }
 
-/// A node. Special nodes stand below the root there.
+/// Visits a node. In a dump, special nodes are below the root.
 fn store(path: &[u8], permissions: &[u8], value: &[u8], visit: Visit<'_>) -> Result<(), Reason> {
     let path = text(path)?;
     let path = if path.starts_with("/@") { path.get(1..).unwrap_or_default() } else { &path };

@@ -1,4 +1,4 @@
-//! Reads a stream, item by item, without copying what is in it. Nothing in a stream can make it fail but by an error.
+//! Reads a stream, item by item, without copying its texts. An invalid stream has no effect but an error.
 
 use alloc::borrow::Cow;
 use alloc::format;
@@ -23,12 +23,12 @@ pub struct Reader<'a> {
     bytes: &'a [u8],
     version: Version,
     is_big_endian: bool,
-    /// Where the next record begins.
+    /// Offset of the next record, in bytes.
     offset: usize,
-    /// The number and the place of the record that was read last.
+    /// Number and offset of the record that was read last.
     last: (u32, usize),
     is_ended: bool,
-    /// Records of types that are not known.
+    /// Number of records of unknown types.
     skipped: u32,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Reader<'a> {
     /// Reads the header.
     ///
     /// # Errors
-    /// When this is no stream, or one of another version.
+    /// Fails if the bytes are not a stream, or if its version is unknown.
     pub fn new(bytes: &'a [u8]) -> Result<Self, StreamError> {
         let wrong = |reason| StreamError { record: 0, offset: 0, reason };
         let mut header = Fields { rest: bytes, is_big_endian: true };
@@ -54,19 +54,19 @@ impl<'a> Reader<'a> {
         Ok(Self { bytes, version, is_big_endian, offset: HEADER_BYTES, last: (0, 0), is_ended: false, skipped: 0 })
     }
 
-    /// The stream's version.
+    /// Returns the stream's version.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// How many records were skipped because their type is not known.
+    /// Returns the number of records that were skipped because their type is unknown.
     #[must_use]
     pub const fn skipped(&self) -> u32 {
         self.skipped
     }
 
-    /// Where the next record begins; after the END record, where the stream ends.
+    /// Returns the offset of the next record; after the END record, the stream's end.
     #[must_use]
     pub const fn offset(&self) -> usize {
         self.offset
@@ -78,17 +78,17 @@ impl<'a> Reader<'a> {
         format!("record {} at offset {}", self.last.0, self.last.1)
     }
 
-    /// An error about the record that was read last.
+    /// Returns an error about the record that was read last.
     #[must_use]
     pub const fn error(&self, reason: Reason) -> StreamError {
         StreamError { record: self.last.0, offset: self.last.1, reason }
     }
 
-    /// The next item; `None` once the END record was read. What follows that is not looked at: a boot module may be
-    /// filled up.
+    /// Returns the next item; `None` once the END record was read. Bytes after END are not read: a boot module may be
+    /// padded.
     ///
     /// # Errors
-    /// What is wrong with the record; reading on makes no sense then.
+    /// Fails with the error in the record. The stream cannot be read further then.
     pub fn next_item(&mut self) -> Result<Option<Item<'a>>, StreamError> {
         while !self.is_ended {
             let (kind, mut body) = self.record()?;
@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The type and the body of the next record.
+    /// Returns the type and the body of the next record.
     fn record(&mut self) -> Result<(u32, Fields<'a>), StreamError> {
         self.last = (self.last.0.saturating_add(1), self.offset);
         let ends = self.error(Reason::Ends);
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What is left of a record.
+/// The unread rest of a record.
 struct Fields<'a> {
     rest: &'a [u8],
     is_big_endian: bool,
@@ -188,7 +188,7 @@ impl<'a> Fields<'a> {
         Ok(if self.is_big_endian { u64::from_be_bytes(word) } else { u64::from_le_bytes(word) })
     }
 
-    /// `count` bytes, the last of which is the only NUL.
+    /// Takes `count` bytes, of which only the last is a NUL.
     fn terminated(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], Reason> {
         match self.take(count)?.split_last() {
             Some((0, bytes)) if !bytes.contains(&0) => Ok(bytes),
@@ -300,7 +300,7 @@ impl<'a> Fields<'a> {
         if count == 0 && pending.is_none() {
             return Err(Reason::NoPermissions);
         }
-        // The record's length bounds how many there are.
+        // The record's length bounds their number.
         let permissions = Permissions::try_from_entries((0..count).map(|_| self.permission()))?;
         let path = self.text(path, "path")?;
         let value = self.take(value)?.into();
@@ -319,7 +319,7 @@ impl<'a> Fields<'a> {
         Ok(Entry { domid: DomId(self.u16()?), access, stale: flags & STALE != 0 })
     }
 
-    /// Values and then names, `count` of each.
+    /// Reads `count` values, and then as many names.
     fn quotas(&mut self, count: usize) -> Result<NamedQuotas<'a>, Reason> {
         let values = self.take(count.saturating_mul(size_of::<u32>()))?;
         let mut values = Fields { rest: values, is_big_endian: self.is_big_endian };

@@ -1,16 +1,16 @@
-//! The stream's header, the types of its records, and what can be wrong with one.
+//! The stream's header, the types of its records, and the errors in them.
 
 use core::fmt;
 
-/// What a stream begins with.
+/// The first bytes of a stream.
 pub const IDENT: [u8; 8] = *b"xenstore";
 /// Bytes of the header: ident, version, flags; all big-endian.
 pub const HEADER_BYTES: usize = 16;
-/// The flag in the header that says that all else is big-endian.
+/// The header's flag for big-endian records.
 pub const BIG_ENDIAN: u32 = 1;
 /// Bytes of a record's header: type and length.
 pub const RECORD_HEADER_BYTES: usize = 8;
-/// Records begin at multiples of this.
+/// Records begin at multiples of this many bytes.
 pub const ALIGNMENT: usize = 8;
 
 /// The end of the stream.
@@ -38,29 +38,29 @@ pub const RING: u16 = 0;
 pub const SOCKET: u16 = 1;
 /// A unique id follows the connection's data.
 pub const HAS_UNIQUE_ID: u16 = 1;
-/// There is no target (`DOMID_INVALID`, `xen/include/public/xen.h`).
+/// The number for no target (`DOMID_INVALID`, `xen/include/public/xen.h`).
 pub const NO_TARGET: u16 = 0x7ff4;
-/// A watch without a depth.
+/// The depth of a watch without a limit.
 pub const UNLIMITED_DEPTH: u16 = 0xffff;
 /// Bytes of a watch's depth in WATCH_DATA_EXTENDED, with its padding.
 pub const DEPTH_BYTES: usize = 4;
-/// The permission counts for nobody.
+/// A permission's flag: the entry names no existing domain.
 pub const STALE: u8 = 1;
 
 /// A version of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// Without features and depth of watches; readers skip open transactions.
+    /// Lacks features and the depth of watches. Readers skip open transactions.
     One = 1,
-    /// Everything.
+    /// Holds everything.
     Two = 2,
 }
 
 impl Version {
-    /// The newest one that is known. The feature `stream-v1` makes a server of the time before version 2, for tests.
+    /// The newest known version. The feature `stream-v1` makes a server that does not know version 2, for tests.
     pub const NEWEST: u32 = if cfg!(feature = "stream-v1") { 1 } else { 2 };
 
-    /// A version by its number.
+    /// Returns the version with this number.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {
         match number {
@@ -71,49 +71,49 @@ impl Version {
     }
 }
 
-/// What is wrong with a stream, and where.
+/// An error in a stream, and its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamError {
-    /// Which record, counted from 1; 0 for the header.
+    /// The record's number, from 1; 0 for the header.
     pub record: u32,
-    /// Where it begins, in bytes from the start.
+    /// The record's offset in bytes from the start.
     pub offset: usize,
-    /// What is wrong.
+    /// The error.
     pub reason: Reason,
 }
 
-/// What is wrong with a record, or with the header.
+/// An error in a record, or in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It does not begin with `xenstore`.
+    /// The stream does not begin with `xenstore`.
     NoStream,
-    /// A version that is not known.
+    /// The version is unknown.
     Version(u32),
-    /// Flags that are not known.
+    /// A flag is unknown.
     Flags(u32),
     /// The stream ends within the record, or without END.
     Ends,
-    /// A field, or what a field counts, goes past the record's end.
+    /// A field, or the data that it counts, exceeds the record.
     TooShort,
-    /// There is more in the record than it says.
+    /// The record has bytes beyond its fields.
     TooLong,
-    /// A record that this version does not have.
+    /// This version does not have such a record.
     NotInVersion,
-    /// A connection of a kind that is not known.
+    /// The connection's type is unknown.
     ConnectionType(u16),
-    /// A text has no NUL at its end, or one before, or is no text.
+    /// A text is not valid, lacks its final NUL, or has another NUL.
     Text(&'static str),
-    /// A permission's letter.
+    /// A permission's letter is unknown.
     Permission(u8),
-    /// More of the output belongs to a partial message than there is output.
+    /// The partial message is longer than the output.
     PartialMessage,
-    /// A number that must not be 0.
+    /// A number is 0 and must not be.
     Zero(&'static str),
-    /// What it refers to is not there.
+    /// A referenced object is missing.
     Missing(&'static str),
-    /// It was there already.
+    /// An object occurs twice.
     Twice(&'static str),
-    /// A node that everybody sees has no permissions.
+    /// A node outside of transactions has no permissions.
     NoPermissions,
 }
 

@@ -1,7 +1,7 @@
 //! Writes items as a stream.
 //!
-//! Lengths of records include their padding, as the C server writes them: its reader takes the next record from where the
-//! length ends.
+//! Lengths of records include their padding, as in the C server's streams. The C server's reader expects the next
+//! record where the length ends.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,16 +16,16 @@ use crate::stream::record::{
     NODE_DATA, RECORD_HEADER_BYTES, RING, SOCKET, STALE, TRANSACTION_DATA, Version, WATCH_DATA, WATCH_DATA_EXTENDED,
 };
 
-/// Where the bytes go.
+/// The destination of a stream's bytes.
 pub trait Sink {
     /// Takes bytes.
     ///
     /// # Errors
-    /// [`SinkFull`]; what was written before is of no use then.
+    /// Fails with [`SinkFull`]. The bytes written before are useless then.
     fn write(&mut self, bytes: &[u8]) -> Result<(), SinkFull>;
 }
 
-/// There is no room for more.
+/// The sink has no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SinkFull;
 
@@ -37,7 +37,7 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// Counts bytes and keeps none.
+/// A sink that counts bytes and keeps none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter(pub usize);
 
@@ -48,12 +48,12 @@ impl Sink for Counter {
     }
 }
 
-/// Why an item can't be written.
+/// The reason why an item cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteError {
-    /// There is no room.
+    /// The sink is full, or memory is missing.
     Full,
-    /// Something is too long for its field.
+    /// A value is too long for its field.
     TooLong(&'static str),
 }
 
@@ -73,9 +73,9 @@ impl From<NoMemory> for WriteError {
 pub struct Writer<'a> {
     sink: &'a mut dyn Sink,
     version: Version,
-    /// A record's header and body, kept for its room; what may be long goes to the sink as it is.
+    /// A record's header and body; the buffer is reused. Long parts go directly to the sink.
     record: Vec<u8>,
-    /// There was no memory for a part of the record.
+    /// Whether memory was missing for a part of the record.
     is_spoiled: bool,
 }
 
@@ -85,7 +85,7 @@ impl fmt::Debug for Writer<'_> {
     }
 }
 
-/// A number for a field of 16 bits.
+/// Converts a number for a field of 16 bits.
 fn short(number: usize, what: &'static str) -> Result<u16, WriteError> {
     u16::try_from(number).map_err(|_| WriteError::TooLong(what))
 }
@@ -94,7 +94,7 @@ impl<'a> Writer<'a> {
     /// Begins a stream with its header.
     ///
     /// # Errors
-    /// [`WriteError`], as of all methods.
+    /// Fails with [`WriteError`] if the sink is full.
     pub fn new(sink: &'a mut dyn Sink, version: Version) -> Result<Self, WriteError> {
         sink.write(&IDENT)?;
         sink.write(&(version as u32).to_be_bytes())?;
@@ -102,11 +102,11 @@ impl<'a> Writer<'a> {
         Ok(Self { sink, version, record: Vec::new(), is_spoiled: false })
     }
 
-    /// Writes an item. What the version can't hold is left out or simplified: open transactions with their nodes, the depth
-    /// of watches, features.
+    /// Writes an item. Omits or simplifies what the version cannot express: open transactions with their nodes, the
+    /// depth of watches, features.
     ///
     /// # Errors
-    /// When there is no room, or something in the item is too long for its field.
+    /// Fails if the sink is full, if memory is missing, or if a part of the item is too long for its field.
     pub fn item(&mut self, item: &Item<'_>) -> Result<(), WriteError> {
         self.begin();
         let is_old = self.version == Version::One;
@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
     /// Ends the stream.
     ///
     /// # Errors
-    /// When there is no room.
+    /// Fails if the sink is full.
     pub fn end(mut self) -> Result<(), WriteError> {
         self.begin();
         self.record(END)
@@ -155,18 +155,18 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Bytes of the body that was put together.
+    /// Returns the bytes of the buffered body.
     const fn body_bytes(&self) -> usize {
         self.record.len().saturating_sub(RECORD_HEADER_BYTES)
     }
 
-    /// Writes the record that was put together.
+    /// Writes the buffered record.
     fn record(&mut self, kind: u32) -> Result<(), WriteError> {
         self.put(padding(self.body_bytes()));
         self.head(kind, self.body_bytes())
     }
 
-    /// Writes the record that was put together, `rest` behind it, and perhaps a number behind that.
+    /// Writes the buffered record, then `rest`, and then `number` if there is one.
     fn long_record(&mut self, kind: u32, rest: &Bytes<'_>, number: Option<u64>) -> Result<(), WriteError> {
         let bytes = self.body_bytes().saturating_add(rest.len());
         let padding = padding(bytes);
@@ -178,7 +178,7 @@ impl<'a> Writer<'a> {
         Ok(self.sink.write(number)?)
     }
 
-    /// Writes what was put together of a record, whose body has so many bytes.
+    /// Writes the buffered part of a record whose body has `bytes` bytes.
     fn head(&mut self, kind: u32, bytes: usize) -> Result<(), WriteError> {
         if self.is_spoiled {
             return Err(WriteError::Full);
@@ -195,7 +195,7 @@ impl<'a> Writer<'a> {
         self.put(&transaction.id.to_le_bytes());
     }
 
-    /// Values and then names.
+    /// Appends the values, and then the names.
     fn quotas(&mut self, lists: &[&NamedQuotas<'_>]) {
         for (_, value) in lists.iter().flat_map(|list| list.iter()) {
             self.put(&value.to_le_bytes());
@@ -287,7 +287,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Two fields of 32 bits, one behind the other.
+/// Two fields of 32 bits, one after the other.
 fn pair(first: u32, second: u32) -> [u8; 8] {
     (u64::from(first) | u64::from(second) << 32).to_le_bytes()
 }
@@ -297,13 +297,13 @@ fn double(first: u16, second: u16) -> u32 {
     u32::from(first) | u32::from(second) << 16
 }
 
-/// What fills a record up behind so many bytes.
+/// Returns the padding after a body of `bytes` bytes.
 fn padding(bytes: usize) -> &'static [u8] {
     const MOST: &[u8] = &[0; ALIGNMENT];
     MOST.get(..bytes.wrapping_neg() % ALIGNMENT).unwrap_or_default()
 }
 
-/// Letter, flags and domid.
+/// Encodes letter, flags and domid.
 fn permission(entry: Entry) -> [u8; 4] {
     let letter = match (entry.access.contains(Access::READ), entry.access.contains(Access::WRITE)) {
         (false, false) => b'n',

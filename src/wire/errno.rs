@@ -3,15 +3,15 @@
 /// An error that a reply can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Errno {
-    /// An argument is wrong.
+    /// An argument is invalid.
     Inval,
-    /// The caller may not do that.
+    /// The requester lacks the permission.
     Acces,
-    /// It exists already.
+    /// The object exists already.
     Exist,
-    /// Not in use by this server; part of the table.
+    /// Not used by this server; part of the table.
     IsDir,
-    /// There is no such thing.
+    /// The object does not exist.
     NoEnt,
     /// Memory is exhausted.
     NoMem,
@@ -19,17 +19,17 @@ pub enum Errno {
     NoSpc,
     /// An internal error.
     Io,
-    /// Not in use by this server; part of the table.
+    /// Not used by this server; part of the table.
     NotEmpty,
-    /// The request is unknown.
+    /// The request type is unknown.
     NoSys,
-    /// Not in use by this server; part of the table.
+    /// Not used by this server; part of the table.
     RoFs,
-    /// Busy with something that excludes this.
+    /// Another operation excludes this one for now.
     Busy,
     /// A transaction conflicted; try again.
     Again,
-    /// Not in use by this server; part of the table.
+    /// Not used by this server; part of the table.
     IsConn,
     /// The reply or the argument is too long.
     TooBig,
@@ -58,13 +58,13 @@ impl Errno {
         Self::Perm,
     ];
 
-    /// The error of a name.
+    /// Returns the error with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|errno| errno.name() == name)
     }
 
-    /// The name on the wire, without the terminating NUL.
+    /// Returns the name on the wire, without the terminating NUL.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

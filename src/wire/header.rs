@@ -3,7 +3,7 @@
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 16;
 
-/// A message's header, unchecked: whatever sixteen bytes say.
+/// A message's header, unchecked: any sixteen bytes are one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The message's type; see [`MessageType`].
@@ -26,7 +26,7 @@ impl Header {
         Self { kind: next(), request_id: next(), transaction_id: next(), payload_bytes: next() }
     }
 
-    /// Whether it is an event's.
+    /// Returns whether the message is an event.
     #[must_use]
     pub const fn is_event(&self) -> bool {
         self.kind == MessageType::WatchEvent.to_wire()
@@ -45,10 +45,10 @@ impl Header {
     }
 }
 
-/// Declares the message types once: the enum, and the way from the wire's number.
+/// Declares the message types once: the enum, and the conversion from the wire's number.
 macro_rules! message_types {
     ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
-        /// What a message is (`enum xsd_sockmsg_type`). 20 (RESTRICT) was withdrawn and is not a type any more.
+        /// The type of a message (`enum xsd_sockmsg_type`). 20 (RESTRICT) was withdrawn and is no longer a type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u32)]
         pub enum MessageType { $($(#[$doc])* $name = $number,)* }
@@ -57,13 +57,13 @@ macro_rules! message_types {
             /// Every type, in the order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The type of a number on the wire.
+            /// Returns the type with this number on the wire.
             #[must_use]
             pub const fn from_wire(number: u32) -> Option<Self> {
                 match number { $($number => Some(Self::$name),)* _ => None }
             }
 
-            /// The number on the wire.
+            /// Returns the number on the wire.
             #[must_use]
             pub const fn to_wire(self) -> u32 {
                 self as u32
@@ -81,7 +81,7 @@ message_types! {
     Read = 2,
     /// A node's permissions.
     GetPerms = 3,
-    /// Asks for events about a path.
+    /// Requests events about a path.
     Watch = 4,
     /// Withdraws a watch.
     Unwatch = 5,
@@ -89,17 +89,17 @@ message_types! {
     TransactionStart = 6,
     /// Commits or aborts a transaction.
     TransactionEnd = 7,
-    /// Tells of a new domain.
+    /// Introduces a new domain.
     Introduce = 8,
-    /// Tells that a domain's connection is to be dropped.
+    /// Ends a domain's connection.
     Release = 9,
-    /// Where a domain's nodes are.
+    /// The path of a domain's nodes.
     GetDomainPath = 10,
     /// Sets a node's value.
     Write = 11,
     /// Makes a node.
     Mkdir = 12,
-    /// Removes a node with everything below.
+    /// Removes a node and everything below it.
     Rm = 13,
     /// Sets a node's permissions.
     SetPerms = 14,
@@ -109,7 +109,7 @@ message_types! {
     Error = 16,
     /// Whether a domain is introduced.
     IsDomainIntroduced = 17,
-    /// Tells that a shut-down domain runs again.
+    /// Reports that a shut-down domain runs again.
     Resume = 18,
     /// Lets a domain act for another.
     SetTarget = 19,

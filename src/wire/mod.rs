@@ -1,4 +1,4 @@
-//! What is on the wire: messages, and the ring that carries them. Knows nothing of nodes.
+//! The wire formats: messages, and the ring that carries them. This module knows no nodes.
 
 pub mod errno;
 pub mod feature;

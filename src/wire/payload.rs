@@ -1,6 +1,6 @@
-//! A request's payload: strings that end in NUL, one after the other (`docs/misc/xenstore.txt`).
+//! A request's payload: NUL-terminated strings, one after the other (`docs/misc/xenstore.txt`).
 
-/// The one string that the payload consists of, without its NUL: exactly one NUL, at the end.
+/// Returns the one string of the payload, without its NUL; `None` unless the only NUL is at the end.
 #[must_use]
 pub fn only_string(payload: &[u8]) -> Option<&[u8]> {
     match split_string(payload)? {
@@ -9,7 +9,7 @@ pub fn only_string(payload: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The first string, without its NUL, and what follows it.
+/// Returns the first string, without its NUL, and the bytes after it.
 #[must_use]
 pub fn split_string(payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = payload.iter().position(|byte| *byte == 0)?;
@@ -17,13 +17,13 @@ pub fn split_string(payload: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((string, rest.get(1..)?))
 }
 
-/// How many strings there are: the number of NULs. Bytes after the last NUL belong to no string.
+/// Returns the number of strings: the number of NULs. Bytes after the last NUL belong to no string.
 #[must_use]
 pub fn count_strings(payload: &[u8]) -> usize {
     payload.iter().filter(|byte| **byte == 0).count()
 }
 
-/// The first `N` strings of a payload that has at least `N`.
+/// Returns the first `N` strings; `None` if there are fewer.
 #[must_use]
 pub fn first_strings<const N: usize>(mut payload: &[u8]) -> Option<[&[u8]; N]> {
     let mut strings = [&[][..]; N];
@@ -33,13 +33,13 @@ pub fn first_strings<const N: usize>(mut payload: &[u8]) -> Option<[&[u8]; N]> {
     Some(strings)
 }
 
-/// The strings of a payload that has exactly `N`; bytes after the last NUL are ignored, as by the C server.
+/// Returns the strings of a payload that has exactly `N`. Bytes after the last NUL are ignored, as by the C server.
 #[must_use]
 pub fn exact_strings<const N: usize>(payload: &[u8]) -> Option<[&[u8]; N]> {
     if count_strings(payload) == N { first_strings(payload) } else { None }
 }
 
-/// A decimal number without sign, spaces or anything else.
+/// Reads a decimal number without sign, blanks or other characters.
 #[must_use]
 pub fn decimal(string: &[u8]) -> Option<u64> {
     if string.is_empty() || !string.iter().all(u8::is_ascii_digit) {

@@ -1,9 +1,9 @@
 //! The ring page: two byte queues of 1024 bytes with free-running indices (`docs/misc/xenstore-ring.txt`,
 //! `xen/include/public/io/xs_wire.h`, `struct xenstore_domain_interface`).
 //!
-//! The page is shared with a domain that may write anything at any moment. So each index of the other side is loaded
-//! once and checked, our own indices are kept here and only ever written to the page, and bytes are copied before
-//! anybody looks at them.
+//! The page is shared with a domain that may write anything at any moment. Each index of the domain is therefore loaded
+//! once and checked. The server keeps its own indices here and only writes them to the page. Bytes are copied before
+//! they are read.
 
 /// Bytes in each of the two queues.
 pub const RING_BYTES: usize = 1024;
@@ -13,26 +13,26 @@ const RING_SPAN: u32 = 1024;
 /// A 32-bit word of the ring page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// Bytes of requests that we consumed.
+    /// Bytes of requests that the server has consumed.
     RequestConsumer,
-    /// Bytes of requests that the domain produced.
+    /// Bytes of requests that the domain has produced.
     RequestProducer,
-    /// Bytes of replies that the domain consumed.
+    /// Bytes of replies that the domain has consumed.
     ReplyConsumer,
-    /// Bytes of replies that we produced.
+    /// Bytes of replies that the server has produced.
     ReplyProducer,
-    /// Feature bits that we offer.
+    /// Feature bits that the server offers.
     Features,
-    /// State of the connection: 0 connected, 1 the domain asks for a reconnection.
+    /// State of the connection: 0 connected, 1 reconnection requested by the domain.
     Connection,
-    /// Why we shut the connection.
+    /// Why the server shut the connection.
     Error,
-    /// The domain's port of our connection, if who built the domain wrote it down; 0 if not.
+    /// The domain's port of the connection, if the domain's builder wrote it; otherwise 0.
     EventPort,
 }
 
 impl Field {
-    /// Offset in the page, in bytes; a multiple of four.
+    /// Returns the offset in the page, in bytes; a multiple of four.
     #[must_use]
     pub const fn offset(self) -> usize {
         match self {
@@ -62,11 +62,11 @@ pub trait RingPage {
     fn fence(&self);
 }
 
-/// The indices of the ring can't be: the distance of producer and consumer exceeds the queue.
+/// The ring's indices are impossible: the distance of producer and consumer exceeds the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImpossibleIndex;
 
-/// Our side of one ring: the trusted copies of the indices that we own.
+/// The server's side of one ring: the trusted copies of its own indices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ring {
     request_consumer: u32,
@@ -74,20 +74,19 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Takes over a page as it stands, as at a domain's first introduction: whatever has been consumed or produced
-    /// before stays so.
+    /// Adopts a page unchanged, as at a domain's first introduction: earlier consumption and production stay valid.
     pub fn adopt(page: &impl RingPage) -> Self {
         Self { request_consumer: page.load(Field::RequestConsumer), reply_producer: page.load(Field::ReplyProducer) }
     }
 
-    /// Our side of a ring that a predecessor served, where it stopped: the bytes of requests that it consumed, and those of
-    /// replies that it produced.
+    /// Resumes a ring where a predecessor stopped: `request_consumer` bytes of requests were consumed, and
+    /// `reply_producer` bytes of replies were produced.
     #[must_use]
     pub const fn resume(request_consumer: u32, reply_producer: u32) -> Self {
         Self { request_consumer, reply_producer }
     }
 
-    /// Bytes of requests that were consumed, and bytes of replies that were produced.
+    /// Returns the bytes of requests consumed, and the bytes of replies produced.
     #[must_use]
     pub const fn indices(&self) -> (u32, u32) {
         (self.request_consumer, self.reply_producer)
@@ -101,9 +100,9 @@ impl Ring {
         Self::default()
     }
 
-    /// Whether the domain has erased its ring, as `hvmloader` does before it starts the next kernel. This is the case if the
-    /// server's indices in the page are zero, while the server's own copies are not, and the domain's index of consumed replies
-    /// is zero too. Only the server writes its indices.
+    /// Returns whether the domain has erased its ring, as `hvmloader` does before it starts the next kernel. This is
+    /// the case if the server's indices in the page are zero, while the server's own copies are not, and the domain's
+    /// index of consumed replies is zero too. Only the server writes its indices.
     pub fn is_erased(&self, page: &impl RingPage) -> bool {
         let is_zero = |field| page.load(field) == 0;
         *self != Self::default()
@@ -112,26 +111,26 @@ impl Ring {
             && is_zero(Field::ReplyConsumer)
     }
 
-    /// Bytes of requests that wait.
+    /// Returns the bytes of requests that wait.
     ///
     /// # Errors
-    /// [`ImpossibleIndex`] when the domain's index is out of range.
+    /// Fails with [`ImpossibleIndex`] if the domain's index is out of range.
     pub fn readable(&self, page: &impl RingPage) -> Result<usize, ImpossibleIndex> {
         distance(page.load(Field::RequestProducer), self.request_consumer)
     }
 
-    /// Free bytes in the reply queue.
+    /// Returns the free bytes in the reply queue.
     ///
     /// # Errors
-    /// [`ImpossibleIndex`] when the domain's index is out of range.
+    /// Fails with [`ImpossibleIndex`] if the domain's index is out of range.
     pub fn writable(&self, page: &impl RingPage) -> Result<usize, ImpossibleIndex> {
         Ok(RING_BYTES.saturating_sub(distance(self.reply_producer, page.load(Field::ReplyConsumer))?))
     }
 
-    /// Copies up to `to.len()` bytes of requests out, across the wrap, and returns how many.
+    /// Copies up to `to.len()` bytes of requests out, across the wrap. Returns the number of bytes.
     ///
     /// # Errors
-    /// [`ImpossibleIndex`] when the domain's index is out of range; nothing was consumed then.
+    /// Fails with [`ImpossibleIndex`] if the domain's index is out of range. Nothing is consumed then.
     pub fn read(&mut self, page: &impl RingPage, to: &mut [u8]) -> Result<usize, ImpossibleIndex> {
         let mut done = 0;
         let count = self.readable(page)?.min(to.len());
@@ -149,10 +148,10 @@ impl Ring {
         Ok(done)
     }
 
-    /// Copies as much of `from` as fits into the reply queue, across the wrap, and returns how many bytes.
+    /// Copies as much of `from` as fits into the reply queue, across the wrap. Returns the number of bytes.
     ///
     /// # Errors
-    /// [`ImpossibleIndex`] when the domain's index is out of range; nothing was produced then.
+    /// Fails with [`ImpossibleIndex`] if the domain's index is out of range. Nothing is produced then.
     pub fn write(&mut self, page: &impl RingPage, from: &[u8]) -> Result<usize, ImpossibleIndex> {
         let mut done = 0;
         let count = self.writable(page)?.min(from.len());
@@ -171,7 +170,7 @@ impl Ring {
     }
 }
 
-/// The distance from `consumer` to `producer`, when it is possible.
+/// Returns the distance from `consumer` to `producer`, if it is possible.
 fn distance(producer: u32, consumer: u32) -> Result<usize, ImpossibleIndex> {
     match producer.wrapping_sub(consumer) {
         distance @ 0..=RING_SPAN => usize::try_from(distance).map_err(|_| ImpossibleIndex),
@@ -179,12 +178,12 @@ fn distance(producer: u32, consumer: u32) -> Result<usize, ImpossibleIndex> {
     }
 }
 
-/// Where in its queue an index points.
+/// Returns an index's position in its queue.
 const fn offset(index: u32) -> usize {
     (index % RING_SPAN) as usize
 }
 
-/// An index `by` bytes further on; `by` is at most [`RING_BYTES`].
+/// Returns the index `by` bytes ahead; `by` is at most [`RING_BYTES`].
 const fn advance(index: u32, by: usize) -> u32 {
     index.wrapping_add(by as u32)
 }
