@@ -1,8 +1,8 @@
-//! A node's children, in the order in which they were made (the order in which DIRECTORY lists them).
+//! A node's children, in the order of their creation (the order of DIRECTORY).
 //!
-//! Few children are a list that is searched from end to end. Many are two maps: by name, and by a number that grows with
-//! every child made. Both forms give the same answers. What they take is in proportion to the children that there are, not
-//! to those that there were: lists grow by small steps and shrink, and the maps become a list again.
+//! Few children are a list that is searched from end to end. Many children are two maps: by name, and by a number that
+//! grows with every new child. Both forms give the same answers. Their memory is in proportion to the present number of
+//! children, not to an earlier one: lists grow by small steps and shrink, and small maps become a list again.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -19,7 +19,7 @@ pub enum Children {
     /// No child; takes no memory.
     #[default]
     None,
-    /// A list in the order of making.
+    /// A list in the order of creation.
     Few(Vec<(Name, Rc<Node>)>),
     /// Maps by name and by order.
     Many(Box<Many>),
@@ -35,17 +35,18 @@ pub struct Many {
     list_bytes: usize,
 }
 
-/// A place in the list of children; it stays valid while the children do not change.
+/// A position in the list of children; valid while the children do not change.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor {
-    /// How far a list, or the map by order, was gone through.
+    /// The position in the list, or in the map by order.
     order: Place,
-    /// Behind the last child in the map by name: where the next one is if names are in the order of making.
+    /// The position after the last child in the map by name: the next child is there if names are in the order of
+    /// creation.
     name: Place,
 }
 
 impl Children {
-    /// How many there are.
+    /// Returns the number of children.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -55,13 +56,13 @@ impl Children {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no children.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The child `name`.
+    /// Returns the child `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Rc<Node>> {
         match self {
@@ -71,7 +72,7 @@ impl Children {
         }
     }
 
-    /// The child `name`, to be changed.
+    /// Returns the child `name`, to be changed.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut Rc<Node>> {
         match self {
             Self::None => None,
@@ -80,7 +81,7 @@ impl Children {
         }
     }
 
-    /// Adds a child at the end; `name` is not there yet.
+    /// Appends a child; `name` must not exist yet.
     pub fn insert(&mut self, name: &str, node: Rc<Node>) {
         match self {
             Self::None => *self = Self::Few(alloc::vec![(name.into(), node)]),
@@ -101,7 +102,7 @@ impl Children {
         }
     }
 
-    /// As [`Children::insert`], for one of many children that come one behind the other; see [`Children::trim`].
+    /// As [`Children::insert`], for one of many children that are added in sequence; see [`Children::trim`].
     pub(super) fn append(&mut self, name: &str, node: Rc<Node>) {
         match self {
             Self::Many(many) => many.insert_with_room(name.into(), node, CHUNK_ENTRIES),
@@ -109,7 +110,7 @@ impl Children {
         }
     }
 
-    /// Gives back room that [`Children::append`] took in advance.
+    /// Releases the room that [`Children::append`] reserved in advance.
     pub(super) fn trim(&mut self) {
         if let Self::Many(many) = self {
             many.by_name.trim();
@@ -117,7 +118,7 @@ impl Children {
         }
     }
 
-    /// Whether there is a child `name`, which is probably behind all others in the order of names.
+    /// Returns whether there is a child `name`, which probably sorts after all other names.
     pub(super) fn has(&self, name: &str) -> bool {
         match self {
             Self::Many(many) if many.by_name.is_behind_all(name) => false,
@@ -125,7 +126,7 @@ impl Children {
         }
     }
 
-    /// Takes the child `name` out.
+    /// Removes and returns the child `name`.
     pub fn remove(&mut self, name: &str) -> Option<Rc<Node>> {
         let removed = match self {
             Self::None => None,
@@ -150,7 +151,7 @@ impl Children {
         removed
     }
 
-    /// The child behind `cursor`, which moves past it. A new cursor starts at the first child.
+    /// Returns the child at `cursor`, and moves the cursor past it. A new cursor starts at the first child.
     pub fn next(&self, cursor: &mut Cursor) -> Option<(&str, &Rc<Node>)> {
         match self {
             Self::None => None,
@@ -160,7 +161,7 @@ impl Children {
             }
             Self::Many(many) => {
                 let (order, name) = many.by_order.next(&mut cursor.order)?;
-                // To compare numbers is less than to compare names.
+                // Numbers are cheaper to compare than names.
                 let next = many.by_name.next_if(&mut cursor.name, |(at, _)| at == order);
                 let found = next.or_else(|| many.by_name.get_at(&**name, &mut cursor.name));
                 found.map(|(_, node)| (&**name, node))
@@ -168,7 +169,7 @@ impl Children {
         }
     }
 
-    /// As [`Children::next`], in whichever order costs least. A cursor is for one of both.
+    /// As [`Children::next`], in the cheapest order. A cursor is valid for only one of both methods.
     pub(super) fn next_in_any_order(&self, cursor: &mut Cursor) -> Option<(&str, &Rc<Node>)> {
         match self {
             Self::None => None,
@@ -177,7 +178,7 @@ impl Children {
         }
     }
 
-    /// The child `name`, and a cursor behind it.
+    /// Returns the child `name`, and a cursor after it.
     #[must_use]
     pub fn behind(&self, name: &str) -> Option<(&Rc<Node>, Cursor)> {
         let mut cursor = Cursor::default();
@@ -197,14 +198,15 @@ impl Children {
         }
     }
 
-    /// The names, in order.
+    /// Returns the names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let few = if let Self::Few(list) = self { list.as_slice() } else { &[] };
         let many = if let Self::Many(many) = self { Some(many.by_order.iter()) } else { None };
         few.iter().map(|(name, _)| &**name).chain(many.into_iter().flatten().map(|(_, name)| &**name))
     }
 
-    /// Bytes of all names with a NUL each: the length of the reply to DIRECTORY. Costs the same for any number of names.
+    /// Returns the bytes of all names with a NUL each: the length of DIRECTORY's reply. The cost does not depend on the
+    /// number of names.
     #[must_use]
     pub fn list_bytes(&self) -> usize {
         match self {
@@ -214,7 +216,8 @@ impl Children {
         }
     }
 
-    /// Takes a child out that no other version holds; drops those that another version holds. For dismantling only.
+    /// Removes and returns a child that no other version holds; drops children that another version holds. For
+    /// dismantling only.
     pub(super) fn pop_unshared(&mut self) -> Option<Rc<Node>> {
         match self {
             Self::None => None,
@@ -223,7 +226,7 @@ impl Children {
         }
     }
 
-    /// Puts `node` in the place of the child that would be popped last, if no other version holds that one.
+    /// Swaps `node` with the child that would be popped last, if no other version holds that child.
     pub(super) fn swap_first_unshared(&mut self, node: &mut Rc<Node>) -> bool {
         let first = match self {
             Self::None => None,
@@ -234,7 +237,7 @@ impl Children {
     }
 }
 
-/// Bytes of a name in a list, with its NUL.
+/// Returns the bytes of a name in a list, with its NUL.
 const fn listed_bytes(name: &str) -> usize {
     name.len().saturating_add(1)
 }
@@ -252,7 +255,7 @@ impl Many {
         self.next = self.next.saturating_add(1);
     }
 
-    /// The same children as a list.
+    /// Returns the same children as a list.
     fn to_list(&self) -> Vec<(Name, Rc<Node>)> {
         let mut list = Vec::with_capacity(self.by_name.len());
         let node = |name: &Name| self.by_name.get(&**name).map(|(_, node)| node.clone());

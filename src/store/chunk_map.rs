@@ -1,8 +1,8 @@
-//! A sorted map in chunks that versions share: the directories that are too large for a list.
+//! A sorted map in chunks that versions share, for directories that are too large for a list.
 //!
-//! Cloning it copies the list of chunks (one pointer for about fifty entries) and no entry. A change copies the one chunk
-//! that it touches, and only while another version still holds that chunk. Chunks have little more room than entries, and
-//! small neighbours become one, so that a map takes no more after removals than if it had always been that small.
+//! A clone copies the list of chunks (one pointer for about fifty entries) and no entry. A change copies only the chunk
+//! that it touches, and only while another version holds that chunk. Chunks have little spare room, and small
+//! neighbours are merged. After removals, a map therefore takes no more memory than if it had always been that small.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -11,15 +11,15 @@ use core::cmp::Ordering;
 
 use crate::limits::CHUNK_ENTRIES;
 
-/// A persistent sorted map. No chunk is empty. Beside each chunk stands its first key, so that a search for the chunk looks
-/// into none: in a large store each would be a miss of the cache.
+/// A persistent sorted map. No chunk is empty. Each chunk's first key is next to its pointer, so that the search for a
+/// chunk reads no chunk: in a large store each read would miss the cache.
 #[derive(Clone, Debug)]
 pub(super) struct ChunkMap<K, V> {
     chunks: Vec<(K, Chunk<K, V>)>,
     len: usize,
 }
 
-/// Where an entry is, as long as the map does not change.
+/// The position of an entry; valid while the map does not change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     chunk: usize,
@@ -27,14 +27,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The entry of a list that is here; this moves behind it.
+    /// Returns the list entry at this position, and moves past it.
     pub(super) fn next_of<'a, T>(&mut self, list: &'a [T]) -> Option<&'a T> {
         let entry = list.get(self.at)?;
         self.at = self.at.saturating_add(1);
         Some(entry)
     }
 
-    /// The next place, behind an entry of a chunk of `len`.
+    /// Returns the next position, after an entry in a chunk of `len` entries.
     const fn behind(self, len: usize) -> Self {
         let at = self.at.saturating_add(1);
         if at < len { Self { at, ..self } } else { Self { chunk: self.chunk.saturating_add(1), at: 0 } }
@@ -44,30 +44,31 @@ impl Place {
 /// Some of the entries, in order.
 type Chunk<K, V> = Rc<Vec<(K, V)>>;
 
-/// Entries of a chunk for which room is made at once.
+/// Entries for which a chunk gets room at a time.
 pub(super) const CHUNK_STEP: usize = 8;
 
-/// Of each so many entries one is looked at first: about the root of a chunk's most.
+/// Distance of the entries that a search compares first: about the square root of a chunk's maximum.
 const STRIDE: usize = 8;
 
 const _: () = assert!(CHUNK_ENTRIES.is_multiple_of(CHUNK_STEP), "a full chunk has no room that it can't use");
 
-/// Makes room for `step` more entries when there is none for one: doubling would leave a third of all lists empty.
+/// Makes room for `step` more entries if the list is full. Doubling would leave a third of all list memory unused.
 pub(super) fn make_room<T>(list: &mut Vec<T>, step: usize) {
     if list.len() == list.capacity() {
         list.reserve_exact(step.max(1));
     }
 }
 
-/// Gives back room of a list from which entries were removed, when more than half of it is empty.
+/// Releases the spare room of a list after removals, if more than half of it is empty.
 pub(super) fn take_room<T>(list: &mut Vec<T>) {
     if list.len() <= list.capacity() / 2 {
         list.shrink_to_fit();
     }
 }
 
-/// Finds `key` in a chunk, or where it would be: first among each [`STRIDE`]th entry, then among those between two of them.
-/// In a large store a chunk is not in the cache, and unlike those of a binary search these looks don't wait for each other.
+/// Finds `key` in a chunk, or the place where it belongs. Compares each [`STRIDE`]th entry first, then the entries
+/// between two of them. In a large store a chunk is not in the cache. These reads do not depend on each other, unlike
+/// those of a binary search.
 fn search<K: Borrow<Q>, Q: Ord + ?Sized, V>(entries: &[(K, V)], key: &Q) -> Result<usize, usize> {
     if entries.last().is_some_and(|(last, _)| last.borrow() < key) {
         return Err(entries.len());
@@ -94,14 +95,14 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         self.len
     }
 
-    /// The index of the chunk that holds `key`, if any does.
+    /// Returns the index of the chunk that can hold `key`.
     fn chunk_of<Q: Ord + ?Sized>(&self, key: &Q) -> usize
     where
         K: Borrow<Q>,
     {
         let Some(((last, _), others)) = self.chunks.split_last() else { return 0 };
         if last.borrow() <= key {
-            // Children are often made, and carried over, in the order of their names.
+            // Children are often created, and restored, in the order of their names.
             return others.len();
         }
         others.partition_point(|(first, _)| first.borrow() <= key).saturating_sub(1)
@@ -126,9 +127,9 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         Rc::make_mut(chunk).get_mut(at).map(|(_, value)| value)
     }
 
-    /// Adds an entry whose key is not there yet; otherwise replaces the value. A chunk without room gets some for `step`
-    /// entries: [`CHUNK_STEP`], or all that it can have for one of many entries that mostly come in order.
-    /// [`ChunkMap::trim`] gives back what they did not need.
+    /// Adds an entry whose key is not there yet; otherwise replaces the value. A chunk without room gets room for
+    /// `step` entries. `step` is [`CHUNK_STEP`], or the whole chunk for one of many entries that mostly come in order.
+    /// [`ChunkMap::trim`] releases the unused room.
     pub(super) fn insert_with_room(&mut self, key: K, value: V, step: usize) {
         let begin = |entry| {
             let mut entries = Vec::with_capacity(step);
@@ -161,7 +162,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
             entries.insert(at, (key, value));
             return;
         }
-        // Keys that come in order fill chunks from the left: leave those full.
+        // Keys that arrive in order fill chunks from the left: these chunks stay full.
         let upper = if at == entries.len() {
             begin((key, value))
         } else {
@@ -183,14 +184,14 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         self.chunks.insert(behind, upper);
     }
 
-    /// Gives back room that a chunk got in advance.
+    /// Releases the room that a chunk reserved in advance.
     pub(super) fn trim(&mut self) {
         if let Some(entries) = self.chunks.last_mut().and_then(|(_, chunk)| Rc::get_mut(chunk)) {
             entries.shrink_to(entries.len().next_multiple_of(CHUNK_STEP));
         }
     }
 
-    /// Whether `key` is behind all keys.
+    /// Returns whether `key` sorts after all keys.
     pub(super) fn is_behind_all<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -223,7 +224,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         Some(value)
     }
 
-    /// Makes one chunk of one and the next, if both together are small enough to grow again.
+    /// Merges a chunk and the next one, if both together leave room to grow.
     fn merge(&mut self, at_chunk: usize) {
         let next = at_chunk.saturating_add(1);
         let len = |at: usize| self.chunks.get(at).map(|(_, chunk)| chunk.len());
@@ -243,7 +244,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         take_room(&mut self.chunks);
     }
 
-    /// The entry at `place`, which moves behind it.
+    /// Returns the entry at `place`, and moves `place` past it.
     pub(super) fn next(&self, place: &mut Place) -> Option<&(K, V)> {
         let (_, chunk) = self.chunks.get(place.chunk)?;
         let entry = chunk.get(place.at)?;
@@ -251,7 +252,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         Some(entry)
     }
 
-    /// The value of the entry at `place`, which moves behind it, if it is the one that is looked for.
+    /// Returns the value of the entry at `place` and moves `place` past it, if `is_it` accepts the value.
     pub(super) fn next_if(&self, place: &mut Place, is_it: impl FnOnce(&V) -> bool) -> Option<&V> {
         let (_, chunk) = self.chunks.get(place.chunk)?;
         let (_, value) = chunk.get(place.at)?;
@@ -262,7 +263,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         Some(value)
     }
 
-    /// As [`ChunkMap::get`], and `place` moves behind the entry. It costs no search if the entry is the one at `place`.
+    /// As [`ChunkMap::get`], and moves `place` past the entry. Needs no search if the entry is the one at `place`.
     pub(super) fn get_at<Q: Ord + ?Sized>(&self, key: &Q, place: &mut Place) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -280,7 +281,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         self.chunks.iter().flat_map(|(_, chunk)| chunk.iter())
     }
 
-    /// Takes the last entry out if no other version holds it; drops what other versions hold too.
+    /// Removes and returns the last entry if no other version holds it; drops entries that other versions hold.
     pub(super) fn pop_unshared(&mut self) -> Option<(K, V)> {
         while let Some((_, chunk)) = self.chunks.last_mut() {
             if let Some(entry) = Rc::get_mut(chunk).and_then(Vec::pop) {
@@ -293,7 +294,7 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         None
     }
 
-    /// The first value, if no other version holds it.
+    /// Returns the first value, if no other version holds it.
     pub(super) fn first_unshared(&mut self) -> Option<&mut V> {
         Rc::get_mut(&mut self.chunks.first_mut()?.1)?.first_mut().map(|(_, value)| value)
     }

@@ -13,11 +13,11 @@ impl DomId {
     pub const FIRST_RESERVED: Self = Self(0x7ff0);
     /// Names all domains in an entry of a node's permissions (`DOMID_ANY`).
     pub const ANY: Self = Self(0x7ff5);
-    /// The number by which a domain calls itself (`DOMID_SELF`).
+    /// The number with which a domain refers to itself (`DOMID_SELF`).
     pub const SELF: Self = Self(0x7ff0);
 
-    /// Whether no real domain has this number. Some of these numbers mean something to the hypervisor, so that it must
-    /// not be asked about them on a client's word.
+    /// Returns whether no real domain has this number. Some of these numbers have a meaning for the hypervisor. The
+    /// server must not pass them on from a client's request.
     #[must_use]
     pub const fn is_reserved(self) -> bool {
         self.0 >= Self::FIRST_RESERVED.0

@@ -1,7 +1,7 @@
-//! The domains that the store knows: those that have been introduced, and those that are named in permissions.
+//! The domains that the store knows: introduced domains, and domains that permissions name.
 //!
 //! A domain becomes known at a generation. A right that a node gave before that generation is not this domain's: it
-//! belonged to another that had the same number (see [`crate::store::permission`]).
+//! belonged to an earlier domain with the same number (see [`crate::store::permission`]).
 
 use alloc::collections::BTreeMap;
 use core::ops::Bound;
@@ -16,12 +16,12 @@ use crate::store::unknown_quotas::UnknownQuotas;
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
-/// When something was last said in the log that a domain could have said without end.
+/// The time of the last log line about an event that a domain can cause without limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LastSaid(Option<u64>);
 
 impl LastSaid {
-    /// Whether it is time to say it again, `interval_ms` after the last time; from then on it counts as said.
+    /// Returns whether `interval_ms` has passed since the last log line. If so, a new log line is noted.
     pub const fn is_due(&mut self, interval_ms: u64, now_ms: u64) -> bool {
         if let Self(Some(said_ms)) = *self
             && now_ms.saturating_sub(said_ms) < interval_ms
@@ -33,75 +33,75 @@ impl LastSaid {
     }
 }
 
-/// What is known of a domain, and what is counted for it.
+/// The record of a domain, and its counts.
 #[derive(Clone, Debug)]
 pub struct Domain {
     /// The generation at which it became known.
     pub born: u64,
-    /// The hypervisor's number of it, which a later domain of the same domid does not have; `None` where the hypervisor
-    /// gives no such numbers.
+    /// The hypervisor's unique id, which a later domain of the same domid does not have. `None` if the hypervisor gives
+    /// no such ids.
     pub unique_id: Option<u64>,
-    /// Its connection, from introduction to release.
+    /// The connection, from introduction to release.
     pub connection: Option<ConnectionId>,
     /// Whether its shutdown has been reported.
     pub shutdown: bool,
-    /// The domain whose rights it has too (SET_TARGET).
+    /// The domain whose rights this one has too (SET_TARGET).
     pub target: Option<Identity>,
-    /// What it is offered from its introduction on.
+    /// The features offered from the introduction on.
     pub features: Features,
-    /// Nodes that it owns.
+    /// Number of owned nodes.
     pub nodes: u64,
-    /// Bytes of them, as [`Node::memory_bytes`] counts.
+    /// Bytes of these nodes, as [`Node::memory_bytes`] counts.
     pub node_bytes: u64,
-    /// Watches that it has set.
+    /// Number of watches.
     pub watches: usize,
-    /// Bytes of their paths and tokens.
+    /// Bytes of the watches' paths and tokens.
     pub watch_bytes: usize,
-    /// When it was last said that it takes much memory.
+    /// The last log line about its use of memory.
     pub memory_logged: LastSaid,
-    /// When it was last said that it broke the rules of its ring.
+    /// The last log line about its protocol errors.
     pub fault_logged: LastSaid,
-    /// What it may have; see [`Domains::set_quota`].
+    /// The quotas; see [`Domains::set_quota`].
     quotas: Quotas,
-    /// The quotas that were set for it alone, as bits.
+    /// The quotas that were set for this domain alone, as bits.
     own_quotas: u16,
-    /// Quotas of other servers that were set for it.
+    /// Unknown quotas that were set for this domain, for other servers.
     pub unknown_quotas: UnknownQuotas,
-    /// The most that it has had.
+    /// The maxima of its counts.
     pub peaks: Peaks,
 }
 
 impl Domain {
-    /// Bytes of memory above which the log has a warning: the lower one of the two quotas of memory.
+    /// Returns the bytes of memory above which the log has a warning: the lower one of the two memory quotas.
     #[must_use]
     pub fn memory_warned_from(&self) -> usize {
         self.quotas.limit(Quota::MemorySoft).min(self.quotas.limit(Quota::MemoryHard))
     }
 }
 
-/// A change of what is counted of a domain's nodes.
+/// A change of the counts of a domain's nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeCount {
-    /// Nodes.
+    /// Number of nodes.
     pub nodes: i64,
     /// Bytes, as [`Node::memory_bytes`] counts.
     pub bytes: i64,
 }
 
 impl NodeCount {
-    /// One node more.
+    /// Counts one more node of `bytes` bytes.
     #[must_use]
     pub fn one(bytes: usize) -> Self {
         Self { nodes: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
     }
 
-    /// The contrary.
+    /// Returns the opposite change.
     #[must_use]
     pub const fn negated(self) -> Self {
         Self { nodes: self.nodes.saturating_neg(), bytes: self.bytes.saturating_neg() }
     }
 
-    /// Both together.
+    /// Returns the sum of two changes.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self { nodes: self.nodes.saturating_add(other.nodes), bytes: self.bytes.saturating_add(other.bytes) }
@@ -133,14 +133,15 @@ pub struct Domains {
     grown: Grown,
     /// The quotas of domains that become known from now on.
     defaults: Quotas,
-    /// Quotas of other servers that were set for all domains. A new domain gets no copy: it has nothing to limit.
+    /// Unknown quotas that were set for all domains, for other servers. New domains get no copy, because these quotas
+    /// limit nothing.
     pub unknown_quotas: UnknownQuotas,
-    /// Those that were set for the server as a whole.
+    /// Unknown quotas that were set for the server as a whole.
     pub unknown_global_quotas: UnknownQuotas,
 }
 
 impl Domains {
-    /// No domain, and the quotas of those to come.
+    /// Creates an empty table with the quotas of future domains.
     #[must_use]
     pub const fn new(defaults: Quotas) -> Self {
         Self {
@@ -152,18 +153,18 @@ impl Domains {
         }
     }
 
-    /// The record of `domid`.
+    /// Returns the record of `domid`.
     #[must_use]
     pub fn get(&self, domid: DomId) -> Option<&Domain> {
         self.records.get(&domid)
     }
 
-    /// The record of `domid`, to be changed.
+    /// Returns the record of `domid`, to be changed.
     pub fn get_mut(&mut self, domid: DomId) -> Option<&mut Domain> {
         self.records.get_mut(&domid)
     }
 
-    /// Makes a record, unless there is one.
+    /// Makes a record, unless there is one. Returns the record.
     pub fn learn(&mut self, domid: DomId, born: u64) -> &mut Domain {
         self.records.entry(domid).or_insert_with(|| Domain {
             born,
@@ -190,37 +191,37 @@ impl Domains {
         self.records.remove(&domid)
     }
 
-    /// Whether `domid` is introduced.
+    /// Returns whether `domid` is introduced.
     #[must_use]
     pub fn is_introduced(&self, domid: DomId) -> bool {
         self.connection(domid).is_some()
     }
 
-    /// The connection of `domid`.
+    /// Returns the connection of `domid`.
     #[must_use]
     pub fn connection(&self, domid: DomId) -> Option<ConnectionId> {
         self.get(domid)?.connection
     }
 
-    /// What `domid` is offered: everything, unless it is known and was given less.
+    /// Returns the features offered to `domid`: all features, unless the domain is known and has fewer.
     #[must_use]
     pub fn features(&self, domid: DomId) -> Features {
         self.get(domid).map_or(Features::all(), |domain| domain.features)
     }
 
-    /// Who `domid` is now.
+    /// Returns the present identity of `domid`.
     #[must_use]
     pub fn identity(&self, domid: DomId) -> Option<Identity> {
         Some(Identity { domid, born: self.get(domid)?.born })
     }
 
-    /// Whether `identity` is still the domain of its number.
+    /// Returns whether `identity` is still the domain with its number.
     #[must_use]
     pub fn is_current(&self, identity: Identity) -> bool {
         self.identity(identity.domid) == Some(identity)
     }
 
-    /// Permissions that were written at `generation`, with entries marked that name no domain of that time.
+    /// Returns permissions written at `generation`. Marks the entries that name no domain of that time.
     #[must_use]
     pub fn adjusted(&self, permissions: &Permissions, generation: u64) -> Permissions {
         let is_stale = |domid| domid != DomId::ANY && self.get(domid).is_none_or(|domain| domain.born >= generation);
@@ -231,7 +232,7 @@ impl Domains {
         }
     }
 
-    /// Changes what is counted of the nodes of `domid`.
+    /// Changes the counts of the nodes of `domid`.
     pub fn charge_nodes(&mut self, domid: DomId, by: NodeCount) {
         if let Some(domain) = self.get_mut(domid) {
             domain.nodes = domain.nodes.saturating_add_signed(by.nodes);
@@ -247,7 +248,7 @@ impl Domains {
         self.grown.note(domid);
     }
 
-    /// Whether a domain has grown since the last [`Domains::take_grown`].
+    /// Returns whether a domain has grown since the last [`Domains::take_grown`].
     #[must_use]
     pub fn has_grown(&self) -> bool {
         self.grown.is_full || !self.grown.listed.is_empty()
@@ -268,29 +269,29 @@ impl Domains {
         grown.listed.iter().copied().filter(|domid| Some(*domid) > behind).min()
     }
 
-    /// All records, by domid.
+    /// Returns all records, by domid.
     pub fn iter(&self) -> impl Iterator<Item = (DomId, &Domain)> {
         self.records.iter().map(|(domid, domain)| (*domid, domain))
     }
 
-    /// All records, by domid, to be changed.
+    /// Returns all records, by domid, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (DomId, &mut Domain)> {
         self.records.iter_mut().map(|(domid, domain)| (*domid, domain))
     }
 
-    /// The quotas of domains that become known from now on.
+    /// Returns the quotas of domains that become known from now on.
     #[must_use]
     pub const fn default_quotas(&self) -> &Quotas {
         &self.defaults
     }
 
-    /// The quotas of `domid`.
+    /// Returns the quotas of `domid`.
     #[must_use]
     pub fn quotas(&self, domid: DomId) -> &Quotas {
         self.quotas_of(self.get(domid))
     }
 
-    /// The quotas of a domain that was looked up already.
+    /// Returns the quotas of a record that was looked up already.
     #[must_use]
     pub fn quotas_of<'a>(&'a self, domain: Option<&'a Domain>) -> &'a Quotas {
         domain.map_or(&self.defaults, |domain| &domain.quotas)
@@ -309,20 +310,20 @@ impl Domains {
         }
     }
 
-    /// Which quotas were set for `domid` alone, as bits of [`Quota`]'s numbers.
+    /// Returns the quotas that were set for `domid` alone, as bits of [`Quota`]'s numbers.
     #[must_use]
     pub fn own_quotas(&self, domid: DomId) -> u16 {
         self.get(domid).map_or(0, |domain| domain.own_quotas)
     }
 
-    /// Says which quotas were set for `domid` alone, when it is restored.
+    /// Restores which quotas were set for `domid` alone.
     pub fn restore_own_quotas(&mut self, domid: DomId, bits: u16) {
         if let Some(domain) = self.get_mut(domid) {
             domain.own_quotas = bits;
         }
     }
 
-    /// Sets a quota for all domains but those that have a value of their own (CONTROL, where it always meant that).
+    /// Sets a quota for all domains except those with a value of their own, as CONTROL does.
     pub fn set_quota_everywhere(&mut self, quota: Quota, value: u32) {
         self.defaults.set(quota, value);
         for domain in self.records.values_mut().filter(|domain| domain.own_quotas & (1 << quota as u16) == 0) {
@@ -330,7 +331,7 @@ impl Domains {
         }
     }
 
-    /// Forgets what domains have had at most.
+    /// Clears the maxima of all domains.
     pub fn clear_peaks(&mut self) {
         self.records.values_mut().for_each(|domain| domain.peaks.clear());
     }

@@ -1,4 +1,4 @@
-//! The tree, its transactions, permissions and watches. No input or output, and no knowledge of who asks over what.
+//! The tree, its transactions, permissions and watches. This module has no input or output, and knows no requests.
 
 pub mod children;
 mod chunk_map;

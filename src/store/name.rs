@@ -1,5 +1,5 @@
-//! A node's name in the list of children: in the list itself when it is short, as most are, so that a search looks nowhere
-//! else. Copies share a long one.
+//! A node's name in the list of children. Short names, as most are, are stored in the list itself, so that a search
+//! reads no other memory. Copies of a long name share its text.
 
 use alloc::rc::Rc;
 use core::borrow::Borrow;
@@ -9,7 +9,7 @@ use core::ops::Deref;
 
 use crate::limits::SHORT_NAME_BYTES;
 
-/// A name. It is ordered and compared as its text.
+/// A name. Names are ordered and compared as text.
 #[derive(Clone)]
 pub struct Name(Text);
 

@@ -1,7 +1,7 @@
 //! A node: value, permissions, children, and when it was last written.
 //!
-//! Most nodes are leaves with a short value and few permissions: such a node is one block of the heap, and all that only
-//! directories need is behind one pointer.
+//! Most nodes are leaves with a short value and few permissions. Such a node is one block of the heap. The fields that
+//! only directories need are behind one pointer.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -23,16 +23,16 @@ pub struct Node {
 
 const _: () = assert!(size_of::<Node>() == 72, "with its two counts and the allocator's word, it fills 96 bytes");
 
-/// What is below a directory. Never without children.
+/// The part of a node that only directories have. Never without children.
 #[derive(Clone, Debug, Default)]
 struct Below {
     mentioned: Mentioned,
     children: Children,
 }
 
-/// Which domains the nodes below may name in their permissions: one bit for all domids that are the same modulo 64.
-/// A bit that is not set is certain; one that is set may be left over. It lets the removal of a dead domain's nodes and
-/// rights pass over what has nothing to do with it.
+/// The domains that the nodes below may name in their permissions: one bit for all domids that are equal modulo 64. A
+/// clear bit is certain; a set bit may be outdated. The removal of a dead domain's nodes and rights skips subtrees
+/// whose bit is clear.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Mentioned(u64);
 
@@ -41,12 +41,12 @@ impl Mentioned {
         Self(1 << (domid.0 % 64))
     }
 
-    /// Notes all that `permissions` name.
+    /// Notes the domains that `permissions` name.
     fn add(&mut self, permissions: &Permissions) {
         self.0 = permissions.entries().iter().fold(self.0, |sum, entry| sum | Self::of(entry.domid).0);
     }
 
-    /// Notes all that `node` or one below it may name.
+    /// Notes the domains that `node` or a node below it may name.
     fn add_node(&mut self, node: &Node) {
         self.add(&node.permissions);
         self.0 |= node.below.as_ref().map_or(0, |below| below.mentioned.0);
@@ -54,47 +54,47 @@ impl Mentioned {
 }
 
 impl Node {
-    /// Bytes that one entry of the permissions counts for.
+    /// Bytes that one permission entry counts for.
     pub const ENTRY_BYTES: usize = 8;
 
-    /// A node without children.
+    /// Creates a node without children.
     #[must_use]
     pub const fn new(value: Value, permissions: Permissions, generation: u64) -> Self {
         Self { value, permissions, generation, below: None }
     }
 
-    /// Its value.
+    /// Returns the value.
     #[must_use]
     pub fn value(&self) -> &[u8] {
         &self.value
     }
 
-    /// Its permissions.
+    /// Returns the permissions.
     #[must_use]
     pub const fn permissions(&self) -> &Permissions {
         &self.permissions
     }
 
-    /// The generation of the last write: of its value, its permissions or its list of children.
+    /// Returns the generation of the last write of the value, the permissions or the list of children.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Its children.
+    /// Returns the children.
     #[must_use]
     pub fn children(&self) -> &Children {
         const NONE: &Children = &Children::None;
         self.below.as_ref().map_or(NONE, |below| &below.children)
     }
 
-    /// Whether its permissions name a domain.
+    /// Returns whether the permissions name a domain.
     #[must_use]
     pub fn names(&self, domid: DomId) -> bool {
         self.permissions.entries().iter().any(|entry| entry.domid == domid)
     }
 
-    /// The child `name`, to be changed.
+    /// Returns the child `name`, to be changed.
     pub(super) fn child_mut(&mut self, name: &str) -> Option<&mut Rc<Self>> {
         self.below.as_mut()?.children.get_mut(name)
     }
@@ -109,35 +109,35 @@ impl Node {
         }
     }
 
-    /// Adds a child at the end; `name` is not there yet. The nodes above have to [`Node::mention`] what it names.
+    /// Appends a child; `name` must not exist yet. The caller must [`Node::mention`] its domains in the nodes above.
     pub(super) fn insert_child(&mut self, name: &str, node: Rc<Self>) {
         let below = self.below.get_or_insert_default();
         below.mentioned.add_node(&node);
         below.children.insert(name, node);
     }
 
-    /// As [`Node::insert_child`], for one of many that come one behind the other; [`Node::trim`] comes behind the last.
+    /// As [`Node::insert_child`], for one of many children in sequence. [`Node::trim`] follows the last one.
     pub(super) fn append_child(&mut self, name: &str, node: Rc<Self>) {
         let below = self.below.get_or_insert_default();
         below.mentioned.add_node(&node);
         below.children.append(name, node);
     }
 
-    /// Gives back room that [`Node::append_child`] took in advance.
+    /// Releases the room that [`Node::append_child`] reserved in advance.
     pub(super) fn trim(&mut self) {
         if let Some(below) = &mut self.below {
             below.children.trim();
         }
     }
 
-    /// Takes the child `name` out.
+    /// Removes and returns the child `name`.
     pub(super) fn remove_child(&mut self, name: &str) -> Option<Rc<Self>> {
         let removed = self.below.as_mut()?.children.remove(name);
         self.below.take_if(|below| below.children.is_empty());
         removed
     }
 
-    /// Takes the place of `other`, whose children become its own; it has none yet.
+    /// Shares the children of `other`, which this node replaces. This node has no children yet.
     pub(super) fn take_children_of(&mut self, other: &Self) {
         self.below.clone_from(&other.below);
     }
@@ -147,12 +147,12 @@ impl Node {
         self.value = value;
     }
 
-    /// Sets the permissions. The nodes above have to [`Node::mention`] them.
+    /// Sets the permissions. The caller must [`Node::mention`] them in the nodes above.
     pub(super) fn set_permissions(&mut self, permissions: Permissions) {
         self.permissions = permissions;
     }
 
-    /// Notes that it was written.
+    /// Sets the generation of the last write.
     pub(super) const fn set_generation(&mut self, generation: u64) {
         self.generation = generation;
     }
@@ -164,8 +164,8 @@ impl Node {
         }
     }
 
-    /// A node with children of these names, in this order, which stand for nodes that a transaction does not look at here.
-    /// A name that comes twice is taken once.
+    /// Returns the node with children of these names, in this order. They are placeholders for nodes that a transaction
+    /// does not visit here. A repeated name is used once.
     #[must_use]
     pub(crate) fn with_names<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
         for name in names {
@@ -177,7 +177,7 @@ impl Node {
         self
     }
 
-    /// Whether this node or one below may name `domid`.
+    /// Returns whether this node or one below it may name `domid`.
     #[must_use]
     pub fn may_mention(&self, domid: DomId) -> bool {
         self.permissions.entries().iter().any(|entry| entry.domid == domid)
@@ -194,41 +194,42 @@ impl Node {
         self.below.as_mut().is_some_and(|below| below.children.swap_first_unshared(node))
     }
 
-    /// Bytes that a node at `path` counts for in its owner's memory: its record without the names of children, its path,
-    /// and its name in the list of the node above.
+    /// Returns the bytes that a node at `path` counts for in its owner's memory: its record without the names of
+    /// children, its path, and its name in the parent's list.
     ///
-    /// The C server counts that name for the owner of the node above. Here who makes a node pays for all of it.
+    /// The C server charges that name to the owner of the parent. This server charges everything to the owner of the
+    /// node.
     #[must_use]
     pub fn memory_bytes(path: Path<'_>, permissions: usize, value: usize) -> usize {
         Self::memory_bytes_at(path.as_str().len(), path.name().len(), permissions, value)
     }
 
-    /// As [`Node::memory_bytes`], by the bytes of a path and of the name that it ends with.
+    /// As [`Node::memory_bytes`], from the bytes of a path and of its last name.
     fn memory_bytes_at(path: usize, name: usize, permissions: usize, value: usize) -> usize {
         Self::record_bytes(permissions, value, 0).saturating_add(path).saturating_add(name).saturating_add(1)
     }
 
-    /// Bytes that this node counts for at `path`, as [`Node::memory_bytes`].
+    /// Returns the bytes that this node counts for at `path`, as [`Node::memory_bytes`].
     #[must_use]
     pub fn memory(&self, path: Path<'_>) -> usize {
         Self::memory_bytes(path, self.permissions.entries().len(), self.value.len())
     }
 
-    /// The same by the bytes of the path and of the name that it ends with.
+    /// As [`Node::memory`], from the bytes of the path and of its last name.
     #[must_use]
     pub(super) fn memory_at(&self, path: usize, name: usize) -> usize {
         Self::memory_bytes_at(path, name, self.permissions.entries().len(), self.value.len())
     }
 
-    /// Bytes of the record that the quota `node-size` limits: 16, 8 for each permission, the value, and the names of the
-    /// children with a NUL each.
+    /// Returns the bytes of the record that the quota `node-size` limits: 16, 8 for each permission, the value, and the
+    /// children's names with a NUL each.
     #[must_use]
     pub fn record_bytes(permissions: usize, value: usize, names: usize) -> usize {
         permissions.saturating_mul(Self::ENTRY_BYTES).saturating_add(16).saturating_add(value).saturating_add(names)
     }
 }
 
-/// Drops a subtree by loops instead of by recursion: a guest chooses the depth, and the stack is small.
+/// Drops a subtree by loops, not by recursion: a guest chooses the depth, and the stack is small.
 impl Drop for Node {
     fn drop(&mut self) {
         while let Some(child) = self.pop_unshared() {
@@ -237,10 +238,10 @@ impl Drop for Node {
     }
 }
 
-/// Drops `current` and everything below that nobody else holds, without allocating.
+/// Drops `current` and everything below it that no other version holds, without allocation.
 ///
-/// To go down, a node is parked in the place of the lower node's first child, which is looked at next; when the lower
-/// node has no other child left, the parked one comes out of it again.
+/// On the way down, a node is parked in the place of the lower node's first child, which is visited next. When the
+/// lower node has no other child left, the parked node is taken out again.
 fn dismantle(mut current: Rc<Node>) {
     let mut parked = 0_usize;
     while let Some(mut child) = Rc::get_mut(&mut current).and_then(Node::pop_unshared) {
@@ -315,7 +316,7 @@ mod tests {
         }
     }
 
-    /// Handles that tell whether each node of the subtree still lives.
+    /// Handles that show whether each node of the subtree still lives.
     fn weak_handles(node: &Rc<Node>) -> alloc::vec::Vec<alloc::rc::Weak<Node>> {
         let mut found = alloc::vec![Rc::downgrade(node)];
         let mut cursor = crate::store::children::Cursor::default();

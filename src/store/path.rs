@@ -1,7 +1,7 @@
-//! Paths of nodes. A [`Path`] is absolute and valid; there is no way to hold another.
+//! Paths of nodes. A [`Path`] is always absolute and valid.
 //!
-//! Source of the rules: `docs/misc/xenstore.txt`, "Communication with xenstore". Relative paths belong below
-//! `/local/domain/<domid>/` of the connection that spells them.
+//! Source of the rules: `docs/misc/xenstore.txt`, "Communication with xenstore". A relative path belongs below
+//! `/local/domain/<domid>/` of the connection that sends it.
 
 use alloc::collections::TryReserveError;
 use alloc::rc::Rc;
@@ -13,14 +13,14 @@ use core::fmt;
 use crate::limits;
 use crate::store::domain::DomId;
 
-/// Where the nodes of domains are.
+/// The parent of the domains' nodes.
 const DOMAINS: &str = "/local/domain/";
 
 /// A valid absolute path of a node, borrowed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path<'a>(&'a str);
 
-/// What a request that takes special nodes too was given.
+/// The path argument of a request that also takes special nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnyPath<'a> {
     /// A node of the tree.
@@ -29,26 +29,26 @@ pub enum AnyPath<'a> {
     Special(&'a str),
 }
 
-/// Room to spell out a relative path in.
+/// Room for a relative path in its absolute form.
 pub type PathScratch = heapless::String<{ limits::ABSOLUTE_PATH_BYTES }>;
 
-/// The spelling is not that of a path.
+/// The text is not a valid path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPath;
 
 impl<'a> Path<'a> {
     /// The root.
     pub const ROOT: Path<'static> = Path("/");
-    /// Below it dom0's tools keep what they need.
+    /// The parent of the nodes of dom0's tools.
     pub const TOOL: Path<'static> = Path("/tool");
-    /// What is known of the server.
+    /// The parent of the nodes about the server.
     pub const TOOL_XENSTORED: Path<'static> = Path("/tool/xenstored");
 
-    /// Reads a path as the client `domid` spells it, of at most `limit_bytes` without the prefix
-    /// `/local/domain/<number>/`. A relative path is spelled out in `scratch`.
+    /// Reads a path as the client `domid` sends it, of at most `limit_bytes` without the prefix
+    /// `/local/domain/<number>/`. Writes the absolute form of a relative path to `scratch`.
     ///
     /// # Errors
-    /// [`InvalidPath`] when it is none.
+    /// Fails with [`InvalidPath`] if the text is not a valid path.
     pub fn parse(
         spelling: &'a [u8],
         domid: DomId,
@@ -72,7 +72,7 @@ impl<'a> Path<'a> {
     /// Reads an absolute path; the limit is that of [`Path::parse`].
     ///
     /// # Errors
-    /// [`InvalidPath`] when it is none.
+    /// Fails with [`InvalidPath`] if the text is not a valid path.
     pub fn parse_absolute(spelling: &'a [u8], limit_bytes: usize) -> Result<Self, InvalidPath> {
         if spelling.first() != Some(&b'/') {
             return Err(InvalidPath);
@@ -88,8 +88,8 @@ impl<'a> Path<'a> {
         if well_formed && fits { Ok(path) } else { Err(InvalidPath) }
     }
 
-    /// Reads the absolute path of a child of `parent`; `None` if it is not one, or is too long. Checks only the characters of
-    /// the name.
+    /// Reads the absolute path of a child of `parent`. Returns `None` if the path is too long or is not that of a
+    /// child. Checks only the characters of the name.
     #[must_use]
     pub fn child_of(parent: Path<'_>, spelling: &'a str) -> Option<Self> {
         let above = if parent.is_root() { "" } else { parent.0 };
@@ -97,25 +97,25 @@ impl<'a> Path<'a> {
         (Self::is_name(name) && spelling.len() <= limits::ABSOLUTE_PATH_BYTES).then_some(Self(spelling))
     }
 
-    /// Bytes that count for the quota: all but the prefix `/local/domain/<number>/`.
+    /// Returns the bytes that count for the quota: all except the prefix `/local/domain/<number>/`.
     #[must_use]
     pub fn counted_bytes(self) -> usize {
         self.0.len().saturating_sub(uncounted_prefix(self.0))
     }
 
-    /// The path as a string.
+    /// Returns the path as a string.
     #[must_use]
     pub const fn as_str(self) -> &'a str {
         self.0
     }
 
-    /// Whether this is the root.
+    /// Returns whether this is the root.
     #[must_use]
     pub fn is_root(self) -> bool {
         self.0 == "/"
     }
 
-    /// The path one level up; the root has none.
+    /// Returns the path one level up; `None` for the root.
     #[must_use]
     pub fn parent(self) -> Option<Self> {
         match last_slash(self.0)? {
@@ -125,13 +125,13 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// The last name; empty for the root.
+    /// Returns the last name; empty for the root.
     #[must_use]
     pub fn name(self) -> &'a str {
         last_slash(self.0).and_then(|at| self.0.get(at.saturating_add(1)..)).unwrap_or_default()
     }
 
-    /// The names from the root down.
+    /// Returns the names from the root down.
     pub fn names(self) -> impl Iterator<Item = &'a str> {
         let mut rest = self.0;
         core::iter::from_fn(move || {
@@ -168,7 +168,7 @@ impl<'a> Path<'a> {
         self.0.get(..bytes).filter(|above| !above.is_empty()).map_or(Path::ROOT, Self)
     }
 
-    /// Bytes of the deepest common path: each of the two paths is this path or below it. 0 for the root.
+    /// Returns the bytes of the deepest common path: each of the two paths is this path or below it. 0 for the root.
     pub(super) fn common_bytes(self, other: Path<'_>) -> usize {
         let (ours, theirs) = (self.0.as_bytes(), other.0.as_bytes());
         let same = same_bytes(ours, theirs);
@@ -182,18 +182,18 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// This path and all above it, the root last.
+    /// Returns this path and all paths above it, the root last.
     pub fn and_ancestors(self) -> impl Iterator<Item = Self> {
         core::iter::successors(Some(self), |path| path.parent())
     }
 
-    /// Whether `name` can be the last name of a path.
+    /// Returns whether `name` can be the last name of a path.
     #[must_use]
     pub fn is_name(name: &str) -> bool {
         !name.is_empty() && name.bytes().all(|byte| byte != b'/' && is_valid(byte))
     }
 
-    /// An owned copy.
+    /// Returns an owned copy.
     #[must_use]
     pub fn to_owned(self) -> PathBuf {
         PathBuf(self.0.into())
@@ -204,7 +204,7 @@ impl<'a> AnyPath<'a> {
     /// Reads a path or a special name; otherwise as [`Path::parse`].
     ///
     /// # Errors
-    /// [`InvalidPath`] when it is neither.
+    /// Fails with [`InvalidPath`] if the text is neither.
     pub fn parse(
         spelling: &'a [u8],
         domid: DomId,
@@ -223,7 +223,7 @@ impl<'a> AnyPath<'a> {
         }
     }
 
-    /// The path as a string.
+    /// Returns the path as a string.
     #[must_use]
     pub const fn as_str(self) -> &'a str {
         match self {
@@ -233,12 +233,12 @@ impl<'a> AnyPath<'a> {
     }
 }
 
-/// Whether a path may have this byte.
+/// Returns whether a path may contain this byte.
 const fn is_valid(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@')
 }
 
-/// The bytes as text, when they have only the characters that the protocol allows in paths.
+/// Returns the bytes as text, if they have only the characters that the protocol allows in paths.
 fn valid_characters(spelling: &[u8]) -> Result<&str, InvalidPath> {
     if spelling.iter().copied().all(is_valid) {
         core::str::from_utf8(spelling).map_err(|_| InvalidPath)
@@ -247,7 +247,7 @@ fn valid_characters(spelling: &[u8]) -> Result<&str, InvalidPath> {
     }
 }
 
-/// Bytes of `/local/domain/<number of up to five digits>/` at the beginning, 0 when it does not begin so.
+/// Returns the bytes of `/local/domain/<number of up to five digits>/` at the beginning; 0 for another beginning.
 fn uncounted_prefix(path: &str) -> usize {
     let Some((number, _)) = path.strip_prefix(DOMAINS).and_then(|rest| rest.split_once('/')) else { return 0 };
     let digits = number.len();
@@ -262,7 +262,7 @@ fn uncounted_prefix(path: &str) -> usize {
 #[derive(Clone)]
 pub struct PathBuf(Rc<str>);
 
-// As for the text, and at once for copies.
+// Compares the text. Copies share it, and are equal without a comparison of bytes.
 impl PartialEq for PathBuf {
     fn eq(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.0, &other.0) || self.0 == other.0
@@ -284,7 +284,7 @@ impl PartialOrd for PathBuf {
 }
 
 impl PathBuf {
-    /// The path of a domain's own nodes.
+    /// Returns the path of a domain's own nodes.
     #[must_use]
     pub fn of_domain(domid: DomId) -> Self {
         let mut path = String::from(DOMAINS);
@@ -292,7 +292,7 @@ impl PathBuf {
         Self(path.into())
     }
 
-    /// The path, borrowed.
+    /// Returns the path, borrowed.
     #[must_use]
     pub fn as_path(&self) -> Path<'_> {
         Path(&self.0)
@@ -305,8 +305,8 @@ impl Borrow<str> for PathBuf {
     }
 }
 
-/// Where the last slash is. A loop over the bytes, since names are short: searching by the standard library's means, which are
-/// made for long texts, took a third of what finding a node took.
+/// Returns the position of the last slash. Names are short, so that a loop over the bytes is fastest. The standard
+/// library's search, which is made for long texts, takes a third of a node look-up.
 fn last_slash(path: &str) -> Option<usize> {
     path.bytes().rposition(|byte| byte == b'/')
 }
@@ -321,7 +321,7 @@ fn same_bytes(ours: &[u8], theirs: &[u8]) -> usize {
     begin.saturating_add(rest.take_while(|(ours, theirs)| ours == theirs).count())
 }
 
-/// A path that is walked down and up again, as by a visit of a whole subtree.
+/// A path that moves down and up, for a visit of a whole subtree.
 #[derive(Clone, Debug)]
 pub struct PathCursor(String);
 
@@ -337,7 +337,7 @@ impl PathCursor {
         self.0.try_reserve_exact(limits::ABSOLUTE_PATH_BYTES)
     }
 
-    /// Goes down to the child `name`, which is a name of the tree.
+    /// Moves down to the child `name`, which is a name of the tree.
     pub fn push(&mut self, name: &str) {
         if self.0 != "/" {
             self.0.push('/');
@@ -345,23 +345,23 @@ impl PathCursor {
         self.0.push_str(name);
     }
 
-    /// Goes up one level; at the root nothing happens.
+    /// Moves up one level; does nothing at the root.
     pub fn pop(&mut self) {
         let end = last_slash(&self.0).unwrap_or(0);
         self.0.truncate(end.max(1));
     }
 
-    /// Bytes of the path where it is.
+    /// Returns the bytes of the present path.
     pub(super) const fn bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// Goes up to the path above that has so many bytes.
+    /// Moves up to the ancestor whose path has `bytes` bytes.
     pub(super) fn go_up_to(&mut self, bytes: usize) {
         self.0.truncate(bytes);
     }
 
-    /// Where the cursor is.
+    /// Returns the present path.
     #[must_use]
     pub fn as_path(&self) -> Path<'_> {
         Path(&self.0)

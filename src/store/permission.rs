@@ -1,7 +1,7 @@
-//! Who may do what with a node (`docs/misc/xenstore.txt`, "Permissions").
+//! The rights of domains on a node (`docs/misc/xenstore.txt`, "Permissions").
 //!
-//! The first entry names the owner, and its letter is what everybody else may do who is named by no later entry.
-//! A right that was given to a domain dies with that domain: see [`Requester`] and [`Permissions::without`].
+//! The first entry names the owner. Its letter gives the rights of all domains that no later entry names. A right that
+//! was given to a domain dies with that domain: see [`Requester`] and [`Permissions::without`].
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -17,11 +17,11 @@ bitflags! {
     /// Rights on a node.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Access: u8 {
-        /// To read value, children and permissions, and to get events.
+        /// Allows to read value, children and permissions, and to receive events.
         const READ = 1;
-        /// To write the value, and to make and remove nodes.
+        /// Allows to write the value, and to make and remove nodes.
         const WRITE = 2;
-        /// To change permissions.
+        /// Allows to change permissions.
         const OWNER = 4;
     }
 }
@@ -29,20 +29,20 @@ bitflags! {
 /// One entry of a node's permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Whom it names.
+    /// The domain that the entry names.
     pub domid: DomId,
-    /// What that domain may do; never [`Access::OWNER`].
+    /// The domain's rights; never [`Access::OWNER`].
     pub access: Access,
-    /// It named a domain that did not exist, and so names none, even if that number is used later.
+    /// Whether the named domain did not exist. Such an entry names no domain, even if the number is used later.
     pub stale: bool,
 }
 
-/// A node's permissions: the owner's entry and then the others. Never empty. Those that are too many to be kept in place are
-/// shared between the nodes that inherit them.
+/// A node's permissions: the owner's entry, then the others. Never empty. A list that is too long to be kept in place
+/// is shared between the nodes that inherit it.
 #[derive(Clone)]
 pub struct Permissions(Entries);
 
-/// Few entries are the usual case, and looking at them looks nowhere else.
+/// Few entries are the usual case, and are read without another memory access.
 #[derive(Clone)]
 enum Entries {
     Few(heapless::Vec<Entry, ENTRIES_IN_PLACE, u8>),
@@ -51,35 +51,36 @@ enum Entries {
 
 const _: () = assert!(size_of::<Permissions>() == 16, "as many in place as two words hold");
 
-/// The spelling is not that of permissions.
+/// The text is not a valid list of permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPermissions;
 
 impl Permissions {
-    /// Permissions of these entries, of which there is at least one.
+    /// Creates permissions of these entries, of which there is at least one.
     fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
         let mut all = Entries::NONE;
         entries.into_iter().for_each(|entry| all.push(entry));
         Self(all)
     }
 
-    /// Nobody but `owner` (and privileged clients) may do anything.
+    /// Returns permissions that give rights to no domain except `owner` (and privileged clients).
     #[must_use]
     pub fn private(owner: DomId) -> Self {
         Self::of([Entry { domid: owner, access: Access::empty(), stale: false }])
     }
 
-    /// `owner` may do everything, and all others may read.
+    /// Returns permissions that give all rights to `owner`, and let all others read.
     #[must_use]
     pub fn readable_by_all(owner: DomId) -> Self {
         let entry = |domid, access| Entry { domid, access, stale: false };
         Self::of([entry(owner, Access::empty()), entry(DomId::ANY, Access::READ)])
     }
 
-    /// Reads `count` entries, each a letter and a decimal domid and a NUL. Nothing is known about the domains yet.
+    /// Reads `count` entries: a letter, a decimal domid and a NUL each. Does not check that the domains exist.
     ///
     /// # Errors
-    /// [`InvalidPermissions`] for no entry, another letter, or a number that no domain can have.
+    /// Fails with [`InvalidPermissions`] if there is no entry, for an unknown letter, or for a number that no domain
+    /// can have.
     pub fn parse(mut strings: &[u8], count: usize) -> Result<Self, InvalidPermissions> {
         let mut entries = Entries::NONE;
         for _ in 0..count {
@@ -94,16 +95,16 @@ impl Permissions {
         if count == 0 { Err(InvalidPermissions) } else { Ok(Self(entries)) }
     }
 
-    /// Permissions of these entries, as restored; `None` for no entry.
+    /// Creates permissions of restored entries; `None` if there is no entry.
     #[must_use]
     pub fn from_entries(entries: &[Entry]) -> Option<Self> {
         (!entries.is_empty()).then(|| Self::of(entries.iter().copied()))
     }
 
-    /// Permissions of entries that may be wrong; `None` for no entry.
+    /// Creates permissions of entries that may be invalid; `None` if there is no entry.
     ///
     /// # Errors
-    /// The first wrong one's.
+    /// Fails with the error of the first invalid entry.
     pub fn try_from_entries<E>(entries: impl IntoIterator<Item = Result<Entry, E>>) -> Result<Option<Self>, E> {
         let mut all = Entries::NONE;
         let mut is_empty = true;
@@ -114,7 +115,7 @@ impl Permissions {
         Ok((!is_empty).then_some(Self(all)))
     }
 
-    /// The entries, the owner's first.
+    /// Returns the entries, the owner's first.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         match &self.0 {
@@ -123,19 +124,19 @@ impl Permissions {
         }
     }
 
-    /// Whose node it is.
+    /// Returns the node's owner.
     #[must_use]
     pub fn owner(&self) -> DomId {
         self.entries().first().map_or(DomId::DOM0, |entry| entry.domid)
     }
 
-    /// Whether any entry names `domid` and counts.
+    /// Returns whether a valid entry names `domid`.
     #[must_use]
     pub fn names(&self, domid: DomId) -> bool {
         self.entries().iter().any(|entry| entry.domid == domid && !entry.stale)
     }
 
-    /// The same with another owner, whose letter stays.
+    /// Returns the permissions with another owner. The first entry keeps its letter.
     #[must_use]
     pub fn owned_by(&self, owner: DomId) -> Self {
         if self.owner() == owner {
@@ -145,14 +146,15 @@ impl Permissions {
         Self::of(first.map(|first| Entry { domid: owner, ..*first }).chain(others.copied()))
     }
 
-    /// The same without entries for `domid`, the owner's excepted.
+    /// Returns the permissions without entries for `domid`, the owner's excepted.
     #[must_use]
     pub fn without(&self, domid: DomId) -> Self {
         let kept = self.entries().iter().enumerate().filter(|(at, entry)| *at == 0 || entry.domid != domid);
         Self::of(kept.map(|(_, entry)| *entry))
     }
 
-    /// The same, with every entry that `is_stale` says so for marked, the owner's excepted. Marks stay.
+    /// Returns the permissions with a mark on each entry for which `is_stale` returns true, the owner's excepted.
+    /// Existing marks stay.
     #[must_use]
     pub fn marked(&self, mut is_stale: impl FnMut(DomId) -> bool) -> Self {
         let entries = self.entries().iter().enumerate();
@@ -193,7 +195,7 @@ impl fmt::Debug for Permissions {
 }
 
 impl Entry {
-    /// The letter for the entry's rights, as GET_PERMS answers it.
+    /// Returns the letter of the entry's rights, as in GET_PERMS.
     #[must_use]
     pub const fn letter(&self) -> u8 {
         match (self.access.contains(Access::READ), self.access.contains(Access::WRITE)) {
@@ -211,7 +213,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// What a letter stands for.
+/// Returns the rights of a letter.
 const fn access_of_letter(letter: u8) -> Option<Access> {
     match letter {
         b'n' => Some(Access::empty()),
@@ -222,21 +224,22 @@ const fn access_of_letter(letter: u8) -> Option<Access> {
     }
 }
 
-/// A domain with its time of birth, as a generation: another domain with the same number is not the same.
+/// A domain together with the generation of its birth: a later domain with the same number is a different one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Its number.
+    /// The domain's number.
     pub domid: DomId,
-    /// The generation at which it became known. Rights in a node that was last written before do not mean it.
+    /// The generation at which the domain became known. Rights in a node whose last write was earlier do not apply to
+    /// it.
     pub born: u64,
 }
 
-/// Who asks.
+/// The requester, as permissions see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requester {
-    /// The control domain: may do everything.
+    /// The control domain, which has all rights.
     Privileged,
-    /// Any other domain, and the one that it acts for.
+    /// Any other domain, and its target.
     Domain {
         /// The domain itself.
         own: Identity,
@@ -246,19 +249,19 @@ pub enum Requester {
 }
 
 impl Requester {
-    /// A domain that is not known: no entry means it.
+    /// Returns the requester for an unknown domain, which no entry names.
     #[must_use]
     pub const fn nobody(domid: DomId) -> Self {
         Self::Domain { own: Identity { domid, born: u64::MAX }, target: None }
     }
 
-    /// Whether it may do everything.
+    /// Returns whether the requester has all rights.
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         matches!(self, Self::Privileged)
     }
 
-    /// What the requester may do with a node of these permissions, last written at `generation`.
+    /// Returns the requester's rights on a node with these permissions, whose last write was at `generation`.
     #[must_use]
     pub fn access(&self, permissions: &Permissions, generation: u64) -> Access {
         let Self::Domain { own, target } = self else { return Access::all() };

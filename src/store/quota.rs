@@ -2,22 +2,22 @@
 //!
 //! A quota of q allows q and refuses q + 1; 0 means no limit. Privileged clients are never limited.
 //!
-//! Each domain has values of its own. They begin as the defaults, which hold for all domains that become known later.
+//! Each domain has its own values. They start as the defaults, which apply to all domains that become known later.
 
-/// What can be limited.
+/// A resource that can be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Quota {
     /// Nodes that a domain owns.
     Nodes,
     /// Watches that a domain has set.
     Watches,
-    /// Requests whose reply or events have not been read.
+    /// Outstanding requests of a domain.
     Outstanding,
-    /// Bytes that a domain makes the server keep.
+    /// Bytes of the server's memory that a domain uses.
     MemoryHard,
-    /// Bytes that a domain makes the server keep, before a warning.
+    /// Bytes of the server's memory that a domain uses, before a warning.
     MemorySoft,
-    /// Transactions that a domain has open.
+    /// A domain's open transactions.
     Transactions,
     /// Paths that a transaction has seen.
     TransactionNodes,
@@ -30,7 +30,7 @@ pub enum Quota {
 }
 
 impl Quota {
-    /// Every quota, in the order in which the C server's 4.22 prints them.
+    /// All quotas, in the order in which the C server 4.22 prints them.
     pub const ALL: [Self; 10] = [
         Self::Nodes,
         Self::Watches,
@@ -44,7 +44,7 @@ impl Quota {
         Self::NodeSize,
     ];
 
-    /// What is limited, in words, as CONTROL's `quota` shows it.
+    /// Returns a description of the quota, as CONTROL `quota` shows it.
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
@@ -60,13 +60,13 @@ impl Quota {
         }
     }
 
-    /// Whether this is a limit that is only warned about.
+    /// Returns whether exceeding the quota only causes a warning.
     #[must_use]
     pub const fn is_soft(self) -> bool {
         matches!(self, Self::MemorySoft)
     }
 
-    /// The quota of a name as GET_QUOTA and SET_QUOTA spell it: soft ones have the prefix `soft-`.
+    /// Returns the quota with this name in GET_QUOTA and SET_QUOTA. Soft quotas have the prefix `soft-`.
     #[must_use]
     pub fn from_protocol_name(name: &str) -> Option<Self> {
         match name.strip_prefix("soft-") {
@@ -75,7 +75,7 @@ impl Quota {
         }
     }
 
-    /// The name, as the C server's 4.22 prints it.
+    /// Returns the name, as the C server 4.22 prints it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -91,8 +91,8 @@ impl Quota {
         }
     }
 
-    /// The quota of a name: those of the C server's releases and those of the protocol document. `memory` has two
-    /// limits; `soft` chooses, and no other quota has a soft one.
+    /// Returns the quota with this name: a name of the C server's releases or of the protocol document. `memory` has
+    /// two limits, of which `soft` chooses one. No other quota has a soft limit.
     #[must_use]
     pub fn from_name(name: &str, soft: bool) -> Option<Self> {
         match name {
@@ -104,7 +104,7 @@ impl Quota {
         }
     }
 
-    /// The name as GET_QUOTA and SET_QUOTA spell it: [`Quota::name`], with the prefix of soft ones.
+    /// Returns the name as in GET_QUOTA and SET_QUOTA: [`Quota::name`], with the prefix of soft quotas.
     #[must_use]
     pub const fn protocol_name(self) -> &'static str {
         match self {
@@ -113,7 +113,7 @@ impl Quota {
         }
     }
 
-    /// The value without any option: those of the C server, 4.14 to 4.22.
+    /// Returns the value without any option: that of the C server, 4.14 to 4.22.
     #[must_use]
     pub const fn default_value(self) -> u32 {
         match self {
@@ -141,13 +141,13 @@ impl Default for Quotas {
 }
 
 impl Quotas {
-    /// The value; 0 for no limit.
+    /// Returns the value; 0 for no limit.
     #[must_use]
     pub fn get(&self, quota: Quota) -> u32 {
         self.0.get(quota as usize).copied().unwrap_or(0)
     }
 
-    /// The value, where none is the greatest number.
+    /// Returns the value as a limit; the greatest number for no limit.
     #[must_use]
     pub fn limit(&self, quota: Quota) -> usize {
         match self.get(quota) {
@@ -163,25 +163,25 @@ impl Quotas {
         }
     }
 
-    /// Whether `value` is within the quota.
+    /// Returns whether `value` is within the quota.
     #[must_use]
     pub fn allows(&self, quota: Quota, value: usize) -> bool {
         value <= self.limit(quota)
     }
 }
 
-/// The highest number that was seen of each.
+/// The maximum of each count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peaks([u32; Quota::ALL.len()]);
 
 impl Peaks {
-    /// The highest number.
+    /// Returns the maximum.
     #[must_use]
     pub fn get(&self, quota: Quota) -> u32 {
         self.0.get(quota as usize).copied().unwrap_or(0)
     }
 
-    /// Notes that a number was reached.
+    /// Updates the maximum with a new value.
     pub fn note(&mut self, quota: Quota, value: usize) {
         let value = u32::try_from(value).unwrap_or(u32::MAX);
         if let Some(have) = self.0.get_mut(quota as usize) {
@@ -189,14 +189,14 @@ impl Peaks {
         }
     }
 
-    /// Notes all that another has seen.
+    /// Updates the maxima with those of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (have, new) in self.0.iter_mut().zip(&other.0) {
             *have = (*new).max(*have);
         }
     }
 
-    /// Forgets everything.
+    /// Clears all maxima.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

@@ -1,7 +1,7 @@
-//! What a transaction was asked and what it answered, so that its requests can be made once more on a newer state.
+//! A transaction's requests and replies, kept so that its requests can be re-executed against a newer state.
 //!
-//! Replies are kept whole and not as a digest: whoever can choose values could make two with the same digest. A record
-//! that would grow past its limits is dropped, and its transaction can't be replayed.
+//! Replies are kept whole, not as a digest: a client that chooses values could make two with the same digest. A record
+//! that would exceed its limits is dropped, and its transaction cannot be replayed.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,10 +12,10 @@ use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
 use crate::wire::payload;
 
-/// The most that a record may hold.
+/// The limits of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordLimits {
-    /// Requests.
+    /// Number of requests.
     pub requests: usize,
     /// Bytes, as [`Record::bytes`] counts them.
     pub bytes: usize,
@@ -24,9 +24,9 @@ pub struct RecordLimits {
 /// A request and its reply.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// Its type.
+    /// The request's type.
     pub kind: MessageType,
-    /// Its payload, and behind it that of the reply.
+    /// The request's payload, followed by the reply's.
     bytes: Box<[u8]>,
     payload_bytes: usize,
     refused: Option<Errno>,
@@ -41,16 +41,16 @@ pub struct Record {
 }
 
 impl Recorded {
-    /// The request's payload.
+    /// Returns the request's payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.bytes.get(..self.payload_bytes).unwrap_or_default()
     }
 
-    /// The payload of the reply, or the refusal.
+    /// Returns the reply's payload.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the error in the reply.
     pub fn reply(&self) -> Result<&[u8], Errno> {
         match self.refused {
             Some(errno) => Err(errno),
@@ -60,7 +60,7 @@ impl Recorded {
 }
 
 impl Record {
-    /// Adds a request with its reply, or drops everything if that is too much.
+    /// Adds a request with its reply, or drops the record if it would exceed `limits`.
     pub fn push(&mut self, kind: MessageType, payload: &[u8], reply: Result<&[u8], Errno>, limits: RecordLimits) {
         if self.is_dropped {
             return;
@@ -84,25 +84,25 @@ impl Record {
         });
     }
 
-    /// Bytes by which a request with its reply makes a record grow.
+    /// Returns the bytes by which a request with its reply makes a record grow.
     #[must_use]
     pub fn bytes_of(payload: &[u8], reply: Result<&[u8], Errno>) -> usize {
         size_of::<Recorded>().saturating_add(payload.len()).saturating_add(reply.map_or(0, <[u8]>::len))
     }
 
-    /// A record that was dropped.
+    /// Returns a dropped record.
     #[must_use]
     pub fn dropped() -> Self {
         Self { is_dropped: true, ..Self::default() }
     }
 
-    /// The requests, unless the record was dropped.
+    /// Returns the requests; `None` if the record was dropped.
     #[must_use]
     pub fn requests(&self) -> Option<&[Recorded]> {
         (!self.is_dropped).then_some(&self.requests)
     }
 
-    /// Whether a SET_PERMS that was granted names `domid`.
+    /// Returns whether a successful SET_PERMS names `domid`.
     #[must_use]
     pub fn gives_rights_to(&self, domid: DomId) -> bool {
         let granted = self.requests.iter().filter(|request| request.refused.is_none());
@@ -113,7 +113,7 @@ impl Record {
         })
     }
 
-    /// Bytes that it takes, for the owner's account: payloads, replies, and what holds them.
+    /// Returns the bytes of the record for its owner's account: payloads, replies, and the entries that hold them.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes

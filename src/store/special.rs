@@ -1,23 +1,23 @@
-//! The special nodes `@introduceDomain` and `@releaseDomain`: no value, no children, only permissions, which say who gets
-//! the events (`docs/misc/xenstore.txt`, "Watches").
+//! The special nodes `@introduceDomain` and `@releaseDomain`. They have no value and no children. Their permissions
+//! decide which clients receive the events (`docs/misc/xenstore.txt`, "Watches").
 
 use crate::store::domain::DomId;
 use crate::store::permission::Permissions;
 
-/// Which special node.
+/// The name of a special node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
     /// A domain has been introduced.
     IntroduceDomain,
-    /// A domain has shut down, has been released or is gone.
+    /// A domain has shut down, has been released or no longer exists.
     ReleaseDomain,
 }
 
 impl Special {
-    /// Both.
+    /// Both special nodes.
     pub const ALL: [Self; 2] = [Self::IntroduceDomain, Self::ReleaseDomain];
 
-    /// Its name.
+    /// Returns the name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -26,17 +26,17 @@ impl Special {
         }
     }
 
-    /// The special node of a name that begins with `@`.
+    /// Returns the special node of a name that begins with `@`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|special| special.name() == name)
     }
 }
 
-/// A special node's permissions and when they were last written.
+/// A special node's permissions and the generation of their last write.
 #[derive(Clone, Debug)]
 pub struct SpecialNode {
-    /// Who gets the events, and who may change that.
+    /// The permissions: which clients receive the events, and which may change that.
     pub permissions: Permissions,
     /// The generation of the last write.
     pub generation: u64,
@@ -50,7 +50,8 @@ pub struct Specials {
 }
 
 impl Specials {
-    /// As in a new store (4.22): both belong to the privileged domain, and every domain may know of releases.
+    /// Creates the special nodes of a new store (4.22): both belong to the privileged domain, and every domain may
+    /// receive release events.
     #[must_use]
     pub fn new(owner: DomId, generation: u64) -> Self {
         Self {
@@ -59,7 +60,7 @@ impl Specials {
         }
     }
 
-    /// One of them.
+    /// Returns one special node.
     #[must_use]
     pub const fn get(&self, special: Special) -> &SpecialNode {
         match special {
@@ -68,7 +69,7 @@ impl Specials {
         }
     }
 
-    /// One of them, to be changed.
+    /// Returns one special node, to be changed.
     pub const fn get_mut(&mut self, special: Special) -> &mut SpecialNode {
         match special {
             Special::IntroduceDomain => &mut self.introduce,
