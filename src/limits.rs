@@ -10,9 +10,9 @@ pub const PATH_BYTES: usize = 2048;
 /// Bytes of the longest prefix that does not count towards [`PATH_BYTES`]: `/local/domain/65535/`.
 const PATH_PREFIX_BYTES: usize = 20;
 
-/// Bytes of the longest path that the tree can hold, prefix included (`XENSTORE_ABS_PATH_MAX`, `xs_wire.h`). The control
-/// domain may use such a path for any `path-max`. An event with such a path and a long token does not fit a message. The
-/// server drops the event, as the C server does.
+/// Bytes of the longest path that the tree can hold, prefix included (`XENSTORE_ABS_PATH_MAX`, `xs_wire.h`). The
+/// control domain may use such a path for any `path-max`. An event with such a path and a long token does not fit a
+/// message. The server drops the event, as the C server does.
 pub const ABSOLUTE_PATH_BYTES: usize = 3072;
 
 /// Levels of the deepest path: each level takes a slash and at least one more character.
@@ -31,8 +31,9 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 16;
 /// Milliseconds between two log lines about one domain's memory (the C server's interval).
 pub const MEMORY_LOG_INTERVAL_MS: u64 = 10_000;
 
-/// Domains that the server lists one by one after a request that made their counts grow: the client, the owners of its nodes,
-/// and the receivers of its events. Most requests concern fewer. If a request concerns more, the server checks all domains.
+/// Domains that the server lists one by one after a request that made their counts grow: the client, the owners of its
+/// nodes, and the receivers of its events. Most requests concern fewer. If a request concerns more, the server checks
+/// all domains.
 pub const GROWN_DOMAINS: usize = 8;
 
 /// Milliseconds between two log lines about one domain's protocol errors. A domain can cause an error and reconnect as
@@ -68,30 +69,30 @@ pub const HEAP_BYTES_PER_COUNTED_BYTE: usize = 3;
 /// only path and token count, and each watch is in two lists.
 pub const HEAP_BYTES_PER_OBJECT: usize = 256;
 
-/// Pending bytes at which the server stops reading from a client of the control domain. Its replies and the events that it
-/// caused itself count. The server resumes as soon as the client reads.
+/// Pending bytes at which the server stops reading from a client of the control domain. Its replies and the events that
+/// it caused itself count. The server resumes as soon as the client reads.
 pub const PRIVILEGED_QUEUE_BYTES: usize = 256 * 1024;
 
-/// Bytes of events caused by guests that may be pending for a client of the control domain. One guest may take at most as
-/// much of this room as is left. So half of it stays free next to one greedy guest, and a guest that takes little always
-/// finds some. The server drops no event that does not fit: it holds back the guest that caused it until the event fits. A
-/// reply to the control domain comes after at most this and [`PRIVILEGED_QUEUE_BYTES`]. Its tools read that much in
-/// milliseconds.
+/// Bytes of events caused by guests that may be pending for a client of the control domain. One guest may take at most
+/// as much of this room as is left. So half of it stays free next to one greedy guest, and a guest that takes little
+/// always finds some. The server drops no event that does not fit: it holds back the guest that caused it until the
+/// event fits. A reply to the control domain comes after at most this and [`PRIVILEGED_QUEUE_BYTES`]. Its tools read
+/// that much in milliseconds.
 pub const GUESTS_EVENTS_BYTES: usize = 256 * 1024;
 
 /// Bytes that a client of the control domain has to read before the server tries again to queue the events that wait
 /// for room. Each try visits all announcements that wait for this client.
 pub const ROOM_STEP_BYTES: usize = 16 * 1024;
 
-/// Milliseconds without reading after which a client of the control domain no longer holds back guests, and loses events
-/// instead. A guest's unread events are kept for as long ([`EVENT_TIMEOUT_MS`]).
+/// Milliseconds without reading after which a client of the control domain no longer holds back guests, and loses
+/// events instead. A guest's unread events are kept for as long ([`EVENT_TIMEOUT_MS`]).
 pub const PRIVILEGED_UNREAD_MS: u64 = 20_000;
 
 /// Milliseconds between two log lines about the dropped events that one domain caused.
 pub const DROP_LOG_INTERVAL_MS: u64 = 60_000;
 
-/// Pairs of originator and receiver for which dropped events are counted: 64 KiB. The dropped events of further pairs are
-/// counted by originator alone.
+/// Pairs of originator and receiver for which dropped events are counted: 64 KiB. The dropped events of further pairs
+/// are counted by originator alone.
 pub const DROP_PAIRS: usize = 1024;
 
 /// Messages of the longest queue that is searched one by one for an identical event. A longer queue gets an index,
@@ -101,21 +102,21 @@ pub const SCANNED_MESSAGES: usize = 16;
 /// Events that one call drops because they were not read in time. The rest follows in the next turn.
 pub const EXPIRED_AT_ONCE: usize = 256;
 
-/// Steps after which a connection's turn ends: about 40 microseconds of work (see [`crate::engine::work`]). Eight ordinary
-/// requests take a quarter of it. Only a single costly request takes more, and others get their turn after it.
+/// Steps after which a connection's turn ends: about 40 microseconds of work (see [`crate::engine::work`]). Eight
+/// ordinary requests take a quarter of it. Only a single costly request takes more, and others get their turn after it.
 pub const TURN_STEPS: u64 = 2 * 1024;
 
 /// Steps that the events of one request may take immediately, even at the end of a turn. The rest is left for later
 /// turns. The events of an ordinary request need fewer steps, and are all queued in the same turn.
 pub const REQUEST_EVENT_STEPS: u64 = 1024;
 
-/// Steps of each kind of postponed work in one turn of the main loop. The kinds are the events of requests that concern many
-/// watches, the nodes of dead domains, and the queues of connections that were reset.
+/// Steps of each kind of postponed work in one turn of the main loop. The kinds are the events of requests that concern
+/// many watches, the nodes of dead domains, and the queues of connections that were reset.
 pub const POSTPONED_STEPS: u64 = 2 * 1024;
 
-/// Most steps of one request of a guest outside of transactions, with the default quotas. Its events may use up the turn and
-/// end with the events for one client, a list of [`LIST_BYTES`] is read and kept, or a reset ends a transaction.
-/// `src/engine/work.rs` adds up the parts, and `tests/cost/` searches for dearer requests.
+/// Most steps of one request of a guest outside of transactions, with the default quotas. Its events may use up the
+/// turn and end with the events for one client, a list of [`LIST_BYTES`] is read and kept, or a reset ends a
+/// transaction. `src/engine/work.rs` adds up the parts, and `tests/cost/` searches for dearer requests.
 ///
 /// Two requests may exceed this bound: RM of nodes that many guests have made or watch, and the read of a longer list,
 /// which only the control domain can make.
@@ -133,8 +134,8 @@ pub const CONNECTION_BYTES: usize = 1024;
 /// for the form, a short name is as large as a reference to a long one.
 pub const SHORT_NAME_BYTES: usize = 22;
 
-/// Bytes of a value that are kept in place: numbers, states, MAC addresses, and paths of a backend. A node with them fills its
-/// block, which is a multiple of 32 bytes.
+/// Bytes of a value that are kept in place: numbers, states, MAC addresses, and paths of a backend. A node with them
+/// fills its block, which is a multiple of 32 bytes.
 pub const SHORT_VALUE_BYTES: usize = 38;
 
 /// Permission entries that a node keeps in place, in two words: the owner, a peer, and one more. Longer lists are rare.
@@ -175,7 +176,8 @@ pub const KEPT_INPUT_BYTES: usize = 256;
 /// can set so many watches on one node that a list of all would take megabytes.
 pub const WATCHES_AT_ONCE: usize = 256;
 
-/// Changes of nodes for which room is kept between requests. A request makes at most one, for any number of missing levels.
+/// Changes of nodes for which room is kept between requests. A request makes at most one, for any number of missing
+/// levels.
 pub const KEPT_CHANGES: usize = 16;
 
 /// Milliseconds until an event that an unprivileged domain does not read is dropped, unless `--timeout` says otherwise.

@@ -1,10 +1,10 @@
 //! Look-ups and changes of many nodes, in the order of their paths. The way down to the last node is kept, and the next
-//! descent starts at the deepest node that both ways share. A deep chain of nodes then costs one step for each node, not one
-//! descent from the root.
+//! descent starts at the deepest node that both ways share. A deep chain of nodes then costs one step for each node,
+//! not one descent from the root.
 //!
-//! Paths are in byte order, in which `/a-b` comes between `/a` and `/a/b`. All paths below one node still follow each other.
-//! So each edge is walked at most once for the node itself, and once for all nodes below it. Paths in another order cost more
-//! steps and give the same nodes.
+//! Paths are in byte order, in which `/a-b` comes between `/a` and `/a/b`. All paths below one node still follow each
+//! other. So each edge is walked at most once for the node itself, and once for all nodes below it. Paths in another
+//! order cost more steps and give the same nodes.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -37,7 +37,7 @@ impl<'t, 'p> Descent<'t, 'p> {
         Self { root, path: Path::ROOT, levels: Vec::new(), is_kept, steps: 0 }
     }
 
-    /// The deepest node on the way to `path`, with its own path; as [`crate::store::tree::Tree::nearest`].
+    /// Returns the deepest node on the way to `path`, with its own path; as [`crate::store::tree::Tree::nearest`].
     pub fn nearest(&mut self, path: Path<'p>) -> (Path<'p>, &'t Rc<Node>) {
         let (mut bytes, mut node) = if self.is_kept { self.go_up_to(path) } else { (0, self.root) };
         for (end, name) in path.names_below(bytes) {
@@ -59,13 +59,13 @@ impl<'t, 'p> Descent<'t, 'p> {
         self.levels.last().copied().unwrap_or((0, self.root))
     }
 
-    /// The node at `path`; as [`crate::store::tree::Tree::get`].
+    /// Returns the node at `path`; as [`crate::store::tree::Tree::get`].
     pub fn get(&mut self, path: Path<'p>) -> Option<&'t Rc<Node>> {
         let (found, node) = self.nearest(path);
         (found == path).then_some(node)
     }
 
-    /// Number of children that were looked up: the measure of the work.
+    /// Returns the number of looked-up children: the measure of the work.
     #[must_use]
     pub const fn steps(&self) -> usize {
         self.steps
@@ -88,8 +88,8 @@ pub(super) fn node_mut<'t>(
     Some(node)
 }
 
-/// An edit of many nodes of a tree. The nodes on the way to the last changed node are taken out of their parents. They are put
-/// back on the way up, at the latest when the edit is dropped.
+/// An edit of many nodes of a tree. The nodes on the way to the last changed node are taken out of their parents. They
+/// are put back on the way up, at the latest when the edit is dropped.
 #[derive(Debug)]
 pub(super) struct Edit<'t, 'p> {
     root: &'t mut Rc<Node>,
@@ -108,7 +108,8 @@ impl<'t, 'p> Edit<'t, 'p> {
         Self { root, path: Path::ROOT, levels: Vec::new(), hole: (paths > limits::FEW_PATHS).then(hole) }
     }
 
-    /// Gives the node at `path` these permissions, and returns it to be changed. The nodes above it note the named domains.
+    /// Gives the node at `path` these permissions, and returns it to be changed. The nodes above it note the named
+    /// domains.
     pub(super) fn at(&mut self, path: Path<'p>, permissions: Permissions) -> Option<&mut Node> {
         let node = if let Some(hole) = self.hole.clone() {
             self.go_to(path, &hole)

@@ -143,8 +143,8 @@ impl<'a> Path<'a> {
         })
     }
 
-    /// Returns the names below the first `bytes` bytes, from there down. These bytes are an ancestor's path (0 for the root).
-    /// With each name comes the length of the path that ends with it.
+    /// Returns the names below the first `bytes` bytes, from there down. These bytes are an ancestor's path (0 for the
+    /// root). With each name comes the length of the path that ends with it.
     pub(super) fn names_below(self, bytes: usize) -> impl Iterator<Item = (usize, &'a str)> {
         let mut end = bytes;
         core::iter::from_fn(move || {
@@ -311,8 +311,8 @@ fn last_slash(path: &str) -> Option<usize> {
     path.bytes().rposition(|byte| byte == b'/')
 }
 
-/// Returns the length of the common beginning. Compares blocks first: neighbours in a sorted list of paths mostly differ near
-/// their ends. A block of this size is compared in a register, without a call.
+/// Returns the length of the common beginning. Compares blocks first: neighbours in a sorted list of paths mostly
+/// differ near their ends. A block of this size is compared in a register, without a call.
 fn same_bytes(ours: &[u8], theirs: &[u8]) -> usize {
     const BLOCK: usize = 16;
     let blocks = ours.as_chunks::<BLOCK>().0.iter().zip(theirs.as_chunks::<BLOCK>().0);

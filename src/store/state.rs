@@ -1,4 +1,4 @@
-//! Everything that is stored: tree, special nodes, domains and watches, with the generation that orders its changes.
+//! The whole stored state: tree, special nodes, domains and watches, with the generation that orders its changes.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -26,32 +26,32 @@ pub struct State {
     pub domains: Domains,
     /// The watches.
     pub watches: Watches,
-    /// The number of the newest change.
+    /// The generation of the newest change.
     generation: u64,
     /// The control domain.
     privileged: DomId,
 }
 
-/// What is wrong with the state, for `CONTROL check`.
+/// An inconsistency of the state, for CONTROL `check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inconsistency {
-    /// A domain's count of nodes is not what the tree holds.
+    /// A domain's count of nodes differs from the tree.
     NodeCount {
-        /// Whose count.
+        /// The domain.
         domid: DomId,
-        /// What was counted along the way.
+        /// The maintained count.
         counted: NodeCount,
-        /// What the tree holds.
+        /// The count of the tree's nodes.
         found: NodeCount,
     },
-    /// A node belongs to a domain that is not known.
+    /// A node's owner is not a known domain.
     UnknownOwner(DomId),
     /// The indexes of watches differ.
     Watches,
 }
 
 impl State {
-    /// A new store: `/`, `/tool` and `/tool/xenstored`, which belong to the privileged domain.
+    /// Creates a new store: `/`, `/tool` and `/tool/xenstored`, which belong to the privileged domain.
     #[must_use]
     pub fn new(privileged: DomId, quotas: Quotas) -> Self {
         let mut state = Self {
@@ -73,7 +73,8 @@ impl State {
         state
     }
 
-    /// A store with nothing but a root, to restore another one into. The root is not counted yet: another may take its place.
+    /// Creates a store with nothing but a root, for a restore. The root is not counted yet, because another node may
+    /// replace it.
     #[must_use]
     pub fn bare(privileged: DomId, quotas: Quotas) -> Self {
         let mut state = Self {
@@ -88,7 +89,7 @@ impl State {
         state
     }
 
-    /// Takes the tree out, to be put back; until then there is a bare root.
+    /// Takes the tree, and leaves a bare root until the caller puts the tree back.
     pub fn take_tree(&mut self) -> Tree {
         let bare = Node::new(Value::default(), Permissions::private(self.privileged), self.generation);
         core::mem::replace(&mut self.tree, Tree::new(bare))
@@ -99,19 +100,20 @@ impl State {
         self.domains.charge_nodes(self.privileged, NodeCount::one(Node::memory_bytes(Path::ROOT, 1, 0)));
     }
 
-    /// The control domain.
+    /// Returns the control domain.
     #[must_use]
     pub const fn privileged(&self) -> DomId {
         self.privileged
     }
 
-    /// The number of the newest change.
+    /// Returns the generation of the newest change.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// A number for a new change. It does not wrap: at a change each nanosecond it would take 584 years.
+    /// Returns a generation for a new change. The number does not wrap: with a change each nanosecond it would take 584
+    /// years.
     pub const fn next_generation(&mut self) -> u64 {
         self.generation = self.generation.saturating_add(1);
         self.generation
@@ -123,12 +125,12 @@ impl State {
         self.generation
     }
 
-    /// Takes all numbers up to `generation` as used.
+    /// Marks all generations up to `generation` as used.
     pub fn skip_generations(&mut self, generation: u64) {
         self.generation = self.generation.max(generation);
     }
 
-    /// Who asks, when `domid` does.
+    /// Returns `domid` as a requester, with its target.
     #[must_use]
     pub fn requester(&self, domid: DomId) -> Requester {
         if domid == self.privileged {
@@ -150,7 +152,7 @@ impl State {
         self.tree.create_levels(path, levels, Node::new(value, permissions, generation));
     }
 
-    /// Gives a node other permissions, perhaps another owner.
+    /// Sets a node's permissions, and with them perhaps another owner.
     pub fn set_permissions(&mut self, path: Path<'_>, permissions: Permissions, generation: u64) {
         let Some(node) = self.tree.get(path) else { return };
         let (owner, before) = (node.permissions().owner(), NodeCount::one(node.memory(path)));
@@ -166,7 +168,7 @@ impl State {
         self.tree.set_permissions(path, permissions, generation);
     }
 
-    /// Makes the changes of a transaction that does not conflict, and returns its events.
+    /// Applies the changes of a transaction that does not conflict, and returns its events.
     pub fn commit(&mut self, transaction: Transaction) -> Vec<CommitEvent> {
         let Self { tree, domains, generation, .. } = self;
         transaction.charge_owners(tree, |domid, count| domains.charge_nodes(domid, count));
@@ -177,7 +179,8 @@ impl State {
         })
     }
 
-    /// Applies a transaction's changes of special nodes, and returns the nodes' states before. The transaction does not conflict.
+    /// Applies a transaction's changes of special nodes, and returns the nodes' states before. The transaction does not
+    /// conflict.
     pub fn commit_specials(
         &mut self,
         transaction: &mut Transaction,
@@ -193,7 +196,7 @@ impl State {
         )
     }
 
-    /// Counts the nodes of each domain. Those of all domains count for none.
+    /// Counts the nodes of each domain. Nodes that all domains own count for none.
     #[must_use]
     pub fn count_nodes(&self) -> BTreeMap<DomId, NodeCount> {
         let mut found = BTreeMap::<DomId, NodeCount>::new();
@@ -204,7 +207,7 @@ impl State {
             let sum = found.entry(owner).or_default();
             *sum = sum.plus(count);
         };
-        // Nodes of one owner mostly lie together.
+        // Nodes of one owner are mostly adjacent.
         let (mut owner, mut count) = (self.privileged, NodeCount::default());
         self.tree.visit_memory(|node, bytes| {
             let next = node.permissions().owner();
@@ -218,10 +221,10 @@ impl State {
         found
     }
 
-    /// Counts everything again and compares.
+    /// Counts all nodes, and compares the result with the maintained counts.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// Fails with the first inconsistency.
     pub fn check(&self) -> Result<(), Inconsistency> {
         let mut found = self.count_nodes();
         for (domid, domain) in self.domains.iter() {

@@ -1,9 +1,9 @@
-//! A transaction: what it has seen, what it would change, and whether that still fits the tree.
+//! A transaction: the nodes that it has seen, its changes, and the check whether they still fit the tree.
 //!
-//! A transaction sees a node as it was at its own first access, with its own changes on top; a node that it has not looked
-//! at yet it sees as everybody does. It may be committed while every node that it has seen (or has seen to be missing) is
-//! still the same in the tree. So nothing but the nodes it has seen is held for it, which the quota `transaction-nodes`
-//! bounds, and it conflicts only over what it used.
+//! A transaction sees a node as it was at its own first access, with its own changes on top. A node that it has not
+//! accessed yet appears as in the committed tree. A commit is possible while every node that the transaction has seen
+//! (or found missing) is unchanged in the tree. Only the seen nodes are held for a transaction, and the quota
+//! `transaction-nodes` bounds them. It conflicts only over nodes that it has used.
 
 mod conflicts;
 mod parts;
@@ -36,48 +36,48 @@ pub(crate) use specials::SeenSpecial;
 /// A change of one node, as a request makes it.
 #[derive(Clone, Debug)]
 pub enum NodeChange {
-    /// An existing node gets another value.
+    /// An existing node gets a new value.
     Write {
-        /// Which node.
+        /// The node's path.
         path: PathBuf,
-        /// Its value.
+        /// The new value.
         value: Value,
     },
-    /// A node is made, with the missing nodes above it. The latter get no value, and no event of their own.
+    /// A node is made, with the missing nodes above it. These get no value, and no event of their own.
     Create {
-        /// Which node.
+        /// The node's path.
         path: PathBuf,
         /// Number of nodes that are made, this one included. The parent of the topmost one exists.
         levels: usize,
-        /// Its value.
+        /// The node's value.
         value: Value,
-        /// The permissions of all of them.
+        /// The permissions of all made nodes.
         permissions: Permissions,
     },
-    /// An existing node gets other permissions.
+    /// An existing node gets new permissions.
     SetPermissions {
-        /// Which node.
+        /// The node's path.
         path: PathBuf,
-        /// Its permissions.
+        /// The new permissions.
         permissions: Permissions,
     },
-    /// A special node gets other permissions.
+    /// A special node gets new permissions.
     SetSpecial {
-        /// Which special node.
+        /// The special node.
         special: Special,
-        /// Its permissions.
+        /// The new permissions.
         permissions: Permissions,
     },
-    /// A node is removed, with all below. In a transaction that is what the transaction has seen of it.
+    /// A node is removed, with all nodes below it; in a transaction, with those that the transaction has seen.
     Remove {
-        /// Which node.
+        /// The node's path.
         path: PathBuf,
     },
 }
 
 impl NodeChange {
-    /// Number of generations that the change takes; its nodes get the last one. Each new node takes one: a restore numbers each
-    /// node on its own, and must not reach a higher number than the saved one.
+    /// Returns the number of generations that the change takes; its nodes get the last one. Each new node takes one: a
+    /// restore numbers each node on its own, and must not reach a higher number than the saved one.
     #[must_use]
     pub const fn generations(&self) -> usize {
         match self {
@@ -87,18 +87,18 @@ impl NodeChange {
     }
 }
 
-/// What a transaction made of a node.
+/// A transaction's version of a node.
 #[derive(Clone, Debug)]
 pub(crate) enum Local {
-    /// It has only looked at it.
+    /// The transaction has not changed the node.
     Untouched,
-    /// It changed or made it.
+    /// The transaction changed or made the node.
     Present(Rc<Node>),
-    /// It removed it, or made and removed it.
+    /// The transaction removed the node, perhaps after making it.
     Absent,
 }
 
-/// A change to the list of children.
+/// A change of the list of children.
 #[derive(Clone, Debug)]
 pub(crate) enum ChildChange {
     Add(Box<str>),
@@ -108,32 +108,32 @@ pub(crate) enum ChildChange {
 /// A node that a transaction has seen.
 #[derive(Clone, Debug)]
 pub(crate) struct Accessed {
-    /// Grows with each access; events come in this order.
+    /// The number of the first access, in order; events are sent in this order.
     order: usize,
-    /// The node at the first access; `None` when there was none.
+    /// The node at the first access; `None` if it was missing.
     pub(crate) base: Option<Rc<Node>>,
     pub(crate) local: Local,
-    /// What happened to the list of children since the node was made or first seen, in order.
+    /// The changes of the list of children since the node was made or first seen, in order.
     pub(crate) children: Vec<ChildChange>,
-    /// The event that the commit is to send.
+    /// The event that the commit sends.
     pub(crate) event: Option<Scope>,
 }
 
-/// An event that a commit sends: the path, which watches, and the node as it was first seen.
+/// An event that a commit sends: the path, the scope, and the rights as they were at the first access.
 #[derive(Debug)]
 pub struct CommitEvent {
-    /// What changed.
+    /// The path that changed.
     pub path: PathBuf,
-    /// Which watches it concerns.
+    /// The scope: which watches the event concerns.
     pub scope: Scope,
-    /// Who could read the node before, if it was there.
+    /// The node's permissions before; `None` if the node was missing.
     pub before: Option<Before>,
-    /// The rights to read the parent before, if they count although the node is gone.
+    /// The parent's permissions before, if they count although the node is gone.
     pub above: Option<Before>,
 }
 
 impl CommitEvent {
-    /// Bytes that it takes, its path included.
+    /// Returns the bytes of the event, its path included.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.path.as_path().as_str().len().saturating_add(size_of::<Self>())
@@ -153,9 +153,9 @@ pub struct Before {
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     accessed: BTreeMap<PathBuf, Accessed>,
-    /// The special nodes that it has seen. Boxed, since few transactions look at special nodes.
+    /// The seen special nodes. Boxed, since few transactions access special nodes.
     specials: Option<Box<SeenSpecials>>,
-    /// By how much each domain's count of nodes will change.
+    /// The change of each domain's count of nodes.
     counts: BTreeMap<DomId, i64>,
     created: bool,
     failed: bool,
@@ -168,37 +168,37 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// A transaction that is started now.
+    /// Creates a transaction that starts now.
     #[must_use]
     pub fn started(now_ms: u64) -> Self {
         Self { started_ms: now_ms, ..Self::default() }
     }
 
-    /// When it was started, in milliseconds.
+    /// Returns the start time in milliseconds.
     #[must_use]
     pub const fn started_ms(&self) -> u64 {
         self.started_ms
     }
 
-    /// How many paths it has seen.
+    /// Returns the number of seen paths.
     #[must_use]
     pub fn len(&self) -> usize {
         self.accessed.len()
     }
 
-    /// Whether it has seen neither a node nor a special node.
+    /// Returns whether the transaction has seen neither a node nor a special node.
     #[must_use]
     pub fn has_seen_nothing(&self) -> bool {
         self.accessed.is_empty() && self.specials.is_none()
     }
 
-    /// Whether it has seen nothing.
+    /// Returns whether the transaction has seen no node.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.accessed.is_empty()
     }
 
-    /// The paths that it has seen, sorted.
+    /// Returns the seen paths, sorted.
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.accessed.keys()
     }
@@ -209,59 +209,60 @@ impl Transaction {
         written.map(|(path, accessed)| (path, matches!(accessed.local, Local::Absent)))
     }
 
-    /// Counts a look at a node, by the steps that it took.
+    /// Counts the steps of a node look-up.
     pub const fn count_look(&mut self, steps: usize) {
         self.looks = self.looks.saturating_add(steps);
     }
 
-    /// Number of steps that its looks at nodes took.
+    /// Returns the number of steps of its node look-ups.
     #[must_use]
     pub const fn looks(&self) -> usize {
         self.looks
     }
 
-    /// Marks it as one that can't be committed.
+    /// Marks the transaction as failed: it cannot be committed.
     pub const fn fail(&mut self) {
         self.failed = true;
     }
 
-    /// Marks the transaction as outdated: its client has to try again. Either it gave a node to a dead domain, or it was
-    /// restored without a record for a replay and saw nodes that changed later.
+    /// Marks the transaction as outdated: its client has to try again. Either it gave a node to a dead domain, or it
+    /// was restored without a record for a replay and saw nodes that changed later.
     pub const fn outdate(&mut self) {
         self.outdated = true;
     }
 
-    /// Whether it is to be tried again.
+    /// Returns whether the client has to try again.
     #[must_use]
     pub const fn is_outdated(&self) -> bool {
         self.outdated
     }
 
-    /// Whether it can't be committed.
+    /// Returns whether the transaction cannot be committed.
     #[must_use]
     pub const fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Whether it has made a node.
+    /// Returns whether the transaction has made a node.
     #[must_use]
     pub const fn has_created(&self) -> bool {
         self.created
     }
 
-    /// By how much the count of nodes of each domain will change.
+    /// Returns the change of each domain's count of nodes.
     pub fn counts(&self) -> impl Iterator<Item = (DomId, i64)> {
         self.counts.iter().map(|(domid, count)| (*domid, *count))
     }
 
-    /// By how much the count of nodes of `domid` will change.
+    /// Returns the change of the count of nodes of `domid`.
     #[must_use]
     pub fn count(&self, domid: DomId) -> i64 {
         self.counts.get(&domid).copied().unwrap_or(0)
     }
 
-    /// Reports, in parts, how a commit changes the counts of the nodes' owners. The transaction does not conflict with `tree`.
-    /// The node in the tree counts, not the one that was seen: a dead domain's rights leave both at different times.
+    /// Reports, in parts, how a commit changes the counts of the nodes' owners. The transaction does not conflict with
+    /// `tree`. The node in the tree counts, not the one that was seen: a dead domain's rights leave both at different
+    /// times.
     pub fn charge_owners(&self, tree: &Tree, mut charge: impl FnMut(DomId, NodeCount)) {
         let mut descent = tree.descent(self.accessed.len());
         for (path, accessed) in &self.accessed {
@@ -284,20 +285,20 @@ impl Transaction {
         }
     }
 
-    /// Bytes that it takes, for its client's account: paths, copies of nodes, and what is kept to replay it.
+    /// Returns the bytes for the client's account: paths, copies of nodes, and the record for a replay.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes.saturating_add(self.record.bytes())
     }
 
-    /// Bytes that a look at a path that it has not seen takes.
+    /// Returns the bytes of a first access to a path.
     #[must_use]
     pub fn bytes_of_look(path: Path<'_>, base: Option<&Rc<Node>>) -> usize {
         let copy = base.map_or(0, |node| content_bytes(node));
         path.as_str().len().saturating_add(limits::TRANSACTION_ENTRY_BYTES).saturating_add(copy)
     }
 
-    /// Bytes that its first change of a node that it has seen takes: a copy of the node.
+    /// Returns the bytes of the first change of a seen node: a copy of the node.
     #[must_use]
     pub fn bytes_of_copy(&self, path: Path<'_>) -> usize {
         let accessed = self.accessed.get(path.as_str());
@@ -305,21 +306,21 @@ impl Transaction {
         untouched.and_then(|accessed| accessed.base.as_ref()).map_or(0, |base| content_bytes(base))
     }
 
-    /// Bytes that it takes to add a node to the list above, or to take it out: the name, and a copy of the node above if
-    /// that was not changed before.
+    /// Returns the bytes of adding a node to its parent's list, or of removing it: the name, and a copy of the parent
+    /// if that was not changed before.
     #[must_use]
     pub fn bytes_of_child_change(&self, path: Path<'_>) -> usize {
         let copy = path.parent().map_or(0, |parent| self.bytes_of_copy(parent));
         copy.saturating_add(path.name().len()).saturating_add(size_of::<ChildChange>())
     }
 
-    /// The node at `path` as the transaction sees it, if it has looked at that path.
+    /// Returns the node at `path` as the transaction sees it; the outer `None` if it has not accessed that path.
     #[must_use]
     pub fn seen(&self, path: Path<'_>) -> Option<Option<&Rc<Node>>> {
         self.accessed.get(path.as_str()).map(Accessed::current)
     }
 
-    /// Notes that it has looked at `path`, for the first time, and found `base`.
+    /// Notes the first access to `path`, which found `base`.
     pub fn note(&mut self, path: PathBuf, base: Option<Rc<Node>>) {
         self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path.as_path(), base.as_ref()));
         let order = self.accessed.len();
@@ -327,7 +328,7 @@ impl Transaction {
         self.accessed.insert(path, accessed);
     }
 
-    /// Makes a change of a path that it has seen.
+    /// Applies a change to a seen path.
     pub fn apply(&mut self, change: NodeChange, generation: u64) {
         match change {
             NodeChange::Write { path, value } => self.update(&path, Some(Scope::Subtree), |node| {
@@ -359,9 +360,9 @@ impl Transaction {
         }
     }
 
-    /// Removes a dead domain's rights from all nodes in the transaction. Otherwise a commit would restore them, perhaps when
-    /// another domain has the same number. If the transaction gave a node to the dead domain, its client has to try again. If
-    /// it gave a right to the domain, it cannot be replayed: a replay would execute those requests again.
+    /// Removes a dead domain's rights from all nodes in the transaction. Otherwise a commit would restore them, perhaps
+    /// when another domain has the same number. If the transaction gave a node to the dead domain, its client has to
+    /// try again. If it gave a right to the domain, it cannot be replayed: a replay would execute those requests again.
     pub fn forget_domain(&mut self, domid: DomId) {
         if self.record.gives_rights_to(domid) {
             self.record = Record::dropped();
@@ -373,27 +374,27 @@ impl Transaction {
                 forget_rights(base, domid);
             }
             if let Local::Present(node) = &mut accessed.local {
-                // A node that belonged to the domain before is gone from the tree, which is a conflict already.
+                // If the node belonged to the domain before, it is gone from the tree, which is a conflict already.
                 self.outdated = self.outdated || node.permissions().owner() == domid && !was_owner;
                 forget_rights(node, domid);
             }
         }
     }
 
-    /// What it was asked, and what was answered.
+    /// Returns the record of requests and replies.
     #[must_use]
     pub const fn record(&self) -> &Record {
         &self.record
     }
 
-    /// What it was asked, to be added to.
+    /// Returns the record of requests and replies, to be extended.
     pub const fn record_mut(&mut self) -> &mut Record {
         &mut self.record
     }
 
-    /// Makes all its changes in a tree with which it does not conflict, and returns the events, in the order of access.
-    /// Permissions of what it wrote pass through `adjust`, with the generation at which it wrote them. `next_generation`
-    /// gives each written node a generation of its own.
+    /// Applies all changes to a tree with which the transaction does not conflict. Returns the events in the order of
+    /// access. Permissions of written nodes pass through `adjust`, with the generation at which the transaction wrote
+    /// them. `next_generation` gives each written node a generation of its own.
     pub fn commit(
         self,
         tree: &mut Tree,
@@ -404,13 +405,13 @@ impl Transaction {
         let mut all = Vec::with_capacity(self.accessed.len());
         for (path, accessed) in self.accessed {
             let before = accessed.before();
-            // A node that it made and removed has no event.
+            // A node that the transaction made and removed has no event.
             let was_there = accessed.base.is_some() || matches!(accessed.local, Local::Present(_));
             let event = accessed.event.filter(|_| was_there);
             all.push((path, Accessed { base: None, event, ..accessed }, before));
         }
         let mut edit = tree.edit(all.len());
-        // Parents sort before what is below them, so that each node's parent is complete before the node.
+        // Parents sort before the nodes below them, so that each node's parent is complete first.
         for (path, accessed, _) in &mut all {
             let Local::Present(local) = core::mem::replace(&mut accessed.local, Local::Untouched) else { continue };
             let permissions = adjust(local.permissions(), local.generation());
@@ -432,7 +433,7 @@ impl Transaction {
         events.into_iter().map(|(_, event)| event).collect()
     }
 
-    /// The owner of the node at `path` as the transaction sees it.
+    /// Returns the owner of the node at `path` as the transaction sees it.
     fn owner(&self, path: Path<'_>) -> Option<DomId> {
         self.seen(path).flatten().map(|node| node.permissions().owner())
     }
@@ -444,7 +445,7 @@ impl Transaction {
         }
     }
 
-    /// Changes a node that it has seen and that exists for it.
+    /// Changes a seen node that exists in the transaction.
     fn update(&mut self, path: &PathBuf, event: Option<Scope>, change: impl FnOnce(&mut Node)) {
         let Some(accessed) = self.accessed.get_mut(path.as_path().as_str()) else { return };
         let before = accessed.local_bytes();
@@ -471,9 +472,10 @@ impl Transaction {
 
     fn add_child(&mut self, path: Path<'_>, generation: u64) {
         self.change_parent(path, ChildChange::Add(path.name().into()), |parent| {
-            // What stands for the child in the list is never looked at: the child has an entry of its own.
+            // The placeholder in the list is never read: the child has an entry of its own.
             let placeholder = Rc::new(Node::new(Value::default(), parent.permissions().clone(), generation));
-            // The list may still name a child that others removed after the parent was seen; the commit will conflict.
+            // The list may still name a child that another client removed after the parent was seen. The commit will
+            // conflict.
             if parent.children().get(path.name()).is_none() {
                 parent.insert_child(path.name(), placeholder);
             }
@@ -500,12 +502,13 @@ impl Transaction {
     }
 }
 
-/// Bytes of a node's copy. Its list of children is shared as far as it can be, and changes of it are counted one by one.
+/// Returns the bytes of a node's copy. Its list of children is mostly shared, and each change of the list counts
+/// separately.
 fn content_bytes(node: &Node) -> usize {
     Node::record_bytes(node.permissions().entries().len(), node.value().len(), 0)
 }
 
-/// Takes a domain's entries out of a node's permissions, the owner's excepted.
+/// Removes a domain's entries from a node's permissions, the owner's excepted.
 fn forget_rights(node: &mut Rc<Node>, domid: DomId) {
     if node.permissions().entries().iter().skip(1).any(|entry| entry.domid == domid) {
         let permissions = node.permissions().without(domid);
@@ -514,13 +517,13 @@ fn forget_rights(node: &mut Rc<Node>, domid: DomId) {
 }
 
 impl Accessed {
-    /// Who could read the node at the first access, if the commit has to tell of it.
+    /// Returns the permissions at the first access, if the commit sends an event.
     fn before(&self) -> Option<Before> {
         let base = self.event.and(self.base.as_ref())?;
         Some(Before { permissions: base.permissions().clone(), generation: base.generation() })
     }
 
-    /// Bytes of the transaction's own version.
+    /// Returns the bytes of the transaction's own version.
     fn local_bytes(&self) -> usize {
         match &self.local {
             Local::Present(node) => content_bytes(node),
@@ -536,7 +539,7 @@ impl Accessed {
         }
     }
 
-    /// The node, to be changed; from here on it is the transaction's own.
+    /// Returns the node to be changed, as the transaction's own version from now on.
     fn current_mut(&mut self) -> Option<&mut Node> {
         if let (Local::Untouched, Some(base)) = (&self.local, &self.base) {
             self.local = Local::Present(base.clone());
@@ -547,7 +550,7 @@ impl Accessed {
         }
     }
 
-    /// Notes an event. A wider scope replaces a narrower one, and not the other way round.
+    /// Notes an event. A wider scope replaces a narrower one, but not the other way round.
     fn announce(&mut self, scope: Scope) {
         if self.event != Some(Scope::Subtree) {
             self.event = Some(scope);
@@ -556,20 +559,20 @@ impl Accessed {
 }
 
 impl ChildChange {
-    /// The child's name.
+    /// Returns the child's name.
     pub(crate) const fn name(&self) -> &str {
         let (Self::Add(name) | Self::Remove(name)) = self;
         name
     }
 
-    /// Bytes that it takes.
+    /// Returns the bytes of the change.
     const fn bytes(&self) -> usize {
         let (Self::Add(name) | Self::Remove(name)) = self;
         name.len().saturating_add(size_of::<Self>())
     }
 
-    /// Applies the change to a node's list of children, for a commit. A new child is empty, with its parent's permissions,
-    /// until its own entry fills it. The removal of a child removes all nodes below it.
+    /// Applies the change to a node's list of children, for a commit. A new child is empty, with its parent's
+    /// permissions, until its own entry fills it. The removal of a child removes all nodes below it.
     fn make(&self, node: &mut Node) {
         match self {
             Self::Add(name) => {

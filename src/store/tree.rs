@@ -1,7 +1,7 @@
-//! The tree of nodes that everybody sees.
+//! The committed tree of nodes.
 //!
-//! A version of it can be kept by cloning, which costs nothing; after that a change copies the nodes from the root down to
-//! where it happens, once. Reading allocates nothing. No operation recurses.
+//! A clone keeps a version of the tree at no cost. The first change afterwards copies the nodes from the root to the
+//! changed node. Reading allocates nothing. No operation recurses.
 
 use alloc::collections::TryReserveError;
 use alloc::rc::Rc;
@@ -22,25 +22,25 @@ pub struct Tree {
     root: Rc<Node>,
 }
 
-/// Where a visit of a subtree is: a node below its parent.
+/// The position of a visit of a subtree: a node below its parent.
 #[derive(Clone, Copy, Debug)]
 pub struct Visit<'a> {
     /// The node's path.
     pub path: Path<'a>,
     /// The node.
     pub node: &'a Rc<Node>,
-    /// Its parent, unless the node is the one where the visit began.
+    /// The node's parent; `None` for the node at which the visit began.
     pub parent: Option<&'a Node>,
 }
 
 impl Tree {
-    /// A tree that consists of `root`.
+    /// Creates a tree that consists of `root`.
     #[must_use]
     pub fn new(root: Node) -> Self {
         Self { root: Rc::new(root) }
     }
 
-    /// The node at `path`.
+    /// Returns the node at `path`.
     #[must_use]
     pub fn get(&self, path: Path<'_>) -> Option<&Rc<Node>> {
         path.names().try_fold(&self.root, |node, name| node.children().get(name))
@@ -68,7 +68,7 @@ impl Tree {
         Edit::new(&mut self.root, paths)
     }
 
-    /// Sets the value of the node at `path`. Does nothing when there is none.
+    /// Sets the value of the node at `path`, if it exists.
     pub fn write(&mut self, path: Path<'_>, value: Value, generation: u64) {
         if let Some(node) = node_mut(&mut self.root, path, None) {
             node.set_value(value);
@@ -76,7 +76,7 @@ impl Tree {
         }
     }
 
-    /// Sets the permissions of the node at `path`. Does nothing when there is none.
+    /// Sets the permissions of the node at `path`, if it exists.
     pub fn set_permissions(&mut self, path: Path<'_>, permissions: Permissions, generation: u64) {
         if let Some(node) = node_mut(&mut self.root, path, Some(&permissions)) {
             node.set_permissions(permissions);
@@ -84,8 +84,8 @@ impl Tree {
         }
     }
 
-    /// Puts `node` at `path`, whose parent exists and which does not. The parent counts as written at the node's
-    /// generation. Does nothing when there is no parent.
+    /// Puts `node` at `path`, where no node exists yet. The parent counts as written at the node's generation. Does
+    /// nothing if the parent is missing.
     pub fn create(&mut self, path: Path<'_>, node: Node) {
         let Some(parent) = path.parent() else { return };
         if let Some(above) = node_mut(&mut self.root, parent, Some(node.permissions())) {
@@ -94,9 +94,9 @@ impl Tree {
         }
     }
 
-    /// Puts `node` at `path`, with all missing nodes above it, as [`Tree::create`]. Makes `levels` nodes in all. The nodes
-    /// above `path` get no value, and the permissions of `node`. The parent of the topmost node exists. Costs one descent and
-    /// a step for each level.
+    /// Puts `node` at `path`, with all missing nodes above it, as [`Tree::create`]. Makes `levels` nodes in all. The
+    /// nodes above `path` get no value, and the permissions of `node`. The parent of the topmost node exists. Costs one
+    /// descent and a step for each level.
     pub fn create_levels(&mut self, path: Path<'_>, levels: usize, mut node: Node) {
         let mut at = path;
         for _ in 1..levels {
@@ -108,21 +108,21 @@ impl Tree {
         self.create(at, node);
     }
 
-    /// The root, with everything below; a copy where another version has it too.
+    /// Returns the root with everything below it; a copy if another version shares it.
     pub(super) fn into_root(self) -> Node {
         Rc::unwrap_or_clone(self.root)
     }
 
-    /// All nodes, parents before their children and these in the order of making.
+    /// Returns all nodes, parents before their children, and children in the order of creation.
     #[must_use]
     pub fn walk(&self) -> Walk<'_> {
         Walk { root: Some(&self.root), at: PathCursor::at(Path::ROOT), levels: Vec::new() }
     }
 
-    /// The same, with all the memory that it may need.
+    /// As [`Tree::walk`], with all the memory that the walk may need.
     ///
     /// # Errors
-    /// When there is not so much.
+    /// Fails if that memory is missing.
     pub fn try_walk(&self) -> Result<Walk<'_>, TryReserveError> {
         let mut walk = self.walk();
         walk.levels.try_reserve_exact(limits::PATH_DEPTH.saturating_add(1))?;
@@ -133,7 +133,7 @@ impl Tree {
     /// Calls `visit` for all nodes, in the order of [`Tree::walk`].
     ///
     /// # Errors
-    /// When there is not so much memory as that may need.
+    /// Fails if the memory that the walk may need is missing.
     pub fn try_visit(&self, mut visit: impl FnMut(&Node)) -> Result<(), TryReserveError> {
         let mut levels: Vec<(&Node, Cursor)> = Vec::new();
         levels.try_reserve_exact(limits::PATH_DEPTH.saturating_add(1))?;
@@ -152,7 +152,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes the node at `path` out, with everything below. The parent counts as written at `generation`. The root stays.
+    /// Removes and returns the node at `path`, with everything below it. The parent counts as written at `generation`.
+    /// The root stays.
     pub fn remove(&mut self, path: Path<'_>, generation: u64) -> Option<Rc<Node>> {
         let parent = node_mut(&mut self.root, path.parent()?, None)?;
         let removed = parent.remove_child(path.name())?;
@@ -160,11 +161,11 @@ impl Tree {
         Some(removed)
     }
 
-    /// Calls `visit` for each node, in whichever order costs least, with the bytes that it counts for.
+    /// Calls `visit` for each node, in the cheapest order, with the bytes that the node counts for.
     pub(super) fn visit_memory(&self, mut visit: impl FnMut(&Node, usize)) {
         let root_bytes = Path::ROOT.as_str().len();
         visit(&self.root, self.root.memory_at(root_bytes, 0));
-        // With the bytes of each node's path and of the slash behind it.
+        // With the bytes of each node's path and of the slash after it.
         let mut levels: Vec<(&Node, usize, Cursor)> = alloc::vec![(&*self.root, root_bytes, Cursor::default())];
         while let Some((node, above_bytes, cursor)) = levels.last_mut() {
             let Some((name, child)) = node.children().next_in_any_order(cursor) else {
@@ -179,7 +180,8 @@ impl Tree {
         }
     }
 
-    /// Calls `visit` for the node at `path` and everything below, children before their parents, in the order of making.
+    /// Calls `visit` for the node at `path` and all nodes below it, children before their parents, in the order of
+    /// creation.
     pub fn visit_children_first(&self, path: Path<'_>, visit: &mut dyn FnMut(Visit<'_>)) {
         let Some(top) = self.get(path) else { return };
         let mut at = PathCursor::at(path);
@@ -198,14 +200,15 @@ impl Tree {
         }
     }
 
-    /// The path of the next node that names `domid` in its permissions, parents before their children: the first one, or that
-    /// behind a node of the tree. Below a node that `domid` owns nothing is looked for, unless it is the root or `below_owned`
-    /// says so. To find all costs what mentions the domain, not what exists.
+    /// Returns the path of the next node that names `domid` in its permissions, parents before their children. Starts
+    /// at the root, or after the node `behind` of the tree. Skips all nodes below a node that `domid` owns, unless that
+    /// node is the root or `below_owned` is set. The cost of finding all grows with the nodes that mention the domain,
+    /// not with the size of the tree.
     ///
-    /// One after the other, so that nobody has to hold a list of them: their paths can be longer than all else that there is
-    /// room for. Whoever removes what was found looks for the next one before.
+    /// The paths are returned one by one, because a list of them could need more memory than is free. A caller that
+    /// removes the found node looks for the next one before.
     ///
-    /// Adds one step to `steps` for each node that it considers, and for each level on the way to `behind`.
+    /// Adds one step to `steps` for each considered node, and for each level on the way to `behind`.
     #[must_use]
     pub fn next_naming(
         &self,
@@ -228,7 +231,7 @@ impl Tree {
             levels.push((node, cursor));
             node = child;
         }
-        // The root can't go, whoever owns it.
+        // The root cannot be removed, regardless of its owner.
         if below_owned || behind.is_root() || node.permissions().owner() != domid {
             levels.push((node, Cursor::default()));
         } else {
@@ -252,7 +255,7 @@ impl Tree {
         None
     }
 
-    /// The paths of all nodes that name `domid`: see [`Tree::next_naming`].
+    /// Returns the paths of all nodes that name `domid`: see [`Tree::next_naming`].
     #[cfg(test)]
     pub(super) fn nodes_naming(&self, domid: DomId, below_owned: bool) -> Vec<PathBuf> {
         let mut next = self.next_naming(domid, None, below_owned, &mut 0);
@@ -275,7 +278,7 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// The next node.
+    /// Returns the next node.
     #[expect(clippy::should_implement_trait, reason = "the path is lent until the next call")]
     pub fn next(&mut self) -> Option<(Path<'_>, &'a Rc<Node>)> {
         if let Some(root) = self.root.take() {
@@ -366,7 +369,7 @@ mod tests {
         let expected =
             [("/", "", 0, 1), ("/a", "/a", 0, 5), ("/a/b", "", 7, 5), ("/a/b/c", "", 7, 5), ("/a/b/c/d", "v", 7, 5)];
         let expected = expected.map(|(path, value, owner, at)| (path.into(), value.as_bytes().to_vec(), owner, at));
-        // The root got a child before: this counts as a write.
+        // The root got a child before, which counts as a write.
         assert_eq!(seen[1..], expected[1..]);
         assert_eq!(at_once.nodes_naming(DomId(7), true), [at("/a/b"), at("/a/b/c"), at("/a/b/c/d")]);
     }
@@ -395,7 +398,8 @@ mod tests {
 
     #[test]
     fn the_next_node_that_names_a_domain_is_found_while_those_before_it_go() {
-        // Directories of both forms; of five children each one is the domain's own, one names it, and one has such a node below.
+        // Directories of both forms. Of five children, the domain owns one, one names it, and one has a node of the
+        // domain below.
         let directories = [("/few", 20), ("/many", 300)];
         let mut all = Vec::new();
         for (directory, children) in directories {

@@ -1,8 +1,8 @@
-//! Builds a tree from nodes that come one by one, parents before their children.
+//! Builds a tree from nodes that arrive one by one, parents before their children.
 //!
-//! In the order of a walk, which is the order of every stream that this server writes, a node costs no search from the root:
-//! the way down to the last node is kept open, and each node joins its parent when the next one is not below it. In any
-//! other order it costs a search.
+//! In the order of a walk, a node needs no search from the root. Every stream that this server writes has this order.
+//! The way down to the last node stays open, and a node joins its parent when the next node is not below it. In any
+//! other order, each node needs a search.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -11,12 +11,12 @@ use crate::store::node::Node;
 use crate::store::path::{Path, PathCursor};
 use crate::store::tree::Tree;
 
-/// Why a node can't be where it says.
+/// The reason why a node cannot be at its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misplaced {
-    /// There is no node above.
+    /// The parent is missing.
     NoParent,
-    /// There is one already.
+    /// The path has a node already.
     Exists,
 }
 
@@ -24,20 +24,20 @@ pub enum Misplaced {
 #[derive(Debug)]
 pub struct TreeBuilder {
     root: Node,
-    /// The nodes below the root on the way to the last one, each with where its path ends in `path`.
+    /// The nodes below the root on the way to the last one, each with the bytes of its path.
     open: Vec<(usize, Node)>,
-    /// The path of the last of them.
+    /// The path of the last open node.
     path: PathCursor,
 }
 
 impl TreeBuilder {
-    /// Goes on with a tree.
+    /// Continues a tree.
     #[must_use]
     pub fn new(tree: Tree) -> Self {
         Self { root: tree.into_root(), open: Vec::new(), path: PathCursor::at(Path::ROOT) }
     }
 
-    /// The tree.
+    /// Returns the finished tree.
     #[must_use]
     pub fn finish(mut self) -> Tree {
         self.close_to(0);
@@ -45,14 +45,14 @@ impl TreeBuilder {
         Tree::new(self.root)
     }
 
-    /// Puts another node in the place of the root.
+    /// Replaces the root.
     pub fn replace_root(&mut self, mut root: Node) {
         self.close_to(0);
         root.take_children_of(&self.root);
         self.root = root;
     }
 
-    /// Reads a path that is probably that of a sibling or a child of the last node; `None` if it is not.
+    /// Reads a path that is probably that of a sibling or a child of the last node. Returns `None` if it is not.
     #[must_use]
     pub fn read_near<'a>(&self, spelling: &'a str) -> Option<Path<'a>> {
         let last = self.path.as_path();
@@ -60,11 +60,11 @@ impl TreeBuilder {
         sibling.or_else(|| Path::child_of(last, spelling))
     }
 
-    /// Puts a node at `path`, which is not the root's, behind the other children of its parent. It is made by `make`, which
-    /// is shown the parent.
+    /// Appends a node at `path`, which is not the root, to its parent's children. `make` makes the node from its
+    /// parent.
     ///
     /// # Errors
-    /// When it can't be there. Nothing is changed then.
+    /// Fails if the parent is missing or the node exists. Nothing changes then.
     pub fn add(&mut self, path: Path<'_>, make: impl FnOnce(&Node) -> Node) -> Result<(), Misplaced> {
         let above = path.parent().ok_or(Misplaced::Exists)?;
         let above_bytes = if above.is_root() { 0 } else { above.as_str().len() };
@@ -80,7 +80,7 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// How many nodes are open down to the one at `path`, if it is open.
+    /// Returns the number of open nodes down to the one at `path`; `None` if it is not open.
     fn find_open(&self, path: Path<'_>, bytes: usize) -> Option<usize> {
         if bytes == 0 {
             return Some(0);
@@ -92,7 +92,7 @@ impl TreeBuilder {
         is_there.then(|| at.saturating_add(1))
     }
 
-    /// Lets the nodes below the first `levels` join their parents.
+    /// Moves the open nodes below the first `levels` into their parents.
     fn close_to(&mut self, levels: usize) {
         while self.open.len() > levels {
             let Some((_, mut node)) = self.open.pop() else { return };

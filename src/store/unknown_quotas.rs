@@ -1,7 +1,7 @@
-//! Quotas of other servers: names that this one does not know, with their values.
+//! Quotas of other servers: unknown names with their values.
 //!
-//! They limit nothing. They are kept so that a server that takes over from this one still finds them. How many are kept
-//! and how long their names are is bounded ([`limits::UNKNOWN_QUOTAS`], [`limits::QUOTA_NAME_BYTES`]).
+//! They limit nothing. They are kept for a successor that knows them. Their number and the length of their names are
+//! bounded ([`limits::UNKNOWN_QUOTAS`], [`limits::QUOTA_NAME_BYTES`]).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -9,15 +9,15 @@ use alloc::vec::Vec;
 use crate::limits;
 use crate::store::quota::Quota;
 
-/// Why a quota is not kept.
+/// The reason why a quota is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotKept {
-    /// It is known here, so that its value belongs to [`crate::store::quota::Quotas`].
+    /// The name is known, and the value belongs to [`crate::store::quota::Quotas`].
     Known,
-    /// The name is empty, too long, or has characters other than printable ASCII without blanks: GET_QUOTA separates
-    /// names by blanks.
+    /// The name is empty, too long, or has a blank or a character outside printable ASCII. GET_QUOTA separates names by
+    /// blanks.
     BadName,
-    /// There are too many already.
+    /// The table is full.
     Full,
 }
 
@@ -26,16 +26,16 @@ pub enum NotKept {
 pub struct UnknownQuotas(Vec<(Box<str>, u32)>);
 
 impl UnknownQuotas {
-    /// None.
+    /// Creates an empty table.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Keeps a value, in place of one that the name had.
+    /// Sets the value of a name.
     ///
     /// # Errors
-    /// When it can't be kept; nothing has changed then.
+    /// Fails if the quota cannot be kept. Nothing changes then.
     pub fn set(&mut self, name: &str, value: u32) -> Result<(), NotKept> {
         if Quota::from_protocol_name(name).is_some() {
             return Err(NotKept::Known);
@@ -55,13 +55,13 @@ impl UnknownQuotas {
         Ok(())
     }
 
-    /// The value of a name.
+    /// Returns the value of a name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<u32> {
         self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// All names with their values, in the order in which they came.
+    /// Returns all names with their values, in the order of their arrival.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
         self.0.iter().map(|(name, value)| (&**name, *value))
     }

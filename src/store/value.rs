@@ -1,4 +1,4 @@
-//! A node's value: in the node itself when it is short, as most are, and otherwise in a block of its own.
+//! A node's value. Short values, as most are, are stored in the node itself; a longer one has a block of its own.
 
 use alloc::boxed::Box;
 use core::fmt;
@@ -6,7 +6,7 @@ use core::ops::Deref;
 
 use crate::limits::SHORT_VALUE_BYTES;
 
-/// A value. Equal bytes are equal values.
+/// A value, compared by its bytes.
 #[derive(Clone)]
 pub struct Value(Bytes);
 
@@ -19,7 +19,7 @@ enum Bytes {
 const _: () = assert!(size_of::<Value>() == 40, "as `SHORT_VALUE_BYTES` says");
 
 impl Default for Value {
-    /// The empty value.
+    /// Returns the empty value.
     fn default() -> Self {
         Self(Bytes::Short(heapless::Vec::new()))
     }

@@ -1,6 +1,6 @@
-//! Watches, found by the path that changed and by the connection that they belong to.
+//! Watches, indexed by path and by connection.
 //!
-//! A change costs as many look-ups as its path has levels, however many watches there are elsewhere.
+//! A change costs one look-up for each level of its path, however many watches exist on other paths.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -11,47 +11,48 @@ use core::ops::Bound;
 use crate::limits;
 use crate::store::path::Path;
 
-/// A connection: a domain's, or a client's of the hosted server. Never used twice.
+/// A connection: a domain's, or that of a client of the hosted server. No number is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
 /// One watch.
 #[derive(Debug)]
 pub struct Watch {
-    /// Who gets the events.
+    /// The watcher's connection, which receives the events.
     pub connection: ConnectionId,
-    /// What is watched: a path, or a special name.
+    /// The watched path or special name.
     pub path: Rc<str>,
-    /// The client's own word for the watch; any bytes without NUL.
+    /// The client's identifier of the watch; any bytes without NUL.
     pub token: Box<[u8]>,
-    /// Bytes at the beginning of a path that this watch's events leave out, with the slash: the watch was set on a
-    /// relative path, and reports relative paths. 0 for none.
+    /// Bytes at the beginning of a path that this watch's events omit, with the slash: the watch was set on a relative
+    /// path, and reports relative paths. 0 for none.
     pub relative_bytes: usize,
-    /// How many levels below its path it sees; `None` for all. On a special name: anything but 0 and `None` asks to be
-    /// told of which domain.
+    /// Number of levels below the path that the watch covers; `None` for all. On a special name, any depth except 0
+    /// requests events that name the domain.
     pub depth: Option<u32>,
-    /// Grows with every watch; one connection's events of the same change come in this order.
+    /// Grows with every watch; a connection's events of the same change are in this order.
     sequence: u64,
 }
 
 impl Watch {
-    /// The path as this watch reports it.
+    /// Returns the path as this watch reports it.
     #[must_use]
     pub fn reported<'a>(&self, path: &'a str) -> &'a str {
         path.get(self.relative_bytes..).unwrap_or("")
     }
 
-    /// Returns the sort key for the events of one change: watches are sorted by connection, then in the order of setting.
+    /// Returns the sort key for the events of one change: watches are sorted by connection, then in the order of
+    /// setting.
     const fn rank(&self) -> (ConnectionId, u64) {
         (self.connection, self.sequence)
     }
 
-    /// Whether the watch is told of this.
+    /// Returns whether the watch receives an event for this.
     fn is_told(&self, news: News<'_>) -> bool {
         match news {
             News::Change(path, scope) => {
                 let Some(below) = path.as_str().strip_prefix(&*self.path) else { return false };
-                // The root's own slash stands before the first name below, and not behind another node's path.
+                // The root's path ends with the slash before the next name; another node's path does not.
                 let is_root = &*self.path == "/";
                 match below.as_bytes().first() {
                     None => true,
@@ -72,25 +73,26 @@ impl Watch {
     }
 }
 
-/// Which watches a change of a path concerns.
+/// The watches that a change of a path concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those on exactly this path.
+    /// The watches on exactly this path.
     Exact,
-    /// Those on this path or on one above.
+    /// The watches on this path or on a path above it.
     Subtree,
 }
 
-/// What watches are told of.
+/// A change that watches report.
 #[derive(Clone, Copy, Debug)]
 pub enum News<'a> {
     /// A change of a node.
     Change(Path<'a>, Scope),
     /// A special node has new permissions: for all watches on it.
     SpecialChange(&'a str),
-    /// What a special name stands for happened, and it is not said to which domain: for the watches on it without a depth.
+    /// The event of a special name, without its domain: for the watches on it without a depth.
     Special(&'a str),
-    /// The same with the domain: for the watches on the special name with a depth, and on the name with the domain.
+    /// The event of a special name with its domain: for the watches on the special name with a depth, and for those on
+    /// the name with the domain.
     SpecialDomain {
         /// The special name.
         name: &'a str,
@@ -100,7 +102,7 @@ pub enum News<'a> {
 }
 
 impl<'a> News<'a> {
-    /// The paths and names with watches that may be told of it.
+    /// Returns the paths and names whose watches may report the change.
     fn watched(self) -> impl Iterator<Item = &'a str> {
         let (path, levels, names) = match self {
             Self::Change(path, Scope::Exact) => (Some(path), 1, [None, None]),
@@ -124,7 +126,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Adds a watch on a valid path or special name, which is not there yet. `relative_bytes` and `depth` as in
+    /// Adds a watch on a valid path or special name. The watch must not exist yet. `relative_bytes` and `depth` as in
     /// [`Watch`].
     pub fn add(
         &mut self,
@@ -148,8 +150,8 @@ impl Watches {
         self.by_connection.entry(connection).or_default().push(watch);
     }
 
-    /// Returns the watch of `connection` on `path` with `token`. Costs a look at each of the connection's watches on that path;
-    /// other watches cost nothing.
+    /// Returns the watch of `connection` on `path` with `token`. Costs a look at each of the connection's watches on
+    /// that path; other watches cost nothing.
     #[must_use]
     pub fn find(&self, connection: ConnectionId, path: &str, token: &[u8]) -> Option<&Rc<Watch>> {
         let list = self.by_path.get(path)?;
@@ -179,16 +181,16 @@ impl Watches {
         watches.len()
     }
 
-    /// The watches of a connection, in the order of setting.
+    /// Returns the watches of a connection, in the order of setting.
     #[must_use]
     pub fn of_connection(&self, connection: ConnectionId) -> &[Rc<Watch>] {
         self.by_connection.get(&connection).map_or(&[], Vec::as_slice)
     }
 
     /// Appends the watches that a change concerns, by connection and then in the order of setting. Starts at the first
-    /// connection after `after`, and ends after the connection with which there are [`limits::WATCHES_AT_ONCE`] watches.
-    /// Returns the connection after which to continue; `None` if there are no more. Costs a look-up for each level of the path,
-    /// and a look at each watch that is considered.
+    /// connection after `after`, and ends after the connection with which there are [`limits::WATCHES_AT_ONCE`]
+    /// watches. Returns the connection after which to continue; `None` if there are no more. Costs a look-up for each
+    /// level of the path, and a look at each watch that is considered.
     pub fn told(
         &self,
         news: News<'_>,
@@ -208,13 +210,13 @@ impl Watches {
         told_of_many(news, &mut all, found)
     }
 
-    /// Whether there is a watch on exactly `path`.
+    /// Returns whether there is a watch on exactly `path`.
     #[must_use]
     pub fn any_at(&self, path: Path<'_>) -> bool {
         self.by_path.contains_key(path.as_str())
     }
 
-    /// Whether there is a watch on a path below `top`.
+    /// Returns whether there is a watch on a path below `top`.
     #[must_use]
     pub fn any_below(&self, top: Path<'_>) -> bool {
         let above = if top.is_root() { "/".into() } else { alloc::format!("{}/", top.as_str()) };
@@ -222,19 +224,19 @@ impl Watches {
         paths.next().is_some_and(|(path, _)| path.starts_with(&above))
     }
 
-    /// How many watches there are.
+    /// Returns the number of watches.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_connection.values().map(Vec::len).sum()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no watches.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_connection.is_empty()
     }
 
-    /// Whether the two indexes hold the same watches.
+    /// Returns whether the two indexes hold the same watches.
     #[must_use]
     pub fn agree(&self) -> bool {
         let indexed = |watch: &Rc<Watch>| {

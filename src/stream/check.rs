@@ -106,8 +106,8 @@ impl References {
         self.transactions.contains(&(of.connection, of.id)).then_some(()).ok_or(Reason::Missing("transaction"))
     }
 
-    /// Takes a node outside of transactions: its parent comes first. The root exists before the stream, and special nodes have
-    /// no parent.
+    /// Takes a node outside of transactions: its parent comes first. The root exists before the stream, and special
+    /// nodes have no parent.
     fn node(&mut self, path: &str) -> Result<(), Reason> {
         let parent = path.rsplit_once('/').map(|(parent, _)| parent).filter(|parent| !parent.is_empty());
         if parent.is_some_and(|parent| !self.nodes.contains(parent)) {

@@ -5,8 +5,8 @@
 //! `store,<path>,<permissions>,<value>`. Texts are hexadecimal. (oxenstored 4.14 to 4.20, `module DB` of its
 //! `xenstored.ml`; no document describes it.)
 //!
-//! If a line cannot be read, the import skips it and the lines that depend on it: the watches of a connection, the children of
-//! a node. It reports each of them.
+//! If a line cannot be read, the import skips it and the lines that depend on it: the watches of a connection, the
+//! children of a node. It reports each of them.
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
@@ -84,8 +84,8 @@ pub fn is_dump(bytes: &[u8]) -> bool {
     bytes.starts_with(HEADER)
 }
 
-/// Reads a dump and calls `visit` with each item, in an order that a stream can have. Skips a line that cannot be read, and a
-/// line whose item `visit` refuses with a reason. Calls `warn` with each skipped line.
+/// Reads a dump and calls `visit` with each item, in an order that a stream can have. Skips a line that cannot be read,
+/// and a line whose item `visit` refuses with a reason. Calls `warn` with each skipped line.
 ///
 /// # Errors
 /// Fails with [`DumpError`] if the bytes are not a dump, or if no line can be read.

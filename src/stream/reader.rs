@@ -123,8 +123,8 @@ impl<'a> Reader<'a> {
 
     /// Reads a watch with a depth, or one whose depth the C server left out.
     ///
-    /// Tries the documented form first. A record without a depth never has this form: its texts begin four bytes earlier, and
-    /// a NUL is at a place where the documented form has none.
+    /// Tries the documented form first. A record without a depth never has this form: its texts begin four bytes
+    /// earlier, and a NUL is at a place where the documented form has none.
     fn extended_watch(&mut self, body: &mut Fields<'a>) -> Result<Item<'a>, Reason> {
         let whole = body.rest;
         let as_documented = if self.version >= Version::Two { body.watch(true) } else { Err(Reason::NotInVersion) };
@@ -268,9 +268,9 @@ impl<'a> Fields<'a> {
         Ok(Item::Watch(WatchItem { connection, path, token, depth, has_lost_depth: false }))
     }
 
-    /// Reads a WATCH_DATA_EXTENDED as the C server of 4.22 writes it, in streams of both versions. Returns the item and the
-    /// number of bytes that belong to the record. The depth is missing: the path follows the lengths. But the record's length
-    /// counts the depth (`dump_state_watches` of Xen's `tools/xenstored/watch.c`).
+    /// Reads a WATCH_DATA_EXTENDED as the C server of 4.22 writes it, in streams of both versions. Returns the item and
+    /// the number of bytes that belong to the record. The depth is missing: the path follows the lengths. But the
+    /// record's length counts the depth (`dump_state_watches` of Xen's `tools/xenstored/watch.c`).
     fn watch_without_depth(&mut self) -> Result<(Item<'a>, usize), Reason> {
         let whole = self.rest.len();
         let connection = self.connection_number()?;

@@ -19,7 +19,7 @@ pub struct Conflict<'a> {
 }
 
 impl Transaction {
-    /// Whether a node that the transaction has seen has changed in the tree since.
+    /// Returns whether a seen node has changed in the tree since.
     #[must_use]
     pub fn conflicts(&self, tree: &Tree) -> bool {
         self.conflicting(tree).next().is_some()

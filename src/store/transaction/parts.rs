@@ -1,4 +1,4 @@
-//! A transaction that is saved and restored: its parts, and whether parts fit together.
+//! A transaction that is saved and restored: its parts, and the check whether the parts fit together.
 
 use alloc::collections::{BTreeMap, BTreeSet, TryReserveError};
 use alloc::rc::Rc;
@@ -20,32 +20,32 @@ pub(crate) struct Seen {
     pub(crate) event: Option<Scope>,
 }
 
-/// What a transaction is like beside what it has seen.
+/// The state of a transaction, apart from its seen nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TransactionState {
     pub(crate) created: bool,
     pub(crate) failed: bool,
     pub(crate) outdated: bool,
     pub(crate) looks: usize,
-    /// As [`Transaction::bytes`], without what is kept for a replay.
+    /// As [`Transaction::bytes`], without the record for a replay.
     pub(crate) bytes: usize,
     pub(crate) started_ms: u64,
 }
 
-/// What became of a name in the list of children of a node.
+/// The changes of one name in a node's list of children.
 #[derive(Clone, Copy, Default)]
 struct Listing {
-    /// Whether it is there in the end; `None` when nothing was changed.
+    /// Whether the name is in the list at the end; `None` if it was not changed.
     is_listed: Option<bool>,
-    /// Whether it was taken out at any time.
+    /// Whether the name was removed at any time.
     was_taken_out: bool,
 }
 
 impl Transaction {
-    /// All that it has seen, in the order of access.
+    /// Returns all seen nodes, in the order of access.
     ///
     /// # Errors
-    /// When there is no memory for a list of it: the control domain's transactions may see any number of nodes.
+    /// Fails if there is no memory for the list: a transaction of the control domain may see any number of nodes.
     pub(crate) fn accesses(&self) -> Result<Vec<(Path<'_>, &Accessed)>, TryReserveError> {
         let mut all = Vec::new();
         all.try_reserve_exact(self.accessed.len())?;
@@ -54,7 +54,7 @@ impl Transaction {
         Ok(all)
     }
 
-    /// Adds what a restored transaction has seen next, and counts it.
+    /// Adds the next seen node of a restored transaction, and counts it.
     pub(crate) fn restore(&mut self, path: PathBuf, seen: Seen) {
         let Seen { base, local, children, event } = seen;
         self.bytes = self.bytes.saturating_add(Self::bytes_of_look(path.as_path(), base.as_ref()));
@@ -73,7 +73,7 @@ impl Transaction {
         self.accessed.insert(path, Accessed { order, base, local, children, event });
     }
 
-    /// Says what a restored transaction was like beside what it has seen.
+    /// Sets the state of a restored transaction, apart from its seen nodes.
     pub(crate) fn restore_state(&mut self, state: TransactionState, record: Record) {
         let TransactionState { created, failed, outdated, looks, bytes, started_ms } = state;
         (self.created, self.failed, self.outdated) = (created, failed, outdated);
@@ -82,12 +82,12 @@ impl Transaction {
         self.record = record;
     }
 
-    /// Whether what it has seen and done fits together, so that its commit makes a tree that hangs together, with right
-    /// counts, if nothing conflicts. Only one that was restored can be otherwise.
+    /// Returns whether the seen nodes and changes fit together. If nothing conflicts, the commit then makes a connected
+    /// tree with right counts. Only a restored transaction can be unsound.
     pub(crate) fn is_sound(&self) -> bool {
         let listings = self.listings();
         let mut cut = BTreeSet::new();
-        // Parents come before what is below them.
+        // Parents come before the nodes below them.
         self.conflicts_with_any_tree()
             || self.accessed.iter().all(|(path, accessed)| {
                 let path = path.as_path();
@@ -102,15 +102,15 @@ impl Transaction {
             })
     }
 
-    /// Whether it first saw a node as missing, and later a node below that one. No tree has both, so that the transaction can
-    /// only be replayed.
+    /// Returns whether the transaction first found a node missing, and later saw a node below it. No tree has both, so
+    /// that the transaction can only be replayed.
     fn conflicts_with_any_tree(&self) -> bool {
         let was_missing = |path: &str| self.accessed.get(path).is_some_and(|accessed| accessed.base.is_none());
         let is_below_missing = |path: Path<'_>| path.parent().is_some_and(|parent| was_missing(parent.as_str()));
         self.accessed.iter().any(|(path, accessed)| accessed.base.is_some() && is_below_missing(path.as_path()))
     }
 
-    /// What became of each name in the lists of children that it changed, by the path above.
+    /// Returns the changes of each name in the lists of children, by the parent's path.
     fn listings(&self) -> BTreeMap<(&str, &str), Listing> {
         let mut listings = BTreeMap::new();
         for (path, accessed) in &self.accessed {
@@ -123,7 +123,8 @@ impl Transaction {
         listings
     }
 
-    /// Whether an entry fits those around it; `is_cut` if the node or one above was taken out of its list at any time.
+    /// Returns whether an entry fits its neighbours. `is_cut` if the node or a node above it was removed from its list
+    /// at any time.
     fn is_sound_at(&self, path: Path<'_>, accessed: &Accessed, listing: Listing, is_cut: bool) -> bool {
         let is_listed = listing.is_listed;
         let is_made = || {
@@ -150,8 +151,8 @@ impl Transaction {
         fits && all_cut && all_made
     }
 
-    /// Whether each node that it has seen is either the tree's very own or of another generation. Only one that was restored
-    /// can have seen another node of the same generation, and would not notice that.
+    /// Returns whether each seen node is either the tree's own or of another generation. Only a restored transaction
+    /// can have seen a different node of the same generation, and would not notice the conflict.
     pub(crate) fn fits(&self, tree: &Tree) -> bool {
         let mut descent = tree.descent(self.accessed.len());
         self.accessed.iter().all(|(path, accessed)| {
@@ -160,7 +161,7 @@ impl Transaction {
         })
     }
 
-    /// What it is like beside what it has seen.
+    /// Returns the state of the transaction, apart from its seen nodes.
     pub(crate) const fn state(&self) -> TransactionState {
         let Self { created, failed, outdated, looks, bytes, started_ms, .. } = *self;
         TransactionState { created, failed, outdated, looks, bytes, started_ms }

@@ -1,4 +1,4 @@
-//! What a removal with all below is in a transaction: a walk over what the transaction sees, and no list of it.
+//! The removal of a subtree in a transaction: a walk over the nodes that the transaction sees, without a list of them.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -10,8 +10,8 @@ use crate::store::node::Node;
 use crate::store::path::{Path, PathCursor};
 use crate::store::watch::Scope;
 
-/// Walks over the subtree at `top` as somebody sees it whose lists of children say no more than names: `look` is called for
-/// each path, parents first, and says which node is there. Below a missing one there is nothing.
+/// Walks over the subtree at `top` in a view whose lists of children give only names. Calls `look` for each path,
+/// parents first, to get the node there. Nothing is below a missing node.
 pub(crate) fn walk_seen<E>(
     top: Path<'_>,
     mut look: impl FnMut(Path<'_>) -> Result<Option<Rc<Node>>, E>,
@@ -37,7 +37,7 @@ pub(crate) fn walk_seen<E>(
 }
 
 impl Transaction {
-    /// Removes a node that it has seen, with all below, of which it has seen everything as well.
+    /// Removes a seen node and all nodes below it, all of which were seen too.
     pub(super) fn remove(&mut self, top: Path<'_>, generation: u64) {
         let Ok(()) = walk_seen(top, |path| {
             let node = self.seen(path).flatten().cloned();
@@ -49,7 +49,7 @@ impl Transaction {
         });
     }
 
-    /// Removes one node that it has seen; [`Scope::Subtree`] says that it is the top of what is removed.
+    /// Removes one seen node; [`Scope::Subtree`] marks the top of the removed subtree.
     pub(crate) fn remove_one(&mut self, path: Path<'_>, scope: Scope, generation: u64) {
         self.charge(self.owner(path), -1);
         if scope == Scope::Subtree {

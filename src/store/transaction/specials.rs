@@ -1,5 +1,5 @@
-//! The special nodes that a transaction has seen, and its changes of them. There are only two special nodes, so that they do
-//! not count for the quota `transaction-nodes`.
+//! The special nodes that a transaction has seen, and its changes of them. There are only two special nodes, so that
+//! they do not count for the quota `transaction-nodes`.
 
 use crate::limits;
 use crate::store::domain::DomId;
@@ -28,13 +28,13 @@ impl Transaction {
         Some(seen.local.as_ref().unwrap_or(&seen.base))
     }
 
-    /// Bytes that count for a look at a special node.
+    /// Returns the bytes that count for an access to a special node.
     #[must_use]
     pub fn bytes_of_special(node: &SpecialNode) -> usize {
         limits::TRANSACTION_ENTRY_BYTES.saturating_add(entries_bytes(node))
     }
 
-    /// Notes the transaction's first look at a special node.
+    /// Notes the transaction's first access to a special node.
     pub fn note_special(&mut self, special: Special, base: SpecialNode) {
         self.bytes = self.bytes.saturating_add(Self::bytes_of_special(&base));
         self.restore_special(special, SeenSpecial { base, local: None });
@@ -56,8 +56,8 @@ impl Transaction {
             .filter_map(|(special, seen)| (seen.base.generation != specials.get(special).generation).then_some(special))
     }
 
-    /// Writes the changed special nodes, and returns their states before. The new permissions pass through `adjust`, with the
-    /// generation at which the transaction wrote them.
+    /// Writes the changed special nodes, and returns their states before. The new permissions pass through `adjust`,
+    /// with the generation at which the transaction wrote them.
     pub fn commit_specials(
         &mut self,
         specials: &mut Specials,

@@ -35,7 +35,7 @@ const fn header_at(number: usize) -> usize {
     HEADER_BYTES + number * PROGRAM_HEADER_BYTES
 }
 
-/// A small kernel: a page of stubs, a page of code, and data with zeros behind it.
+/// A small kernel: a page of stubs, a page of code, and data with zeros after it.
 fn kernel() -> Vec<u8> {
     let mut file = vec![0; DATA_AT + 0x300];
     put(&mut file, 0, b"\x7fELF\x02\x01\x01");
