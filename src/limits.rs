@@ -21,8 +21,8 @@ pub const PATH_DEPTH: usize = ABSOLUTE_PATH_BYTES / 2;
 /// Bytes that a path counts for in a transaction that has seen it, in addition to path and node.
 pub const TRANSACTION_ENTRY_BYTES: usize = 64;
 
-/// Bytes of a reply's payload that are accepted regardless of the memory quota, so that an error can always be reported
-/// (as by the C server).
+/// Bytes of a reply's payload that are accepted regardless of the memory quota. An error can thus always be reported,
+/// as by the C server.
 pub const SMALL_REPLY_BYTES: usize = 16;
 
 /// Bytes of a message that count in addition to its payload: the header.
@@ -31,9 +31,9 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 16;
 /// Milliseconds between two log lines about one domain's memory (the C server's interval).
 pub const MEMORY_LOG_INTERVAL_MS: u64 = 10_000;
 
-/// Domains that the server lists one by one after a request that made their counts grow: the client, the owners of its
-/// nodes, and the receivers of its events. Most requests concern fewer. If a request concerns more, the server checks
-/// all domains.
+/// Domains that the server lists one by one after a request that made their counts grow. These are the client, the
+/// owners of its nodes, and the receivers of its events. Most requests concern fewer. If a request concerns more, the
+/// server checks all domains.
 pub const GROWN_DOMAINS: usize = 8;
 
 /// Milliseconds between two log lines about one domain's protocol errors. A domain can cause an error and reconnect as
@@ -114,12 +114,15 @@ pub const REQUEST_EVENT_STEPS: u64 = 1024;
 /// many watches, the nodes of dead domains, and the queues of connections that were reset.
 pub const POSTPONED_STEPS: u64 = 2 * 1024;
 
-/// Most steps of one request of a guest outside of transactions, with the default quotas. Its events may use up the
-/// turn and end with the events for one client, a list of [`LIST_BYTES`] is read and kept, or a reset ends a
-/// transaction. `src/engine/work.rs` adds up the parts, and `tests/cost/` searches for dearer requests.
+/// Most steps of one request of a guest outside of transactions, with the default quotas. `src/engine/work.rs` adds up
+/// the parts, and `tests/cost/` searches for more expensive requests. The worst cases are:
 ///
-/// Two requests may exceed this bound: RM of nodes that many guests have made or watch, and the read of a longer list,
-/// which only the control domain can make.
+/// - events that use up the turn and end with the events for one client
+/// - a list of [`LIST_BYTES`] that is read and kept
+/// - a reset that ends a transaction
+///
+/// Two requests may exceed this bound: RM of nodes that many guests have made or watch, and the read of a longer list.
+/// Only the control domain can make such a list.
 pub const PLAIN_REQUEST_STEPS_MOST: u64 = 52_000;
 
 /// Most steps of one request of a guest in a transaction, its end included. The most expensive request is a commit by a

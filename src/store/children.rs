@@ -2,7 +2,7 @@
 //!
 //! Few children are a list that is searched from end to end. Many children are two maps: by name, and by a number that
 //! grows with every new child. Both forms give the same answers. Their memory is in proportion to the present number of
-//! children, not to an earlier one: lists grow by small steps and shrink, and small maps become a list again.
+//! children, not to an earlier one. Lists grow by small steps and shrink, and small maps become a list again.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -102,7 +102,8 @@ impl Children {
         }
     }
 
-    /// As [`Children::insert`], for one of many children that are added in sequence; see [`Children::trim`].
+    /// Appends a child as [`Children::insert`] does, for one of many children that are added in sequence; see
+    /// [`Children::trim`].
     pub(super) fn append(&mut self, name: &str, node: Rc<Node>) {
         match self {
             Self::Many(many) => many.insert_with_room(name.into(), node, CHUNK_ENTRIES),
@@ -169,7 +170,8 @@ impl Children {
         }
     }
 
-    /// As [`Children::next`], in the cheapest order. A cursor is valid for only one of both methods.
+    /// Returns the next child as [`Children::next`] does, but in the cheapest order. A cursor is valid for only one of
+    /// both methods.
     pub(super) fn next_in_any_order(&self, cursor: &mut Cursor) -> Option<(&str, &Rc<Node>)> {
         match self {
             Self::None => None,

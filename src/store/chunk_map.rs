@@ -12,7 +12,7 @@ use core::cmp::Ordering;
 use crate::limits::CHUNK_ENTRIES;
 
 /// A persistent sorted map. No chunk is empty. Each chunk's first key is next to its pointer, so that the search for a
-/// chunk reads no chunk: in a large store each read would miss the cache.
+/// chunk reads no chunk. In a large store each read would miss the cache.
 #[derive(Clone, Debug)]
 pub(super) struct ChunkMap<K, V> {
     chunks: Vec<(K, Chunk<K, V>)>,
@@ -263,7 +263,8 @@ impl<K: Ord + Clone, V: Clone> ChunkMap<K, V> {
         Some(value)
     }
 
-    /// As [`ChunkMap::get`], and moves `place` past the entry. Needs no search if the entry is the one at `place`.
+    /// Returns the value of `key` as [`ChunkMap::get`] does, and moves `place` past the entry. Needs no search if the
+    /// entry is the one at `place`.
     pub(super) fn get_at<Q: Ord + ?Sized>(&self, key: &Q, place: &mut Place) -> Option<&V>
     where
         K: Borrow<Q>,

@@ -65,7 +65,7 @@ impl<'t, 'p> Descent<'t, 'p> {
         (found == path).then_some(node)
     }
 
-    /// Returns the number of looked-up children: the measure of the work.
+    /// Returns the number of children looked up: the measure of the work.
     #[must_use]
     pub const fn steps(&self) -> usize {
         self.steps

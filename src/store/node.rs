@@ -116,7 +116,8 @@ impl Node {
         below.children.insert(name, node);
     }
 
-    /// As [`Node::insert_child`], for one of many children in sequence. [`Node::trim`] follows the last one.
+    /// Appends a child as [`Node::insert_child`] does, for one of many children in sequence. [`Node::trim`] follows the
+    /// last one.
     pub(super) fn append_child(&mut self, name: &str, node: Rc<Self>) {
         let below = self.below.get_or_insert_default();
         below.mentioned.add_node(&node);
@@ -194,8 +195,8 @@ impl Node {
         self.below.as_mut().is_some_and(|below| below.children.swap_first_unshared(node))
     }
 
-    /// Returns the bytes that a node at `path` counts for in its owner's memory: its record without the names of
-    /// children, its path, and its name in the parent's list.
+    /// Returns the bytes that a node at `path` counts for in its owner's memory. These are its record without the names
+    /// of children, its path, and its name in the parent's list.
     ///
     /// The C server charges that name to the owner of the parent. This server charges everything to the owner of the
     /// node.
@@ -204,7 +205,7 @@ impl Node {
         Self::memory_bytes_at(path.as_str().len(), path.name().len(), permissions, value)
     }
 
-    /// As [`Node::memory_bytes`], from the bytes of a path and of its last name.
+    /// Returns the same as [`Node::memory_bytes`], from the bytes of a path and of its last name.
     fn memory_bytes_at(path: usize, name: usize, permissions: usize, value: usize) -> usize {
         Self::record_bytes(permissions, value, 0).saturating_add(path).saturating_add(name).saturating_add(1)
     }
@@ -215,14 +216,14 @@ impl Node {
         Self::memory_bytes(path, self.permissions.entries().len(), self.value.len())
     }
 
-    /// As [`Node::memory`], from the bytes of the path and of its last name.
+    /// Returns the same as [`Node::memory`], from the bytes of the path and of its last name.
     #[must_use]
     pub(super) fn memory_at(&self, path: usize, name: usize) -> usize {
         Self::memory_bytes_at(path, name, self.permissions.entries().len(), self.value.len())
     }
 
-    /// Returns the bytes of the record that the quota `node-size` limits: 16, 8 for each permission, the value, and the
-    /// children's names with a NUL each.
+    /// Returns the bytes of the record that the quota `node-size` limits. These are 16, 8 for each permission, the
+    /// value, and the children's names with a NUL each.
     #[must_use]
     pub fn record_bytes(permissions: usize, value: usize, names: usize) -> usize {
         permissions.saturating_mul(Self::ENTRY_BYTES).saturating_add(16).saturating_add(value).saturating_add(names)
@@ -275,7 +276,7 @@ mod tests {
         sum
     }
 
-    /// A tree of all shapes up to a depth, with wide directories among them.
+    /// Returns a tree of all shapes up to a depth, with wide directories among them.
     fn bush(depth: u32, seed: &mut u32) -> Node {
         let mut top = node();
         *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

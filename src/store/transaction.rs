@@ -306,8 +306,8 @@ impl Transaction {
         untouched.and_then(|accessed| accessed.base.as_ref()).map_or(0, |base| content_bytes(base))
     }
 
-    /// Returns the bytes of adding a node to its parent's list, or of removing it: the name, and a copy of the parent
-    /// if that was not changed before.
+    /// Returns the bytes of adding a node to its parent's list, or of removing it. These are the name, and a copy of
+    /// the parent if that was not changed before.
     #[must_use]
     pub fn bytes_of_child_change(&self, path: Path<'_>) -> usize {
         let copy = path.parent().map_or(0, |parent| self.bytes_of_copy(parent));

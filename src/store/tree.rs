@@ -119,7 +119,7 @@ impl Tree {
         Walk { root: Some(&self.root), at: PathCursor::at(Path::ROOT), levels: Vec::new() }
     }
 
-    /// As [`Tree::walk`], with all the memory that the walk may need.
+    /// Returns the same as [`Tree::walk`], with all the memory that the walk may need.
     ///
     /// # Errors
     /// Fails if that memory is missing.

@@ -24,7 +24,7 @@ pub struct Watch {
     pub path: Rc<str>,
     /// The client's identifier of the watch; any bytes without NUL.
     pub token: Box<[u8]>,
-    /// Bytes at the beginning of a path that this watch's events omit, with the slash: the watch was set on a relative
+    /// Bytes at the beginning of a path that this watch's events omit, with the slash. The watch was set on a relative
     /// path, and reports relative paths. 0 for none.
     pub relative_bytes: usize,
     /// Number of levels below the path that the watch covers; `None` for all. On a special name, any depth except 0
@@ -91,8 +91,8 @@ pub enum News<'a> {
     SpecialChange(&'a str),
     /// The event of a special name, without its domain: for the watches on it without a depth.
     Special(&'a str),
-    /// The event of a special name with its domain: for the watches on the special name with a depth, and for those on
-    /// the name with the domain.
+    /// The event of a special name with its domain. It is for the watches on the special name with a depth, and for
+    /// those on the name with the domain.
     SpecialDomain {
         /// The special name.
         name: &'a str,

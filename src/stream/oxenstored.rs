@@ -5,8 +5,8 @@
 //! `store,<path>,<permissions>,<value>`. Texts are hexadecimal. (oxenstored 4.14 to 4.20, `module DB` of its
 //! `xenstored.ml`; no document describes it.)
 //!
-//! If a line cannot be read, the import skips it and the lines that depend on it: the watches of a connection, the
-//! children of a node. It reports each of them.
+//! If a line cannot be read, the import skips it and the lines that depend on it. These are the watches of a
+//! connection, and the children of a node. The import reports each skipped line.
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;

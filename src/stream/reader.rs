@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a watch with a depth, or one whose depth the C server left out.
     ///
-    /// Tries the documented form first. A record without a depth never has this form: its texts begin four bytes
+    /// Tries the documented form first. A record without a depth never has this form. Its texts begin four bytes
     /// earlier, and a NUL is at a place where the documented form has none.
     fn extended_watch(&mut self, body: &mut Fields<'a>) -> Result<Item<'a>, Reason> {
         let whole = body.rest;

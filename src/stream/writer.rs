@@ -287,12 +287,12 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Two fields of 32 bits, one after the other.
+/// Returns two fields of 32 bits, one after the other.
 fn pair(first: u32, second: u32) -> [u8; 8] {
     (u64::from(first) | u64::from(second) << 32).to_le_bytes()
 }
 
-/// Two fields of 16 bits as one of 32.
+/// Returns two fields of 16 bits as one of 32.
 fn double(first: u16, second: u16) -> u32 {
     u32::from(first) | u32::from(second) << 16
 }

@@ -1,5 +1,5 @@
-//! Checks whether an uploaded file is a kernel that this one can start: a static 64-bit ELF file with the notes of a
-//! Xen PV guest (`xen/include/public/elfnote.h`).
+//! Checks whether an uploaded file is a kernel that this one can start. Such a file is a static 64-bit ELF file with
+//! the notes of a Xen PV guest (`xen/include/public/elfnote.h`).
 //!
 //! The check covers every field of the file that the starting kernel uses. No file that passes can make that kernel
 //! read outside the file, or write outside the memory set apart for the image.

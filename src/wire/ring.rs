@@ -100,9 +100,9 @@ impl Ring {
         Self::default()
     }
 
-    /// Returns whether the domain has erased its ring, as `hvmloader` does before it starts the next kernel. This is
-    /// the case if the server's indices in the page are zero, while the server's own copies are not, and the domain's
-    /// index of consumed replies is zero too. Only the server writes its indices.
+    /// Returns whether the domain has erased its ring, as `hvmloader` does before it starts the next kernel. The
+    /// server's indices in the page are then zero, while the server's own copies are not. The domain's index of
+    /// consumed replies is zero too. Only the server writes its indices.
     pub fn is_erased(&self, page: &impl RingPage) -> bool {
         let is_zero = |field| page.load(field) == 0;
         *self != Self::default()
