@@ -58,7 +58,7 @@ impl References {
     /// Takes an item, and checks its references.
     ///
     /// # Errors
-    /// Fails with the reason if the item refers to something that is not there.
+    /// Fails with the reason if the item refers to a missing object, or repeats one.
     pub fn take(&mut self, item: &Item<'_>) -> Result<(), Reason> {
         match item {
             Item::Global(_) | Item::GlobalQuotas(_) | Item::Extension(_) => Ok(()),

@@ -33,7 +33,7 @@ pub enum Errno {
     IsConn,
     /// The reply or the argument is too long.
     TooBig,
-    /// The operation is not permitted, whatever the node's permissions.
+    /// The operation is not permitted, regardless of the node's permissions.
     Perm,
 }
 
