@@ -300,7 +300,7 @@ impl Server {
         };
         self.look_for_reconnection(id, domid, platform);
         if let Some(told) = self.tell_of_fault(id, domid, platform) {
-            // A crash or a warm restart shut the connection since its last turn. The domain may sleep until a reply
+            // A crash or a restart shut the connection since its last turn. The domain may sleep until a reply
             // arrives, and needs a notification.
             let port = self.port_of(id).filter(|_| told == Told::News);
             return port.into_iter().for_each(|port| platform.notify(port));

@@ -291,7 +291,8 @@ pub(super) fn payload(text: &str) -> Vec<u8> {
 }
 
 /// Decides whether an update can start. It starts at once if the allowed version can express the whole state. Otherwise
-/// it waits for the transactions that this version cannot express.
+/// it waits for the transactions that this version cannot express. If state would still be lost then, a forced update
+/// starts anyway, and any other update is refused.
 fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
     let lossless = |version| Decision::Go(Decided { version, lost: Cow::Borrowed("") });
     if !engine.needs_version_2() {
