@@ -1,15 +1,19 @@
-//! Live update: this kernel makes room for a successor, hands over, and goes on as if nothing had been if the successor does
-//! not say that it serves (`docs/live-update.md`).
+//! Live update: this kernel builds a successor's memory and hands over. It resumes unchanged if the successor does not
+//! report that it serves (`docs/live-update.md`).
 //!
-//! The predecessor's steps are here and in [`world`]; the successor's in [`successor`]. Where there is no memory for both, the
-//! predecessor may have to part with its state first ([`without_state`]). Until the successor takes the
-//! bridge down, everything that the predecessor has stays as it is: its memory is not mapped elsewhere, its ring mappings
-//! and ports are not touched.
+//! The predecessor's steps are here and in [`world`], which builds the successor layout; the successor's steps are in
+//! [`successor`]. Where there is no memory for both, the predecessor may have to drop its state first
+//! ([`without_state`]). Until the successor takes the trampoline ([`Bridge`]) down, everything of the predecessor's
+//! stays as it is: its memory is not mapped elsewhere, and its ring mappings and ports are not touched.
 //!
-//! What grows with what guests have is asked for and may be refused: the state on its way into the stream, lists of pages and
-//! of ring mappings. The rest is taken out of [`RESERVE_BYTES`], which [`Pages::grow`] leaves: a command line of a page at
-//! most, two bytes for each ring that is let go, lines for the console ([`console::BUFFER_BYTES`]), and reasons in words of
-//! a message at most.
+//! Memory that grows with what guests have is requested, and the request may fail: the state on its way into the
+//! stream, the lists of pages and of ring mappings. The rest comes from [`RESERVE_BYTES`], which [`Pages::grow`]
+//! leaves:
+//!
+//! - a command line of at most a page,
+//! - two bytes for each ring that is let go,
+//! - lines for the console ([`console::BUFFER_BYTES`]),
+//! - reasons, each of at most a message's length.
 
 mod in_place;
 pub(crate) mod pages;
@@ -41,46 +45,46 @@ use pages::{PageStream, Pages, RESERVE_BYTES};
 use program::Program;
 use world::{Contents, Unbuildable, World};
 
-/// How long a successor may take to restore, beside [`TIME_PER_MIB_MS`]: many times what it takes on a slow, busy host.
-/// Guests wait for so long if it hangs.
+/// Time limit for a successor's restore in milliseconds, in addition to [`TIME_PER_MIB_MS`]. It is many times what a
+/// slow, busy host needs. Guests wait this long if the successor hangs.
 const TIME_BASE_MS: u64 = 10_000;
-/// How much longer for each MiB of state.
+/// Additional time limit for each MiB of state, in milliseconds.
 const TIME_PER_MIB_MS: u64 = 2_000;
-/// Memory that the successor gets beside what its state will take: for restoring, and to serve the first requests.
+/// Memory of the successor in addition to its state's: for the restore, and for the first requests.
 const SUCCESSOR_EXTRA_BYTES: usize = 512 * 1024;
 
-/// For how long nobody is served, about, on a slow host: as it was measured under emulation.
+/// Estimates the pause of service in milliseconds, for a slow host: calibrated under emulation.
 pub(crate) const fn expected_pause_ms(stream_bytes: usize) -> u64 {
     PAUSE_BASE_MS + PAUSE_PER_MIB_MS * stream_bytes as u64 / (1 << 20)
 }
 
-/// The pause with an empty store.
+/// Pause with an empty store, in milliseconds.
 const PAUSE_BASE_MS: u64 = 75;
-/// What each MiB of state adds.
+/// Additional pause for each MiB of state, in milliseconds.
 const PAUSE_PER_MIB_MS: u64 = 100;
 
-/// What of this kernel a live update needs.
+/// The parts of this kernel that a live update needs.
 pub(crate) struct Home<'a> {
-    /// What the builder told it.
+    /// The domain builder's information.
     pub(crate) boot: &'a BootInfo,
-    /// Its own ports.
+    /// The kernel's own ports.
     pub(crate) ports: OwnPorts,
-    /// What its server was configured with.
+    /// The server's configuration.
     pub(crate) config: Config,
-    /// The path of the node that tells of a crash.
+    /// Path of the node that reports a crash.
     pub(crate) crash_node: &'a str,
 }
 
-/// What a try needs.
+/// The inputs of one attempt to start a successor.
 struct Try<'a> {
     program: Program<'a>,
-    /// The new command line; without this it gets the present one.
+    /// The new command line; `None` keeps the present one.
     command_line: Option<&'a str>,
-    /// Why this is a restart; [`CrashNote::NONE`] for an update.
+    /// The reason for a warm restart; [`CrashNote::NONE`] for an update.
     crash: CrashNote,
-    /// The state.
+    /// The saved state.
     stream: &'a PageStream,
-    /// Bytes of heap that the state takes here.
+    /// Bytes of heap that the state takes in this kernel.
     state_bytes: usize,
     /// The ring mappings, which the successor undoes once it serves.
     mappings: &'a [RingMapping],
@@ -88,20 +92,21 @@ struct Try<'a> {
     stopped_ns: u64,
 }
 
-/// Bytes of heap for a successor whose state takes `state_bytes` here. It lays the same out anew, without the holes.
+/// Returns the bytes of heap for a successor whose state takes `state_bytes` here. The successor lays the state out
+/// again, without the holes.
 const fn successor_heap_bytes(state_bytes: usize) -> usize {
     state_bytes + state_bytes / 8 + SUCCESSOR_EXTRA_BYTES
 }
 
-/// Bytes that a try needs beside the stream.
+/// Returns the bytes that an attempt needs in addition to the stream.
 pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, state_bytes: usize) -> usize {
     let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
     let pages = world::pages_beside_stream(memory, image_bytes, mappings, heap_pages);
     (pages + bridge::PAGES) * PAGE_BYTES + RESERVE_BYTES
 }
 
-/// Does what [`xenstore::server::Action::StartUpdate`] asks for. Returns when there is no successor; who asked knows why
-/// then.
+/// Executes [`xenstore::server::Action::StartUpdate`]. Returns if no successor took over; the requester then has the
+/// reason.
 pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>) {
     let Some(successor) = server.take_successor() else { return };
     let stopped_ns = time::now_ns();
@@ -132,11 +137,11 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
         }
         Err(why) => server.successor_failed(successor.asked, &why),
     }
-    // What fired meanwhile was forgotten.
+    // Events that arrived meanwhile were dropped.
     server.wake_all();
 }
 
-/// Writes the state for the successor.
+/// Writes the state for the successor into `stream`.
 fn save(server: &Server, successor: &Successor, stream: &mut PageStream) -> Result<(), String> {
     match server.save_for(successor, stream, time::now_ms()) {
         Ok(()) => {
@@ -148,15 +153,15 @@ fn save(server: &Server, successor: &Successor, stream: &mut PageStream) -> Resu
     }
 }
 
-/// Where there is room for a successor.
+/// Where a successor finds room.
 enum Room {
-    /// Beside everything that is here.
+    /// Next to this kernel's state.
     BesideState,
-    /// Only if the state, which is in the stream, is dropped here: that was asked for.
+    /// Only in place of this kernel's state, which is in the stream: the requester has allowed this.
     InItsPlace,
 }
 
-/// Looks whether there is memory for the successor, now that the stream has its own.
+/// Checks whether the successor fits into memory, now that the stream has its own.
 fn find_room(
     platform: &XenPlatform,
     successor: &Successor,
@@ -184,7 +189,7 @@ fn find_room(
     ))
 }
 
-/// The new command line, or else the present one, with the mark of a live update.
+/// Returns the new command line, or else the present one, with the mark of a live update.
 fn marked(new: Option<&str>, present: &[u8]) -> Vec<u8> {
     let mut line = Vec::from(new.map_or(present, str::as_bytes));
     if !line.split(u8::is_ascii_whitespace).any(|word| MARKS.contains(&word)) {
@@ -194,11 +199,12 @@ fn marked(new: Option<&str>, present: &[u8]) -> Vec<u8> {
     line
 }
 
-/// How the command line says that this is a live update: for whoever reads it; the kernel looks for its predecessor's bridge.
+/// The command line's marks of a live update. They are information only: the kernel itself looks for its predecessor's
+/// trampoline.
 const MARKS: [&[u8]; 2] = [b"--live-update", b"-U"];
 
-/// Starts a successor. Returns when it failed, with the reason; everything is as it was before then, but for what happened
-/// outside meanwhile: whoever waits for something has to look.
+/// Starts a successor. Returns the reason if it failed. Everything is then as before, except for changes outside of
+/// this kernel: code that waits for an event must check again.
 fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
     let mut pages = Pages::default();
     if let Err(error) = pages.grow(bridge::PAGES) {
@@ -207,7 +213,7 @@ fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
     let Some(&[level3, level2, level1, code, data]) = pages.addresses().first_chunk() else {
         return no_memory(bridge::PAGES * PAGE_BYTES);
     };
-    // SAFETY: the pages were just taken for it, and are kept until it is taken down.
+    // SAFETY: the pages were just taken for the trampoline, and are kept until it is taken down.
     let (bridge, built) = unsafe { Bridge::build(memory, [level3, level2, level1, code, data]) };
     let why = match built {
         Ok(()) => cross(memory, home, &bridge, parts),
@@ -220,7 +226,7 @@ fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
     why
 }
 
-/// Builds the successor's world, goes over, and puts everything in order on coming back.
+/// Builds the successor layout, switches to it, and restores everything when the successor comes back.
 fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> String {
     let &Try { program, command_line, crash, stream, state_bytes, mappings, stopped_ns } = parts;
     let Home { boot, ports, .. } = home;
@@ -260,7 +266,8 @@ fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> 
     two_level::mask_all_but(shared_info, ports.timer);
     time::set_alarm(Some(time::now_ms() + allowed_ms));
     let mask = shared_info.address8(two_level::offset::UPCALL_MASK);
-    // SAFETY: the world is complete and pinned and has this bridge; its pages are unmapped here; ports are masked.
+    // SAFETY: the successor layout is complete and pinned, and contains this trampoline. Its pages are unmapped here,
+    // and ports are masked.
     let outcome = unsafe { bridge.cross(memory, world.way(memory, program), mask, handover) };
     entry::register_handlers();
     time::set_alarm(None);
@@ -278,7 +285,7 @@ fn no_memory(wanted: usize) -> String {
     format!("not enough memory: {} KiB more are needed, {} KiB are free", wanted.div_ceil(1024), free / 1024)
 }
 
-/// Why the successor did not stay, in a sentence.
+/// Returns why the successor did not stay, in a sentence.
 fn describe(bridge: &Bridge, outcome: Outcome, allowed_ms: u64) -> String {
     match outcome {
         Outcome::Refused => String::from("Xen refused the new kernel's page tables"),

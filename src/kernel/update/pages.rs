@@ -1,4 +1,4 @@
-//! Pages that are taken out of the heap for another address space, and given back when this is dropped.
+//! Pages that are taken out of the heap for another address space. They return to the heap when their owner is dropped.
 
 use alloc::alloc::{alloc, dealloc};
 use alloc::vec::Vec;
@@ -11,26 +11,27 @@ use xenstore::stream::writer::{Sink, SinkFull};
 use crate::kernel::heap;
 use crate::xen::shared_page::PAGE_BYTES;
 
-/// Pages that are asked for at once. The allocator's word behind each block costs up to a page, for each block; where there is no
-/// large one, a single page does as well.
+/// Pages that are taken at once. The allocator's word after each block costs up to a page for each block. Where there
+/// is no large block, single pages serve as well.
 const BLOCK_PAGES: usize = 32;
-/// What the heap keeps when pages are taken from it: room for what goes on beside, log lines and lists of pages.
+/// Bytes that the heap keeps when pages are taken from it: for everything else that needs memory meanwhile, such as log
+/// lines and lists of pages.
 pub(crate) const RESERVE_BYTES: usize = 256 * 1024;
 
-/// The heap has no more pages to give.
+/// The error of a heap that has no more pages to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoPages {
-    /// Bytes that were asked for.
+    /// Bytes that were requested.
     pub(crate) wanted: usize,
 }
 
 /// Pages of the linear mapping, in the order in which they were taken.
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
-    /// Where each block begins and how many pages it has.
+    /// Address of each block and its number of pages.
     blocks: Vec<(usize, usize)>,
     addresses: Vec<usize>,
-    /// They can't be used any more, by nobody.
+    /// Whether the pages are unusable for good.
     are_lost: Cell<bool>,
 }
 
@@ -38,7 +39,7 @@ impl Pages {
     /// Takes `count` more pages.
     ///
     /// # Errors
-    /// [`NoPages`]; those that were taken stay.
+    /// [`NoPages`]; pages that were already taken stay.
     pub(crate) fn grow(&mut self, count: usize) -> Result<(), NoPages> {
         let no_pages = NoPages { wanted: count * PAGE_BYTES };
         if heap::usage().free < no_pages.wanted + RESERVE_BYTES {
@@ -63,7 +64,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Gives back whole blocks until just `count` pages, or a few more, are left.
+    /// Gives whole blocks back until `count` pages, or a few more, are left.
     fn shrink(&mut self, count: usize) {
         while let Some((block, pages)) = self.blocks.pop_if(|(_, pages)| self.addresses.len() >= count + *pages) {
             self.addresses.truncate(self.addresses.len() - pages);
@@ -71,29 +72,29 @@ impl Pages {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of pages.
     pub(crate) fn len(&self) -> usize {
         self.addresses.len()
     }
 
-    /// Xen does not let us have them back: they are never given to the heap.
+    /// Marks the pages as lost because Xen does not release them. They never return to the heap.
     pub(crate) fn lose(&self) {
         self.are_lost.set(true);
     }
 
-    /// Whether [`Pages::lose`] was called.
+    /// Returns whether [`Pages::lose`] was called.
     pub(crate) fn are_lost(&self) -> bool {
         self.are_lost.get()
     }
 
-    /// Their linear addresses.
+    /// Returns the pages' linear addresses.
     pub(crate) fn addresses(&self) -> &[usize] {
         &self.addresses
     }
 }
 
 impl Drop for Pages {
-    /// The pages must be mapped for reading and writing again, or be lost.
+    /// Gives the pages back. They must be mapped for reading and writing again, or be lost.
     fn drop(&mut self) {
         if self.are_lost.get() {
             return;
@@ -143,7 +144,8 @@ impl PageStream {
                 self.pages.grow(BLOCK_PAGES)?;
             }
             let (part, rest) = bytes.split_at(bytes.len().min(PAGE_BYTES - at));
-            // SAFETY: inside a page that is ours, and mapped as long as nothing else is done with it.
+            // SAFETY: the address is inside a page that this value owns. The page is mapped until it is put to another
+            // use.
             unsafe {
                 ptr::with_exposed_provenance_mut::<u8>(self.pages.addresses[page] + at)
                     .copy_from_nonoverlapping(part.as_ptr(), part.len());
@@ -154,31 +156,32 @@ impl PageStream {
         Ok(())
     }
 
-    /// Gives back the pages behind the end.
+    /// Gives back the pages after the end.
     pub(crate) fn trim(&mut self) {
         self.pages.shrink(self.bytes.div_ceil(PAGE_BYTES));
     }
 
-    /// How long it is.
+    /// Returns the length in bytes.
     pub(crate) const fn len(&self) -> usize {
         self.bytes
     }
 
-    /// The same bytes have the same sum, and any change is seen but by a rare accident (FNV-1a, word by word).
+    /// Returns a checksum (FNV-1a, word by word). Equal bytes have equal sums, and a change goes unseen only by a rare
+    /// accident.
     pub(crate) fn sum(&self) -> u64 {
         let mut sum = 0xcbf2_9ce4_8422_2325_u64;
         let words = self.bytes.div_ceil(size_of::<u64>());
         let per_page = PAGE_BYTES / size_of::<u64>();
         for word in 0..words {
             let page = ptr::with_exposed_provenance::<u64>(self.pages.addresses[word / per_page]);
-            // SAFETY: inside a page that is ours and mapped.
+            // SAFETY: the address is inside a page that this value owns and that is mapped.
             let word = unsafe { page.add(word % per_page).read() };
             sum = (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3);
         }
         sum
     }
 
-    /// The pages, some of which may be unused.
+    /// Returns the pages, some of which may be unused.
     pub(crate) const fn pages(&self) -> &Pages {
         &self.pages
     }

@@ -1,4 +1,4 @@
-//! The program that a new world gets: a kernel that was uploaded, or this one as it was when it began.
+//! The program of a successor: an uploaded kernel, or this one as it was at its start.
 
 use core::ptr;
 
@@ -12,27 +12,27 @@ use crate::xen::shared_page::PAGE_BYTES;
 /// This kernel's data before anything was written to it. Code and constants never change.
 static OWN_DATA: Mutex<[u8; PAGE_BYTES]> = Mutex::new([0; PAGE_BYTES]);
 
-/// Keeps this kernel's data for [`Program::Own`]. To be called before anything else.
+/// Keeps this kernel's data for [`Program::Own`]. Must be called before anything else.
 pub(crate) fn keep_own_data() {
     let data = entry::data();
     if let Some(mut kept) = OWN_DATA.try_lock() {
         let from = ptr::with_exposed_provenance::<u8>(data.start);
-        // SAFETY: the linker's symbols enclose mapped memory of this image, a page at most, that nobody else uses yet.
+        // SAFETY: the linker's symbols enclose mapped memory of this image, at most a page. Nothing else uses it yet.
         unsafe { kept.as_mut_ptr().copy_from_nonoverlapping(from, data.len().min(PAGE_BYTES)) };
     }
 }
 
-/// A program.
+/// A program that can be started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Program<'a> {
-    /// One that was uploaded.
+    /// An uploaded kernel.
     File(&'a Image, &'a Upload),
     /// This kernel.
     Own,
 }
 
 impl Program<'_> {
-    /// Where its first page is to be mapped.
+    /// Returns the address at which its first page is to be mapped.
     pub(crate) fn base(self) -> usize {
         match self {
             Self::File(image, _) => image.base() as usize,
@@ -40,7 +40,7 @@ impl Program<'_> {
         }
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns the bytes of memory that it takes.
     pub(crate) fn memory_bytes(self) -> usize {
         match self {
             Self::File(image, _) => image.memory_bytes() as usize,
@@ -48,7 +48,7 @@ impl Program<'_> {
         }
     }
 
-    /// Its first instruction.
+    /// Returns the address of its first instruction.
     pub(crate) fn entry(self) -> usize {
         match self {
             Self::File(image, _) => image.entry() as usize,
@@ -56,7 +56,7 @@ impl Program<'_> {
         }
     }
 
-    /// Where it wants Xen's stubs.
+    /// Returns the address of its page for Xen's hypercall stubs.
     pub(crate) fn hypercall_page(self) -> usize {
         match self {
             Self::File(image, _) => image.hypercall_page() as usize,
@@ -64,13 +64,13 @@ impl Program<'_> {
         }
     }
 
-    /// Gives `put` each of its pieces with the offset from the base, in the order of the offsets. All else is zero.
+    /// Calls `put` with each piece and its offset from the base, in the order of the offsets. Everything else is zero.
     pub(crate) fn for_each_part(self, put: &mut dyn FnMut(usize, &[u8])) {
         match self {
             Self::File(image, file) => image.for_each_part(file, |offset, bytes| put(offset as usize, bytes)),
             Self::Own => {
                 for range in [entry::text(), entry::rodata()] {
-                    // SAFETY: the linker's symbols enclose mapped memory of this image that nobody writes.
+                    // SAFETY: the linker's symbols enclose mapped memory of this image that is never written.
                     let bytes =
                         unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(range.start), range.len()) };
                     put(range.start - entry::virt_base(), bytes);

@@ -1,8 +1,9 @@
-//! Warm restart: after a panic or a fault while a request was handled, the state as it was before that request goes to this
-//! same program, started anew in a world of its own. Its client pays with its connection (`docs/warm-restart.md`).
+//! Warm restart: after a panic or a processor fault in a request, this same program starts again, in a successor layout
+//! of its own. It gets the state of before that request. The request's client loses its connection
+//! (`docs/warm-restart.md`).
 //!
-//! What can't be done so ends the domain: a crash while something else was done, another one on the way. Where there is too
-//! little memory for it, this kernel itself may go on ([`super::in_place`]).
+//! A warm restart is impossible if no request was in flight, or if a second crash interrupts the restart: the domain
+//! then ends with the crash reason. If only memory is missing, this kernel may resume in place ([`super::in_place`]).
 
 use core::fmt::Write as _;
 use core::ptr;
@@ -23,12 +24,12 @@ use crate::kernel::platform::XenPlatform;
 use crate::xen::bridge::{CrashNote, Handover, RECENT_CRASHES, REPORT_BYTES, RecentCrash};
 use crate::xen::time;
 
-/// A domain whose requests crash the server twice within this time gets no third try.
+/// The interval in which a second crash by a domain's requests shuts the domain out, in milliseconds.
 const REPEATED_MS: u64 = 60_000;
-/// Bytes of a request's path that the report shows.
+/// Bytes of a request's path in the report.
 const PATH_BYTES: usize = 256;
 
-/// Where the main loop keeps what it serves with.
+/// Addresses of the values that the main loop serves with.
 #[derive(Clone, Copy)]
 pub(super) struct Serving {
     server: usize,
@@ -38,12 +39,13 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// What it serves with.
+    /// Returns references to the server, its platform and the kernel's parts.
     ///
     /// # Safety
-    /// Whoever used it must never run again.
+    /// Code that used these values before must never run again.
     pub(super) unsafe fn everything<'a>(self) -> (&'a mut Server, &'a mut XenPlatform, &'a Home<'a>) {
-        // SAFETY: they are where the main loop said, for good, and nobody else uses them.
+        // SAFETY: the main loop registered these addresses, which stay valid for good. By the caller's promise there is
+        // no other user.
         unsafe {
             let server = &mut *ptr::with_exposed_provenance_mut::<Server>(self.server);
             let platform = &mut *ptr::with_exposed_provenance_mut::<XenPlatform>(self.platform);
@@ -51,17 +53,17 @@ impl Serving {
         }
     }
 
-    /// The main loop's stack pointer.
+    /// Returns the main loop's stack pointer.
     pub(super) const fn stack_pointer(self) -> usize {
         self.stack_pointer
     }
 }
 
-/// Why there is no restart.
+/// The reason why there is no warm restart.
 pub(crate) struct Refused {
-    /// In words.
+    /// The reason in words.
     pub(crate) why: &'static str,
-    /// What it takes to go on without one, if only memory is missing.
+    /// What is needed to resume in place, if only memory is missing.
     pub(crate) rest: Option<Rest>,
 }
 
@@ -74,9 +76,9 @@ impl From<&'static str> for Refused {
 static SERVING: Mutex<Option<Serving>> = Mutex::new(None);
 static RECENT: Mutex<[RecentCrash; RECENT_CRASHES]> = Mutex::new([RecentCrash::NEVER; RECENT_CRASHES]);
 
-/// Says where everything is that a restart needs.
+/// Registers the values that a warm restart needs.
 ///
-/// `stack_pointer` is that of the function that holds them.
+/// `stack_pointer` is that of the function that holds the values.
 ///
 /// # Safety
 /// The values must stay where they are for good, and that function must never return.
@@ -91,27 +93,27 @@ pub(crate) unsafe fn register(
     *SERVING.lock() = Some(Serving { server, platform, home, stack_pointer });
 }
 
-/// What is served with, once [`register`] or [`serve_again`] said so.
+/// Returns what the main loop serves with, once [`register`] or [`serve_again`] has set it.
 pub(super) fn serving() -> Option<Serving> {
     *SERVING.lock()
 }
 
-/// What was served with before a crash is served with once more.
+/// Registers the values of before a crash again.
 pub(super) fn serve_again(serving: Serving) {
     *SERVING.lock() = Some(serving);
 }
 
-/// Takes over what the predecessor remembers of crashes.
+/// Adopts the predecessor's record of recent crashes.
 pub(crate) fn remember(recent: [RecentCrash; RECENT_CRASHES]) {
     *RECENT.lock() = recent;
 }
 
-/// What is remembered of crashes.
+/// Returns the record of recent crashes.
 pub(crate) fn recent() -> [RecentCrash; RECENT_CRASHES] {
     RECENT.try_lock().map_or([RecentCrash::NEVER; RECENT_CRASHES], |recent| *recent)
 }
 
-/// Notes a crash. Returns whether the domain had caused one a short time before.
+/// Records a crash. Returns whether the domain had caused another one less than [`REPEATED_MS`] before.
 fn note(domain: u16, now_ms: u64) -> bool {
     let Some(mut recent) = RECENT.try_lock() else { return true };
     let is_recent = |crash: &RecentCrash| crash.at_ms > 0 && now_ms.saturating_sub(crash.at_ms) < REPEATED_MS;
@@ -122,7 +124,7 @@ fn note(domain: u16, now_ms: u64) -> bool {
     is_repeated
 }
 
-/// Starts this program anew. Returns why that is not possible.
+/// Starts this program again. Returns only if that failed, with the reason.
 pub(crate) fn start(what: &str) -> Refused {
     let Some(serving) = SERVING.try_lock().and_then(|mut serving| serving.take()) else {
         return "nothing was served".into();
@@ -132,7 +134,8 @@ pub(crate) fn start(what: &str) -> Refused {
         return "it came in the middle of the allocator".into();
     }
     let stopped_ns = time::now_ns();
-    // SAFETY: the main loop never runs again, nor does the handler below it, which had no more than a shared view of the state.
+    // SAFETY: the main loop never runs again. Neither does the handler below it, which had no more than a shared view
+    // of the state.
     let (server, platform, home) = unsafe { serving.everything() };
     platform.gain_all_memory();
     let domain = server.domain_in_hand(&request).0;
@@ -159,16 +162,16 @@ pub(crate) fn start(what: &str) -> Refused {
     "the restart failed as well".into()
 }
 
-/// The note for the kernel that goes on.
+/// Describes the crash for the kernel that continues.
 fn describe(what: &str, domain: u16, request: &InHand, is_repeated: bool) -> CrashNote {
     let mut report = heapless::String::<REPORT_BYTES>::new();
     let InHand { header, payload, .. } = request;
     let bytes = (header.payload_bytes as usize).min(PATH_BYTES);
-    // SAFETY: the handler never went on, so the payload is still where it was.
+    // SAFETY: the handler did not continue, so the payload is still where it was.
     let start = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance::<u8>(*payload), bytes) };
     let path = start.split(|byte| *byte == 0).next().unwrap_or_default();
     let kind = MessageType::from_wire(header.kind);
-    // What does not fit is left out.
+    // Text that does not fit is left out.
     let _ = write!(report, "domain {domain}, {kind:?} {}: {what}", path.escape_ascii());
     let mut note = CrashNote { domain, is_repeated: is_repeated.into(), ..CrashNote::NONE };
     note.report_bytes = report.len() as u32;
@@ -176,7 +179,8 @@ fn describe(what: &str, domain: u16, request: &InHand, is_repeated: bool) -> Cra
     note
 }
 
-/// Makes whoever caused the crash pay, and tells of it: in the kernel that goes on, once all was taken over.
+/// Charges the domain that caused the crash and reports the crash. Runs in the successor, once it has taken everything
+/// over.
 #[inline(never)]
 pub(crate) fn settle(handover: &Handover, node: &str, server: &mut Server, platform: &mut XenPlatform) {
     remember(handover.recent);
@@ -186,7 +190,7 @@ pub(crate) fn settle(handover: &Handover, node: &str, server: &mut Server, platf
     tell(&handover.crash, node, server, platform);
 }
 
-/// The same for one crash, in whichever kernel goes on.
+/// Charges and reports one crash, in the kernel that continues.
 pub(super) fn tell(crash: &CrashNote, node: &str, server: &mut Server, platform: &mut XenPlatform) {
     let CrashNote { domain, is_repeated, report, report_bytes } = crash;
     let is_repeated = *is_repeated != 0;

@@ -1,8 +1,8 @@
-//! A live update in too little memory: this kernel drops its state, which is in the stream, to make room for the successor. If
-//! that fails, the state is made again from the stream.
+//! A live update with too little memory: this kernel drops its state, which is in the stream, to make room for the
+//! successor. If the update fails, it restores the state from the stream.
 //!
-//! This is done only if it was asked for. The way back is a little weaker: a successor that spoils the stream and then fails
-//! leaves nothing to go on with.
+//! This happens only on request (`-F`). The way back is a little weaker: if a successor damages the stream and then
+//! fails, there is no state to resume with.
 
 use core::ptr;
 
@@ -15,7 +15,7 @@ use crate::kernel::heap;
 use crate::kernel::platform::XenPlatform;
 use crate::xen::time;
 
-/// Does it. Returns when there is no successor, with the server as it was.
+/// Starts the successor without keeping the state. Returns, with the server as it was, if no successor took over.
 pub(super) fn start(
     server: &mut Server,
     platform: &mut XenPlatform,
@@ -33,10 +33,10 @@ pub(super) fn start(
     assert!(!pages.are_lost() && stream.sum() == sum, "{why}; and the saved state is not what it was");
     let used = stream.len().div_ceil(crate::xen::shared_page::PAGE_BYTES);
     let pages = pages.addresses().get(..used).unwrap_or_default();
-    // SAFETY: all rings were unmapped, and none is mapped before this is.
+    // SAFETY: all rings were unmapped, and none is mapped before this row is unmapped.
     let start = unsafe { platform.memory().map_in_a_row(pages, heap::give_page) }
         .unwrap_or_else(|error| panic!("{why}; and the saved state can't be mapped: {error:?}"));
-    // SAFETY: the pages were just mapped there, hold so many bytes, and are written by nobody.
+    // SAFETY: the pages were just mapped there, hold this many bytes, and are not written.
     let bytes = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(start), stream.len()) };
     let engine = load(bytes, &home.config, time::now_ms())
         .unwrap_or_else(|error| panic!("{why}; and the saved state can't be restored: {error}"));

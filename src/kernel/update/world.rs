@@ -1,9 +1,18 @@
-//! The successor's world: its pages, tables, p2m list and `start_info`, as a domain builder would make them.
+//! The successor layout: its pages, page tables, p2m list and `start_info`, as a domain builder would make them.
 //!
-//! From the image's base upwards: the image, the p2m list, `start_info`, the console's page, the list of ring mappings with
-//! console lines behind it, the page tables, the boot stack, free memory, and the stream as the boot module at the very end, so that what it
-//! took can join the heap once it has been read. The p2m list names all pages of the domain, the predecessor's last;
-//! `start_info` counts only the successor's own.
+//! From the image's base upwards:
+//!
+//! - the image,
+//! - the p2m list,
+//! - `start_info`,
+//! - the console's page,
+//! - the list of ring mappings, followed by console lines,
+//! - the page tables,
+//! - the boot stack,
+//! - free memory,
+//! - the stream as the boot module, at the very end so that its memory can join the heap once it has been read.
+//!
+//! The p2m list names all pages of the domain, the predecessor's last. `start_info` counts only the successor's own.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -23,16 +32,16 @@ use crate::xen::memory::{Memory, MemoryError};
 use crate::xen::page_table::{ENTRIES, Entry, Level};
 use crate::xen::shared_page::PAGE_BYTES;
 
-/// Why a world can't be built.
+/// The reason why a successor layout cannot be built.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unbuildable {
     /// There is not enough memory.
     NoPages(NoPages),
-    /// The image with all else does not lie in one entry of the root table.
+    /// The layout does not fit into one entry of the root table.
     TooLarge,
     /// Xen refused a change.
     Memory(MemoryError),
-    /// Xen refused the tables.
+    /// Xen refused the page tables.
     Tables(XenError),
 }
 
@@ -48,7 +57,7 @@ impl From<MemoryError> for Unbuildable {
     }
 }
 
-/// Where everything is, as page numbers of the successor.
+/// The places of all parts, as page numbers of the successor.
 #[derive(Clone, Debug)]
 struct Layout {
     base: usize,
@@ -59,19 +68,19 @@ struct Layout {
     tables: Range<usize>,
     stack: usize,
     module: usize,
-    /// All pages.
+    /// Number of all pages.
     end: usize,
 }
 
 /// Entries of the p2m list in a page.
 const LIST_ENTRIES: usize = PAGE_BYTES / size_of::<u64>();
 
-/// Pages for `bytes`.
+/// Returns the pages that `bytes` take.
 const fn pages_for(bytes: usize) -> usize {
     bytes.div_ceil(PAGE_BYTES)
 }
 
-/// How many entries of a level `range` touches.
+/// Returns how many entries of a level `range` touches.
 fn entries(level: Level, range: &Range<usize>) -> usize {
     range.end.div_ceil(level.entry_span()) - range.start / level.entry_span()
 }
@@ -114,23 +123,23 @@ impl Layout {
     }
 }
 
-/// What the successor is to get.
+/// The contents of a successor layout.
 pub(crate) struct Contents<'a> {
     /// The kernel.
     pub(crate) program: Program<'a>,
     /// Its command line, without NUL.
     pub(crate) command_line: &'a [u8],
-    /// The state. Its pages go over, and come back.
+    /// The saved state. Its pages are the successor's until the successor fails.
     pub(crate) stream: &'a PageStream,
     /// The predecessor's ring mappings.
     pub(crate) mappings: &'a [RingMapping],
-    /// Lines that the console has no room for yet.
+    /// Lines that do not fit into the console yet.
     pub(crate) lines: &'a [u8],
-    /// Pages that are free for it.
+    /// Pages of free memory.
     pub(crate) heap_pages: usize,
 }
 
-/// A world that is ready, or was.
+/// A successor layout that is built, or was.
 #[derive(Debug)]
 pub(crate) struct World<'a> {
     layout: Layout,
@@ -140,7 +149,7 @@ pub(crate) struct World<'a> {
     is_pinned: bool,
 }
 
-/// Pages that a world with these parts has beside the stream's.
+/// Returns the pages of a layout with these parts, without the stream's.
 pub(crate) fn pages_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, heap_pages: usize) -> usize {
     let list_bytes = mappings * size_of::<RingMapping>() + log::BUFFER_BYTES;
     let layout = Layout::new(entry::virt_base(), pages_for(image_bytes), memory.pages(), list_bytes, heap_pages, 0);
@@ -148,7 +157,7 @@ pub(crate) fn pages_beside_stream(memory: &Memory, image_bytes: usize, mappings:
 }
 
 impl<'a> World<'a> {
-    /// Builds a world. What is in it is not mapped here any more, until [`World::leave`].
+    /// Builds a layout. Its pages are not mapped in this kernel any more, until [`World::leave`].
     ///
     /// # Errors
     /// [`Unbuildable`], with everything as it was.
@@ -172,7 +181,7 @@ impl<'a> World<'a> {
             Some(channel) => Some(memory.address_of_frame(channel.frame)?),
             None => None,
         };
-        // Before the pages, which leave no long block behind.
+        // Allocated before the pages, which leave no long block free.
         let mut is_given = Vec::new();
         is_given.try_reserve_exact(memory.pages()).map_err(|_| NoPages { wanted: memory.pages() })?;
         is_given.resize(memory.pages(), false);
@@ -191,7 +200,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Where this kernel has a page of the successor: the linear address.
+    /// Returns the linear address at which this kernel has a page of the successor.
     fn source(&self, page: usize) -> usize {
         match self.console {
             Some(console) if page == self.layout.console => console,
@@ -200,7 +209,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The pages that are the successor's alone.
+    /// Returns the pages that only the successor uses.
     fn given(&self) -> impl Iterator<Item = usize> {
         let is_shared = |page: &usize| self.console.is_some() && *page == self.layout.console;
         (0..self.layout.end).filter(move |page| !is_shared(page)).map(|page| self.source(page))
@@ -212,7 +221,7 @@ impl<'a> World<'a> {
         while !bytes.is_empty() {
             let (page, at) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
             let (part, rest) = bytes.split_at(bytes.len().min(PAGE_BYTES - at));
-            // SAFETY: a page that was taken for the world and is still mapped here.
+            // SAFETY: the page was taken for the layout and is still mapped here.
             unsafe {
                 ptr::with_exposed_provenance_mut::<u8>(self.source(page) + at)
                     .copy_from_nonoverlapping(part.as_ptr(), part.len());
@@ -222,11 +231,11 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Writes the image, and zeros where it has no bytes.
+    /// Writes the image, with zeros where it has no bytes.
     fn put_image(&self, program: Program<'_>) {
         let mut done = 0;
         program.for_each_part(&mut |offset, bytes| {
-            // Segments don't overlap, and come in the order of their addresses.
+            // Segments do not overlap, and come in the order of their addresses.
             self.put_zeros(done, offset);
             self.put(self.layout.base + offset, bytes);
             done = offset + bytes.len();
@@ -239,7 +248,7 @@ impl<'a> World<'a> {
         let mut at = from;
         while at < to {
             let count = (to - at).min(PAGE_BYTES - at % PAGE_BYTES);
-            // SAFETY: in a page that was taken for the world and is still mapped here.
+            // SAFETY: the address is in a page that was taken for the layout and is still mapped here.
             unsafe {
                 ptr::with_exposed_provenance_mut::<u8>(self.source(at / PAGE_BYTES) + at % PAGE_BYTES)
                     .write_bytes(0, count);
@@ -248,14 +257,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Fills all pages but the tables.
+    /// Fills all pages but the page tables.
     fn fill(&self, memory: &Memory, boot: &BootInfo, program: Program<'_>, command_line: &[u8], is_given: Vec<bool>) {
         let layout = &self.layout;
         self.put_image(program);
         self.put_zeros(layout.frame_list * PAGE_BYTES, layout.console * PAGE_BYTES);
         self.put_zeros((layout.console + 1) * PAGE_BYTES, layout.stack * PAGE_BYTES);
-        // Xen's stubs are the same for every page that it fills.
-        // SAFETY: the page of stubs is code of this kernel, which nobody writes.
+        // Xen's stubs are the same in every page that it fills.
+        // SAFETY: the page of stubs is code of this kernel, which is never written.
         let stubs =
             unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(entry::hypercall_stubs()), PAGE_BYTES) };
         self.put(program.hypercall_page(), stubs);
@@ -266,7 +275,7 @@ impl<'a> World<'a> {
         self.put(layout.address(layout.start_info), bytes);
     }
 
-    /// Writes the list of ring mappings, and the console lines behind it.
+    /// Writes the list of ring mappings, followed by the console lines.
     fn put_lists(&self, mappings: &[RingMapping], lines: &[u8]) {
         let mut at = self.mappings_address();
         for mapping in mappings {
@@ -276,7 +285,8 @@ impl<'a> World<'a> {
         self.put(at, lines);
     }
 
-    /// Writes the p2m list: the successor's frames, and then all others of the domain. `is_given` has room for all pages.
+    /// Writes the p2m list: the successor's frames, then all others of the domain. `is_given` must have room for all
+    /// pages.
     fn put_frame_list(&self, memory: &Memory, mut is_given: Vec<bool>) {
         let base = entry::virt_base();
         let (mut list, mut at) = (0, 0);
@@ -284,7 +294,7 @@ impl<'a> World<'a> {
             if at % LIST_ENTRIES == 0 {
                 list = self.source(self.layout.frame_list + at / LIST_ENTRIES);
             }
-            // SAFETY: in a page that was taken for the world and is still mapped here.
+            // SAFETY: the address is in a page that was taken for the layout and is still mapped here.
             unsafe { ptr::with_exposed_provenance_mut::<u64>(list).add(at % LIST_ENTRIES).write(frame) };
             at += 1;
         };
@@ -308,7 +318,7 @@ impl<'a> World<'a> {
         info.nr_pages = layout.end as u64;
         info.shared_info = boot.shared_info_frame << 12;
         if let Some(channel) = &boot.console {
-            // SAFETY: zero, which is a value of both variants.
+            // SAFETY: the union is zero, which is a value of both variants.
             let console = unsafe { &mut info.console.domU };
             (console.mfn, console.evtchn) = (channel.frame, channel.port);
         }
@@ -326,13 +336,13 @@ impl<'a> World<'a> {
         info
     }
 
-    /// Writes the page tables: root, level 3, levels 2, levels 1.
+    /// Writes the page tables: the root, level 3, levels 2, levels 1.
     fn make_tables(&self, memory: &Memory, bridge: &Bridge) {
         let layout = &self.layout;
         let range = layout.base..layout.address(layout.end);
         let set = |page: usize, index: usize, entry: Entry| {
             assert!(index < ENTRIES, "a table has 512 entries");
-            // SAFETY: a page of the world, zeroed and still mapped here for writing.
+            // SAFETY: the page belongs to the layout, is zeroed, and is still mapped here for writing.
             unsafe { ptr::with_exposed_provenance_mut::<u64>(self.source(page)).add(index).write(entry.0) };
         };
         let lead = |page: usize| Entry::new(memory.frame(self.source(page)), Entry::TABLE);
@@ -358,9 +368,9 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes the pages out of this world, names them as the successor will, and makes its tables tables.
+    /// Unmaps the pages here, gives them the successor's page numbers, and turns its tables into page tables.
     fn hand_out(&mut self, memory: &Memory) -> Result<(), Unbuildable> {
-        // SAFETY: nothing but the world uses its pages, and from here on it only looks at their frames.
+        // SAFETY: only the layout uses its pages, and from here on it only reads their frame numbers.
         unsafe { memory.unmap_pages(self.given()) }?;
         memory.name_frames((0..self.layout.end).map(|page| (memory.frame(self.source(page)), page)))?;
         memory.pin_root(self.root_frame(memory)).map_err(Unbuildable::Tables)?;
@@ -372,7 +382,7 @@ impl<'a> World<'a> {
         memory.frame(self.source(self.layout.tables.start))
     }
 
-    /// How it is entered.
+    /// Returns how the successor is entered.
     pub(crate) fn way(&self, memory: &Memory, program: Program<'_>) -> Way {
         Way {
             root_frame: self.root_frame(memory),
@@ -382,17 +392,17 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Where the successor has the list of ring mappings.
+    /// Returns the address of the list of ring mappings in the successor.
     pub(crate) fn mappings_address(&self) -> usize {
         self.layout.address(self.layout.mappings)
     }
 
-    /// Bytes that it takes.
+    /// Returns the layout's size in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.layout.end * PAGE_BYTES
     }
 
-    /// Takes everything back, whatever the successor did with it.
+    /// Takes all pages back, no matter what the successor did with them.
     pub(crate) fn leave(self, memory: &Memory) {
         let old = |address: usize| (memory.frame(address), (address - entry::virt_base()) / PAGE_BYTES);
         let outcome = (|| {
@@ -404,7 +414,7 @@ impl<'a> World<'a> {
             memory.map_pages(self.given())
         })();
         if let Err(error) = outcome {
-            // Xen still uses them for something: what is lost is less than what would break.
+            // Xen still uses these pages. Their loss costs less than their reuse would break.
             ::log::error!("{} KiB of a successor's memory can't be had back: {error:?}", self.bytes() / 1024);
             self.pages.lose();
             self.stream.pages().lose();
