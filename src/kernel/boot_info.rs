@@ -1,4 +1,4 @@
-//! What the domain builder tells the kernel, in a form of our own.
+//! The domain builder's information for the kernel, in a form of the kernel's own.
 
 use core::ffi::CStr;
 use core::ops::Range;
@@ -13,32 +13,33 @@ use crate::xen::shared_page::PAGE_BYTES;
 pub(crate) struct Channel {
     /// Machine frame of the page, which is one of this domain's pages.
     pub(crate) frame: u64,
-    /// Our port.
+    /// The local port.
     pub(crate) port: u32,
 }
 
-/// Everything that was said at boot.
+/// The information that the kernel gets at boot.
 #[derive(Clone, Debug)]
 pub(crate) struct BootInfo {
     /// Pages of the domain.
     pub(crate) pages: usize,
-    /// The command line, without its end.
+    /// The command line, without its NUL.
     pub(crate) command_line: &'static [u8],
     /// Machine frame of the shared-info page.
     pub(crate) shared_info_frame: u64,
     /// The console, if there is one.
     pub(crate) console: Option<Channel>,
-    /// The Xenstore of this domain itself: there is one for an ordinary guest only.
+    /// This domain's own Xenstore channel: only an ordinary guest has one.
     pub(crate) store: Option<Channel>,
-    /// The boot module: virtual addresses.
+    /// The boot module, as virtual addresses.
     pub(crate) module: Option<Range<usize>>,
     /// Virtual address of the root page table.
     pub(crate) page_table: usize,
-    /// Virtual address of the list of machine frames by page.
+    /// Virtual address of the p2m list: machine frames by page.
     pub(crate) frame_list: usize,
-    /// The first virtual address behind all that the builder put into memory, a module at the very end excepted.
+    /// The first virtual address after everything that the builder put into memory, except for a module at the very
+    /// end.
     pub(crate) first_free: usize,
-    /// Where a module is that lies at the very end of memory.
+    /// Address of a module that lies at the very end of memory.
     pub(crate) last_module: Option<usize>,
 }
 
@@ -49,11 +50,12 @@ impl BootInfo {
     /// `info` must be the pointer that the builder left in `rsi`, and `stack_end` the `rsp` that it left. Nothing may
     /// have changed since.
     pub(crate) unsafe fn from_start_info(info: *const start_info, stack_end: usize) -> Self {
-        // SAFETY: the builder's structure stays where it is; nobody writes it.
+        // SAFETY: the builder's structure stays where it is and is never written.
         let info: &'static start_info = unsafe { &*info };
-        // SAFETY: both variants of the union are integers; the builder of a domain that is not dom0 filled this one.
+        // SAFETY: both variants of the union are integers. For a domain that is not dom0, the builder filled in this
+        // one.
         let console = unsafe { info.console.domU };
-        // SAFETY: bytes of another signedness, at the same place.
+        // SAFETY: the bytes are the same, at the same place; only their signedness differs.
         let text = unsafe { &*ptr::from_ref(&info.cmd_line).cast::<[u8; xen_sys::MAX_GUEST_CMDLINE as usize]>() };
         let module = (info.mod_len != 0 && info.flags & xen_sys::SIF_MOD_START_PFN == 0).then(|| {
             let start = info.mod_start as usize;
@@ -78,7 +80,7 @@ impl BootInfo {
     }
 }
 
-/// A channel, if the builder made one.
+/// Returns the channel, if the builder made one.
 fn channel(frame: u64, port: u32) -> Option<Channel> {
     (frame != 0 && port != 0).then_some(Channel { frame, port })
 }

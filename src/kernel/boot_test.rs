@@ -1,7 +1,7 @@
-//! Tests that need the kernel's own place in the world, and ends on purpose, to see how they are reported: in images
-//! that are built with the feature `boot-test` only.
+//! Tests that need the kernel's own environment, and deliberate crashes that show how they are reported. Only images
+//! that are built with the feature `boot-test` contain them.
 //!
-//! The test is named on the command line: `--boot-test=panic`, and so on.
+//! The command line names the test: `--boot-test=panic`, for instance.
 
 use alloc::vec::Vec;
 use core::arch::asm;
@@ -14,10 +14,10 @@ use super::boot_info::BootInfo;
 use crate::xen::event_channel::{self, two_level};
 use crate::xen::{entry, hypercall, sched, shared_info};
 
-/// The number by which a domain calls itself (`DOMID_SELF`).
+/// The number by which a domain refers to itself (`DOMID_SELF`).
 const DOMID_SELF: u16 = 0x7ff0;
 
-/// Does what the command line asks for.
+/// Runs the test that the command line names.
 pub(crate) fn run(boot: &BootInfo) {
     let text = core::str::from_utf8(boot.command_line).unwrap_or_default();
     let test = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("--boot-test="));
@@ -30,22 +30,22 @@ pub(crate) fn run(boot: &BootInfo) {
         "stack" => {
             black_box(recurse(1));
         }
-        // SAFETY: it is meant to fault, at an address that nothing is mapped at.
+        // SAFETY: the access is meant to fault, at an address where nothing is mapped.
         "null" => unsafe {
             ptr::null::<u8>().wrapping_add(16).read_volatile();
         },
-        // SAFETY: it is meant to fault: code can't be written.
+        // SAFETY: the access is meant to fault: code is not writable.
         "text" => unsafe { ptr::with_exposed_provenance_mut::<u8>(entry::text().start).write_volatile(0) },
-        // SAFETY: it is meant to fault: read-only data can't be executed.
+        // SAFETY: the call is meant to fault: read-only data is not executable.
         "execute" => unsafe { asm!("call {}", in(reg) entry::rodata().start) },
-        // SAFETY: it is meant to fault.
+        // SAFETY: the instruction is meant to fault.
         "opcode" => unsafe { asm!("ud2") },
         "nested" => panic!("{}", Nested),
         _ => log::warn!("there is no such test"),
     }
 }
 
-/// Binds as many event channels as there are, each to one end of its own, and lets each fire once.
+/// Binds as many event channels as exist, each to an end of its own, and lets each fire once.
 fn ports() {
     let shared_info = shared_info::page().expect("mapped before");
     two_level::unmask_all(shared_info);
@@ -56,7 +56,7 @@ fn ports() {
             Err(_) => break,
         }
     }
-    // Binding lets a port fire.
+    // Binding makes a port fire.
     two_level::take_fired(shared_info, |_| ());
     let mut seen = 0;
     for (far, near) in &channels {
@@ -72,7 +72,7 @@ fn ports() {
     }
 }
 
-/// A new port that only this domain may bind to.
+/// Returns a new port that only this domain may bind to.
 fn unbound_port() -> Option<u32> {
     let mut argument = evtchn_alloc_unbound { dom: DOMID_SELF, remote_dom: DOMID_SELF, port: 0 };
     // SAFETY: the structure is the operation's; Xen only writes the port into it.
@@ -81,13 +81,13 @@ fn unbound_port() -> Option<u32> {
     Some(argument.port)
 }
 
-/// Uses up the stack.
+/// Exhausts the stack.
 fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     if depth == 0 { 0 } else { recurse(depth + 1) + frame[3] }
 }
 
-/// Panics while a panic is printed.
+/// A value that panics while a panic is printed.
 struct Nested;
 
 impl core::fmt::Display for Nested {

@@ -1,15 +1,15 @@
-//! The functions that the compiler takes for granted and that a libc would have.
+//! Functions that the compiler relies on and that a libc would provide.
 //!
-//! Short blocks are moved by a few overlapping words, long ones by the string instructions, which processors do by the
-//! cache line. No function is written as a plain loop of bytes: the compiler would recognise it and make it a call of
-//! the very function.
+//! Short blocks are moved by a few overlapping words. Long blocks are moved by the string instructions, which
+//! processors execute by the cache line. No function is a plain loop over bytes: the compiler would recognise the loop
+//! and replace it with a call of the same function.
 //!
-//! A host test compiles this file too; there the names are not exported, and the host's own stay in use.
+//! A host test compiles this file too. There the names are not exported, and the host's own functions stay in use.
 
 use core::arch::asm;
 use core::ffi::c_int;
 
-/// Up to here words are faster than starting a string instruction.
+/// The largest block for which words are faster than starting a string instruction.
 const SHORT_BYTES: usize = 32;
 
 /// Copies up to [`SHORT_BYTES`] bytes. All loads come before all stores, so the blocks may overlap.
@@ -44,12 +44,13 @@ unsafe fn move_short(to: *mut u8, from: *const u8, count: usize) {
 /// As in C.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller's promise; the direction flag is clear, as the ABI says.
+    // SAFETY: the caller guarantees it; the direction flag is clear, as the ABI says.
     unsafe {
         if count <= SHORT_BYTES {
             move_short(to, from, count);
         } else {
-            // By words: an emulator does each step of the instruction by itself. The last words may be written twice.
+            // Moves words, because an emulator executes each step of the instruction separately. The last words may be
+            // written twice.
             let rest = count - 16;
             asm!("rep movsq", inout("rcx") rest.div_ceil(8) => _, inout("rdi") to => _, inout("rsi") from => _,
                 options(nostack, preserves_flags));
@@ -64,18 +65,18 @@ pub(crate) unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usiz
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if count <= SHORT_BYTES {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { move_short(to, from, count) };
     } else if to.addr().wrapping_sub(from.addr()) >= count {
-        // The target begins before the source or behind its end: upwards.
-        // SAFETY: the caller's promise, and no byte is overwritten before it was read.
+        // The target begins before the source or after its end: upwards.
+        // SAFETY: the caller guarantees it, and no byte is overwritten before it was read.
         unsafe {
             asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
                 options(nostack, preserves_flags));
         }
     } else {
         // Downwards: whole words from the end, then the rest at the start, which is short.
-        // SAFETY: the caller's promise; the words cover the last `count - rest` bytes, and the rest is below them.
+        // SAFETY: the caller guarantees it; the words cover the last `count - rest` bytes, and the rest is below them.
         unsafe {
             let rest = count % 8;
             asm!("std", "rep movsq", "cld", inout("rcx") count / 8 => _, inout("rdi") to.add(count - 8) => _,
@@ -90,7 +91,7 @@ pub(crate) unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usi
 /// As in C.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) -> *mut u8 {
-    // SAFETY: the caller's promise; the direction flag is clear.
+    // SAFETY: the caller guarantees it; the direction flag is clear.
     unsafe {
         let word = u64::from(value as u8) * 0x0101_0101_0101_0101;
         asm!("rep stosq", inout("rcx") count / 8 => _, inout("rdi") to => _, in("rax") word,
@@ -106,7 +107,7 @@ pub(crate) unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
     let mut at = 0;
-    // SAFETY: the caller promises `count` bytes at both.
+    // SAFETY: the caller guarantees `count` bytes at both addresses.
     unsafe {
         // Four words at a time while they are equal: long paths often differ only at their ends.
         while at + 32 <= count {
@@ -140,7 +141,7 @@ pub(crate) unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize)
 /// As in C.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
-    // SAFETY: the caller's promise is the same.
+    // SAFETY: the caller guarantees the same for both functions.
     unsafe { memcmp(a, b, count) }
 }
 
@@ -149,20 +150,21 @@ pub(crate) unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn strlen(text: *const u8) -> usize {
     let mut length = 0;
-    // SAFETY: the caller promises a terminated text.
+    // SAFETY: the caller guarantees a terminated text.
     while unsafe { text.add(length).read() } != 0 {
         length += 1;
-        // SAFETY: no instruction. It keeps the loop a loop.
+        // SAFETY: there is no instruction. The statement keeps the compiler from replacing the loop with a call.
         unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
     }
     length
 }
 
-/// Named by the unwinding tables of the ready-made `core` and `alloc`, which the linker script discards.
+/// The symbol that the unwinding tables of the ready-made `core` and `alloc` name. The linker script discards the
+/// tables.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) extern "C" fn rust_eh_personality() {}
 
-/// Named by landing pads of the ready-made `core` and `alloc`; a panic aborts, so none is reached.
+/// The symbol that landing pads of the ready-made `core` and `alloc` name. It is never called: a panic aborts.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[allow(non_snake_case)] // the ABI's name
 pub(crate) extern "C" fn _Unwind_Resume() -> ! {

@@ -1,21 +1,22 @@
-//! Lines that wait for the console: a byte ring of fixed size in which a line is kept whole or not at all.
+//! Pending console lines: a byte ring of fixed size that keeps a line whole or not at all.
 
 use core::fmt::{self, Write};
 
-/// A ring of `N` bytes. A line that does not fit is dropped and counted, and what is kept says so later.
+/// A ring of `N` bytes. It drops and counts a line that does not fit, and reports the count before the next line that
+/// it keeps.
 #[derive(Debug)]
 pub(crate) struct LineBuffer<const N: usize> {
     bytes: [u8; N],
-    /// Where the oldest byte is.
+    /// Index of the oldest byte.
     start: usize,
-    /// How many bytes wait.
+    /// Number of pending bytes.
     length: usize,
-    /// Lines that were dropped since the last that was kept.
+    /// Number of lines dropped since the last one that was kept.
     dropped: u32,
 }
 
 impl<const N: usize> LineBuffer<N> {
-    /// An empty buffer.
+    /// Creates an empty buffer.
     pub(crate) const fn new() -> Self {
         Self { bytes: [0; N], start: 0, length: 0, dropped: 0 }
     }
@@ -42,17 +43,17 @@ impl<const N: usize> LineBuffer<N> {
         self.write_str("\r\n")
     }
 
-    /// The oldest bytes that lie in one piece.
+    /// Returns the oldest bytes that are contiguous.
     pub(crate) fn peek(&self) -> &[u8] {
         &self.bytes[self.start..N.min(self.start + self.length)]
     }
 
-    /// All bytes, the oldest first.
+    /// Returns all bytes, the oldest first.
     pub(crate) fn bytes(&self) -> impl Iterator<Item = u8> {
         (0..self.length).map(|at| self.bytes[(self.start + at) % N])
     }
 
-    /// Adds lines as they are, or none of them.
+    /// Adds all of the lines unchanged, or none of them.
     pub(crate) fn push_lines(&mut self, lines: &[u8]) {
         if lines.len() > N - self.length {
             self.dropped = self.dropped.saturating_add(1);
@@ -64,14 +65,14 @@ impl<const N: usize> LineBuffer<N> {
         }
     }
 
-    /// Removes the oldest `count` bytes; `count` is at most what [`LineBuffer::peek`] showed.
+    /// Removes the oldest `count` bytes; `count` is at most the length of what [`LineBuffer::peek`] returned.
     pub(crate) fn consume(&mut self, count: usize) {
         let count = count.min(self.length);
         self.start = (self.start + count) % N;
         self.length -= count;
     }
 
-    /// Whether nothing waits.
+    /// Returns whether no bytes are pending.
     pub(crate) fn is_empty(&self) -> bool {
         self.length == 0
     }

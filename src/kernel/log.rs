@@ -1,7 +1,7 @@
-//! Log lines, and the way to the console.
+//! Log lines and their way to the console.
 //!
-//! A line goes into a fixed buffer and from there into the console's ring as far as there is room: lines of the first
-//! moments wait for the console, and a console that nobody reads never holds the store up.
+//! A line goes into a fixed buffer, and from there into the console's ring as far as there is room. The first lines
+//! wait for the console, and a console without a reader never delays the store.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -13,12 +13,12 @@ use super::line_buffer::LineBuffer;
 use crate::xen::console::Console;
 use crate::xen::{sched, time};
 
-/// Bytes of lines that wait: some 150 lines, more than a boot prints at the most talkative level before the console's
-/// daemon runs.
+/// Size of the buffer: some 150 lines, more than a boot prints at the most verbose level before the console's daemon
+/// runs.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
-/// How long the last words wait for the console's daemon to fetch them.
+/// How long the domain's last lines wait for the console's daemon to fetch them, in nanoseconds.
 const LAST_WORDS_NS: u64 = 500_000_000;
-/// How often it is looked whether they have been fetched.
+/// Interval of the checks whether they have been fetched, in nanoseconds.
 const LAST_WORDS_STEP_NS: u64 = 5_000_000;
 
 struct Output {
@@ -54,7 +54,7 @@ impl Log for Logger {
 }
 
 impl Output {
-    /// Moves what fits into the console's ring.
+    /// Moves as much as fits into the console's ring.
     fn flush(&mut self) {
         let Some(console) = &mut self.console else { return };
         let mut moved = 0;
@@ -72,24 +72,24 @@ impl Output {
     }
 }
 
-/// The output, unless somebody up the stack holds it: a line that is formatted may not print another.
+/// Returns the output, unless a caller further up the stack holds it: formatting a line must not print another.
 fn output() -> Option<MutexGuard<'static, Output>> {
     OUTPUT.try_lock()
 }
 
-/// Starts logging, into the buffer.
+/// Starts logging into the buffer.
 pub(crate) fn init() {
     // Only a second call could fail.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Sets how much is logged.
+/// Sets the most verbose level that is logged.
 pub(crate) fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Connects the console; what waits goes there.
+/// Connects the console and sends pending lines to it.
 pub(crate) fn connect(console: Console) {
     if let Some(mut output) = output() {
         output.console = Some(console);
@@ -97,7 +97,7 @@ pub(crate) fn connect(console: Console) {
     }
 }
 
-/// Goes on after another kernel has written to the console.
+/// Resumes after another kernel has written to the console.
 pub(crate) fn resume() {
     if let Some(mut output) = output() {
         if let Some(console) = &mut output.console {
@@ -107,7 +107,7 @@ pub(crate) fn resume() {
     }
 }
 
-/// Prints a line as it is.
+/// Prints a line unchanged.
 pub(crate) fn print_line(line: fmt::Arguments<'_>) {
     if let Some(mut output) = output() {
         output.lines.push_line(line);
@@ -115,12 +115,12 @@ pub(crate) fn print_line(line: fmt::Arguments<'_>) {
     }
 }
 
-/// What the console has no room for yet, for a successor to print.
+/// Returns the bytes that do not fit into the console yet, for a successor to print.
 pub(crate) fn waiting() -> Vec<u8> {
     output().map_or_else(Vec::new, |output| output.lines.bytes().collect())
 }
 
-/// Prints what a predecessor could not print any more.
+/// Prints the lines that a predecessor could not print any more.
 pub(crate) fn adopt(lines: &[u8]) {
     if let Some(mut output) = output() {
         output.lines.push_lines(lines);
@@ -128,19 +128,19 @@ pub(crate) fn adopt(lines: &[u8]) {
     }
 }
 
-/// Moves on what waits. To be called when the console's port fired.
+/// Sends pending lines on. Must be called when the console's port has fired.
 pub(crate) fn flush() {
     if let Some(mut output) = output() {
         output.flush();
     }
 }
 
-/// The console's port.
+/// Returns the console's port.
 pub(crate) fn console_port() -> Option<u32> {
     output()?.console.as_ref().map(Console::port)
 }
 
-/// The console's port fired: there is room, or somebody typed.
+/// Handles an event of the console's port: there is room in the ring, or input was typed.
 pub(crate) fn console_event() {
     if let Some(mut output) = output() {
         if let Some(console) = &output.console {
@@ -150,19 +150,19 @@ pub(crate) fn console_event() {
     }
 }
 
-/// Makes printing possible for a panic or a fault that may have come in the middle of it.
+/// Makes printing possible for a panic or a processor fault, which may have interrupted a print.
 ///
 /// # Safety
-/// Whoever holds the output must never run again.
+/// The code that holds the output must never run again.
 pub(crate) unsafe fn take_over() {
     if OUTPUT.is_locked() {
-        // SAFETY: the holder never runs again, as the caller promises, and there is one processor. The worst that it
-        // left is a torn line.
+        // SAFETY: the holder never runs again, as the caller guarantees, and there is one processor. In the worst case
+        // the holder left an incomplete line.
         unsafe { OUTPUT.force_unlock() };
     }
 }
 
-/// Gives the console's daemon a moment to fetch what was printed, before the domain ends.
+/// Gives the console's daemon a moment to fetch the printed lines before the domain ends.
 pub(crate) fn last_words() {
     let start = time::now_ns();
     if start == 0 {

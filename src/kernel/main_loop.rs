@@ -1,7 +1,8 @@
-//! The main loop: events in, work, sleep.
+//! The main loop: it takes events, works, and sleeps.
 //!
-//! A turn looks at what fired, lets the server do a bounded piece of work, and blocks if nothing is left. Upcalls stay
-//! masked but for the blocking hypercall itself, which returns at once if anything fired since the look.
+//! A turn takes the ports that fired, lets the server do a bounded piece of work, and blocks if nothing is left.
+//! Upcalls stay masked except during the blocking hypercall. That call returns at once if a port has fired since the
+//! turn took them.
 
 use ::log::info;
 use xenstore::engine::hypervisor::Port;
@@ -13,18 +14,18 @@ use super::{heap, log, update, work};
 use crate::xen::event_channel::two_level;
 use crate::xen::{entry, sched, shared_info, time};
 
-/// The ports that are the kernel's own.
+/// The kernel's own ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnPorts {
-    /// `VIRQ_DOM_EXC`: a domain has been shut down or is gone.
+    /// `VIRQ_DOM_EXC`: a domain was shut down or has disappeared.
     pub(crate) domain_exception: u32,
-    /// `VIRQ_TIMER`: the alarm. Waking up is all that it is for.
+    /// `VIRQ_TIMER`: the alarm. It only wakes the kernel up.
     pub(crate) timer: u32,
-    /// The console's daemon has fetched something.
+    /// The console's port: the console's daemon has fetched something.
     pub(crate) console: Option<u32>,
 }
 
-/// Runs the server, for ever.
+/// Runs the server forever.
 #[inline(never)]
 pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>) -> ! {
     // SAFETY: this function never returns.
@@ -32,11 +33,11 @@ pub(crate) fn run(mut server: Server, mut platform: XenPlatform, home: &Home<'_>
     serve(&mut server, &mut platform, home)
 }
 
-/// Serves, for ever: from the start, and again after a crash that cost no more than a request.
+/// Serves forever: from the start, and again after a crash that cost only a request.
 pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>) -> ! {
     let ports = home.ports;
     let shared_info = shared_info::page().expect("mapped at boot");
-    // What was set last, so that an alarm costs a hypercall only when it changes.
+    // The alarm that was set last: an alarm costs a hypercall only when it changes.
     let mut alarm_ms = None;
     let mut has_replied = false;
     loop {
@@ -59,11 +60,11 @@ pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home
         }
         while let Some(action) = server.poll_action() {
             perform(action, server, platform, home);
-            // An update sets an alarm of its own.
+            // An update sets its own alarm.
             alarm_ms = None;
         }
         let gains_memory = platform.gain_memory();
-        // What was just done may have left something to send.
+        // The actions may have produced something to send.
         if !poll.busy && !server.is_busy() && !gains_memory {
             if poll.deadline_ms != alarm_ms {
                 time::set_alarm(poll.deadline_ms);
@@ -75,7 +76,7 @@ pub(super) fn serve(server: &mut Server, platform: &mut XenPlatform, home: &Home
     }
 }
 
-/// Does what the server asks its host for.
+/// Performs an action that the server requests from its host.
 fn perform(action: Action, server: &mut Server, platform: &mut XenPlatform, home: &Home<'_>) {
     match action {
         Action::ReportMemory => {

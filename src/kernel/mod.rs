@@ -43,21 +43,21 @@ use main_loop::OwnPorts;
 use platform::XenPlatform;
 use update::{Home, program, restart, successor};
 
-/// The heap below which the kernel does not start: an empty store with the tools' nodes takes some 100 KiB, a guest
-/// with its nodes, watches and queues some tens of KiB.
+/// The smallest heap with which the kernel starts, in bytes. An empty store with the tools' nodes takes some 100 KiB. A
+/// guest with its nodes, watches and queues takes some tens of KiB.
 const HEAP_BYTES_MIN: usize = 1024 * 1024;
 
-/// Entered by `boot/pv.s`, on the kernel's own stack, with what Xen left in `rsi` and `rsp`.
+/// Starts the kernel. `boot/pv.s` calls it on the kernel's own stack, with the values that Xen left in `rsi` and `rsp`.
 pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     program::keep_own_data();
-    // SAFETY: the values are the builder's, passed on untouched by the assembly.
+    // SAFETY: the values are the builder's; the assembly passes them on unchanged.
     let boot = unsafe { BootInfo::from_start_info(info, stack_end) };
     #[cfg(feature = "boot-test")]
     update_test::fail(&boot, update_test::Place::Start);
     // SAFETY: the table is the builder's, and still the current one.
     let has_predecessor = unsafe { successor::find_predecessor(boot.page_table) };
     if has_predecessor {
-        // The predecessor's callback stays: it is what ends a successor that hangs.
+        // The predecessor's callback stays registered: it ends a successor that hangs.
         entry::register_own_fault_handlers();
     } else {
         entry::register_handlers();
@@ -78,7 +78,7 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     serve_as_told(&boot, has_predecessor, memory)
 }
 
-/// Serves, as the successor of another kernel or as the first.
+/// Serves, as the successor of another kernel or as the first kernel.
 #[cfg_attr(feature = "hostile-guest", allow(dead_code, reason = "that image serves nobody"))]
 fn serve_as_told(boot: &BootInfo, has_predecessor: bool, memory: Memory) -> ! {
     let options = read_options(boot);
@@ -89,19 +89,19 @@ fn serve_as_told(boot: &BootInfo, has_predecessor: bool, memory: Memory) -> ! {
     serve(boot, &options, memory, ports)
 }
 
-/// The page tables, and the shared-info page in its place.
+/// Opens the page tables, and maps the shared-info page.
 fn open_memory(boot: &BootInfo) -> Memory {
-    // SAFETY: the addresses are the builder's; this is the only `Memory`.
+    // SAFETY: the addresses are the builder's, and this is the only `Memory`.
     let memory = unsafe { Memory::new(boot.page_table, boot.frame_list, boot.pages) };
     // SAFETY: the page was reserved for this in `boot/pv.s`.
     let mapped = unsafe { memory.replace_page(entry::shared_info(), boot.shared_info_frame) };
     mapped.expect("Xen lets a domain map its shared-info page");
-    // SAFETY: just mapped, and never changed again.
+    // SAFETY: the page was just mapped, and the mapping never changes again.
     unsafe { shared_info::init() };
     memory
 }
 
-/// Connects the console, if there is one. From here on lines can be seen.
+/// Connects the console, if there is one. Log lines are visible from here on.
 fn connect_console(boot: &BootInfo, memory: &Memory) {
     let Some(channel) = boot.console else { return };
     match memory.address_of_frame(channel.frame) {
@@ -114,9 +114,9 @@ fn connect_console(boot: &BootInfo, memory: &Memory) {
     }
 }
 
-/// Maps all memory and makes a heap of what is free.
+/// Maps all memory and makes a heap of the free part.
 fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
-    // SAFETY: the builder used nothing behind `first_free`.
+    // SAFETY: the builder used nothing from `first_free` on, except for a last module, which stays out of the heap.
     let mut free = unsafe { memory.map_all(boot.first_free) }.expect("Xen lets a domain map its own pages");
     if let Some(module) = boot.last_module {
         free.end = module;
@@ -127,12 +127,12 @@ fn make_heap(boot: &BootInfo, mut memory: Memory) -> Memory {
         let mib = needed.div_ceil(1024 * 1024);
         stop(format_args!("{} KiB of memory are not enough: at least {mib} MiB are needed", total / 1024));
     }
-    // SAFETY: all of it was just mapped, and is free.
+    // SAFETY: the whole range was just mapped, and is free.
     unsafe { heap::init(free) };
     memory
 }
 
-/// Reads the command line. What is not understood is a warning: the store must start.
+/// Reads the command line. An option that is not understood is a warning only: the store must start.
 fn read_options(boot: &BootInfo) -> Options {
     let text = String::from_utf8_lossy(boot.command_line);
     let (options, warnings) = Options::parse(text.split_ascii_whitespace());
@@ -147,7 +147,7 @@ fn read_options(boot: &BootInfo) -> Options {
     options
 }
 
-/// Gets the event channels ready, and binds the kernel's own.
+/// Prepares the event channels, and binds the kernel's own.
 fn open_events() -> OwnPorts {
     two_level::unmask_all(shared_info::page().expect("mapped before"));
     time::stop_periodic_timer();
@@ -159,7 +159,7 @@ fn open_events() -> OwnPorts {
     }
 }
 
-/// Starts the server, or says what is missing for it.
+/// Starts the server, or ends the domain with a message about what is missing.
 fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
     let domains = find_domains(boot, options);
     debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
@@ -175,7 +175,7 @@ fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) ->
     serve_with(server, platform, ports, boot, options)
 }
 
-/// Serves, for ever.
+/// Serves forever.
 fn serve_with(server: Server, platform: XenPlatform, ports: OwnPorts, boot: &BootInfo, options: &Options) -> ! {
     main_loop::run(
         server,
@@ -184,8 +184,8 @@ fn serve_with(server: Server, platform: XenPlatform, ports: OwnPorts, boot: &Boo
     )
 }
 
-/// A server with the state of the boot module, if there is one: a stream that was saved before. Without it, or if it can't
-/// be restored, the store begins anew: the host needs one.
+/// Returns a server with the state of the boot module, a stream that was saved before. Without a module, or if it
+/// cannot be restored, the store starts empty: the host needs one.
 fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> Option<Server> {
     let stream = module(boot)?;
     let engine = match load(stream, &options.config(random::hash_key()), time::now_ms()) {
@@ -208,7 +208,7 @@ fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> O
     Some(server)
 }
 
-/// Restores what the predecessor handed over, and takes its place.
+/// Restores the state that the predecessor handed over, and takes the predecessor's place.
 fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     let started_ns = time::now_ns();
     let domains = find_domains(boot, options);
@@ -253,14 +253,14 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     serve_with(server, platform, ports, boot, options)
 }
 
-/// The boot module.
+/// Returns the boot module.
 fn module(boot: &BootInfo) -> Option<&'static [u8]> {
     let module = boot.module.clone()?;
-    // SAFETY: the builder put it there; nobody writes it before it has been read.
+    // SAFETY: the builder put the module there, and it is not written before it has been read.
     Some(unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(module.start), module.len()) })
 }
 
-/// Finds out how this Xen is asked about domains, or says what is missing for that.
+/// Finds out how this Xen reports domains, or ends the domain with a message about what is missing.
 fn find_domains(boot: &BootInfo, options: &Options) -> domctl::Interface {
     match domctl::Interface::probe() {
         Ok(domains) => domains,
@@ -275,7 +275,8 @@ fn find_domains(boot: &BootInfo, options: &Options) -> domctl::Interface {
     }
 }
 
-/// Connects the control domain by the port that the command line names, or else all domains whose ring pages name one.
+/// Connects the control domain by the port on the command line. Without one, connects all domains whose ring pages name
+/// a port.
 fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatform) {
     let first = options.boot_domain();
     let Some(remote_port) = options.event else {
@@ -295,7 +296,7 @@ fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatf
     info!("serving domain {first}; memory: used={used} free={free}");
 }
 
-/// Ends the domain in order: there is nothing that it could do.
+/// Ends the domain in an orderly way, because it cannot serve.
 fn stop(why: core::fmt::Arguments<'_>) -> ! {
     successor::give_up(&alloc::format!("{why}"));
     error!("{why}; shutting down");

@@ -1,6 +1,10 @@
-//! The end on a panic or a processor fault: says where and why. If this is a live update it goes back to the predecessor;
-//! if a request was being handled the kernel starts anew with the state of before, or goes on without that request where
-//! there is no memory for that; else it ends the domain with the crash reason.
+//! The end on a panic or a processor fault. It is reported with its place and reason, and the kernel then takes the
+//! first way that is possible:
+//!
+//! - In a live update, it returns to the predecessor.
+//! - If a request was in flight, a warm restart continues with the state of before that request.
+//! - If only the memory for a restart is missing, and after a panic only, this kernel resumes without that request.
+//! - Otherwise the domain ends with the crash reason.
 
 use core::fmt;
 use core::panic::PanicInfo;
@@ -14,20 +18,20 @@ use crate::xen::shared_info;
 
 /// The vector of a page fault.
 const PAGE_FAULT: u64 = 14;
-/// Addresses from the stack that are printed.
+/// Number of addresses from the stack that are printed.
 const CALLS: usize = 12;
 
-/// Set as soon as the end has begun: a fault or panic while it is printed ends the domain without another word.
+/// Whether the end has begun: a second panic or processor fault ends the domain without a further report.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// What the predecessor is told.
+/// The reason as the predecessor gets it.
 type Why = heapless::String<WHY_BYTES>;
-/// Bytes of it; more than that is cut off.
+/// Size of the reason in bytes; a longer one is cut off.
 const WHY_BYTES: usize = 400;
 
-/// Puts it together without the heap, which may be what failed.
+/// Formats the reason without the heap, which may be what failed.
 fn why(text: fmt::Arguments<'_>) -> Why {
-    /// Keeps what fits.
+    /// A writer that keeps as much as fits.
     struct Cut(Why);
     impl fmt::Write for Cut {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -35,12 +39,12 @@ fn why(text: fmt::Arguments<'_>) -> Why {
         }
     }
     let mut cut = Cut(Why::new());
-    // What does not fit is left out.
+    // Text that does not fit is left out.
     let _ = fmt::write(&mut cut, text);
     cut.0
 }
 
-/// Begins the end, or ends at once if it had begun.
+/// Begins the end. If the end had already begun, ends the domain at once.
 fn begin() {
     if ENDING.swap(true, Ordering::SeqCst) {
         successor::give_up("a panic or fault while another was reported");
@@ -50,7 +54,8 @@ fn begin() {
     unsafe { take_over() };
 }
 
-/// Leads to whatever is left. After a panic this kernel itself may go on; after a fault it may not, as something has run wild.
+/// Takes the first way that is possible. After a panic this kernel itself may resume. After a processor fault it may
+/// not, because its memory may be damaged.
 fn end(why: &Why, is_panic: bool) -> ! {
     successor::give_up(why);
     let refused = restart::start(why);
@@ -66,7 +71,7 @@ fn end(why: &Why, is_panic: bool) -> ! {
 fn panic(info: &PanicInfo<'_>) -> ! {
     let registers = entry::registers();
     begin();
-    // The place first: formatting the message may be what fails.
+    // The place is printed first, because formatting the message may be what fails.
     match info.location() {
         Some(location) => print_line(format_args!("panic at {location}")),
         None => print_line(format_args!("panic")),
@@ -80,7 +85,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     end(&why, true)
 }
 
-/// A fault's name, in the processor manual's words.
+/// Returns a processor fault's name, as in the processor manual.
 fn name(vector: u64) -> &'static str {
     match vector {
         0 => "divide error",
@@ -95,7 +100,7 @@ fn name(vector: u64) -> &'static str {
     }
 }
 
-/// Entered by `boot/pv.s` at a processor fault, on a stack of its own.
+/// Handles a processor fault. `boot/pv.s` calls it, on a stack of its own.
 pub(crate) extern "C" fn fault(frame: &FaultFrame) -> ! {
     begin();
     let f = frame;
@@ -110,7 +115,7 @@ pub(crate) extern "C" fn fault(frame: &FaultFrame) -> ! {
     end(&why(format_args!("fault {} ({}) at {:#x}", f.vector, name(f.vector), f.rip)), false)
 }
 
-/// Prints the registers, and what on the stack looks like the way there.
+/// Prints the registers, and the numbers on the stack that look like return addresses.
 fn print_registers(f: &FaultFrame) {
     print_line(format_args!("  rip {:016x} rsp {:016x} rbp {:016x} rflags {:x}", f.rip, f.rsp, f.rbp, f.rflags));
     print_line(format_args!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", f.rax, f.rbx, f.rcx, f.rdx));
@@ -119,6 +124,6 @@ fn print_registers(f: &FaultFrame) {
     print_line(format_args!("  r14 {:016x} r15 {:016x} cs {:x} ss {:x}", f.r14, f.r15, f.cs & 0xffff, f.ss));
     let mut calls = [0; CALLS];
     let found = entry::code_addresses(f.rsp as usize, &mut calls);
-    // Numbers that point into the code: return addresses, and some that were left over.
+    // Numbers that point into the code: return addresses, and some stale ones.
     print_line(format_args!("  stack {:x?}", &calls[..found]));
 }

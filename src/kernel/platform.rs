@@ -1,4 +1,4 @@
-//! The hypervisor as the server sees it: rings mapped by grant, ports bound, domains asked after.
+//! The hypervisor as the server sees it: it maps rings by grant, binds ports, and reports on domains.
 
 use alloc::collections::{BTreeMap, TryReserveError};
 use alloc::vec::Vec;
@@ -28,7 +28,7 @@ const REQUESTS: usize = 0;
 /// Offset of the reply queue.
 const REPLIES: usize = RING_BYTES;
 
-/// A domain's ring page, mapped.
+/// A domain's mapped ring page.
 #[derive(Debug)]
 pub(crate) struct MappedRing {
     page: SharedPage,
@@ -59,21 +59,21 @@ impl RingPage for MappedRing {
     }
 }
 
-/// A ring mapping, as the successor of this kernel needs to know it to undo it.
+/// A ring mapping, with all that a successor needs to undo it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct RingMapping {
-    /// The machine address of the page-table entry that maps the ring.
+    /// Machine address of the page-table entry that maps the ring.
     pub(crate) entry_machine_address: u64,
-    /// What Xen calls the mapping.
+    /// Xen's handle of the mapping.
     pub(crate) handle: u32,
-    /// Whose ring it is.
+    /// The domain that the ring belongs to.
     pub(crate) domain: u16,
     reserved: u16,
 }
 
 impl RingMapping {
-    /// As it lies in memory.
+    /// Returns the structure's bytes as in memory.
     pub(crate) fn to_bytes(self) -> [u8; size_of::<Self>()] {
         let mut bytes = [0; size_of::<Self>()];
         bytes[..8].copy_from_slice(&self.entry_machine_address.to_ne_bytes());
@@ -83,7 +83,7 @@ impl RingMapping {
     }
 }
 
-/// What the server uses of the hypervisor.
+/// The server's view of the hypervisor.
 #[derive(Debug)]
 pub(crate) struct XenPlatform {
     memory: Memory,
@@ -94,17 +94,17 @@ pub(crate) struct XenPlatform {
 }
 
 impl XenPlatform {
-    /// Nothing is mapped or bound yet.
+    /// Creates a platform with nothing mapped or bound yet.
     pub(crate) fn new(memory: Memory, domains: Interface) -> Self {
         Self { memory, domains, rings: BTreeMap::new(), slots: Slots::new(WINDOW_SLOTS), ports: 0 }
     }
 
-    /// The domain's memory.
+    /// Returns the domain's memory.
     pub(crate) const fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// Lets some more of the predecessor's memory join the heap; see [`successor`]. Returns whether there was any.
+    /// Adds some more of the predecessor's memory to the heap; see [`successor`]. Returns whether there was any.
     pub(crate) fn gain_memory(&mut self) -> bool {
         let is_missing = self.memory.missing_pages() > 0;
         if is_missing {
@@ -113,22 +113,22 @@ impl XenPlatform {
         is_missing
     }
 
-    /// Lets all of it join the heap: another kernel's world is made of all the memory that there is.
+    /// Adds all of the predecessor's memory to the heap: a successor layout is made of all memory that there is.
     pub(crate) fn gain_all_memory(&mut self) {
         if self.memory.missing_pages() > 0 {
             successor::gain(&mut self.memory, usize::MAX);
         }
     }
 
-    /// Bytes that are free, with those that have not joined the heap yet.
+    /// Returns the free bytes, including those that have not joined the heap yet.
     pub(crate) fn free_bytes(&self) -> usize {
         heap::usage().free + self.memory.missing_pages() * PAGE_BYTES
     }
 
-    /// All rings that are mapped.
+    /// Returns all ring mappings.
     ///
     /// # Errors
-    /// When there is no memory for the list.
+    /// Fails if there is no memory for the list.
     pub(crate) fn ring_mappings(&self) -> Result<Vec<RingMapping>, TryReserveError> {
         let mapping = |(domid, ring): (&DomId, &MappedRing)| RingMapping {
             entry_machine_address: ring.at.entry_machine_address,
@@ -142,19 +142,19 @@ impl XenPlatform {
         Ok(all)
     }
 
-    /// Unmaps all rings, and counts no port as the server's: another server is to take them over.
+    /// Unmaps all rings, and no longer counts any port as the server's, so that another server can take the ports over.
     pub(crate) fn let_go(&mut self) {
         let all: Vec<DomId> = self.rings.keys().copied().collect();
         all.into_iter().for_each(|domid| self.unmap_ring(domid));
         self.ports = 0;
     }
 
-    /// Rings that are mapped.
+    /// Returns the number of mapped rings.
     pub(crate) fn ring_count(&self) -> usize {
         self.rings.len()
     }
 
-    /// Ports that are bound for the server.
+    /// Returns the number of ports that are bound for the server.
     pub(crate) fn port_count(&self) -> usize {
         self.ports
     }
@@ -170,8 +170,8 @@ impl XenPlatform {
             Errno::Inval
         })?;
         let base = NonNull::new(ptr::with_exposed_provenance_mut(at.address)).ok_or(Errno::Inval)?;
-        // SAFETY: Xen has just mapped the granted page there for reading and writing; it stays until `unmap_ring`
-        // drops this value. The window is used for nothing else.
+        // SAFETY: Xen has just mapped the granted page there for reading and writing. The mapping stays until
+        // `unmap_ring` drops this value. The window is used for nothing else.
         let page = unsafe { SharedPage::new(base) };
         Ok(MappedRing { page, slot, at, handle })
     }
@@ -200,7 +200,7 @@ impl Hypervisor for XenPlatform {
         // SAFETY: the only value through which the page was used is gone.
         match unsafe { grant::unmap(handle, at.entry_machine_address) } {
             Ok(()) => self.slots.give_back(slot),
-            // The slot is not used again: the page may still be there.
+            // The slot is not used again: the page may still be mapped there.
             Err(error) => log::error!("the ring of domain {domid} can't be unmapped: {error:?}"),
         }
     }
@@ -264,7 +264,7 @@ impl Platform for XenPlatform {
         self.rings.get(&domid)
     }
 
-    /// A new kernel is taken to be as large as this one.
+    /// Estimates the figures of an update, on the assumption that a new kernel is as large as this one.
     fn update_figures(&self, stream_bytes: usize) -> Option<UpdateFigures> {
         let beside =
             update::bytes_beside_stream(&self.memory, entry::image_bytes(), self.rings.len(), heap::usage().used);
@@ -284,7 +284,7 @@ impl Platform for XenPlatform {
     }
 }
 
-/// Xen's error number as the one that a reply can carry.
+/// Converts Xen's error number to one that a reply can carry.
 fn errno(error: XenError) -> Errno {
     match error {
         XenError::EPERM => Errno::Perm,

@@ -8,12 +8,14 @@ use xenstore::engine::connection::output::HashKey;
 
 /// CPUID leaf 1, register ECX: the processor has RDRAND.
 const HAS_RDRAND: u32 = 1 << 30;
-/// Most tries of RDRAND: it may have no number for a moment. After the last try, the key does without it.
+/// Maximum number of RDRAND tries, because it may briefly have no number. After the last try, the key does without one.
 const TRIES: usize = 16;
-/// Reads of the time-stamp counter that are mixed into the key. Their low bits depend on the processor's work in between.
+/// Number of time-stamp counter reads that are mixed into the key. Their low bits depend on the processor's work in
+/// between.
 const READS: usize = 64;
 
-/// Makes a key for the engine's hashes, from the time-stamp counter and, where available, the processor's random numbers.
+/// Makes a key for the engine's hashes, from the time-stamp counter and, where available, the processor's random
+/// numbers.
 pub(crate) fn hash_key() -> HashKey {
     let mut hasher = SipHasher24::new_with_keys(processor_random(), processor_random());
     for _ in 0..READS {

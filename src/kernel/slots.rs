@@ -1,24 +1,25 @@
-//! Which slots of the ring window are free.
+//! The slots of the ring window.
 
 use alloc::vec::Vec;
 
-/// A freed slot is used again before a fresh one, so that the window needs no more page tables than were used at once.
+/// An allocator of slots. It reuses a freed slot before a fresh one, so that the window needs only as many page tables
+/// as were in use at once.
 #[derive(Debug)]
 pub(crate) struct Slots {
     free: Vec<usize>,
-    /// Those from here on were never used.
+    /// The first of the slots that were never used.
     fresh: usize,
-    /// How many there are.
+    /// Number of all slots.
     count: usize,
 }
 
 impl Slots {
-    /// `count` slots, all free.
+    /// Creates `count` slots, all free.
     pub(crate) const fn new(count: usize) -> Self {
         Self { free: Vec::new(), fresh: 0, count }
     }
 
-    /// A free slot, until it is given back.
+    /// Takes a free slot, until [`Slots::give_back`] frees it; `None` if all are in use.
     pub(crate) fn take(&mut self) -> Option<usize> {
         if let Some(slot) = self.free.pop() {
             return Some(slot);
@@ -31,7 +32,7 @@ impl Slots {
         Some(slot)
     }
 
-    /// Makes a slot free that [`Slots::take`] returned.
+    /// Frees a slot that [`Slots::take`] returned.
     pub(crate) fn give_back(&mut self, slot: usize) {
         self.free.push(slot);
     }

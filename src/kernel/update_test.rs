@@ -1,7 +1,7 @@
-//! Failures of a successor on purpose, to see that its predecessor goes on: in images that are built with the feature
-//! `boot-test` only.
+//! Deliberate failures of a successor, to show that its predecessor resumes. Only images that are built with the
+//! feature `boot-test` contain them.
 //!
-//! The failure is named on the command line: `--update-test=panic-before`, and so on.
+//! The command line names the failure: `--update-test=panic-before`, for instance.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -17,41 +17,41 @@ use xenstore::stream::reader::Reader;
 
 use super::boot_info::BootInfo;
 
-/// Where in its boot a successor is.
+/// A point in a successor's boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// At its very start: it has no handlers yet.
+    /// At the very start, before it has handlers.
     Start,
-    /// About to restore.
+    /// Before the restore.
     Before,
-    /// In the middle of it.
+    /// In the middle of the restore.
     During,
-    /// About to take over.
+    /// Before it takes over.
     After,
 }
 
-/// Items that are restored before a failure in the middle.
+/// Number of items that are restored before a failure in the middle.
 const SOME_ITEMS: usize = 20;
 
-/// The failure that the command line asks for.
+/// Returns the failure that the command line names.
 fn asked(boot: &BootInfo) -> Option<&'static str> {
     let text = core::str::from_utf8(boot.command_line).unwrap_or_default();
     text.split_ascii_whitespace().find_map(|word| word.strip_prefix("--update-test="))
 }
 
-/// Fails if the command line says so for this place.
+/// Fails if the command line names a failure for this place.
 pub(crate) fn fail(boot: &BootInfo, place: Place) {
     match (place, asked(boot).unwrap_or_default()) {
-        // SAFETY: it is meant to fault.
+        // SAFETY: the instruction is meant to fault.
         (Place::Start, "fault-early") => unsafe { asm!("ud2") },
-        // SAFETY: it is meant to fault: nothing is there.
+        // SAFETY: the jump is meant to fault: nothing is mapped there.
         (Place::Start, "jump-early") => unsafe { asm!("jmp {}", in(reg) 0x1234_5678_usize) },
         (Place::Start, "hang-early") | (Place::Before, "hang-before") | (Place::After, "hang-after") => hang(),
         (Place::Before, "panic-before") | (Place::During, "panic-during") | (Place::After, "panic-after") => {
             panic!("asked for")
         }
         (Place::Before, "panic-twice") => panic!("{}", Nested),
-        // SAFETY: it is meant to fault, at an address that nothing is mapped at.
+        // SAFETY: the access is meant to fault, at an address where nothing is mapped.
         (Place::Before, "fault-before") | (Place::After, "fault-after") => unsafe {
             ptr::null::<u8>().wrapping_add(16).read_volatile();
         },
@@ -62,11 +62,11 @@ pub(crate) fn fail(boot: &BootInfo, place: Place) {
     }
 }
 
-/// The stream, with something wrong if the command line says so.
+/// Returns the stream, damaged if the command line says so.
 pub(crate) fn spoil(boot: &BootInfo, stream: &'static [u8]) -> &'static [u8] {
     let mut copy = Vec::from(stream);
     match asked(boot).unwrap_or_default() {
-        // The length of a record in the middle, found by reading up to it.
+        // Damages the length of a record in the middle, which is found by reading up to it.
         "corrupt" => {
             let mut reader = Reader::new(stream).expect("the predecessor's stream is one");
             while reader.offset() < stream.len() / 2 {
@@ -96,21 +96,21 @@ pub(crate) fn restore_some(boot: &BootInfo, stream: &[u8], config: &Config) {
     fail(boot, Place::During);
 }
 
-/// Faults if this is the domain that stands for a fault.
+/// Faults if `domid` is the number that requests a processor fault.
 pub(crate) fn fault_for(domid: DomId) {
     if domid == FAULT {
-        // SAFETY: it is meant to fault.
+        // SAFETY: the instruction is meant to fault.
         unsafe { asm!("ud2") }
     }
 }
 
-/// Never gets anywhere.
+/// Hangs.
 fn hang() -> ! {
     #[expect(clippy::empty_loop, reason = "a kernel that hangs")]
     loop {}
 }
 
-/// Panics while a panic is printed.
+/// A value that panics while a panic is printed.
 struct Nested;
 
 impl core::fmt::Display for Nested {

@@ -1,6 +1,6 @@
-//! How much the kernel has done since it was started: for figures, never for decisions.
+//! Counts of the kernel's work since its start: for figures, never for decisions.
 //!
-//! A live update begins anew at zero. Counting costs an addition each, without a lock: there is one processor.
+//! A live update starts again at zero. Counting costs one addition each, without a lock: there is one processor.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +17,7 @@ impl Counter {
         Self(AtomicU64::new(0))
     }
 
-    /// One more.
+    /// Adds one.
     pub(crate) fn count(&self) {
         self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
     }
@@ -27,28 +27,29 @@ impl Counter {
     }
 }
 
-/// How often the processor went to sleep and was woken: a hypercall each, which [`hypercall::count`] does not know of.
+/// Number of times that the processor slept and was woken. Each is a hypercall that [`hypercall::count`] does not
+/// include.
 pub(crate) static WAKEUPS: Counter = Counter::new();
-/// Ports that were found to have fired.
+/// Number of ports that were found to have fired.
 pub(crate) static EVENTS: Counter = Counter::new();
-/// Signals to the other ends of ports.
+/// Number of signals to the other ends of ports.
 pub(crate) static NOTIFICATIONS: Counter = Counter::new();
 
-/// When the clock could be read first, in nanoseconds since the host's start.
+/// Time at which the clock could first be read, in nanoseconds since the host's start.
 static BEGIN_NS: AtomicU64 = AtomicU64::new(0);
 
-/// Notes that the clock can be read.
+/// Records that the clock can be read.
 pub(crate) fn begin() {
     BEGIN_NS.store(time::now_ns(), Ordering::Relaxed);
 }
 
-/// Says how long it took to the first reply.
+/// Logs the time from the start to the first reply.
 pub(crate) fn report_first_reply() {
     let us = time::now_ns().saturating_sub(BEGIN_NS.load(Ordering::Relaxed)) / 1000;
     info!("first reply {us} us after the start");
 }
 
-/// Says what was done, in one line.
+/// Logs the counts in one line.
 pub(crate) fn report(server: &Server) {
     let wakeups = WAKEUPS.get();
     info!(

@@ -13,73 +13,74 @@ use crate::xen::shared_page::PAGE_BYTES;
 use arena::Arena;
 pub(crate) use arena::Usage;
 
-/// The allocator behind `alloc`.
+/// The allocator for the `alloc` crate.
 struct KernelHeap(Mutex<Arena>);
 
 #[global_allocator]
 static HEAP: KernelHeap = KernelHeap(Mutex::new(Arena::new()));
 
 impl KernelHeap {
-    /// There is one processor and nothing interrupts it, so the lock is free; were it held, waiting would be for ever.
+    /// Locks the arena. There is one processor and no interruption, so the lock is always free; waiting for a held lock
+    /// would never end.
     fn lock(&self) -> MutexGuard<'_, Arena> {
         self.0.try_lock().expect("the allocator does not call itself")
     }
 }
 
-// SAFETY: blocks come from the arena, which hands out disjoint blocks of the range that it was given.
+// SAFETY: blocks come from the arena, which returns disjoint blocks of the range that it was given.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { self.lock().allocate(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { self.lock().deallocate(block, layout) };
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { self.lock().reallocate(block, layout, new_size) }
     }
 }
 
-/// Gives one page away for good, by its address.
+/// Takes one page out of the heap for good and returns its address.
 pub(crate) fn give_page() -> Option<usize> {
     let layout = Layout::from_size_align(PAGE_BYTES, PAGE_BYTES).ok()?;
     // SAFETY: the size is not zero.
     NonNull::new(unsafe { alloc(layout) }).map(|page| page.as_ptr().expose_provenance())
 }
 
-/// Gives the heap its memory. Call it once.
+/// Gives the heap its memory. Must be called only once.
 ///
 /// # Safety
-/// The range must be mapped for reading and writing and belong to nobody else, for good.
+/// The range must be mapped for reading and writing. Nothing else may ever use it.
 pub(crate) unsafe fn init(range: Range<usize>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe { HEAP.lock().init(range) };
 }
 
-/// Makes the heap larger, by what follows it in memory.
+/// Enlarges the heap by the `bytes` that follow it in memory.
 ///
 /// # Safety
-/// The `bytes` behind the heap's end must be mapped for reading and writing and belong to nobody else, for good.
+/// The `bytes` after the heap's end must be mapped for reading and writing. Nothing else may ever use them.
 pub(crate) unsafe fn extend(bytes: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe { HEAP.lock().extend(bytes) };
 }
 
-/// Where the heap ends.
+/// Returns the address at which the heap ends.
 pub(crate) fn end() -> usize {
     HEAP.lock().end()
 }
 
-/// Whether somebody is in the middle of it, who never goes on.
+/// Returns whether a crash interrupted the allocator, whose lock is then never released.
 pub(crate) fn is_busy() -> bool {
     HEAP.0.is_locked()
 }
 
-/// What is used and free.
+/// Returns the used and the free bytes.
 pub(crate) fn usage() -> Usage {
     HEAP.lock().usage()
 }
