@@ -1,29 +1,29 @@
 //! Structures and numbers of Xen's guest interface that the `xen-sys` crate lacks or has in an outdated form.
 //!
-//! Everything else comes from `xen-sys` (headers of 2018, whose stable part has not changed since). Each item names the
+//! Everything else comes from `xen-sys`: headers of 2018, whose stable part has not changed since. Each item names the
 //! public header that it was written from.
 
-/// A negative error number that a hypercall returned, as a positive one (`xen/include/public/errno.h`; the numbers are
+/// An error number that a hypercall returned, as a positive number (`xen/include/public/errno.h`; the numbers are
 /// Linux's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct XenError(pub(crate) i32);
 
 impl XenError {
-    /// The caller may not do that.
+    /// The caller lacks the right.
     pub(crate) const EPERM: Self = Self(1);
-    /// No such domain.
+    /// There is no such domain.
     pub(crate) const ESRCH: Self = Self(3);
-    /// For a domctl: another interface version.
+    /// A domctl has another interface version.
     pub(crate) const EACCES: Self = Self(13);
-    /// No room left.
+    /// No room is left.
     pub(crate) const ENOSPC: Self = Self(28);
 }
 
-/// Says how an upcall, a callback or a fault handler is entered: a flat 64-bit code segment for ring 3, which Xen's
-/// own descriptor table always has (`xen/include/public/arch-x86/xen-x86_64.h`, `FLAT_RING3_CS64`).
+/// The code segment in which upcalls, callbacks and fault handlers are entered: a flat 64-bit segment for ring 3. Xen's
+/// own descriptor table always has it (`xen/include/public/arch-x86/xen-x86_64.h`, `FLAT_RING3_CS64`).
 pub(crate) const KERNEL_CODE_SEGMENT: u16 = 0xe033;
 
-/// Where Xen shows every guest the machine-to-physical table: 64-bit entries, indexed by machine frame
+/// Virtual address of the machine-to-physical table in every guest: 64-bit entries, indexed by machine frame
 /// (`xen/include/public/arch-x86/xen-x86_64.h`, `__MACH2PHYS_VIRT_START`).
 pub(crate) const MACHINE_TO_PHYS: usize = 0xffff_8000_0000_0000;
 
@@ -35,7 +35,7 @@ pub(crate) const GNTTABOP_UNMAP_GRANT_REF: u32 = 1;
 pub(crate) const GNTMAP_HOST_MAP: u32 = 1 << 1;
 /// `host_addr` is the machine address of a page-table entry, not a virtual address.
 pub(crate) const GNTMAP_CONTAINS_PTE: u32 = 1 << 4;
-/// The grant reference by which every domain offers its Xenstore ring (`GNTTAB_RESERVED_XENSTORE`).
+/// The grant reference through which every domain offers its Xenstore ring (`GNTTAB_RESERVED_XENSTORE`).
 pub(crate) const GNTTAB_RESERVED_XENSTORE: u32 = 1;
 
 /// `struct gnttab_map_grant_ref` (`xen/include/public/grant_table.h`).
@@ -48,7 +48,7 @@ pub(crate) struct MapGrantRef {
     pub(crate) domain: u16,
     /// Out: 0, or a negative `GNTST_*`.
     pub(crate) status: i16,
-    /// Out: the name of the mapping.
+    /// Out: the handle of the mapping.
     pub(crate) handle: u32,
     pub(crate) device_address: u64,
 }
@@ -68,7 +68,7 @@ pub(crate) struct UnmapGrantRef {
 pub(crate) const DOMCTL_GETDOMAININFO: u32 = 5;
 /// `XEN_DOMCTL_get_domain_state`, Xen 4.21 and later (`xen/include/public/domctl.h`).
 pub(crate) const DOMCTL_GET_DOMAIN_STATE: u32 = 90;
-/// The domain has been torn down but is still referred to (`XEN_DOMINF_dying`).
+/// The domain has been torn down, but references to it remain (`XEN_DOMINF_dying`).
 pub(crate) const DOMINF_DYING: u32 = 1 << 0;
 /// The domain has been shut down (`XEN_DOMINF_shutdown`).
 pub(crate) const DOMINF_SHUTDOWN: u32 = 1 << 2;
@@ -79,18 +79,18 @@ pub(crate) const DOMSTATE_SHUTDOWN: u16 = 1 << 1;
 /// The domain has been torn down (`XEN_DOMCTL_GETDOMSTATE_STATE_DEAD`).
 pub(crate) const DOMSTATE_DEAD: u16 = 1 << 3;
 
-/// It is a Xenstore domain (`XEN_DOMINF_xs_domain`).
+/// The domain is a Xenstore domain (`XEN_DOMINF_xs_domain`).
 pub(crate) const DOMINF_XS_DOMAIN: u32 = 1 << 7;
-/// It controls the host (`XEN_DOMCTL_GETDOMSTATE_CAP_CONTROL`).
+/// The domain controls the host (`XEN_DOMCTL_GETDOMSTATE_CAP_CONTROL`).
 pub(crate) const DOMSTATE_CAP_CONTROL: u16 = 1 << 0;
-/// It is a Xenstore domain (`XEN_DOMCTL_GETDOMSTATE_CAP_XENSTORE`).
+/// The domain is a Xenstore domain (`XEN_DOMCTL_GETDOMSTATE_CAP_XENSTORE`).
 pub(crate) const DOMSTATE_CAP_XENSTORE: u16 = 1 << 2;
 
-/// Bytes behind the header of [`Domctl`]. Xen writes back its whole structure, which is 128 bytes there in every
-/// version so far; the rest is room for a version to come.
+/// Bytes after the header of [`Domctl`]. Xen writes its whole structure back, which is 128 bytes there in every version
+/// so far. The rest is room for later versions.
 pub(crate) const DOMCTL_PAYLOAD_BYTES: usize = 1024 - 16;
 
-/// `struct xen_domctl` (`xen/include/public/domctl.h`), with the operation's part as bytes because it changes between
+/// `struct xen_domctl` (`xen/include/public/domctl.h`). The operation's part is bytes, because it changes between
 /// versions.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -105,17 +105,17 @@ pub(crate) struct Domctl {
 
 /// The console ring: offsets in its page (`xen/include/public/io/console.h`, `struct xencons_interface`).
 pub(crate) mod console_ring {
-    /// Bytes of the queue from us to the console's daemon; the queue begins here.
+    /// Offset of the queue from this kernel to the console's daemon.
     pub(crate) const OUT: usize = 1024;
-    /// Length of that queue, a power of two.
+    /// Length of that queue in bytes, a power of two.
     pub(crate) const OUT_BYTES: usize = 2048;
-    /// What we consumed of the input.
+    /// Offset of this kernel's consumer index of the input.
     pub(crate) const IN_CONSUMER: usize = 3072;
-    /// What the daemon produced of it.
+    /// Offset of the daemon's producer index of the input.
     pub(crate) const IN_PRODUCER: usize = 3076;
-    /// What the daemon consumed of the output.
+    /// Offset of the daemon's consumer index of the output.
     pub(crate) const OUT_CONSUMER: usize = 3080;
-    /// What we produced of it.
+    /// Offset of this kernel's producer index of the output.
     pub(crate) const OUT_PRODUCER: usize = 3084;
 }
 

@@ -1,8 +1,8 @@
-//! The bridge: two pages that are mapped at the same addresses in two address spaces, over which the processor goes from
-//! one kernel to another and back (`boot/bridge.s`).
+//! The trampoline: two pages that are mapped at the same addresses in two address spaces. The processor uses them to
+//! switch from one kernel to another and back (`boot/bridge.s`).
 //!
-//! Whoever builds it is the *predecessor*, the other one the *successor*. The successor finds in the data page who its
-//! predecessor was; until it takes the bridge down, any failure leads back.
+//! The kernel that builds the trampoline is the *predecessor*, the other one the *successor*. The successor finds its
+//! predecessor in the data page. Until it takes the trampoline down, any failure leads back.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -14,29 +14,31 @@ use super::memory::{ExtendedOperation, Memory, MemoryError};
 use super::page_table::{ENTRIES, Entry, Level};
 use super::shared_page::PAGE_BYTES;
 
-/// Where the code page is: the second entry of the root table, which neither kernel uses otherwise.
+/// Virtual address of the code page. It belongs to the second entry of the root table, which neither kernel uses
+/// otherwise.
 const BASE: usize = Level::Four.entry_span();
-/// That entry.
+/// Index of that entry in the root table.
 pub(crate) const ROOT_INDEX: usize = 1;
-/// Where the data page is.
+/// Virtual address of the data page.
 const DATA: usize = BASE + PAGE_BYTES;
-/// Pages that a bridge takes: three tables, code and data.
+/// Pages that a trampoline takes: three page tables, code and data.
 pub(crate) const PAGES: usize = 5;
-/// Says that the data page is one, and which layout it has. Another layout gets another number.
+/// The mark of a data page and of its layout. Another layout gets another number.
 const MAGIC: u64 = u64::from_be_bytes(*b"xsbridg1");
-/// Bytes for what the successor says at its end.
+/// Bytes for the successor's message when it gives up.
 const TEXT_BYTES: usize = 512;
 
-/// How the way over ended.
+/// The outcome of a switch to a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The successor's tables were refused.
+    /// Xen refused the successor's tables.
     Refused,
-    /// The successor's time was over, at this instruction.
+    /// The successor's time was over. The field is the address of the interrupted instruction.
     Late(u64),
-    /// A fault, before the successor had handlers: vector and instruction.
+    /// A processor fault came before the successor had handlers. The fields are the vector and the instruction's
+    /// address.
     Fault(u64, u64),
-    /// The successor gave up and said why, in [`Data::text`].
+    /// The successor gave up and left the reason in [`Data::text`].
     GaveUp,
 }
 
@@ -45,75 +47,76 @@ const OUTCOME_LATE: u64 = 2;
 const OUTCOME_GAVE_UP: u64 = 3;
 const OUTCOME_REFUSED: u64 = 4;
 
-/// What one kernel tells the other. Fields are only ever added, at the end: the rest of the page is zero, so whoever has an
-/// older predecessor finds zeros there.
+/// The information that one kernel hands to the other. New fields are only ever added at the end. The rest of the page
+/// is zero, so the successor of an older predecessor finds zeros there.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Handover {
-    /// The predecessor's root table, a machine frame.
+    /// Machine frame of the predecessor's root table.
     pub(crate) predecessor_root: u64,
     /// Pages of the domain, which the successor's p2m list names: its own first, then the predecessor's.
     pub(crate) total_pages: u64,
-    /// Where the successor has the list of the predecessor's ring mappings: a virtual address.
+    /// Virtual address of the list of the predecessor's ring mappings, in the successor.
     pub(crate) mappings: u64,
-    /// How many there are.
+    /// Number of ring mappings in the list.
     pub(crate) mapping_count: u64,
-    /// Bytes of console lines behind that list.
+    /// Bytes of console lines after that list.
     pub(crate) line_bytes: u64,
     /// The port of `VIRQ_DOM_EXC`.
     pub(crate) exception_port: u32,
     /// The port of `VIRQ_TIMER`.
     pub(crate) timer_port: u32,
-    /// When the predecessor stopped serving, in nanoseconds since the host's start.
+    /// Time at which the predecessor stopped serving, in nanoseconds since the host's start.
     pub(crate) stopped_ns: u64,
-    /// How long it took to save the state.
+    /// Duration of saving the state, in nanoseconds.
     pub(crate) save_ns: u64,
-    /// Why this is no live update but a restart.
+    /// The crash that caused a warm restart; [`CrashNote::NONE`] in a live update.
     pub(crate) crash: CrashNote,
     /// The latest crashes that requests caused.
     pub(crate) recent: [RecentCrash; RECENT_CRASHES],
 }
 
-/// How many crashes are remembered. A domain that causes another one after so many of others' gets a fresh chance.
+/// Number of recorded crashes. A domain's crash is forgotten after this many later ones; the domain then gets a fresh
+/// chance.
 pub(crate) const RECENT_CRASHES: usize = 8;
 
 /// A crash that a request caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct RecentCrash {
-    /// Whose request it was.
+    /// The domain that sent the request.
     pub(crate) domain: u16,
-    /// When, in milliseconds since the host's start; 0 for never.
+    /// Time of the crash in milliseconds since the host's start; 0 for never.
     pub(crate) at_ms: u64,
 }
 
 impl RecentCrash {
-    /// None.
+    /// No crash.
     pub(crate) const NEVER: Self = Self { domain: 0, at_ms: 0 };
 }
 
 /// Bytes of the report of a crash.
 pub(crate) const REPORT_BYTES: usize = 1024;
 
-/// The crash that led to a restart.
+/// The crash that led to a warm restart.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct CrashNote {
-    /// Whose request it was.
+    /// The domain that sent the request.
     pub(crate) domain: u16,
-    /// 1 if that was not the domain's first a short time before.
+    /// 1 if the domain had caused another crash a short time before.
     pub(crate) is_repeated: u16,
     /// Bytes of the report; 0 if there was no crash.
     pub(crate) report_bytes: u32,
-    /// What happened.
+    /// The report's text.
     pub(crate) report: [u8; REPORT_BYTES],
 }
 
 impl CrashNote {
-    /// There was none.
+    /// No crash.
     pub(crate) const NONE: Self = Self { domain: 0, is_repeated: 0, report_bytes: 0, report: [0; REPORT_BYTES] };
 
-    /// Whether there was a crash.
+    /// Returns whether there was a crash.
     pub(crate) const fn is_there(&self) -> bool {
         self.report_bytes > 0
     }
@@ -126,14 +129,14 @@ struct Data {
     magic: u64,
     /// The predecessor's stack pointer.
     saved_rsp: u64,
-    /// The address of the upcall mask, in the predecessor's space.
+    /// Address of the upcall mask in the predecessor's space.
     upcall_mask: u64,
     to_successor: ExtendedOperation,
     to_predecessor: ExtendedOperation,
     entry_rip: u64,
     entry_rsp: u64,
     entry_rsi: u64,
-    /// Where the successor jumps to go back.
+    /// Address to which the successor jumps to return.
     return_rip: u64,
     outcome: u64,
     fault_vector: u64,
@@ -143,7 +146,8 @@ struct Data {
     handover: Handover,
 }
 
-/// The code's stack is the rest of the data page. It holds a return address and what Xen pushes at an upcall.
+/// The smallest stack of the trampoline's code, in bytes. The stack is the rest of the data page. It holds a return
+/// address and Xen's data of an upcall.
 const STACK_BYTES_MIN: usize = 1024;
 const _: () = assert!(size_of::<Data>() + STACK_BYTES_MIN <= PAGE_BYTES);
 
@@ -179,7 +183,7 @@ unsafe extern "C" {
     fn cross_bridge(enter: usize);
 }
 
-/// Where a symbol of the code is on the bridge.
+/// The address of a symbol of the code in the trampoline.
 macro_rules! on_bridge {
     ($symbol:ident) => {
         BASE + ((&raw const $symbol).addr() - (&raw const bridge_start).addr())
@@ -189,47 +193,47 @@ macro_rules! on_bridge {
 /// How the successor is entered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
-    /// Its root table, a machine frame.
+    /// Machine frame of its root table.
     pub(crate) root_frame: u64,
-    /// Its first instruction.
+    /// Address of its first instruction.
     pub(crate) entry: usize,
-    /// The end of its boot stack.
+    /// Address of the end of its boot stack.
     pub(crate) stack_end: usize,
-    /// Its `start_info`.
+    /// Address of its `start_info`.
     pub(crate) start_info: usize,
 }
 
-/// The predecessor's end of a bridge.
+/// The predecessor's end of a trampoline.
 #[derive(Debug)]
 pub(crate) struct Bridge {
-    /// Linear addresses: tables of level 3, 2 and 1, code, data.
+    /// Linear addresses of the tables of level 3, 2 and 1, the code, and the data.
     pages: [usize; PAGES],
 }
 
 impl Bridge {
-    /// Builds a bridge of free pages of the linear mapping, and maps it in the current space.
+    /// Builds a trampoline from free pages of the linear mapping, and maps it in the current space.
     ///
     /// # Errors
-    /// When Xen refuses; [`Bridge::take_down`] puts the pages in order again.
+    /// Fails if Xen refuses; [`Bridge::take_down`] then restores the pages.
     ///
     /// # Safety
-    /// The pages must be free, page-aligned, and belong to the bridge until it is taken down.
+    /// The pages must be free, page-aligned, and belong to the trampoline until it is taken down.
     pub(crate) unsafe fn build(memory: &Memory, pages: [usize; PAGES]) -> (Self, Result<(), MemoryError>) {
         let bridge = Self { pages };
         let [level3, level2, level1, code, data] = pages;
         for page in pages {
-            // SAFETY: the page is free, as the caller promises.
+            // SAFETY: the page is free, as the caller guarantees.
             unsafe { ptr::with_exposed_provenance_mut::<u8>(page).write_bytes(0, PAGE_BYTES) };
         }
         let code_bytes = (&raw const bridge_end).addr() - (&raw const bridge_start).addr();
         assert!(code_bytes <= PAGE_BYTES, "the bridge's code is one page");
-        // SAFETY: the code lies between its symbols; the page is free.
+        // SAFETY: the code lies between its symbols, and the page is free.
         unsafe {
             ptr::with_exposed_provenance_mut::<u8>(code).copy_from_nonoverlapping(&raw const bridge_start, code_bytes);
         }
         let set = |table: usize, index: usize, entry: Entry| {
             assert!(index < ENTRIES, "a table has 512 entries");
-            // SAFETY: the page is free, and mapped for writing until it is made a table.
+            // SAFETY: the page is free, and mapped for writing until it becomes a table.
             unsafe { ptr::with_exposed_provenance_mut::<u64>(table).add(index).write(entry.0) };
         };
         let data_rights = Entry::new(0, Entry::READ_WRITE).with_rights(true, false);
@@ -245,25 +249,25 @@ impl Bridge {
         for table in &self.pages[..3] {
             memory.make_page_table(*table)?;
         }
-        // SAFETY: nothing is mapped there, and the tables were just made.
+        // SAFETY: nothing is mapped below that entry, and the tables were just made.
         unsafe { memory.set_root_entry(ROOT_INDEX, self.entry_for_root(memory)) }
     }
 
-    /// The entry that the successor's root table must have at [`ROOT_INDEX`].
+    /// Returns the entry that the successor's root table must have at [`ROOT_INDEX`].
     pub(crate) fn entry_for_root(&self, memory: &Memory) -> Entry {
         Entry::new(memory.frame(self.pages[0]), Entry::TABLE)
     }
 
-    /// Goes over, and returns when the way leads back. Faults and the alarm lead back as well, so that the handlers of this
-    /// kernel have to be registered again afterwards. Upcalls are masked then.
+    /// Switches to the successor, and returns when the successor gives up or fails. Processor faults and the alarm lead
+    /// back as well. Afterwards this kernel's handlers must be registered again. Upcalls are masked then.
     ///
     /// # Safety
-    /// The successor's tables must be in order and pinned, and have this bridge. What is in its pages must be unmapped here.
-    /// All ports but the alarm's must be masked, and no upcall pending.
+    /// The successor's tables must be in order and pinned, and contain this trampoline. The contents of its pages must
+    /// be unmapped here. All ports but the alarm's must be masked, and no upcall pending.
     pub(crate) unsafe fn cross(&self, memory: &Memory, way: Way, upcall_mask: *mut u8, handover: Handover) -> Outcome {
         let new = |frame| ExtendedOperation::about(xen_sys::MMUEXT_NEW_BASEPTR, frame);
         let data = data();
-        // SAFETY: the data page, which is mapped there as long as the bridge stands.
+        // SAFETY: the data page is mapped there as long as the trampoline exists.
         unsafe {
             data.write(Data {
                 magic: MAGIC,
@@ -285,9 +289,9 @@ impl Bridge {
         }
         entry::register_fault_handlers(on_bridge!(bridge_faults));
         entry::register_callbacks(on_bridge!(bridge_upcall), on_bridge!(bridge_failsafe));
-        // SAFETY: the caller's promise; the function keeps what a function has to keep.
+        // SAFETY: the caller guarantees it; the function preserves the registers that a function has to preserve.
         unsafe { cross_bridge(on_bridge!(bridge_enter)) };
-        // SAFETY: as above; the other kernel is gone for good.
+        // SAFETY: as above; the other kernel never runs again.
         let (outcome, fault_vector, fault_rip) = unsafe { ((*data).outcome, (*data).fault_vector, (*data).fault_rip) };
         match outcome {
             OUTCOME_REFUSED => Outcome::Refused,
@@ -297,60 +301,60 @@ impl Bridge {
         }
     }
 
-    /// What the successor said when it gave up.
+    /// Returns the successor's message when it gave up, and the message's length in bytes.
     pub(crate) fn text(&self) -> ([u8; TEXT_BYTES], usize) {
-        // SAFETY: the data page, which is mapped as long as the bridge stands. Nobody else runs.
+        // SAFETY: the data page is mapped as long as the trampoline exists. No other code runs.
         let (text, text_bytes) = unsafe { ((*data()).text, (*data()).text_bytes) };
         (text, usize::try_from(text_bytes).unwrap_or(0).min(TEXT_BYTES))
     }
 
-    /// Takes the bridge down, in the current space; its pages are free again.
+    /// Takes the trampoline down in the current space, and returns its pages, which are free again.
     ///
     /// # Errors
-    /// When Xen refuses: its tables are still in use elsewhere.
+    /// Fails if Xen refuses because its tables are still in use elsewhere.
     pub(crate) fn take_down(self, memory: &Memory) -> Result<[usize; PAGES], MemoryError> {
-        // SAFETY: nobody is on the bridge.
+        // SAFETY: no code runs on the trampoline.
         unsafe { memory.set_root_entry(ROOT_INDEX, Entry::ABSENT) }?;
         memory.map_pages(self.pages.into_iter())?;
         Ok(self.pages)
     }
 }
 
-/// The data page.
+/// Returns the address of the data page.
 fn data() -> *mut Data {
     ptr::with_exposed_provenance_mut(DATA)
 }
 
-/// The successor's end of a bridge.
+/// The successor's end of a trampoline.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FarEnd(());
 
 impl FarEnd {
-    /// Whether this kernel has come over a bridge.
+    /// Finds out whether a predecessor started this kernel over a trampoline.
     ///
     /// # Safety
     /// `root_table` must be the virtual address of the current root table.
     pub(crate) unsafe fn find(root_table: usize) -> Option<Self> {
-        // SAFETY: the caller's promise: a table is mapped for reading.
+        // SAFETY: the caller guarantees it: a table is mapped for reading.
         let entry = Entry(unsafe { ptr::with_exposed_provenance::<u64>(root_table).add(ROOT_INDEX).read_volatile() });
         if !entry.is_present() {
             return None;
         }
-        // SAFETY: only a bridge is mapped there.
+        // SAFETY: only a trampoline is mapped there.
         (unsafe { (&raw const (*data()).magic).read_volatile() } == MAGIC).then_some(Self(()))
     }
 
-    /// What the predecessor says.
+    /// Returns the predecessor's handover.
     pub(crate) fn handover(self) -> Handover {
-        // SAFETY: the data page is mapped until the bridge is taken down; nobody else runs.
+        // SAFETY: the data page is mapped until the trampoline is taken down. No other code runs.
         unsafe { (&raw const (*data()).handover).read() }
     }
 
-    /// Goes back, for this reason.
+    /// Returns to the predecessor, with the reason `why`.
     pub(crate) fn go_back(self, why: &str) -> ! {
         let bytes = why.as_bytes();
         let count = bytes.len().min(TEXT_BYTES);
-        // SAFETY: as above. The bridge's code never returns.
+        // SAFETY: as above. The trampoline's code never returns.
         unsafe {
             (&raw mut (*data()).text).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), count);
             (&raw mut (*data()).text_bytes).write_volatile(count as u64);
@@ -360,12 +364,12 @@ impl FarEnd {
         }
     }
 
-    /// Takes the bridge down: there is no way back any more.
+    /// Takes the trampoline down: there is no way back any more.
     ///
     /// # Errors
-    /// When Xen refuses.
+    /// Fails if Xen refuses.
     pub(crate) fn take_down(self, memory: &Memory) -> Result<(), XenError> {
-        // SAFETY: nobody is on the bridge.
+        // SAFETY: no code runs on the trampoline.
         match unsafe { memory.set_root_entry(ROOT_INDEX, Entry::ABSENT) } {
             Err(MemoryError::Refused(error)) => Err(error),
             _ => Ok(()),

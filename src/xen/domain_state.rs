@@ -1,4 +1,4 @@
-//! What Xen says about a domain: reading the answers. Pure: who asks is `domctl`.
+//! Reading Xen's answers about a domain. The module is pure: `domctl` makes the calls.
 
 use super::abi::{
     DOMCTL_PAYLOAD_BYTES, DOMINF_DYING, DOMINF_SHUTDOWN, DOMINF_XS_DOMAIN, DOMSTATE_CAP_CONTROL, DOMSTATE_CAP_XENSTORE,
@@ -8,33 +8,34 @@ use super::abi::{
 /// A domain's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It exists and has not been shut down.
+    /// The domain exists and has not been shut down.
     Running,
-    /// It exists and has been shut down.
+    /// The domain exists and has been shut down.
     Shutdown,
-    /// It has been torn down and will not come back.
+    /// The domain has been torn down and will not come back.
     Dying,
-    /// There is none of this number.
+    /// No domain has this number.
     Absent,
 }
 
-/// A domain, as Xen describes it.
+/// Xen's description of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Description {
     /// Its state.
     pub(crate) state: State,
-    /// Which domain it is, of all that have had and will have its number.
+    /// The domain's identity among all that had or will have its number; `None` if this Xen does not report it.
     pub(crate) unique_id: Option<u64>,
-    /// Whether it is a Xenstore domain (and does not control the host besides).
+    /// Whether it is a Xenstore domain that does not also control the host.
     pub(crate) is_store: bool,
 }
 
 impl Description {
-    /// There is no such domain.
+    /// The description of a domain that does not exist.
     pub(crate) const ABSENT: Self = Self { state: State::Absent, unique_id: None, is_store: false };
 }
 
-/// Reads `struct xen_domctl_get_domain_state`: a 16-bit state, 16-bit capabilities, 32 bits of padding, and the unique id.
+/// Reads `struct xen_domctl_get_domain_state`: a 16-bit state, 16-bit capabilities, 32 bits of padding, and the unique
+/// id.
 pub(crate) fn from_stable(payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
     let state = u16::from_le_bytes([payload[0], payload[1]]);
     let capabilities = u16::from_le_bytes([payload[2], payload[3]]);
@@ -61,17 +62,20 @@ pub(crate) fn from_stable(payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
     Description { state, unique_id: (id != 0).then_some(id), is_store }
 }
 
-/// Reads the beginning of `struct xen_domctl_getdomaininfo`: a 16-bit domain, 16 bits of padding, 32 bits of flags.
-/// Xen answers for the first domain whose number is not below the one that was asked for.
+/// Reads the beginning of `struct xen_domctl_getdomaininfo`: a 16-bit domain, 16 bits of padding, 32 bits of flags. Xen
+/// answers for the first domain whose number is not below the requested one.
 ///
-/// Nothing here tells two domains with one number apart, so that there is no unique id: the handle is the tools' to
-/// choose and to change, and stays the same over a restart; the frame of the shared-info page is soon used again, and a
-/// live domain's changes when it maps the page elsewhere; processor time may be the larger for either. To take a live
-/// domain for another one would cost it its nodes, so that nothing uncertain will do.
+/// There is no unique id, because no field reliably distinguishes two domains with the same number:
 ///
-/// What is missed without: a domain that is known only because permissions name it, and whose number is in use again
-/// before anybody looked. An introduced one can't be missed: as long as we map its ring, Xen keeps the dead domain
-/// and its number.
+/// - The tools choose and change the handle, and it stays the same over a restart.
+/// - The frame of the shared-info page is soon used again. A live domain's changes when it maps the page elsewhere.
+/// - Processor time may be larger for either domain.
+///
+/// A live domain that is mistaken for another one would lose its nodes, so an uncertain answer is not enough.
+///
+/// Without a unique id, one case goes unnoticed: a domain is known only because permissions name it, and its number is
+/// in use again before the server checks. An introduced domain cannot be missed: as long as its ring is mapped here,
+/// Xen keeps the dead domain and its number.
 pub(crate) fn from_versioned(asked: u16, payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
     let found = u16::from_le_bytes([payload[0], payload[1]]);
     let flags = u32::from_le_bytes([payload[4], payload[5], payload[6], payload[7]]);

@@ -1,7 +1,7 @@
-//! What state a domain is in.
+//! The state of domains.
 //!
-//! The interface is versioned with the hypervisor, and the image runs on several: the version is found out at boot by
-//! trying. From 4.21 on there is a stable operation, which is preferred.
+//! The interface is versioned with the hypervisor, and the image runs on several hypervisors. The kernel finds the
+//! version at boot by trying. From 4.21 on there is a stable operation, which it prefers.
 
 use core::ops::RangeInclusive;
 
@@ -10,10 +10,10 @@ use super::domain_state::{self, Description, State};
 use super::hypercall;
 
 /// Interface versions that are tried: 4.14 has 0x12, 4.22 has 0x18. The leading fields of the answer are the same in
-/// all of them; whether they are in a later one is not known, so none is tried.
+/// all of them. Later versions are not tried, because their fields are unknown.
 const VERSIONS: RangeInclusive<u32> = 0x12..=0x18;
 
-/// Which operation this hypervisor answers.
+/// The operation that this hypervisor answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interface {
     /// `XEN_DOMCTL_get_domain_state`.
@@ -22,19 +22,19 @@ pub(crate) enum Interface {
     Versioned(u32),
 }
 
-/// Why no operation can be used.
+/// The reason why no operation can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
-    /// This domain is not privileged: Xen does not take it for the Xenstore domain.
+    /// This domain is not privileged: Xen does not recognise it as the Xenstore domain.
     NotPrivileged,
-    /// None of the interface versions is known to this hypervisor.
+    /// The hypervisor knows none of the interface versions.
     UnknownVersion,
-    /// Something else.
+    /// Another error.
     Failed(XenError),
 }
 
 impl Interface {
-    /// Finds out which operation works, by asking about domain 0.
+    /// Finds out which operation works, by a request about domain 0.
     ///
     /// # Errors
     /// [`Unusable`].
@@ -45,7 +45,7 @@ impl Interface {
         for version in VERSIONS {
             let interface = Self::Versioned(version);
             match interface.ask(0) {
-                // Domain 0 may be missing (a number above 0 is returned then), which says that the version is right.
+                // Domain 0 may be missing. Xen then returns a number above 0, which shows that the version is right.
                 Ok(_) | Err(XenError::ESRCH) => return Ok(interface),
                 Err(XenError::EACCES) => {}
                 Err(XenError::EPERM) => return Err(Unusable::NotPrivileged),
@@ -55,16 +55,16 @@ impl Interface {
         Err(Unusable::UnknownVersion)
     }
 
-    /// What Xen says of domain `domain`. A question that it does not answer counts as [`Description::ABSENT`]: 4.22 answers a
-    /// Xenstore domain's question about a domain that is gone with `EPERM`.
+    /// Returns Xen's description of domain `domain`. A request that Xen does not answer counts as
+    /// [`Description::ABSENT`]: 4.22 answers with `EPERM` if a Xenstore domain asks about a domain that is gone.
     pub(crate) fn describe(self, domain: u16) -> Description {
         self.ask(domain).unwrap_or(Description::ABSENT)
     }
 
-    /// The lowest number from `from` to below `end` that a domain has, Xenstore domains left out.
+    /// Returns the lowest number of an existing domain from `from` to below `end`, without Xenstore domains.
     ///
-    /// Asks for one number after the other: that works on all Xens. A list is only for a control domain, and which
-    /// domains have changed is said once, to whoever asks first. 30,000 questions take some ten milliseconds.
+    /// Asks for one number after the other, which works on all Xens. Only a control domain gets a list, and Xen reports
+    /// a changed domain once, to the first caller. 30,000 requests take some ten milliseconds.
     pub(crate) fn next(self, from: u16, end: u16) -> Option<u16> {
         (from..end).find(|domain| {
             let description = self.describe(*domain);
@@ -80,7 +80,7 @@ impl Interface {
         let mut argument =
             Domctl { command, interface_version, domain, pad: [0; 3], payload: [0; DOMCTL_PAYLOAD_BYTES] };
         let arguments = [(&raw mut argument).expose_provenance(), 0, 0, 0, 0];
-        // SAFETY: the structure is larger than Xen's in every version; both operations only read state.
+        // SAFETY: the structure is larger than Xen's in every version, and both operations only read state.
         unsafe { hypercall::checked(xen_sys::__HYPERVISOR_domctl, arguments) }?;
         Ok(match self {
             Self::Stable => domain_state::from_stable(&argument.payload),

@@ -9,11 +9,12 @@ use super::abi::KERNEL_CODE_SEGMENT;
 use super::hypercall;
 use super::shared_page::PAGE_BYTES;
 
-/// The kernel's stack. The engine follows no guest's data by recursion, so its depth is that of the program: measured
-/// use is far below. 128 KiB leave room for formatting a panic on top of the deepest handler, at 3 % of the smallest
-/// domain (4 MiB).
+/// Size of the kernel's stack in bytes. The engine never recurses over guests' data, so the program alone determines
+/// the depth. Measured use is far below this size. 128 KiB leave room for formatting a panic on top of the deepest
+/// handler, at 3 % of the smallest domain (4 MiB).
 pub(crate) const STACK_BYTES: usize = 128 * 1024;
-/// The stack of the fault handler, which formats and prints, and then starts the kernel anew or ends the domain.
+/// Size of the fault handler's stack in bytes. The handler formats and prints, and then restarts the kernel or ends the
+/// domain.
 pub(crate) const FAULT_STACK_BYTES: usize = 64 * 1024;
 
 unsafe extern "C" {
@@ -36,59 +37,59 @@ unsafe extern "C" {
     fn block_until_event(mask: *mut u8);
 }
 
-/// The address of a symbol; what is there is not looked at.
+/// The address of a symbol, without an access to its contents.
 macro_rules! address {
     ($symbol:ident) => {
         (&raw const $symbol).addr()
     };
 }
 
-/// Where physical page 0 is mapped.
+/// Returns the address at which physical page 0 is mapped.
 pub(crate) fn virt_base() -> usize {
     address!(__virt_base)
 }
 
-/// Bytes of memory that the image takes.
+/// Returns the bytes of memory that the image takes.
 pub(crate) fn image_bytes() -> usize {
     address!(__image_end) - virt_base()
 }
 
-/// The page of hypercall stubs.
+/// Returns the address of the page of hypercall stubs.
 pub(crate) fn hypercall_stubs() -> usize {
     address!(hypercall_page)
 }
 
-/// The page whose place the shared-info page takes.
+/// Returns the address of the page that the shared-info page replaces.
 pub(crate) fn shared_info() -> usize {
     address!(shared_info_page)
 }
 
-/// What is executed.
+/// Returns the range of executable code.
 pub(crate) fn text() -> Range<usize> {
     address!(__text_start)..address!(__text_end)
 }
 
-/// What is only read.
+/// Returns the range of read-only data.
 pub(crate) fn rodata() -> Range<usize> {
     address!(__rodata_start)..address!(__rodata_end)
 }
 
-/// What is written, and was not zero at the start.
+/// Returns the range of writable data that is not zero at the start.
 pub(crate) fn data() -> Range<usize> {
     address!(__data_start)..address!(__data_end)
 }
 
-/// The first instruction.
+/// Returns the address of the first instruction.
 pub(crate) fn start() -> usize {
     address!(_start)
 }
 
-/// The pages below the two stacks.
+/// Returns the addresses of the pages below the two stacks.
 pub(crate) fn guard_pages() -> [usize; 2] {
     [address!(boot_stack), address!(fault_stack)]
 }
 
-/// What the processor's state was at a fault; `boot/pv.s` fills it in this order.
+/// The processor's state at a fault. `boot/pv.s` fills the fields in this order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FaultFrame {
@@ -118,12 +119,12 @@ pub(crate) struct FaultFrame {
 
 const _: () = assert!(size_of::<FaultFrame>() == 176);
 
-/// The registers as they are, more or less: some hold what the compiler needs for this call.
+/// Returns the current registers, approximately: some hold values that the compiler needs for this call.
 #[inline(always)]
 pub(crate) fn registers() -> FaultFrame {
     let mut frame = MaybeUninit::<FaultFrame>::zeroed();
-    // SAFETY: the stores stay in the frame, at the offsets of its fields, and no register is changed. The pushes
-    // need the stack, which `nostack` would deny.
+    // SAFETY: the stores stay in the frame, at the offsets of its fields, and no register is changed. The pushes need
+    // the stack, which `nostack` would deny.
     unsafe {
         asm!(
             "mov [rax + 64], rbx", "mov [rax + 72], rcx", "mov [rax + 80], rdx", "mov [rax + 88], rsi",
@@ -140,35 +141,35 @@ pub(crate) fn registers() -> FaultFrame {
     }
 }
 
-/// The stack pointer of whoever calls this.
+/// Returns the stack pointer of the calling function.
 #[inline(always)]
 pub(crate) fn stack_pointer() -> usize {
     let pointer: usize;
-    // SAFETY: a register is read.
+    // SAFETY: the instruction only reads a register.
     unsafe { asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
     pointer
 }
 
-/// Leaves everything that the stack holds below `stack_pointer`, and calls `next` there.
+/// Discards everything that the stack holds below `stack_pointer`, and calls `next` there.
 ///
 /// # Safety
-/// `stack_pointer` must be what [`stack_pointer`] gave in a function that has not returned. What was called from there never
-/// runs again, and nothing may be used any more that it kept on the stack.
+/// `stack_pointer` must be a value that [`stack_pointer`] returned in a function that has not returned. Functions that
+/// it called never run again, and nothing that they kept on the stack may be used any more.
 pub(crate) unsafe fn unwind_to(stack_pointer: usize, next: extern "C" fn() -> !) -> ! {
-    // SAFETY: the caller's promise. At a call the stack pointer is a multiple of 16, as the ABI wants it.
+    // SAFETY: the caller guarantees it. At a call the stack pointer is a multiple of 16, as the ABI requires.
     unsafe {
         asm!("mov rsp, {}", "and rsp, -16", "call {}", "ud2", in(reg) stack_pointer, in(reg) next, options(noreturn))
     }
 }
 
-/// Looks through the kernel's stack upwards from `rsp` for numbers that point into the code, stores them and returns
-/// how many they are. None, if `rsp` is not in that stack.
+/// Searches the kernel's stack upwards from `rsp` for numbers that point into the code. Stores them in `found` and
+/// returns their count, which is 0 if `rsp` is not in that stack.
 pub(crate) fn code_addresses(rsp: usize, found: &mut [usize]) -> usize {
     let stack = address!(boot_stack) + PAGE_BYTES..address!(boot_stack) + PAGE_BYTES + STACK_BYTES;
     let mut count = 0;
     let mut at = rsp.next_multiple_of(size_of::<usize>());
     while stack.contains(&at) && count < found.len() {
-        // SAFETY: an aligned word of the stack, which is mapped; nothing else runs that would write it.
+        // SAFETY: the address is an aligned word of the stack, which is mapped. No other code runs that would write it.
         let word = unsafe { ptr::with_exposed_provenance::<usize>(at).read_volatile() };
         if text().contains(&word) {
             found[count] = word;
@@ -179,9 +180,9 @@ pub(crate) fn code_addresses(rsp: usize, found: &mut [usize]) -> usize {
     count
 }
 
-/// Vectors that get a handler: 0 to 19 (`boot/pv.s`).
+/// Number of vectors with a handler: 0 to 19 (`boot/pv.s`).
 const VECTORS: u8 = 20;
-/// Bytes of one stub there.
+/// Bytes of one stub in `boot/pv.s`.
 const FAULT_STUB_BYTES: usize = 16;
 
 /// `struct trap_info` (`xen/include/public/arch-x86/xen.h`).
@@ -194,21 +195,21 @@ struct TrapInfo {
     address: usize,
 }
 
-/// The handler leaves upcalls masked (`TI_SET_IF`).
+/// Flag of a handler that leaves upcalls masked (`TI_SET_IF`).
 const TRAP_MASKS_UPCALLS: u8 = 1 << 2;
 
-/// Tells Xen where to deliver faults and events: to this kernel.
+/// Directs Xen's faults and events to this kernel.
 pub(crate) fn register_handlers() {
     register_own_fault_handlers();
     register_callbacks(address!(event_upcall), address!(failsafe_callback));
 }
 
-/// Tells Xen to deliver faults to this kernel.
+/// Directs faults to this kernel.
 pub(crate) fn register_own_fault_handlers() {
     register_fault_handlers(address!(fault_stubs));
 }
 
-/// Tells Xen where to deliver faults: to stubs that follow each other from `stubs` on, [`FAULT_STUB_BYTES`] each.
+/// Directs faults to stubs that follow each other from `stubs` on, [`FAULT_STUB_BYTES`] each.
 pub(crate) fn register_fault_handlers(stubs: usize) {
     let mut table = [TrapInfo::default(); VECTORS as usize + 1]; // the last stays zero: the end of the table
     for (vector, trap) in (0..VECTORS).zip(&mut table) {
@@ -216,24 +217,24 @@ pub(crate) fn register_fault_handlers(stubs: usize) {
         *trap = TrapInfo { vector, flags: TRAP_MASKS_UPCALLS, cs: KERNEL_CODE_SEGMENT, address };
     }
     let arguments = [ptr::from_ref(&table).expose_provenance(), 0, 0, 0, 0];
-    // SAFETY: the table is terminated and each address is a stub that is made to be entered by a fault.
+    // SAFETY: the table is terminated, and each address is a stub that a fault may enter.
     let outcome = unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_trap_table, arguments) };
     assert!(outcome.is_ok(), "Xen refused the fault handlers: {outcome:?}");
 }
 
-/// Tells Xen where to deliver events, and where to go when it can't load a segment register.
+/// Registers the addresses that Xen enters for events, and when it cannot load a segment register.
 pub(crate) fn register_callbacks(event: usize, failsafe: usize) {
-    // SAFETY: both addresses are entries made for these callbacks; the third is for system calls of a user mode that
+    // SAFETY: both addresses are entries made for these callbacks. The third is for system calls of a user mode that
     // does not exist here.
     let outcome = unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_callbacks, [event, failsafe, 0, 0, 0]) };
     assert!(outcome.is_ok(), "Xen refused the callbacks: {outcome:?}");
 }
 
-/// Blocks until an event is pending, with upcalls unmasked meanwhile. They are masked again when this returns.
+/// Blocks until an event is pending. Upcalls are unmasked meanwhile, and masked again when this returns.
 ///
 /// # Safety
 /// `mask` must be this vCPU's upcall mask byte, and [`register_handlers`] must have been called.
 pub(crate) unsafe fn block(mask: *mut u8) {
-    // SAFETY: the assembly calls SCHEDOP_block and keeps the registers that the ABI says it keeps.
+    // SAFETY: the assembly calls SCHEDOP_block and preserves the registers that the ABI requires.
     unsafe { block_until_event(mask) }
 }

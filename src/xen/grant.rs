@@ -1,7 +1,7 @@
 //! Mapping pages that other domains grant.
 //!
-//! A mapping names the machine address of the page-table entry (`GNTMAP_contains_pte`), not a virtual address: it can be
-//! undone whatever page tables are current.
+//! A mapping names the machine address of the page-table entry (`GNTMAP_contains_pte`), not a virtual address. It can
+//! therefore be undone under any current page tables.
 
 use super::abi::{
     GNTMAP_CONTAINS_PTE, GNTMAP_HOST_MAP, GNTTABOP_MAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF, MapGrantRef, UnmapGrantRef,
@@ -10,7 +10,7 @@ use super::abi::{
 use super::hypercall;
 use super::memory::WindowEntry;
 
-/// Why a grant could not be mapped.
+/// The reason why a grant could not be mapped or unmapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GrantError {
     /// The hypercall failed.
@@ -19,8 +19,8 @@ pub(crate) enum GrantError {
     Status(i16),
 }
 
-/// Maps grant `reference` of `domain` through the page-table entry `at`, for reading and writing. Returns the handle by
-/// which it is unmapped.
+/// Maps grant `reference` of `domain` through the page-table entry `at`, for reading and writing. Returns the handle
+/// that unmaps it.
 ///
 /// # Errors
 /// [`GrantError`], with nothing mapped.
@@ -33,7 +33,8 @@ pub(crate) fn map(domain: u16, reference: u32, at: WindowEntry) -> Result<u32, G
         ..MapGrantRef::default()
     };
     let arguments = [GNTTABOP_MAP_GRANT_REF as usize, (&raw mut argument).expose_provenance(), 1, 0, 0];
-    // SAFETY: one structure of the right type. The entry belongs to the ring window, where nothing else is.
+    // SAFETY: the argument is one structure of the right type. The entry belongs to the ring window, which has no other
+    // use.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_grant_table_op, arguments) }.map_err(GrantError::Refused)?;
     match argument.status {
         0 => Ok(argument.handle),
@@ -41,17 +42,17 @@ pub(crate) fn map(domain: u16, reference: u32, at: WindowEntry) -> Result<u32, G
     }
 }
 
-/// Undoes [`map`], whatever page tables are current now.
+/// Undoes [`map`], under any current page tables.
 ///
 /// # Errors
 /// [`GrantError`], with the mapping as it was.
 ///
 /// # Safety
-/// Nobody may use the mapping any more.
+/// The mapping must not be used any more.
 pub(crate) unsafe fn unmap(handle: u32, entry_machine_address: u64) -> Result<(), GrantError> {
     let mut argument = UnmapGrantRef { host_addr: entry_machine_address, handle, ..UnmapGrantRef::default() };
     let arguments = [GNTTABOP_UNMAP_GRANT_REF as usize, (&raw mut argument).expose_provenance(), 1, 0, 0];
-    // SAFETY: one structure of the right type; the mapping is out of use.
+    // SAFETY: the argument is one structure of the right type, and the mapping is out of use.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_grant_table_op, arguments) }.map_err(GrantError::Refused)?;
     match argument.status {
         0 => Ok(()),

@@ -1,6 +1,6 @@
 //! The hypervisor's interfaces, as far as the kernel needs them.
 //!
-//! Wrappers are safe where Xen checks what it is given, and `unsafe` where a wrong argument would hurt memory safety
+//! A wrapper is safe where Xen checks the arguments. It is `unsafe` where a wrong argument would break memory safety
 //! (page tables, stacks). Nothing here knows what a request is.
 
 pub(crate) mod abi;

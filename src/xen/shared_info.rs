@@ -1,7 +1,7 @@
-//! The shared-info page: what Xen tells this domain without being asked.
+//! The shared-info page: information that Xen provides without a hypercall.
 //!
-//! `vcpu_info` stays at its default place in this page: registering another one works only once in a domain's life and
-//! could not be repeated after a live update.
+//! `vcpu_info` stays at its default place in this page. Another place can be registered only once in a domain's life,
+//! so that could not be repeated after a live update.
 
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
@@ -14,10 +14,10 @@ use super::event_channel::two_level;
 use super::shared_page::SharedPage;
 use super::time_scale::Calibration;
 
-/// The address of the last page fault.
+/// Offset of the address of the last page fault.
 const CR2: usize = offset_of!(vcpu_info, arch) + offset_of!(arch_vcpu_info, cr2);
 const TIME: usize = offset_of!(vcpu_info, time);
-/// Odd while Xen writes the calibration, and different afterwards.
+/// Offset of the version of the calibration: odd while Xen writes the calibration, and different afterwards.
 const TIME_VERSION: usize = TIME + offset_of!(vcpu_time_info, version);
 const TSC_TIMESTAMP: usize = TIME + offset_of!(vcpu_time_info, tsc_timestamp);
 const SYSTEM_TIME: usize = TIME + offset_of!(vcpu_time_info, system_time);
@@ -48,22 +48,22 @@ unsafe impl Sync for Shared {}
 pub(crate) unsafe fn init() {
     PAGE.call_once(|| {
         let base = NonNull::new(ptr::with_exposed_provenance_mut(entry::shared_info()));
-        // SAFETY: the caller mapped it, and the symbol's page is nobody else's.
+        // SAFETY: the caller mapped the page, and nothing else uses the symbol's page.
         Shared(unsafe { SharedPage::new(base.expect("the image is not at address 0")) })
     });
 }
 
-/// The page, once [`init`] has run.
+/// Returns the page, once [`init`] has run.
 pub(crate) fn page() -> Option<&'static SharedPage> {
     PAGE.get().map(|shared| &shared.0)
 }
 
-/// The address of the last page fault, if it can be told.
+/// Returns the address of the last page fault, once [`init`] has run.
 pub(crate) fn fault_address() -> Option<u64> {
     page().map(|page| page.load64(CR2))
 }
 
-/// The clock's state, whole: Xen writes it again now and then. `None` while it is being written.
+/// Returns a consistent copy of the clock's state, which Xen updates now and then; `None` while Xen writes it.
 pub(crate) fn calibration(page: &SharedPage) -> Option<Calibration> {
     let version = page.load32(TIME_VERSION);
     let calibration = Calibration {

@@ -14,7 +14,7 @@ use super::hypercall;
 /// This domain (`DOMID_SELF`, `xen/include/public/xen.h`).
 const DOMID_SELF: u16 = 0x7ff0;
 
-/// Binds a new port to `remote_port` of domain `domain`. It may fire at once.
+/// Binds a new port to `remote_port` of domain `domain`. The port may fire at once.
 ///
 /// # Errors
 /// The error number that Xen returned.
@@ -36,7 +36,8 @@ pub(crate) fn bind_virq(virq: u32) -> Result<u32, XenError> {
     Ok(argument.port)
 }
 
-/// The domain at the other end of a port of ours, which may be gone; `None` for a port of another kind, or none.
+/// Returns the domain at the other end of a port of this domain. That domain may be gone. Returns `None` for a port of
+/// another kind, or for none.
 ///
 /// # Errors
 /// The error number that Xen returned.
@@ -46,7 +47,7 @@ pub(crate) fn other_end(port: u32) -> Result<Option<u16>, XenError> {
     // SAFETY: the structure is the operation's; Xen only writes the port's state into it.
     unsafe { hypercall::operation(EVENT_CHANNEL_OP, EVTCHNOP_status, &mut argument) }?;
     Ok(match argument.status {
-        // SAFETY: the status says which part of the union holds, and any bytes make a domid.
+        // SAFETY: the status says which variant of the union is valid, and any bytes make a domid.
         INTERDOMAIN => Some(unsafe { argument.u.interdomain.dom }),
         // SAFETY: as above.
         UNBOUND => Some(unsafe { argument.u.unbound.dom }),
@@ -67,7 +68,7 @@ pub(crate) fn close(port: u32) -> Result<(), XenError> {
 /// Signals the other end of a port.
 ///
 /// # Errors
-/// The error number that Xen returned; a vanished other end is none.
+/// The error number that Xen returned. A missing other end is not an error.
 pub(crate) fn send(port: u32) -> Result<(), XenError> {
     let mut argument = evtchn_send { port };
     // SAFETY: the structure is the operation's.

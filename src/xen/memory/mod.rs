@@ -1,11 +1,11 @@
 //! The domain's memory as a PV guest has it: pages, machine frames and page tables.
 //!
 //! Physical page N is mapped at `VIRT_BASE + N * 4096`, the *linear* mapping. The domain builder maps the first few MiB
-//! so; [`Memory::map_all`] maps the rest, and takes the rights away that a page does not need. Below the linear
-//! mapping lies the *ring window*, where granted pages are mapped ([`Memory::window_entry`]).
+//! this way. [`Memory::map_all`] maps the rest, and removes the rights that a page does not need. The *ring window* is
+//! below the linear mapping; granted pages are mapped there ([`Memory::window_entry`]).
 //!
-//! Page tables can be changed by hypercall only: Xen checks each entry. A page that becomes a table must not be writable
-//! anywhere, so its own linear mapping is made read-only first; tables are never given back.
+//! Page tables can be changed by hypercall only, because Xen checks each entry. A page that becomes a table must not be
+//! writable anywhere, so its own linear mapping is made read-only first. Tables are never freed.
 
 mod second_space;
 
@@ -18,24 +18,24 @@ use crate::xen::hypercall;
 use crate::xen::page_table::{ENTRIES, ENTRY_BYTES, Entry, Level};
 use crate::xen::shared_page::PAGE_BYTES;
 
-/// Where the ring window begins: below the linear mapping, in the same 512 GiB, so that one table of level 2 and those
-/// of level 1 that are used are all it costs.
+/// Start of the ring window, below the linear mapping and in the same 512 GiB. The window therefore costs only one
+/// table of level 2, and the tables of level 1 that are used.
 const WINDOW_BASE: usize = 0x2000_0000;
-/// Slots of the ring window. `init-xenstore-domain` gives its domain 128 maptrack frames of 256 mappings each, so there
-/// can't be more mappings.
+/// Slots of the ring window. `init-xenstore-domain` gives its domain 128 maptrack frames of 256 mappings each, so more
+/// mappings are impossible.
 pub(crate) const WINDOW_SLOTS: usize = 32_768;
-/// Where the linear mapping ends at the latest: the end of the first entry of the root table. More than 511 GiB are of
-/// no use to this kernel.
+/// Upper bound of the linear mapping: the end of the first entry of the root table. This kernel has no use for more
+/// than 511 GiB.
 const LINEAR_END: usize = Level::Four.entry_span();
-/// Changes of page-table entries for one hypercall.
+/// Changes of page-table entries in one hypercall.
 const BATCH: usize = 64;
 
-/// `UVMF_INVLPG | UVMF_LOCAL` (`xen/include/public/xen.h`): forget the old entry on this processor.
+/// `UVMF_INVLPG | UVMF_LOCAL` (`xen/include/public/xen.h`): drop the old translation on this processor.
 const FORGET_ENTRY: usize = 2;
-/// The domain that page-table changes are for (`DOMID_SELF`).
+/// The domain of the page-table changes (`DOMID_SELF`).
 const DOMID_SELF: usize = 0x7ff0;
 
-/// What went wrong with a page table.
+/// The reason why a page table could not be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryError {
     /// No page is free for a table.
@@ -52,12 +52,12 @@ impl From<XenError> for MemoryError {
     }
 }
 
-/// Where an entry of the ring window is.
+/// The place of an entry of the ring window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WindowEntry {
-    /// The virtual address that the entry maps.
+    /// Virtual address that the entry maps.
     pub(crate) address: usize,
-    /// The machine address of the entry itself.
+    /// Machine address of the entry itself.
     pub(crate) entry_machine_address: u64,
 }
 
@@ -66,11 +66,11 @@ pub(crate) struct WindowEntry {
 pub(crate) struct Memory {
     /// Virtual address of the root table.
     root: usize,
-    /// Virtual address of the list of machine frames by physical page.
+    /// Virtual address of the p2m list: machine frames by physical page.
     p2m: usize,
-    /// Pages of the domain that can be mapped.
+    /// Number of the domain's pages that can be mapped.
     pages: usize,
-    /// Those, and others that the p2m list names already: see [`Memory::extend`].
+    /// Number of these pages and of others that the p2m list already names: see [`Memory::extend`].
     listed_pages: usize,
     /// Whether pages can be made non-executable.
     no_execute: bool,
@@ -85,41 +85,42 @@ impl Memory {
         Self { root, p2m, pages, listed_pages: pages, no_execute: true }
     }
 
-    /// The machine frame of the page that is linearly mapped at `address`.
+    /// Returns the machine frame of the page that is linearly mapped at `address`.
     fn frame_at(&self, address: usize) -> u64 {
         let page = (address - entry::virt_base()) / PAGE_BYTES;
         assert!(page < self.pages, "{address:#x} is not in the linear mapping");
-        // SAFETY: inside the list, as `new` was promised; nobody changes it.
+        // SAFETY: the index is inside the list, as the caller of `new` guaranteed; the list is not changed.
         unsafe { ptr::with_exposed_provenance::<u64>(self.p2m).add(page).read() }
     }
 
-    /// Where the linear mapping has machine frame `frame`.
+    /// Returns the address of machine frame `frame` in the linear mapping.
     ///
     /// # Errors
-    /// [`MemoryError::ForeignFrame`] when it is not one of this domain's pages.
+    /// [`MemoryError::ForeignFrame`] if the frame is not one of this domain's pages.
     pub(crate) fn address_of_frame(&self, frame: u64) -> Result<usize, MemoryError> {
         let index = usize::try_from(frame).map_err(|_| MemoryError::ForeignFrame)?;
-        // SAFETY: Xen maps the table for every frame of the machine, read-only; the frame comes from a page table or
-        // from `start_info`, so it is one.
+        // SAFETY: Xen maps the table for every frame of the machine, read-only. The frame comes from a page table or
+        // from `start_info`, so it is a frame of the machine.
         let page = unsafe { ptr::with_exposed_provenance::<u64>(MACHINE_TO_PHYS).add(index).read_volatile() };
         let page = usize::try_from(page).ok().filter(|page| *page < self.pages).ok_or(MemoryError::ForeignFrame)?;
         let address = entry::virt_base() + page * PAGE_BYTES;
         if self.frame_at(address) == frame { Ok(address) } else { Err(MemoryError::ForeignFrame) }
     }
 
-    /// Entry `index` of the table at `table`.
+    /// Reads entry `index` of the table at `table`.
     fn read(table: usize, index: usize) -> Entry {
         assert!(index < ENTRIES, "a table has 512 entries");
         // SAFETY: `table` is the linear address of a page table, which is mapped for reading.
         Entry(unsafe { ptr::with_exposed_provenance::<u64>(table).add(index).read_volatile() })
     }
 
-    /// The machine address of entry `index` of the table at `table`.
+    /// Returns the machine address of entry `index` of the table at `table`.
     fn entry_machine_address(&self, table: usize, index: usize) -> u64 {
         (self.frame_at(table) << 12) + (index * ENTRY_BYTES) as u64
     }
 
-    /// The table of level `target` for `address`, creating what lies between with pages from `free_page`.
+    /// Returns the table of level `target` for `address`. Creates missing tables on the way with pages from
+    /// `free_page`.
     fn table(
         &self,
         address: usize,
@@ -145,7 +146,7 @@ impl Memory {
         Ok(table)
     }
 
-    /// Takes the right away to write the page at `page`, so that it can become a table.
+    /// Makes the page at `page` read-only, so that it can become a table.
     fn make_table(&self, page: usize) -> Result<(), MemoryError> {
         let entry = Entry::new(self.frame_at(page), Entry::READ_ONLY).with_rights(false, !self.no_execute);
         // SAFETY: the page is free: nothing else is kept in it that would be written.
@@ -156,16 +157,16 @@ impl Memory {
     fn link(&self, parent: usize, index: usize, child: usize) -> Result<(), MemoryError> {
         let entry = Entry::new(self.frame_at(child), Entry::TABLE);
         let update = xen_sys::mmu_update { ptr: self.entry_machine_address(parent, index), val: entry.0 };
-        // SAFETY: the entry was absent, so only addresses that meant nothing change their meaning.
+        // SAFETY: the entry was absent, so only addresses without a meaning change their meaning.
         Ok(unsafe { update_entries(&[update]) }?)
     }
 
-    /// Maps all of the domain's pages, and gives each page of the image the rights that it needs: code is not
-    /// writable, the rest not executable. Returns the range that is free: from `first_free` on, less the pages that
-    /// became tables.
+    /// Maps all of the domain's pages, and gives each page of the image the rights that it needs: code is not writable,
+    /// the rest not executable. Returns the free range, which begins at `first_free`, without the pages that became
+    /// tables.
     ///
     /// # Errors
-    /// When Xen refuses a change, or the pages that the builder mapped don't suffice for the tables.
+    /// Fails if Xen refuses a change, or if the pages that the builder mapped are too few for the tables.
     ///
     /// # Safety
     /// All pages from `first_free` on must be unused.
@@ -173,7 +174,7 @@ impl Memory {
         let mut next = first_free.next_multiple_of(PAGE_BYTES);
         let end = entry::virt_base() + self.pages * PAGE_BYTES;
         let mut mapped = entry::virt_base();
-        // Level by level of growth: each new table maps 511 more pages than it costs.
+        // In steps of one table: each new table maps 511 more pages than it costs.
         while mapped < end {
             let index = Level::Two.index(mapped);
             let mut free_page = || take_page(&mut next, mapped.min(end));
@@ -208,7 +209,7 @@ impl Memory {
             let index = Level::One.index(address);
             let old = Self::read(table, index);
             let executable = entry::text().contains(&address);
-            // What the builder made read-only is a page table.
+            // A page that the builder made read-only is a page table.
             let writable = old.0 & Entry::WRITABLE != 0 && !executable && !entry::rodata().contains(&address);
             let new = old.with_rights(writable, executable || !self.no_execute);
             if old.is_present() && old != new {
@@ -223,9 +224,9 @@ impl Memory {
         self.apply(&batch[..count])
     }
 
-    /// Makes changes that only take rights away. A processor that can't mark pages as not executable is put up with.
+    /// Applies changes that only remove rights. Tolerates a processor that cannot mark pages as not executable.
     fn apply(&mut self, batch: &[xen_sys::mmu_update]) -> Result<(), MemoryError> {
-        // SAFETY: the pages stay what they are; code is not written and data is not executed.
+        // SAFETY: the frames of the pages stay the same; code is not written and data is not executed.
         let result = unsafe { update_entries(batch) };
         if let Err(error) = result {
             if !self.no_execute {
@@ -246,21 +247,21 @@ impl Memory {
     /// Maps machine frame `frame`, which Xen shares with this domain, in place of the page at `address`.
     ///
     /// # Errors
-    /// When Xen refuses.
+    /// Fails if Xen refuses.
     ///
     /// # Safety
     /// Nothing may be kept in the page at `address`.
     pub(crate) unsafe fn replace_page(&self, address: usize, frame: u64) -> Result<(), MemoryError> {
-        // Executable or not is left to `map_all`: this is called before.
-        // SAFETY: the caller's promise.
+        // `map_all`, which is called later, sets whether the page is executable.
+        // SAFETY: the caller guarantees it.
         Ok(unsafe { update_mapping(address, Entry::new(frame, Entry::READ_WRITE)) }?)
     }
 
-    /// Where slot `slot` of the ring window is, after making sure that it has a table. Tables are made of pages from
-    /// `free_page`, which returns the linear address of a page that it gives away for good.
+    /// Returns the place of slot `slot` of the ring window, after ensuring that the slot has a table. Tables are made
+    /// of pages from `free_page`, which returns the linear address of a page that it gives away for good.
     ///
     /// # Errors
-    /// When there is no page or Xen refuses.
+    /// Fails if there is no page or Xen refuses.
     pub(crate) fn window_entry(
         &self,
         slot: usize,
@@ -276,7 +277,7 @@ impl Memory {
     }
 }
 
-/// The next page of the free range, while it is below `mapped`.
+/// Takes the next page of the free range, if it is below `mapped`.
 fn take_page(next: &mut usize, mapped: usize) -> Option<usize> {
     let page = *next;
     if page + PAGE_BYTES > mapped {
@@ -289,7 +290,7 @@ fn take_page(next: &mut usize, mapped: usize) -> Option<usize> {
 /// Writes a table into a free page that is mapped for writing.
 fn fill_page(page: usize, entry: impl Fn(usize) -> Entry) {
     for index in 0..ENTRIES {
-        // SAFETY: the page is free, mapped and ours, as everyone who hands pages out promises.
+        // SAFETY: the page is free, mapped, and this kernel's own, as each source of free pages guarantees.
         unsafe { ptr::with_exposed_provenance_mut::<u64>(page).add(index).write(entry(index).0) };
     }
 }
@@ -297,23 +298,23 @@ fn fill_page(page: usize, entry: impl Fn(usize) -> Entry) {
 /// Changes the entry that maps `address`, which has a table.
 ///
 /// # Safety
-/// Nothing that is in use may lose its meaning by it.
+/// The change must keep the meaning of every address that is in use.
 unsafe fn update_mapping(address: usize, entry: Entry) -> Result<(), XenError> {
     let arguments = [address, entry.0 as usize, FORGET_ENTRY, 0, 0];
-    // SAFETY: the caller's promise; Xen checks the entry.
+    // SAFETY: the caller guarantees it; Xen checks the entry.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_update_va_mapping, arguments) }.map(|_| ())
 }
 
-/// Makes changes to page-table entries, and forgets all old ones.
+/// Changes page-table entries, and drops all old translations.
 ///
 /// # Safety
-/// Nothing that is in use may lose its meaning by it.
+/// The changes must keep the meaning of every address that is in use.
 unsafe fn update_entries(batch: &[xen_sys::mmu_update]) -> Result<(), XenError> {
     if batch.is_empty() {
         return Ok(());
     }
     let arguments = [batch.as_ptr().expose_provenance(), batch.len(), 0, DOMID_SELF, 0];
-    // SAFETY: the caller's promise; Xen checks each entry.
+    // SAFETY: the caller guarantees it; Xen checks each entry.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_mmu_update, arguments) }?;
     flush()
 }
@@ -328,24 +329,24 @@ pub(crate) struct ExtendedOperation {
 }
 
 impl ExtendedOperation {
-    /// A command about a machine frame.
+    /// Creates a command about a machine frame.
     pub(crate) const fn about(command: u32, frame: u64) -> Self {
         Self { command, argument1: frame, argument2: 0 }
     }
 }
 
-/// Makes an extended operation.
+/// Executes an extended operation.
 ///
 /// # Safety
-/// Nothing that is in use may lose its meaning by it.
+/// The operation must keep the meaning of every address that is in use.
 unsafe fn extended(operation: ExtendedOperation) -> Result<(), XenError> {
     let arguments = [ptr::from_ref(&operation).expose_provenance(), 1, 0, DOMID_SELF, 0];
-    // SAFETY: the structure is the right one; the rest is the caller's promise.
+    // SAFETY: the structure is the right one; the caller guarantees the rest.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_mmuext_op, arguments) }.map(|_| ())
 }
 
-/// Makes the processor forget all translations.
+/// Drops all of the processor's translations.
 fn flush() -> Result<(), XenError> {
-    // SAFETY: forgetting translations changes nothing but time.
+    // SAFETY: dropping translations changes nothing but time.
     unsafe { extended(ExtendedOperation::about(xen_sys::MMUEXT_TLB_FLUSH_LOCAL, 0)) }
 }

@@ -1,8 +1,8 @@
-//! A second address space beside the present one: frames go from one to the other, tables are pinned, and memory grows by
-//! what the other one leaves.
+//! A second address space in addition to the current one: frames move from one to the other, tables are pinned, and
+//! memory grows by what the other space leaves.
 //!
-//! A frame that becomes a table in one space must not be writable in any other: so whatever is given to the other
-//! space is unmapped here first.
+//! A frame that becomes a table in one space must not be writable in any other. Frames that are given to the other
+//! space are therefore unmapped here first.
 
 use core::ops::Range;
 
@@ -12,10 +12,10 @@ use crate::xen::entry;
 use crate::xen::page_table::{ENTRY_BYTES, Entry, Level};
 use crate::xen::shared_page::PAGE_BYTES;
 
-/// Changes for one hypercall. More would not be faster: Xen looks for other work every 64 or so.
+/// Changes in one hypercall. More would not be faster: Xen checks for other work every 64 or so.
 const BATCH: usize = 128;
 
-/// Changes that are collected, and made when there are enough.
+/// Changes that are collected, and applied when there are enough.
 struct Batch {
     updates: [xen_sys::mmu_update; BATCH],
     count: usize,
@@ -27,7 +27,7 @@ impl Batch {
     }
 
     /// # Safety
-    /// Nothing that is in use may lose its meaning by this change, when it is made.
+    /// The change must keep the meaning of every address that is in use when it is applied.
     unsafe fn push(&mut self, ptr: u64, val: u64) -> Result<(), XenError> {
         if self.count == BATCH {
             self.make()?;
@@ -39,31 +39,31 @@ impl Batch {
 
     fn make(&mut self) -> Result<(), XenError> {
         let count = core::mem::take(&mut self.count);
-        // SAFETY: whoever pushed the changes promised it.
+        // SAFETY: the callers of `push` guaranteed it for each change.
         unsafe { update_entries(&self.updates[..count]) }
     }
 }
 
 impl Memory {
-    /// Pages of the domain, as far as this space has them.
+    /// Returns the number of the domain's pages that this space has.
     pub(crate) const fn pages(&self) -> usize {
         self.pages
     }
 
-    /// The machine frame of the page that is linearly mapped at `address`.
+    /// Returns the machine frame of the page that is linearly mapped at `address`.
     pub(crate) fn frame(&self, address: usize) -> u64 {
         self.frame_at(address)
     }
 
-    /// The machine frame of the root table.
+    /// Returns the machine frame of the root table.
     pub(crate) fn root_frame(&self) -> u64 {
         self.frame_at(self.root)
     }
 
-    /// Changes the entries of linearly mapped pages: `entry` says what a page's frame is to be mapped as.
+    /// Changes the entries of linearly mapped pages: `entry` returns the new entry for a page's frame.
     ///
     /// # Safety
-    /// Nothing that is in use may lose its meaning by it.
+    /// The changes must keep the meaning of every address that is in use.
     unsafe fn remap(
         &self,
         addresses: impl Iterator<Item = usize>,
@@ -79,7 +79,7 @@ impl Memory {
             };
             known = Some((region, table));
             let at = self.entry_machine_address(table, Level::One.index(address));
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { batch.push(at, entry(self.frame_at(address)).0) }?;
         }
         Ok(batch.make()?)
@@ -88,102 +88,102 @@ impl Memory {
     /// Unmaps linearly mapped pages, so that their frames can be used elsewhere.
     ///
     /// # Errors
-    /// When Xen refuses; some may be unmapped then, and [`Memory::map_pages`] maps them again.
+    /// Fails if Xen refuses. Some pages may be unmapped then, and [`Memory::map_pages`] maps them again.
     ///
     /// # Safety
-    /// Nobody may use what is in these pages before they are mapped again.
+    /// The contents of these pages must not be used before they are mapped again.
     pub(crate) unsafe fn unmap_pages(&self, addresses: impl Iterator<Item = usize>) -> Result<(), MemoryError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { self.remap(addresses, |_| Entry::ABSENT) }
     }
 
-    /// Maps pages again that were unmapped or made tables, for reading and writing. Their contents are anything.
+    /// Maps pages again that were unmapped or became tables, for reading and writing. Their contents are arbitrary.
     ///
     /// # Errors
-    /// When Xen refuses: a frame is still a table, for instance.
+    /// Fails if Xen refuses, for instance because a frame is still a table.
     pub(crate) fn map_pages(&self, addresses: impl Iterator<Item = usize>) -> Result<(), MemoryError> {
         let rights = Entry::new(0, Entry::READ_WRITE).with_rights(true, !self.no_execute);
-        // SAFETY: the pages get back the frames that are theirs.
+        // SAFETY: the pages get their own frames back.
         unsafe { self.remap(addresses, |frame| Entry::new(frame, rights.0)) }
     }
 
-    /// Tells Xen's table which page a machine frame is: (frame, page).
+    /// Enters frames into Xen's machine-to-physical table: pairs of a machine frame and its page number.
     ///
     /// # Errors
-    /// When Xen refuses: a frame is not this domain's.
+    /// Fails if Xen refuses, because a frame is not this domain's.
     pub(crate) fn name_frames(&self, frames: impl Iterator<Item = (u64, usize)>) -> Result<(), MemoryError> {
         let mut batch = Batch::new();
         for (frame, page) in frames {
-            // SAFETY: the table only says what a frame is called; nothing is mapped by it.
+            // SAFETY: the table only gives a frame its page number; nothing is mapped by it.
             unsafe { batch.push(frame << 12 | u64::from(xen_sys::MMU_MACHPHYS_UPDATE), page as u64) }?;
         }
         Ok(batch.make()?)
     }
 
-    /// Takes the right away to write a free page, so that it can become a table.
+    /// Makes a free page read-only, so that it can become a table.
     ///
     /// # Errors
-    /// When Xen refuses.
+    /// Fails if Xen refuses.
     pub(crate) fn make_page_table(&self, page: usize) -> Result<(), MemoryError> {
         self.make_table(page)
     }
 
-    /// Sets an entry of the root table, which leads to a table of level 3 in a frame that is a table already or can
-    /// become one.
+    /// Sets an entry of the root table. The entry leads to a table of level 3, in a frame that is a table already or
+    /// can become one.
     ///
     /// # Errors
-    /// When Xen refuses.
+    /// Fails if Xen refuses.
     ///
     /// # Safety
-    /// Nothing that is in use may be mapped below the entry before, and what is mapped after must be in order.
+    /// Nothing that is in use may be mapped below the entry before. The tables below it afterwards must be in order.
     pub(crate) unsafe fn set_root_entry(&self, index: usize, entry: Entry) -> Result<(), MemoryError> {
         let update = xen_sys::mmu_update {
             ptr: self.root_frame() * PAGE_BYTES as u64 + (index * ENTRY_BYTES) as u64,
             val: entry.0,
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         Ok(unsafe { update_entries(&[update]) }?)
     }
 
-    /// Makes a frame a root table for good, until [`Memory::unpin_root`]: Xen checks it and everything below.
+    /// Pins a frame as a root table, until [`Memory::unpin_root`]: Xen checks it and all tables below.
     ///
     /// # Errors
-    /// When Xen refuses what is in the tables.
+    /// Fails if Xen refuses the contents of the tables.
     pub(crate) fn pin_root(&self, frame: u64) -> Result<(), XenError> {
-        // SAFETY: the current tables stay what they are.
+        // SAFETY: the current tables stay unchanged.
         unsafe { extended(ExtendedOperation::about(xen_sys::MMUEXT_PIN_L4_TABLE, frame)) }
     }
 
-    /// Lets a root table go, with all below that nothing else uses.
+    /// Unpins a root table, with all tables below that nothing else uses.
     ///
     /// # Errors
-    /// When it is not pinned.
+    /// Fails if the table is not pinned.
     ///
     /// # Safety
-    /// It must not be the current one.
+    /// The table must not be the current one.
     pub(crate) unsafe fn unpin_root(&self, frame: u64) -> Result<(), XenError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { extended(ExtendedOperation::about(xen_sys::MMUEXT_UNPIN_TABLE, frame)) }
     }
 
-    /// Says how many pages the p2m list names, for [`Memory::extend`].
+    /// Sets the number of pages that the p2m list names, for [`Memory::extend`].
     ///
     /// # Safety
-    /// The list must have so many entries, and the frames of those that are not mapped yet must belong to nobody else.
+    /// The list must have this many entries. Nothing else may use the frames of the pages that are not mapped yet.
     pub(crate) unsafe fn list(&mut self, pages: usize) {
         self.listed_pages = pages.min((super::LINEAR_END - entry::virt_base()) / PAGE_BYTES).max(self.pages);
     }
 
-    /// How many pages are listed that are not mapped yet.
+    /// Returns the number of listed pages that are not mapped yet.
     pub(crate) const fn missing_pages(&self) -> usize {
         self.listed_pages.saturating_sub(self.pages)
     }
 
-    /// Takes up to `most` further pages of the list into the linear mapping. Returns the new part. Tables are made of
+    /// Adds up to `most` further pages of the list to the linear mapping, and returns the new part. Tables are made of
     /// pages from `free_page`.
     ///
     /// # Errors
-    /// When there is no page for a table or Xen refuses; those pages and all behind them are lost then.
+    /// Fails if there is no page for a table or Xen refuses. Those pages and all later ones are then lost.
     pub(crate) fn extend(
         &mut self,
         most: usize,
@@ -198,7 +198,7 @@ impl Memory {
         gained
     }
 
-    /// Names pages that had other names, and maps them.
+    /// Gives pages new page numbers, and maps them.
     fn map_new(
         &self,
         all: Range<usize>,
@@ -216,11 +216,11 @@ impl Memory {
         Ok(range)
     }
 
-    /// Maps linearly mapped pages a second time, one behind the other, for reading: at the end of the ring window. Returns
-    /// where. Tables are made of pages from `free_page`.
+    /// Maps linearly mapped pages a second time, one after the other and for reading, at the end of the ring window.
+    /// Returns the address of the first one. Tables are made of pages from `free_page`.
     ///
     /// # Errors
-    /// When the window is too small, there is no page for a table, or Xen refuses.
+    /// Fails if the window is too small, there is no page for a table, or Xen refuses.
     ///
     /// # Safety
     /// No rings may be mapped in that part of the window.
@@ -236,25 +236,25 @@ impl Memory {
         for (slot, page) in (first..).zip(pages) {
             let WindowEntry { address, entry_machine_address } = self.window_entry(slot, &mut free_page)?;
             start.get_or_insert(address);
-            // SAFETY: nothing is mapped there; the frame is one of ours.
+            // SAFETY: nothing is mapped there; the frame is one of this domain's.
             unsafe { batch.push(entry_machine_address, Entry::new(self.frame_at(*page), rights.0).0) }?;
         }
         batch.make()?;
         start.ok_or(MemoryError::NoPage)
     }
 
-    /// Undoes [`Memory::map_in_a_row`] of so many pages.
+    /// Undoes [`Memory::map_in_a_row`] for this many pages.
     ///
     /// # Errors
-    /// When Xen refuses.
+    /// Fails if Xen refuses.
     ///
     /// # Safety
-    /// Nobody may use those addresses any more.
+    /// Those addresses must not be used any more.
     pub(crate) unsafe fn unmap_row(&self, pages: usize) -> Result<(), MemoryError> {
         let mut batch = Batch::new();
         for slot in WINDOW_SLOTS.saturating_sub(pages)..WINDOW_SLOTS {
             let entry = self.window_entry(slot, || None)?;
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { batch.push(entry.entry_machine_address, Entry::ABSENT.0) }?;
         }
         Ok(batch.make()?)
