@@ -50,7 +50,7 @@ fn begin() {
         successor::give_up("a panic or fault while another was reported");
         sched::shutdown(Reason::Crash);
     }
-    // SAFETY: nothing below the panic or fault runs again.
+    // SAFETY: nothing below the panic or processor fault runs again.
     unsafe { take_over() };
 }
 

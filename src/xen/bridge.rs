@@ -1,5 +1,5 @@
-//! The trampoline: two pages that are mapped at the same addresses in two address spaces. The processor uses them to
-//! switch from one kernel to another and back (`boot/bridge.s`).
+//! The trampoline ([`Bridge`]): two pages that are mapped at the same addresses in two address spaces. The processor
+//! uses them to switch from one kernel to another and back (`boot/bridge.s`).
 //!
 //! The kernel that builds the trampoline is the *predecessor*, the other one the *successor*. The successor finds its
 //! predecessor in the data page. Until it takes the trampoline down, any failure leads back.

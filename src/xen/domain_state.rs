@@ -68,7 +68,8 @@ pub(crate) fn from_stable(payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
 /// There is no unique id, because no field reliably distinguishes two domains with the same number:
 ///
 /// - The tools choose and change the handle, and it stays the same over a restart.
-/// - The frame of the shared-info page is soon used again. A live domain's changes when it maps the page elsewhere.
+/// - The frame of the shared-info page is soon used again. A live domain's frame changes when it maps the page
+///   elsewhere.
 /// - Processor time may be larger for either domain.
 ///
 /// A live domain that is mistaken for another one would lose its nodes, so an uncertain answer is not enough.

@@ -89,7 +89,7 @@ pub(crate) fn guard_pages() -> [usize; 2] {
     [address!(boot_stack), address!(fault_stack)]
 }
 
-/// The processor's state at a fault. `boot/pv.s` fills the fields in this order.
+/// The processor's state at a processor fault. `boot/pv.s` fills the fields in this order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FaultFrame {
@@ -198,18 +198,18 @@ struct TrapInfo {
 /// Flag of a handler that leaves upcalls masked (`TI_SET_IF`).
 const TRAP_MASKS_UPCALLS: u8 = 1 << 2;
 
-/// Directs Xen's faults and events to this kernel.
+/// Registers this kernel's handlers of processor faults and events.
 pub(crate) fn register_handlers() {
     register_own_fault_handlers();
     register_callbacks(address!(event_upcall), address!(failsafe_callback));
 }
 
-/// Directs faults to this kernel.
+/// Registers this kernel's handlers of processor faults.
 pub(crate) fn register_own_fault_handlers() {
     register_fault_handlers(address!(fault_stubs));
 }
 
-/// Directs faults to stubs that follow each other from `stubs` on, [`FAULT_STUB_BYTES`] each.
+/// Registers handlers of processor faults: stubs that follow each other from `stubs` on, [`FAULT_STUB_BYTES`] each.
 pub(crate) fn register_fault_handlers(stubs: usize) {
     let mut table = [TrapInfo::default(); VECTORS as usize + 1]; // the last stays zero: the end of the table
     for (vector, trap) in (0..VECTORS).zip(&mut table) {

@@ -14,54 +14,55 @@ use xenstore::server::{ConnectionId, Server};
 
 use crate::platform::FolderPlatform;
 
-/// Bytes read from a client at once: some requests of common size.
+/// Bytes read from a client at once: a few requests of common size.
 const READ_BYTES: usize = 16384;
 
-/// Turns of the server that a client gets at once, so that what one read brought is usually answered by one write, and
-/// others wait for no more than a few hundred microseconds. What this many turns answer fits into the client's queue.
+/// Turns of the server that a client gets at once. One write then usually answers everything that one read brought, and
+/// other clients wait for no more than a few hundred microseconds. The replies of this many turns fit into the client's
+/// queue.
 const TURNS: usize = 8;
 
-/// Messages that are sent by one call.
+/// Maximum number of messages in one write.
 const PIECES: usize = 64;
 
 const _: () = assert!(TURNS * REQUESTS_PER_TURN * PAYLOAD_BYTES <= PRIVILEGED_QUEUE_BYTES);
 
-/// One client.
+/// A client's connection.
 struct Client {
     stream: UnixStream,
     id: ConnectionId,
     /// Bytes that the server has not taken yet.
     unread: Vec<u8>,
-    /// What epoll waits for.
+    /// Events that epoll reports for this client.
     waits_for: EventFlags,
 }
 
 /// All clients.
 ///
-/// The socket's file goes when this is dropped.
+/// Dropping this removes the socket's file.
 pub(crate) struct Clients {
     listener: UnixListener,
     path: PathBuf,
-    /// Whether new clients are taken: not while this process can't have more open files.
+    /// Whether new clients are accepted: not while this process has as many open files as it may.
     takes_more: bool,
     epoll: OwnedFd,
     clients: BTreeMap<RawFd, Client>,
     descriptors: BTreeMap<ConnectionId, RawFd>,
     /// Clients that have sent more than the server took in one turn.
     unfinished: BTreeSet<RawFd>,
-    /// Room for what is read, lent to a client for its turn.
+    /// Buffer for reads, lent to a client for its turn.
     room: Vec<u8>,
 }
 
-/// What epoll says about these instead of a client's descriptor.
+/// Values that epoll reports for these sources, in place of a client's descriptor.
 pub(crate) const LISTENER: u64 = u64::MAX;
 pub(crate) const CHANNEL: u64 = u64::MAX - 1;
 pub(crate) const END: u64 = u64::MAX - 2;
 
-/// Refuses a folder in which a server listens on `path`. To be asked before anything in the folder is replaced.
+/// Refuses a folder in which a server listens on `path`. Must be called before anything in the folder is replaced.
 ///
 /// # Errors
-/// When one does.
+/// Fails if a server listens there.
 pub(crate) fn expect_no_server(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there")),
@@ -70,9 +71,9 @@ pub(crate) fn expect_no_server(path: &Path) -> io::Result<()> {
 }
 
 impl Clients {
-    /// Listens on `path`. A socket that is left from another server is replaced.
+    /// Listens on `path`. Replaces a socket that another server left.
     ///
-    /// `channel` is readable when a port fired, and `end` when this process is to end.
+    /// `channel` is readable when a port fired, and `end` when this process must end.
     pub(crate) fn listen(path: PathBuf, channel: &impl AsFd, end: &impl AsFd) -> io::Result<Self> {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -96,12 +97,12 @@ impl Clients {
         })
     }
 
-    /// What to wait on.
+    /// Returns the epoll descriptor to wait on.
     pub(crate) const fn epoll(&self) -> &OwnedFd {
         &self.epoll
     }
 
-    /// Takes new clients.
+    /// Accepts new clients.
     pub(crate) fn accept(&mut self, server: &mut Server) {
         loop {
             match self.listener.accept() {
@@ -110,7 +111,7 @@ impl Clients {
                     io::ErrorKind::WouldBlock => return,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
-                        // Those who wait keep the listener readable: it is left out until a client goes.
+                        // Waiting clients keep the listener readable, so it is left out until a client disconnects.
                         log::warn!("can't take more clients than {}: {error}", self.clients.len());
                         return self.take_more(false);
                     }
@@ -119,7 +120,7 @@ impl Clients {
         }
     }
 
-    /// Lets epoll tell of new clients, or no more.
+    /// Sets whether epoll reports new clients.
     fn take_more(&mut self, takes_more: bool) {
         let wanted = if takes_more { EventFlags::IN } else { EventFlags::empty() };
         if epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), wanted).is_ok() {
@@ -140,7 +141,7 @@ impl Clients {
         }
     }
 
-    /// Serves the client of a descriptor that epoll named.
+    /// Serves the client whose descriptor epoll reported.
     pub(crate) fn serve(&mut self, descriptor: u64, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
         let Ok(descriptor) = RawFd::try_from(descriptor) else { return };
         let Some(client) = self.clients.get_mut(&descriptor) else { return };
@@ -157,8 +158,8 @@ impl Clients {
         }
     }
 
-    /// Serves the clients that others' requests concern, and those from which the server has not taken everything.
-    /// Returns whether one of them can go on at once.
+    /// Serves clients that others' requests concern, and clients from which the server has not taken everything.
+    /// Returns whether one of them can continue at once.
     pub(crate) fn serve_waiting(&mut self, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) -> bool {
         let unfinished = std::mem::take(&mut self.unfinished);
         for descriptor in unfinished {
@@ -172,7 +173,7 @@ impl Clients {
         !self.unfinished.is_empty()
     }
 
-    /// Hands on what a client has sent, and sends what waits for it.
+    /// Passes a client's input to the server, and sends the client's pending output.
     fn go_on(&mut self, descriptor: RawFd, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
         let Some(client) = self.clients.get_mut(&descriptor) else { return };
         client.handle(server, platform, now_ms);
@@ -199,16 +200,16 @@ impl Clients {
 
 impl Drop for Clients {
     fn drop(&mut self) {
-        // Where it can't be removed, the next server replaces it.
+        // If the file cannot be removed, the next server replaces it.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Client {
-    /// Reads what is there, unless enough waits already.
+    /// Reads available input, unless enough is unread already.
     ///
     /// # Errors
-    /// When the client is gone.
+    /// Fails if the client has disconnected.
     fn read(&mut self) -> io::Result<()> {
         if self.unread.len() >= READ_BYTES {
             return Ok(());
@@ -221,7 +222,7 @@ impl Client {
         }
     }
 
-    /// Hands what was read to the server, for some turns.
+    /// Passes the unread input to the server, for up to [`TURNS`] turns.
     fn handle(&mut self, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) {
         let mut taken = 0;
         for _ in 0..TURNS {
@@ -234,10 +235,10 @@ impl Client {
         self.unread.drain(..taken);
     }
 
-    /// Sends what waits.
+    /// Sends pending output.
     ///
     /// # Errors
-    /// When the client is gone.
+    /// Fails if the client has disconnected.
     fn write(&mut self, server: &mut Server) -> io::Result<()> {
         while server.has_to_transmit(self.id) {
             let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -256,14 +257,15 @@ impl Client {
         Ok(())
     }
 
-    /// Whether something read waits, and the server would take it.
+    /// Returns whether the server would take unread input or execute a complete request now. It does neither while
+    /// output is pending.
     fn can_go_on(&self, server: &Server) -> bool {
         let engine = server.engine();
         let is_complete = engine.has_complete_request(self.id);
         (is_complete || !self.unread.is_empty() && engine.may_receive(self.id)) && !server.has_to_transmit(self.id)
     }
 
-    /// Waits for room when something is to be sent, and for input when not much waits.
+    /// Makes epoll report room when output is pending, and input when little is unread.
     fn wait(&mut self, epoll: &OwnedFd, server: &Server) {
         let mut wanted = EventFlags::empty();
         if self.unread.len() < READ_BYTES {

@@ -1,7 +1,7 @@
-//! The engine and the ring code of the kernel on a plain Linux host, for development, comparison and benchmarks.
+//! The kernel's engine and ring code on a plain Linux host, for development, comparison and benchmarks.
 //!
-//! It speaks to clients as dom0's on `DIR/socket`, and to domains that other processes play through files in `DIR`
-//! ([`platform`]). No real Xen is involved; a host must not be run on it.
+//! The server talks to dom0's clients on `DIR/socket`. Other processes play domains through files in `DIR`
+//! ([`platform`]). No real Xen is involved, and no host should be run on it.
 
 mod clients;
 mod page;
@@ -45,7 +45,7 @@ and the boot options of the kernel:
   --no-replay        refuse a commit that conflicts, as the C server does, instead of replaying its requests
 ";
 
-/// Events taken from epoll at once.
+/// Maximum number of events taken from epoll at once.
 const EVENTS: usize = 64;
 
 fn main() -> ExitCode {
@@ -69,17 +69,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the command line says.
+/// The parsed command line.
 struct Arguments {
-    /// The folder that stands for Xen.
+    /// The folder that represents Xen.
     folder: PathBuf,
-    /// How many milliseconds pass for the server in one.
+    /// Milliseconds that pass for the server in one real millisecond.
     clock_factor: u32,
     /// The boot options.
     options: Options,
 }
 
-/// The command line; `None` when help was asked for.
+/// Parses the command line. Returns `None` if help was requested.
 fn arguments() -> Result<Option<Arguments>, String> {
     let mut words = Vec::new();
     let mut folder = None;
@@ -109,12 +109,12 @@ fn arguments() -> Result<Option<Arguments>, String> {
     Ok(Some(Arguments { folder, clock_factor, options }))
 }
 
-/// A factor from 1 on.
+/// Parses a factor of at least 1.
 fn factor(word: &OsStr) -> Option<u32> {
     word.to_str()?.parse().ok().filter(|factor| *factor > 0)
 }
 
-/// Serves until a signal to end comes.
+/// Serves until a signal ends the process.
 fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
     let started = Instant::now();
     let now_ms = || u64::try_from((started.elapsed() * clock_factor).as_millis()).unwrap_or(u64::MAX);
@@ -183,7 +183,7 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
     }
 }
 
-/// A stream that is readable once this process was told to end, by SIGTERM or from the keyboard.
+/// Returns a stream that becomes readable on a signal to end: SIGTERM or an interrupt from the keyboard.
 fn signals_to_end() -> io::Result<UnixStream> {
     let (end, told) = UnixStream::pair()?;
     for signal in [SIGTERM, SIGINT] {
@@ -192,7 +192,7 @@ fn signals_to_end() -> io::Result<UnixStream> {
     Ok(end)
 }
 
-/// Log lines go to standard error.
+/// A logger that writes to standard error.
 struct StandardError;
 
 impl Log for StandardError {
@@ -201,7 +201,7 @@ impl Log for StandardError {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // Nobody may be listening, and that must not stop the server.
+        // Standard error may be closed, which must not stop the server.
         let _ = writeln!(io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
     }
 

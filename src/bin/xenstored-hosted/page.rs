@@ -1,4 +1,4 @@
-//! A ring page that is a file mapped into memory, shared with the process that plays the domain.
+//! A ring page: a file that is mapped into memory and shared with the process that plays the domain.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 const PAGE_BYTES: usize = 4096;
 
 /// A mapped ring page.
@@ -36,7 +36,7 @@ impl MappedPage {
 
 impl Drop for MappedPage {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing refers to it any more.
+        // SAFETY: the mapping is this value's own, and nothing refers to it any more.
         let unmapped = unsafe { munmap(self.0.as_ptr().cast(), PAGE_BYTES) };
         debug_assert!(unmapped.is_ok());
     }
@@ -53,14 +53,14 @@ impl RingPage for MappedPage {
 
     fn copy_requests(&self, at: usize, to: &mut [u8]) {
         assert!(at <= RING_BYTES && to.len() <= RING_BYTES - at);
-        // SAFETY: inside the page, as just checked, and `to` is not in it. The other process may write meanwhile: bytes
-        // have no invalid value, and nobody relies on what comes out before it has been checked.
+        // SAFETY: the range is inside the page, as just checked, and `to` is not in it. The other process may write
+        // meanwhile. Bytes have no invalid value, and the copy is checked before anything relies on it.
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr().add(at), to.as_mut_ptr(), to.len()) }
     }
 
     fn copy_replies(&self, at: usize, from: &[u8]) {
         assert!(at <= RING_BYTES && from.len() <= RING_BYTES - at);
-        // SAFETY: inside the page, as just checked, and `from` is not in it.
+        // SAFETY: the range is inside the page, as just checked, and `from` is not in it.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.0.as_ptr().add(RING_BYTES + at), from.len()) }
     }
 

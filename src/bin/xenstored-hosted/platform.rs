@@ -1,11 +1,11 @@
 //! A Xen made of files in a folder, as `tests/peers/fakexen.c` makes one for other servers:
 //!
-//! - `server`: datagram socket of our event channels; a sender names a port in four bytes
+//! - `server`: datagram socket of the server's event channels; a sender names a port in four bytes
 //! - `dom.N`: datagram socket of domain N's event channel
 //! - `ring.N`: domain N's ring page
-//! - `state.N`: is there while domain N is; its first byte is `r` running, `s` shut down, `d` dying
+//! - `state.N`: exists while domain N does; its first byte is `r` running, `s` shut down, `d` dying
 //!
-//! Our port of domain N is 1000 + N; port 1 says that a domain shut down or died.
+//! The server's port of domain N is 1000 + N. Port 1 reports that a domain shut down or died.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,12 +23,12 @@ use crate::page::MappedPage;
 
 /// The port of the domain exception.
 pub(crate) const EXCEPTION_PORT: Port = Port(1);
-/// The file of our event channels.
+/// The file of the server's event channels.
 const CHANNEL_FILE: &str = "server";
-/// Our port of domain 0.
+/// The server's port of domain 0.
 const FIRST_PORT: u32 = 1000;
 
-/// The folder that stands for Xen. The file of our event channels goes when this is dropped.
+/// The folder that represents Xen. Dropping this removes the file of the server's event channels.
 pub(crate) struct FolderPlatform {
     folder: PathBuf,
     channel: UnixDatagram,
@@ -36,7 +36,7 @@ pub(crate) struct FolderPlatform {
 }
 
 impl FolderPlatform {
-    /// Opens our end of the event channels.
+    /// Opens the server's end of the event channels.
     pub(crate) fn new(folder: PathBuf) -> io::Result<Self> {
         let path = folder.join(CHANNEL_FILE);
         match fs::remove_file(&path) {
@@ -48,12 +48,12 @@ impl FolderPlatform {
         Ok(Self { folder, channel, rings: BTreeMap::new() })
     }
 
-    /// The socket that is readable when a port fired.
+    /// Returns the socket that is readable when a port fired.
     pub(crate) const fn channel(&self) -> &UnixDatagram {
         &self.channel
     }
 
-    /// The next port that fired.
+    /// Returns the next port that fired.
     pub(crate) fn next_port(&self) -> Option<Port> {
         let mut bytes = [0; 4];
         loop {
@@ -73,7 +73,7 @@ impl FolderPlatform {
 
 impl Drop for FolderPlatform {
     fn drop(&mut self) {
-        // Where it can't be removed, the next server replaces it.
+        // If the file cannot be removed, the next server replaces it.
         let _ = fs::remove_file(self.folder.join(CHANNEL_FILE));
     }
 }
@@ -101,7 +101,7 @@ impl Hypervisor for FolderPlatform {
     }
 
     fn adopt_port(&mut self, domid: DomId, _port: u32) -> Result<Port, Errno> {
-        // Ports are only names here, and each domain always has the same.
+        // Ports are only names here, and a domain's port is always the same.
         Ok(Port(FIRST_PORT + u32::from(domid.0)))
     }
 
@@ -144,7 +144,7 @@ impl Platform for FolderPlatform {
 
     fn notify(&mut self, port: Port) {
         let domid = DomId(u16::try_from(port.0 - FIRST_PORT).expect("a port that `bind_port` made"));
-        // An event is a level and not a queue: a full or missing receiver loses nothing that it needs.
+        // An event is a level and not a queue, so a full or missing receiver loses nothing that it needs.
         let _ = self.channel.send_to(&port.0.to_ne_bytes(), self.file("dom", domid));
     }
 }

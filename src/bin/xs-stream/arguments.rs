@@ -58,7 +58,7 @@ Usage: xs-stream stat FILE
 Counts records and bytes by type, and nodes by owner.
 ";
 
-/// What is asked for.
+/// A command with its options and files.
 #[derive(Debug)]
 pub(crate) enum Command {
     Help(&'static str),
@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Stat(PathBuf),
 }
 
-/// Options and files behind the command's name.
+/// Options and files after the command's name.
 #[derive(Default)]
 struct Rest {
     files: Vec<PathBuf>,
@@ -81,7 +81,7 @@ struct Rest {
     out: Option<PathBuf>,
 }
 
-/// Reads the words of the command line.
+/// Parses the words of the command line.
 pub(crate) fn parse(words: &[OsString]) -> Result<Command, String> {
     let Some((name, words)) = words.split_first() else { return Err("a command is missing".into()) };
     let name = name.to_string_lossy();

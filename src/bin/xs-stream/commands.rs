@@ -1,4 +1,4 @@
-//! What each command does.
+//! The implementation of the commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write as _};
@@ -32,7 +32,8 @@ pub(crate) fn run(command: &Command) -> Result<Found, String> {
     }
 }
 
-/// Reads a stream and calls `visit` with each item and the bytes of its record. Returns version and skipped records.
+/// Reads a stream and calls `visit` with each item and the bytes of its record. Returns the version and the number of
+/// skipped records.
 fn each(path: &Path, bytes: &[u8], visit: impl FnMut(&Item<'_>, usize)) -> Result<(Version, u32), String> {
     each_with_warnings(path, bytes, visit, |_, _| ())
 }
@@ -87,7 +88,7 @@ fn check(path: &Path) -> Result<Found, String> {
     Ok(Found::Fine)
 }
 
-/// What connection numbers stand for.
+/// Readable names of connection numbers.
 #[derive(Default)]
 struct Names(BTreeMap<u32, String>);
 
@@ -125,7 +126,7 @@ fn dump(path: &Path, as_json: bool) -> Result<Found, String> {
     }
 }
 
-/// The lines of a stream that count for a comparison, with how often each is there.
+/// Returns the lines of a stream that matter for a comparison, with the number of times that each occurs.
 fn lines(path: &Path) -> Result<BTreeMap<String, usize>, String> {
     let bytes = file::read(path)?;
     let (mut lines, mut names) = (BTreeMap::new(), Names::default());
@@ -153,7 +154,7 @@ fn diff(one: &Path, other: &Path) -> Result<Found, String> {
     Ok(found)
 }
 
-/// What version 1 can't hold of an item.
+/// Returns the part of an item that version 1 cannot express.
 fn loss(item: &Item<'_>, names: &Names) -> Option<String> {
     match item {
         Item::Domain(domain) => {

@@ -1,14 +1,14 @@
-//! Items in words, for people.
+//! Text descriptions of items, for people.
 
 use std::fmt::Write as _;
 
 use xenstore::engine::snapshot::{Item, NamedQuotas, StreamPeer};
 use xenstore::store::permission::{Access, Entry};
 
-/// Bytes of an extension that are shown.
+/// Number of an extension's bytes that are shown.
 const SHOWN_BYTES: usize = 32;
 
-/// The name of an item's kind.
+/// Returns the name of an item's kind.
 pub(crate) fn kind(item: &Item<'_>) -> &'static str {
     match item {
         Item::Global(_) => "GLOBAL_DATA",
@@ -23,12 +23,12 @@ pub(crate) fn kind(item: &Item<'_>) -> &'static str {
     }
 }
 
-/// Bytes as text with escapes.
+/// Formats bytes as text with escapes.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes.escape_ascii())
 }
 
-/// Bytes in hexadecimal.
+/// Formats bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -36,7 +36,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A permission as SET_PERMS spells it, with a mark if it counts for nobody.
+/// Formats a permission as in SET_PERMS, with a mark if it is stale and counts for no domain.
 pub(crate) fn permission(entry: &Entry) -> String {
     let letter = match (entry.access.contains(Access::READ), entry.access.contains(Access::WRITE)) {
         (false, false) => 'n',
@@ -52,7 +52,7 @@ fn quotas(list: &NamedQuotas<'_>) -> String {
     words.join(" ")
 }
 
-/// One line for an item. `name` says what a connection number stands for.
+/// Describes an item in one line. `name` translates a connection number.
 pub(crate) fn line(item: &Item<'_>, name: &dyn Fn(u32) -> String) -> String {
     let text = match item {
         Item::Global(global) => format!("socket {} event-channel {}", global.socket, global.event_channel),

@@ -1,12 +1,12 @@
-//! Files in and out, with progress for large ones.
+//! File input and output, with progress reports for large files.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
 
-/// From here on it is told how far a command has come.
+/// Size in bytes from which the progress of a read is reported.
 const LARGE_BYTES: usize = 32 * 1024 * 1024;
-/// How often, in bytes.
+/// Bytes between two progress reports.
 const STEP_BYTES: usize = 8 * 1024 * 1024;
 
 /// Reads a whole file, or standard input for `-`.
@@ -20,7 +20,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(failed)
 }
 
-/// Writes a whole file, which is there whole or not at all.
+/// Writes a file atomically: `path` gets the whole contents or stays as it was.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     let mut part = path.as_os_str().to_owned();
@@ -28,7 +28,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     fs::write(&part, bytes).and_then(|()| fs::rename(&part, path)).map_err(failed)
 }
 
-/// Tells on a terminal how far a large file has been read.
+/// The progress of reading a large file, reported on a terminal.
 pub(crate) struct Progress {
     total: usize,
     next: usize,

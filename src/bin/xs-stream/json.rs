@@ -5,7 +5,7 @@ use xenstore::engine::snapshot::{Item, NamedQuotas, StreamPeer};
 
 use crate::describe::{hex, kind, permission};
 
-/// Bytes under `name` if they are text, and else in hexadecimal under `name_hex`.
+/// Adds bytes to `object`: under `name` if they are text, and otherwise in hexadecimal under `name_hex`.
 fn bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.into(), text.into()),
@@ -17,7 +17,7 @@ fn quotas(list: &NamedQuotas<'_>) -> Value {
     list.iter().map(|(name, value)| (name.to_string(), Value::from(*value))).collect::<Map<_, _>>().into()
 }
 
-/// An item as an object, which names its record's type.
+/// Converts an item to an object that names its record's type.
 pub(crate) fn object(item: &Item<'_>) -> Value {
     let mut object = Map::new();
     object.insert("record".into(), kind(item).into());

@@ -1,4 +1,4 @@
-//! Looks at migration streams of Xenstore servers, compares and converts them.
+//! Shows, checks, compares and converts migration streams of Xenstore servers.
 
 mod arguments;
 mod commands;
@@ -10,12 +10,12 @@ use std::process::ExitCode;
 
 use arguments::Command;
 
-/// What a command found.
+/// The result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// All is well.
+    /// The command found nothing wrong.
     Fine,
-    /// The stream is wrong, two differ, or something would be lost: exit status 1.
+    /// The stream is wrong, two streams differ, or something would be lost: exit status 1.
     Wrong,
 }
 

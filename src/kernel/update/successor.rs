@@ -1,8 +1,8 @@
 //! The successor's part of a live update: it restores the state, and only then takes over the predecessor's resources.
 //!
-//! Until [`commit`], every end of this kernel (panic, fault or orderly) leads back to the predecessor over the
-//! trampoline ([`give_up`]). Until then the predecessor's memory is not mapped here, and its rings and ports are not
-//! touched.
+//! Until [`commit`], every end of this kernel (panic, processor fault or orderly) leads back to the predecessor over
+//! the trampoline ([`give_up`]). Until then the predecessor's memory is not mapped here, and its rings and ports are
+//! not touched.
 //!
 //! Mapping all of that memory takes longer than the rest of the commit, and all clients wait for the commit. Most of
 //! the memory therefore joins the heap while guests are served again ([`gain`]).

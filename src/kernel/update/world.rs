@@ -1,4 +1,5 @@
-//! The successor layout: its pages, page tables, p2m list and `start_info`, as a domain builder would make them.
+//! The successor layout ([`World`]): its pages, page tables, p2m list and `start_info`, as a domain builder would make
+//! them.
 //!
 //! From the image's base upwards:
 //!

@@ -78,8 +78,8 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// # Safety
-    /// `root` and `p2m` must be the virtual addresses of the root table and of the p2m list of `pages` entries, as
-    /// `start_info` says them, both in the linear mapping. Only one `Memory` may exist.
+    /// `root` and `p2m` must be the virtual addresses of the root table and of the p2m list of `pages` entries, as in
+    /// `start_info`. Both must be in the linear mapping. Only one `Memory` may exist.
     pub(crate) unsafe fn new(root: usize, p2m: usize, pages: usize) -> Self {
         let pages = pages.min((LINEAR_END - entry::virt_base()) / PAGE_BYTES);
         Self { root, p2m, pages, listed_pages: pages, no_execute: true }
