@@ -9,7 +9,7 @@
 use core::arch::asm;
 use core::ffi::c_int;
 
-/// The largest block for which words are faster than starting a string instruction.
+/// The largest block, in bytes, for which words are faster than starting a string instruction.
 const SHORT_BYTES: usize = 32;
 
 /// Copies up to [`SHORT_BYTES`] bytes. All loads come before all stores, so the blocks may overlap.
@@ -44,7 +44,7 @@ unsafe fn move_short(to: *mut u8, from: *const u8, count: usize) {
 /// As in C.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller guarantees it; the direction flag is clear, as the ABI says.
+    // SAFETY: the caller upholds the contract; the direction flag is clear, as the ABI says.
     unsafe {
         if count <= SHORT_BYTES {
             move_short(to, from, count);
@@ -65,18 +65,19 @@ pub(crate) unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usiz
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if count <= SHORT_BYTES {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         unsafe { move_short(to, from, count) };
     } else if to.addr().wrapping_sub(from.addr()) >= count {
         // The target begins before the source or after its end: upwards.
-        // SAFETY: the caller guarantees it, and no byte is overwritten before it was read.
+        // SAFETY: the caller upholds the contract, and no byte is overwritten before it was read.
         unsafe {
             asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
                 options(nostack, preserves_flags));
         }
     } else {
         // Downwards: whole words from the end, then the rest at the start, which is short.
-        // SAFETY: the caller guarantees it; the words cover the last `count - rest` bytes, and the rest is below them.
+        // SAFETY: the caller upholds the contract; the words cover the last `count - rest` bytes, and the rest is below
+        // them.
         unsafe {
             let rest = count % 8;
             asm!("std", "rep movsq", "cld", inout("rcx") count / 8 => _, inout("rdi") to.add(count - 8) => _,
@@ -91,7 +92,7 @@ pub(crate) unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usi
 /// As in C.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) -> *mut u8 {
-    // SAFETY: the caller guarantees it; the direction flag is clear.
+    // SAFETY: the caller upholds the contract; the direction flag is clear.
     unsafe {
         let word = u64::from(value as u8) * 0x0101_0101_0101_0101;
         asm!("rep stosq", inout("rcx") count / 8 => _, inout("rdi") to => _, in("rax") word,

@@ -1,7 +1,7 @@
 //! The end on a panic or a processor fault. It is reported with its place and reason, and the kernel then takes the
 //! first way that is possible:
 //!
-//! - In a live update, it returns to the predecessor.
+//! - A successor that has not committed yet returns to its predecessor.
 //! - If a request was in flight, a warm restart continues with the state of before that request.
 //! - If only the memory for a restart is missing, and after a panic only, this kernel resumes without that request.
 //! - Otherwise the domain ends with the crash reason.

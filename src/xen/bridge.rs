@@ -289,7 +289,8 @@ impl Bridge {
         }
         entry::register_fault_handlers(on_bridge!(bridge_faults));
         entry::register_callbacks(on_bridge!(bridge_upcall), on_bridge!(bridge_failsafe));
-        // SAFETY: the caller guarantees it; the function preserves the registers that a function has to preserve.
+        // SAFETY: the caller upholds the contract; the function preserves the registers that a function has to
+        // preserve.
         unsafe { cross_bridge(on_bridge!(bridge_enter)) };
         // SAFETY: as above; the other kernel never runs again.
         let (outcome, fault_vector, fault_rip) = unsafe { ((*data).outcome, (*data).fault_vector, (*data).fault_rip) };
@@ -335,7 +336,7 @@ impl FarEnd {
     /// # Safety
     /// `root_table` must be the virtual address of the current root table.
     pub(crate) unsafe fn find(root_table: usize) -> Option<Self> {
-        // SAFETY: the caller guarantees it: a table is mapped for reading.
+        // SAFETY: the caller guarantees that a table is mapped there for reading.
         let entry = Entry(unsafe { ptr::with_exposed_provenance::<u64>(root_table).add(ROOT_INDEX).read_volatile() });
         if !entry.is_present() {
             return None;

@@ -156,7 +156,7 @@ pub(crate) fn stack_pointer() -> usize {
 /// `stack_pointer` must be a value that [`stack_pointer`] returned in a function that has not returned. Functions that
 /// it called never run again, and nothing that they kept on the stack may be used any more.
 pub(crate) unsafe fn unwind_to(stack_pointer: usize, next: extern "C" fn() -> !) -> ! {
-    // SAFETY: the caller guarantees it. At a call the stack pointer is a multiple of 16, as the ABI requires.
+    // SAFETY: the caller upholds the contract. At a call the stack pointer is a multiple of 16, as the ABI requires.
     unsafe {
         asm!("mov rsp, {}", "and rsp, -16", "call {}", "ud2", in(reg) stack_pointer, in(reg) next, options(noreturn))
     }

@@ -64,7 +64,7 @@ pub(crate) unsafe fn raw(number: u32, arguments: [usize; 5]) -> isize {
 /// # Safety
 /// As for [`raw`].
 pub(crate) unsafe fn checked(number: u32, arguments: [usize; 5]) -> Result<usize, XenError> {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller upholds the contract.
     let result = unsafe { raw(number, arguments) };
     usize::try_from(result).map_err(|_| XenError(i32::try_from(result.wrapping_neg()).unwrap_or(i32::MAX)))
 }

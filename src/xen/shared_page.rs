@@ -116,7 +116,7 @@ impl SharedPage {
 /// # Safety
 /// Both blocks must be mapped, and must not overlap.
 unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
-    // SAFETY: the caller guarantees it; the direction flag is clear, as the ABI says.
+    // SAFETY: the caller upholds the contract; the direction flag is clear, as the ABI says.
     unsafe {
         asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
             options(nostack, preserves_flags));

@@ -4,8 +4,8 @@
 //! before it works. After that no allocation may fail, not even that of a long list when only gaps between small blocks
 //! are free. A spare part of the memory therefore does not count as free, and serves only blocks that fit nowhere else.
 //!
-//! This module depends on nothing else, so that tests run it unchanged on a host (`tests/heap/`). `docs/boot.md` says
-//! why it uses this crate.
+//! This module uses no other part of the kernel, so tests run it unchanged on a host (`tests/heap/`). `docs/boot.md`
+//! says why the allocator uses this crate.
 
 use core::alloc::Layout;
 use core::num::NonZeroUsize;
@@ -62,9 +62,9 @@ impl Arena {
     /// # Safety
     /// The range must be mapped for reading and writing. Nothing else may ever use it.
     pub(crate) unsafe fn init(&mut self, range: Range<usize>) {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         let rest = unsafe { self.set_apart(0, range) };
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         let end = unsafe { self.blocks.claim(ptr::with_exposed_provenance_mut(rest.start), rest.len()) };
         self.end = end.map(NonNull::expose_provenance);
     }
@@ -76,14 +76,14 @@ impl Arena {
     pub(crate) unsafe fn extend(&mut self, bytes: usize) {
         let Some(end) = self.end else { return };
         let added = end.get()..end.get().saturating_add(bytes);
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         let rest = unsafe { self.set_apart(1, added.clone()) };
         let to = ptr::with_exposed_provenance_mut::<u8>(rest.end);
         let new_end = if rest == added {
             // SAFETY: the end is the one that the crate returned last; the caller guarantees the memory after it.
             Some(unsafe { self.blocks.extend(NonNull::with_exposed_provenance(end), to) })
         } else {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller upholds the contract.
             unsafe { self.blocks.claim(ptr::with_exposed_provenance_mut(rest.start), rest.len()) }
         };
         self.end = new_end.map(NonNull::expose_provenance).or(self.end);
@@ -104,7 +104,7 @@ impl Arena {
             return range;
         }
         let middle = range.start + bytes;
-        // SAFETY: the caller guarantees it; this part is used for nothing else.
+        // SAFETY: the caller upholds the contract; this part is used for nothing else.
         if unsafe { self.spare.claim(ptr::with_exposed_provenance_mut(range.start), bytes) }.is_some() {
             self.spare_ranges[number] = range.start..middle;
         }
@@ -127,7 +127,7 @@ impl Arena {
     /// # Safety
     /// The size must not be zero.
     pub(crate) unsafe fn allocate(&mut self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         let block = unsafe { self.blocks.allocate(layout).or_else(|| self.spare.allocate(layout)) };
         self.note_peak();
         block.map_or(ptr::null_mut(), NonNull::as_ptr)
@@ -138,7 +138,7 @@ impl Arena {
     /// # Safety
     /// The block must come from [`Arena::allocate`] with this layout.
     pub(crate) unsafe fn deallocate(&mut self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         unsafe { self.blocks_of(block).deallocate(block, layout) };
     }
 
@@ -148,7 +148,7 @@ impl Arena {
     /// # Safety
     /// As for [`Arena::deallocate`], and the new size must be possible for a layout and not zero.
     pub(crate) unsafe fn reallocate(&mut self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         if unsafe { self.blocks_of(block).try_realloc_in_place(block, layout, new_size) } {
             self.note_peak();
             return block;

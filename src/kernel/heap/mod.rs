@@ -30,17 +30,17 @@ impl KernelHeap {
 // SAFETY: blocks come from the arena, which returns disjoint blocks of the range that it was given.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         unsafe { self.lock().allocate(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         unsafe { self.lock().deallocate(block, layout) };
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         unsafe { self.lock().reallocate(block, layout, new_size) }
     }
 }
@@ -57,7 +57,7 @@ pub(crate) fn give_page() -> Option<usize> {
 /// # Safety
 /// The range must be mapped for reading and writing. Nothing else may ever use it.
 pub(crate) unsafe fn init(range: Range<usize>) {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller upholds the contract.
     unsafe { HEAP.lock().init(range) };
 }
 
@@ -66,7 +66,7 @@ pub(crate) unsafe fn init(range: Range<usize>) {
 /// # Safety
 /// The `bytes` after the heap's end must be mapped for reading and writing. Nothing else may ever use them.
 pub(crate) unsafe fn extend(bytes: usize) {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller upholds the contract.
     unsafe { HEAP.lock().extend(bytes) };
 }
 

@@ -34,7 +34,7 @@ static WAY_BACK: Mutex<Option<FarEnd>> = Mutex::new(None);
 /// # Safety
 /// `root_table` must be the virtual address of the current root table.
 pub(crate) unsafe fn find_predecessor(root_table: usize) -> bool {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller upholds the contract.
     let far = unsafe { FarEnd::find(root_table) };
     *WAY_BACK.lock() = far;
     far.is_some()

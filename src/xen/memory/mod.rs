@@ -253,7 +253,7 @@ impl Memory {
     /// Nothing may be kept in the page at `address`.
     pub(crate) unsafe fn replace_page(&self, address: usize, frame: u64) -> Result<(), MemoryError> {
         // `map_all`, which is called later, sets whether the page is executable.
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         Ok(unsafe { update_mapping(address, Entry::new(frame, Entry::READ_WRITE)) }?)
     }
 
@@ -301,7 +301,7 @@ fn fill_page(page: usize, entry: impl Fn(usize) -> Entry) {
 /// The change must keep the meaning of every address that is in use.
 unsafe fn update_mapping(address: usize, entry: Entry) -> Result<(), XenError> {
     let arguments = [address, entry.0 as usize, FORGET_ENTRY, 0, 0];
-    // SAFETY: the caller guarantees it; Xen checks the entry.
+    // SAFETY: the caller upholds the contract; Xen checks the entry.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_update_va_mapping, arguments) }.map(|_| ())
 }
 
@@ -314,7 +314,7 @@ unsafe fn update_entries(batch: &[xen_sys::mmu_update]) -> Result<(), XenError> 
         return Ok(());
     }
     let arguments = [batch.as_ptr().expose_provenance(), batch.len(), 0, DOMID_SELF, 0];
-    // SAFETY: the caller guarantees it; Xen checks each entry.
+    // SAFETY: the caller upholds the contract; Xen checks each entry.
     unsafe { hypercall::checked(xen_sys::__HYPERVISOR_mmu_update, arguments) }?;
     flush()
 }

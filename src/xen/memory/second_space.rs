@@ -79,7 +79,7 @@ impl Memory {
             };
             known = Some((region, table));
             let at = self.entry_machine_address(table, Level::One.index(address));
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller upholds the contract.
             unsafe { batch.push(at, entry(self.frame_at(address)).0) }?;
         }
         Ok(batch.make()?)
@@ -93,7 +93,7 @@ impl Memory {
     /// # Safety
     /// The contents of these pages must not be used before they are mapped again.
     pub(crate) unsafe fn unmap_pages(&self, addresses: impl Iterator<Item = usize>) -> Result<(), MemoryError> {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         unsafe { self.remap(addresses, |_| Entry::ABSENT) }
     }
 
@@ -141,7 +141,7 @@ impl Memory {
             ptr: self.root_frame() * PAGE_BYTES as u64 + (index * ENTRY_BYTES) as u64,
             val: entry.0,
         };
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         Ok(unsafe { update_entries(&[update]) }?)
     }
 
@@ -162,7 +162,7 @@ impl Memory {
     /// # Safety
     /// The table must not be the current one.
     pub(crate) unsafe fn unpin_root(&self, frame: u64) -> Result<(), XenError> {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller upholds the contract.
         unsafe { extended(ExtendedOperation::about(xen_sys::MMUEXT_UNPIN_TABLE, frame)) }
     }
 
@@ -254,7 +254,7 @@ impl Memory {
         let mut batch = Batch::new();
         for slot in WINDOW_SLOTS.saturating_sub(pages)..WINDOW_SLOTS {
             let entry = self.window_entry(slot, || None)?;
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller upholds the contract.
             unsafe { batch.push(entry.entry_machine_address, Entry::ABSENT.0) }?;
         }
         Ok(batch.make()?)
