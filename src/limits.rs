@@ -121,8 +121,8 @@ pub const POSTPONED_STEPS: u64 = 2 * 1024;
 /// - a list of [`LIST_BYTES`] that is read and kept
 /// - a reset that ends a transaction
 ///
-/// Two requests may exceed this bound: RM of nodes that many guests have made or watch, and the read of a longer list.
-/// Only the control domain can make such a list.
+/// Two requests may exceed this bound: RM of nodes that many guests have made, and the read of a longer list, which only the
+/// control domain can make. `docs/security.md`, "Work", has the requests that the client's own quotas do not bound.
 pub const PLAIN_REQUEST_STEPS_MOST: u64 = 52_000;
 
 /// Most steps of one request of a guest in a transaction, its end included. The most expensive request is a commit by a

@@ -1,4 +1,4 @@
-//! What each kind of object takes of the heap, everything included: `docs/performance.md` has the table.
+//! What each kind of object takes of the heap, everything included: `docs/memory.md` has the table.
 
 use xenstore::wire::header::MessageType as T;
 

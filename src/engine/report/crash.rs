@@ -52,8 +52,9 @@ impl Engine {
         self.ports.keys().copied()
     }
 
-    /// Makes the connection pay whose request it was, and tells of the crash in a node that only the control domain may read.
-    /// A path that can't be one leaves the console as the only place.
+    /// Shuts the connection whose request crashed, and writes what happened into a node. The node inherits its parent's
+    /// permissions: below `/tool/xenstored`, only the control domain may read it.
+    /// If the path is invalid, only the console has the report.
     pub fn handle_crash(&mut self, crash: &Crash<'_>, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
         if crash.domid != self.config.privileged
             && let Some(id) = self.state.domains.connection(crash.domid)

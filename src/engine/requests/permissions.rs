@@ -84,7 +84,7 @@ fn refuse_new_owner(call: &Call<'_>, before: &Permissions, after: &Permissions) 
 }
 
 /// The special node of a name, if the requester has all of `wanted`. Any other name counts as a missing node. The node above
-/// it decides whether the requester may learn that, as in [`View::get`].
+/// it decides whether the requester may learn that, as in `View::get`.
 fn get_special(call: &mut Call<'_>, name: &str, wanted: Access) -> Result<(Special, SpecialNode), Errno> {
     let Some(special) = Special::from_name(name) else {
         let has = access_above(call, name)?;
