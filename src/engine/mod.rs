@@ -39,8 +39,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::config::{Config, StreamLimit};
+use crate::engine::connection::buffer_pool::BufferPool;
 use crate::engine::connection::output::{Dropped, EventCause, Origin};
-use crate::engine::connection::spares::Spares;
 use crate::engine::connection::{Connection, Fault, Peer, Session};
 use crate::engine::domains::departures::{Departures, has_to_look_at};
 use crate::engine::events::announcements::Announcements;
@@ -149,7 +149,7 @@ pub struct Engine {
     /// Kept between requests for its room; empty then.
     changes: ChangeSet,
     /// The same for replies.
-    spares: Spares,
+    buffer_pool: BufferPool,
     /// The most that any guest has had of what is limited.
     peaks: Peaks,
     /// What is told in the log.
@@ -189,7 +189,7 @@ impl Engine {
             now_ms: 0,
             told: Vec::new(),
             changes: ChangeSet::default(),
-            spares: Spares::default(),
+            buffer_pool: BufferPool::default(),
             peaks: Peaks::default(),
             stream_limit: StreamLimit::default(),
             free_for_events: usize::MAX,
@@ -444,7 +444,7 @@ impl Engine {
         let is_awaited = connection.reading.is_noted();
         let sent = connection.session_mut().and_then(|(session, _)| session.output.advance(count));
         if let Some((cause, buffer)) = sent {
-            self.spares.give(buffer);
+            self.buffer_pool.give(buffer);
             if let Some(cause) = cause {
                 self.settle(cause);
             }

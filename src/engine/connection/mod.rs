@@ -1,10 +1,10 @@
 //! One connection: what it is receiving, what waits to be sent, its open transactions, and its side of the ring.
 
+pub(super) mod buffer_pool;
 pub mod input;
 pub mod output;
 pub(super) mod queue;
 pub(super) mod replies;
-pub(super) mod spares;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};

@@ -31,13 +31,13 @@ impl Engine {
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
         let header = Header { kind, payload_bytes, ..request };
         let bytes = HEADER_BYTES.saturating_add(payload.len());
-        let Self { connections, spares, ready, .. } = self;
+        let Self { connections, buffer_pool, ready, .. } = self;
         if let Some(connection) = connections.get_mut(&id)
             && let Some((session, _)) = connection.session_mut()
         {
             // What is not sent at once gets no more room than it needs.
             let is_next = session.output.is_empty();
-            let buffer = if is_next { spares.take(bytes) } else { Vec::with_capacity(bytes) };
+            let buffer = if is_next { buffer_pool.take(bytes) } else { Vec::with_capacity(bytes) };
             session.output.push_reply(buffer, header, payload, origin);
             Self::queue_turn(ready, id, connection);
         } else if let Some(origin) = origin {

@@ -12,9 +12,9 @@ const SIZES: usize = 8;
 
 /// The buffers.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Spares([Vec<u8>; SIZES]);
+pub(in crate::engine) struct BufferPool([Vec<u8>; SIZES]);
 
-impl Spares {
+impl BufferPool {
     /// An empty buffer with room for `bytes`.
     pub(in crate::engine) fn take(&mut self, bytes: usize) -> Vec<u8> {
         let Some(size) = size_of(bytes) else { return Vec::with_capacity(bytes) };
@@ -51,27 +51,27 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_for_what_it_fits_and_is_at_most_twice_as_large() {
-        let mut spares = Spares::default();
+        let mut buffer_pool = BufferPool::default();
         for bytes in [1, 17, 32, 33, 64, 100, 2016, 4096] {
-            let buffer = spares.take(bytes);
+            let buffer = buffer_pool.take(bytes);
             assert!(buffer.capacity() >= bytes && buffer.capacity() < (2 * bytes).max(33), "{bytes}");
             let place = buffer.as_ptr();
-            spares.give(buffer);
-            let again = spares.take(bytes);
+            buffer_pool.give(buffer);
+            let again = buffer_pool.take(bytes);
             assert_eq!((again.as_ptr(), again.len()), (place, 0), "{bytes}");
-            let other = spares.take(bytes);
+            let other = buffer_pool.take(bytes);
             assert_ne!(other.as_ptr(), place, "there is one");
-            spares.give(again);
+            buffer_pool.give(again);
         }
     }
 
     #[test]
     fn what_is_longer_or_of_another_size_is_not_kept() {
-        let mut spares = Spares::default();
+        let mut buffer_pool = BufferPool::default();
         for capacity in [31, 40, 4112] {
-            spares.give(Vec::with_capacity(capacity));
+            buffer_pool.give(Vec::with_capacity(capacity));
         }
-        assert!(spares.0.iter().all(|spare| spare.capacity() == 0));
-        assert!(spares.take(4112).capacity() >= 4112);
+        assert!(buffer_pool.0.iter().all(|spare| spare.capacity() == 0));
+        assert!(buffer_pool.take(4112).capacity() >= 4112);
     }
 }
