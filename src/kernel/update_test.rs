@@ -10,7 +10,7 @@ use core::hint::black_box;
 use core::ptr;
 
 use xenstore::engine::config::Config;
-use xenstore::engine::requests::in_hand::FAULT;
+use xenstore::engine::requests::in_flight::FAULT;
 use xenstore::engine::snapshot::Restorer;
 use xenstore::store::domain::DomId;
 use xenstore::stream::reader::Reader;

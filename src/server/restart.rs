@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::engine::report::crash::Crash;
-use crate::engine::requests::in_hand::InHand;
+use crate::engine::requests::in_flight::InFlight;
 use crate::engine::snapshot::SaveOptions;
 use crate::server::update::payload;
 use crate::server::{Platform, Server};
@@ -19,7 +19,7 @@ const NOT_DONE: &str =
 impl Server {
     /// Returns the domain whose request is in flight; the control domain for clients of the hosted server.
     #[must_use]
-    pub fn domain_in_hand(&self, request: &InHand) -> DomId {
+    pub fn domain_in_flight(&self, request: &InFlight) -> DomId {
         self.engine.domid_of(request.connection)
     }
 
@@ -30,9 +30,9 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::save_to`].
-    pub fn save_after_crash(&self, request: &InHand, sink: &mut dyn Sink, now_ms: u64) -> Result<(), WriteError> {
+    pub fn save_after_crash(&self, request: &InFlight, sink: &mut dyn Sink, now_ms: u64) -> Result<(), WriteError> {
         let engine = &self.engine;
-        let is_control = self.domain_in_hand(request) == engine.privileged();
+        let is_control = self.domain_in_flight(request) == engine.privileged();
         let control = engine.state().domains.connection(engine.privileged());
         let mut replies = Vec::new();
         if is_control {
@@ -49,7 +49,7 @@ impl Server {
 
     /// Abandons a request whose handler never ended, so that this server can resume in place. To be followed by
     /// [`handle_crash`](Self::handle_crash). For use if there is no memory to save and restore the state.
-    pub fn abandon_request(&mut self, request: &InHand) {
+    pub fn abandon_request(&mut self, request: &InFlight) {
         self.engine.abandon_request(request);
         self.wake_all();
     }

@@ -1,6 +1,6 @@
 //! Saving the state with every amount of free memory: whatever guests have, it is told or refused, and nothing changes.
 
-use xenstore::engine::requests::in_hand::InHand;
+use xenstore::engine::requests::in_flight::InFlight;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::limits;
 use xenstore::store::domain::DomId;
@@ -102,7 +102,7 @@ fn a_save_asks_for_what_it_takes_and_is_refused_or_told_whole() {
     }
     let connection = host.server.engine().state().domains.connection(DomId(1)).unwrap();
     let header = Header { kind: T::Write.to_wire(), request_id: 7, transaction_id: 0, payload_bytes: 5 };
-    let request = InHand { connection, header, payload: 0 };
+    let request = InFlight { connection, header, payload: 0 };
     let refused = with_every_amount(&mut host, |host, sum| host.server.save_after_crash(&request, sum, now_ms));
     assert!(refused > 10, "{refused}");
     host.check();

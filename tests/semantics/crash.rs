@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use xenstore::engine::config::Config;
 use xenstore::engine::report::crash::Crash;
-use xenstore::engine::requests::in_hand::InHand;
+use xenstore::engine::requests::in_flight::InFlight;
 use xenstore::server::Server;
 use xenstore::server::stream::load;
 use xenstore::server::take_over::TakeOver;
@@ -22,8 +22,8 @@ fn crash(world: &mut World, domid: u16, is_repeated: bool) {
     let connection = world.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
     let kind = MessageType::Write.to_wire();
     let header = Header { kind, request_id: 77, transaction_id: 0, payload_bytes: 5 };
-    let request = InHand { connection, header, payload: 0 };
-    assert_eq!(world.server.domain_in_hand(&request), DomId(domid));
+    let request = InFlight { connection, header, payload: 0 };
+    assert_eq!(world.server.domain_in_flight(&request), DomId(domid));
     let mut stream = Vec::new();
     world.server.save_after_crash(&request, &mut stream, world.now_ms).unwrap();
     world.machine.mapped.clear();
@@ -122,7 +122,7 @@ fn panic_and_go_on(world: &mut World, domid: u16, transaction: u32) {
     world.machine.info_probe = None;
     let payload_bytes = payload.len() as u32;
     let header = Header { kind, request_id: 4711, transaction_id: transaction, payload_bytes };
-    let request = InHand { connection, header, payload: 0 };
+    let request = InFlight { connection, header, payload: 0 };
     world.server.abandon_request(&request);
     let crash = Crash { domid: DomId(domid), is_repeated: false, report: "it broke", node: NODE };
     world.server.handle_crash(&crash, &mut world.machine, world.now_ms);

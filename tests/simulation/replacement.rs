@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use xenstore::engine::report::crash::Crash;
-use xenstore::engine::requests::in_hand::InHand;
+use xenstore::engine::requests::in_flight::InFlight;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::server::Server;
 use xenstore::server::stream::load;
@@ -107,16 +107,16 @@ impl Runner {
         }
     }
 
-    /// A warm restart, after the server panicked with a request in hand.
+    /// A warm restart, after the server panicked with a request in flight.
     fn restart(&mut self, is_repeated: bool) -> Result<(), String> {
         self.follow()?;
         let connections: Vec<u16> = self.model.connections.keys().copied().collect();
-        let in_hand = connections.into_iter().find_map(|domid| Some((domid, self.model.request(domid)?)));
-        let (domid, (header, payload)) = in_hand.ok_or("no request was in hand")?;
+        let in_flight = connections.into_iter().find_map(|domid| Some((domid, self.model.request(domid)?)));
+        let (domid, (header, payload)) = in_flight.ok_or("no request was in flight")?;
         self.counts.add(if domid == 0 { "crashes by dom0" } else { "crashes by guests" }, 1);
         self.model.look_at_named(domid, T::from_wire(header.kind).expect("it has a handler"), &payload, &self.machine);
         let connection = self.server.engine().state().domains.connection(DomId(domid)).ok_or("it is connected")?;
-        let request = InHand { connection, header, payload: 0 };
+        let request = InFlight { connection, header, payload: 0 };
         let mut stream = Vec::new();
         let saved = self.server.save_after_crash(&request, &mut stream, self.now_ms);
         saved.map_err(|error| format!("not saved: {error:?}"))?;

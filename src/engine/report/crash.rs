@@ -6,7 +6,7 @@
 use crate::engine::Engine;
 use crate::engine::connection::Fault;
 use crate::engine::hypervisor::{Hypervisor, Port};
-use crate::engine::requests::in_hand::{self, InHand};
+use crate::engine::requests::in_flight::{self, InFlight};
 use crate::engine::requests::{self, Reply};
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
@@ -30,11 +30,11 @@ impl Engine {
     /// Gives up a request whose handler never ended, and never will, in the engine that it was handled in: there is no
     /// memory for another. The control domain is answered EIO; a guest gets no answer, as [`Engine::handle_crash`] shuts its
     /// connection. The request's transaction is lost with it.
-    pub fn abandon_request(&mut self, request: &InHand) {
-        in_hand::end();
+    pub fn abandon_request(&mut self, request: &InFlight) {
+        in_flight::end();
         // The handler was filling it in, so that nothing is sure about it: it is left where it is.
         core::mem::forget(core::mem::take(&mut self.changes));
-        let InHand { connection, header, .. } = *request;
+        let InFlight { connection, header, .. } = *request;
         let row = MessageType::from_wire(header.kind).and_then(requests::row);
         if header.transaction_id != 0 && row.is_some_and(|row| !row.ignores_transaction) {
             self.note_lost(connection);

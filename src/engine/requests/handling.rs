@@ -6,7 +6,7 @@ use crate::engine::fairness::memory::Budget;
 use crate::engine::hypervisor::Hypervisor;
 use crate::engine::report::trace::Switches;
 use crate::engine::requests::change_set::Effect;
-use crate::engine::requests::in_hand;
+use crate::engine::requests::in_flight;
 use crate::engine::requests::view::View;
 use crate::engine::requests::{self, Call, Reply, Row, replay};
 use crate::engine::{Cause, Engine, work};
@@ -143,11 +143,11 @@ impl Engine {
             changes: &mut self.changes,
             reply,
         };
-        in_hand::begin(id, header, payload);
+        in_flight::begin(id, header, payload);
         #[cfg(feature = "boot-test")]
-        in_hand::crash_if_asked(&mut call);
+        in_flight::crash_if_asked(&mut call);
         let mut outcome = (row.handler)(&mut call);
-        in_hand::end();
+        in_flight::end();
         let has_grown = call.view.budget.used() > used_before;
         if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
             outcome = call.grow_reply();

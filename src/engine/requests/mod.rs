@@ -10,7 +10,7 @@ mod directory;
 mod domains;
 mod features;
 pub(super) mod handling;
-pub mod in_hand;
+pub mod in_flight;
 pub mod lists;
 mod live_update;
 mod nodes;

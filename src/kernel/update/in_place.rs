@@ -6,7 +6,7 @@
 //! its domain's memory quota, which is not little. It is rare: a domain that causes two crashes within a minute is shut
 //! out.
 
-use xenstore::engine::requests::in_hand::InHand;
+use xenstore::engine::requests::in_flight::InFlight;
 
 use super::restart::{self, Serving};
 use crate::kernel::main_loop;
@@ -16,7 +16,7 @@ use crate::xen::entry;
 /// Everything that is needed to resume in place.
 pub(crate) struct Rest {
     pub(super) serving: Serving,
-    pub(super) request: InHand,
+    pub(super) request: InFlight,
     pub(super) crash: CrashNote,
 }
 

@@ -10,7 +10,7 @@ use core::ptr;
 
 use spin::Mutex;
 use xenstore::engine::report::crash::Crash;
-use xenstore::engine::requests::in_hand::{self, InHand};
+use xenstore::engine::requests::in_flight::{self, InFlight};
 use xenstore::server::Server;
 use xenstore::stream::writer::WriteError;
 use xenstore::wire::header::MessageType;
@@ -129,7 +129,7 @@ pub(crate) fn start(what: &str) -> Refused {
     let Some(serving) = SERVING.try_lock().and_then(|mut serving| serving.take()) else {
         return "nothing was served".into();
     };
-    let Some(request) = in_hand::current() else { return "no request was being handled".into() };
+    let Some(request) = in_flight::current() else { return "no request was being handled".into() };
     if heap::is_busy() {
         return "it came in the middle of the allocator".into();
     }
@@ -138,7 +138,7 @@ pub(crate) fn start(what: &str) -> Refused {
     // of the state.
     let (server, platform, home) = unsafe { serving.everything() };
     platform.gain_all_memory();
-    let domain = server.domain_in_hand(&request).0;
+    let domain = server.domain_in_flight(&request).0;
     let crash = describe(what, domain, &request, note(domain, time::now_ms()));
     let state_bytes = heap::usage().used;
     let mut stream = PageStream::default();
@@ -163,9 +163,9 @@ pub(crate) fn start(what: &str) -> Refused {
 }
 
 /// Describes the crash for the kernel that continues.
-fn describe(what: &str, domain: u16, request: &InHand, is_repeated: bool) -> CrashNote {
+fn describe(what: &str, domain: u16, request: &InFlight, is_repeated: bool) -> CrashNote {
     let mut report = heapless::String::<REPORT_BYTES>::new();
-    let InHand { header, payload, .. } = request;
+    let InFlight { header, payload, .. } = request;
     let bytes = (header.payload_bytes as usize).min(PATH_BYTES);
     // SAFETY: the handler did not continue, so the payload is still where it was.
     let start = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance::<u8>(*payload), bytes) };

@@ -1,6 +1,6 @@
 //! Which request a handler is computing: for the report of a crash, and for who has to pay for it.
 //!
-//! A handler changes nothing; its changes are made afterwards, in a step that can't fail. So whoever finds a request in hand
+//! A handler changes nothing; its changes are made afterwards, in a step that can't fail. So whoever finds a request in flight
 //! after a panic also finds all state as the request before it left it. There is one engine in a kernel, and a panic handler
 //! has nothing to look at but statics.
 
@@ -19,7 +19,7 @@ static PAYLOAD_BYTES: AtomicU32 = AtomicU32::new(0);
 
 /// A request that is being handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InHand {
+pub struct InFlight {
     /// Whose it is.
     pub connection: ConnectionId,
     /// What it says.
@@ -63,7 +63,7 @@ pub const FAULT: crate::store::domain::DomId = crate::store::domain::DomId(0x7ff
 
 /// The request whose handler has begun and not ended.
 #[must_use]
-pub fn current() -> Option<InHand> {
+pub fn current() -> Option<InFlight> {
     let connection = ConnectionId(CONNECTION.load(Relaxed).checked_sub(1)?);
     let header = Header {
         kind: KIND.load(Relaxed),
@@ -71,5 +71,5 @@ pub fn current() -> Option<InHand> {
         transaction_id: TRANSACTION.load(Relaxed),
         payload_bytes: PAYLOAD_BYTES.load(Relaxed),
     };
-    Some(InHand { connection, header, payload: PAYLOAD.load(Relaxed) })
+    Some(InFlight { connection, header, payload: PAYLOAD.load(Relaxed) })
 }
