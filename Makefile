@@ -14,7 +14,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: kernel host tools run test test-host test-xen lint test-kernels fetch simulate cost fuzz soak bench bench-xen clean help have-rust
+.PHONY: kernel host tools run check test test-host test-xen lint test-kernels fetch simulate cost fuzz soak bench bench-xen clean help have-rust
 
 kernel: have-rust ## the kernel: target/xenstore-stubdom, .gz, and with symbols -syms (the default)
 	@$(KERNEL_CARGO) build $(KERNEL_BUILD) >&2
@@ -39,6 +39,13 @@ run: kernel ## boot Xen with this kernel as the Xenstore: a shell in dom0 (XEN=4
 
 fetch: ## download and prepare what the emulated hosts need (all three releases), so that later runs need no network
 	@for release in 4.14 4.17 4.20; do tests/xen/initramfs.sh $$release >/dev/null; done
+
+# A part of `lint` and `test-host`, with the same features for clippy, so that both share what was built.
+check: have-rust ## before each commit: format, clippy of the host parts, unit tests, layers, doctests (under 2 minutes once built)
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --features hosted,tools,image-tests,xen-tests,bench -- -D warnings
+	$(CARGO) test --lib --test architecture
+	$(CARGO) test --doc
 
 test: lint test-host test-xen ## everything: style, host tests, tests on real Xen (under 40 minutes on 2 cores)
 
