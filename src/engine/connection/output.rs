@@ -1,7 +1,7 @@
 //! The output queue of one connection: replies and events, in order.
 //!
 //! Identical pending events are queued once. The cost of an operation does not depend on the number of pending messages.
-//! An index finds duplicates ([`pending`]); the cost of expiry is in proportion to the dropped events.
+//! An index finds duplicates (`pending`); the cost of expiry is in proportion to the dropped events.
 
 mod pending;
 mod shares;

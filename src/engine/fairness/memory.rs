@@ -38,7 +38,7 @@ impl Budget {
         Self { used: 0, limit: usize::MAX, affordable: usize::MAX, is_shared: false, kept_for_reply: 0 };
 
     /// Takes `bytes` out of the budget. A guest may hold at most as much as is left of the heap (see
-    /// [`Engine::has_room_for_event`]). Zero bytes are always granted, even to a domain over its quota. That happens if the
+    /// `Engine::has_room_for_event`). Zero bytes are always granted, even to a domain over its quota. That happens if the
     /// quota was lowered or the control domain gave it nodes.
     ///
     /// # Errors
