@@ -47,7 +47,7 @@ fn print_stream(bytes: &[u8]) -> Result<(), String> {
     match outcome.and(written) {
         Err(Stop::Stream(error)) => Err(error),
         Err(Stop::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("output: {error}")),
-        // Whoever reads the output may stop early.
+        // The reader of the output may close it early, as `head` does.
         _ => Ok(()),
     }
 }

@@ -26,7 +26,7 @@
 //! 2. [`Server::poll`](server::Server::poll) gives each queued connection a turn. [`wire::ring::Ring::read`] checks the
 //!    domain's index and copies bytes out of the page.
 //! 3. When the message is complete, [`engine::requests::row`] finds its handler. The handler reads the state. It fills in a
-//!    reply and a [`ChangeSet`](engine::change_set::ChangeSet), and changes nothing itself.
+//!    reply and a [`ChangeSet`](engine::requests::change_set::ChangeSet), and changes nothing itself.
 //! 4. The engine applies the change set in a step that cannot fail, or discards it. It queues the reply for the client, and
 //!    events for the watchers.
 //! 5. The server copies queued messages into each ring as far as they fit, and signals the domain.

@@ -191,7 +191,7 @@ fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> O
     let engine = match load(stream, &options.config(random::hash_key()), time::now_ms()) {
         Ok(engine) => engine,
         Err(error) => {
-            error!("the boot module of {} bytes is not restored: {error}; the store begins anew", stream.len());
+            error!("the boot module of {} bytes cannot be restored: {error}; the store starts empty", stream.len());
             return None;
         }
     };
@@ -290,7 +290,7 @@ fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatf
         return info!("serving {count} domains that were there before; memory: used={used} free={free}");
     };
     if let Err(errno) = server.handle_boot_domain(first, remote_port, platform) {
-        panic!("ring or port {remote_port} of domain {first} can't be had: {}", errno.name());
+        panic!("the ring or port {remote_port} of domain {first} is unavailable: {}", errno.name());
     }
     let heap::Usage { used, free, .. } = heap::usage();
     info!("serving domain {first}; memory: used={used} free={free}");

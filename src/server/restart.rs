@@ -13,8 +13,7 @@ use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 
 /// The answer to commands that were not completed when the server crashed.
-const NOT_DONE: &str =
-    "The server was started anew after a crash: this was not done, and an update has to be prepared again.";
+const NOT_DONE: &str = "The server restarted after a crash: the command was not executed. Prepare the update again.";
 
 impl Server {
     /// Returns the domain whose request is in flight; the control domain for clients of the hosted server.

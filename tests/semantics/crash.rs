@@ -162,7 +162,7 @@ fn without_memory_for_another_world_the_same_server_goes_on_without_the_request(
 }
 
 /// What a command of the control domain is answered that was not done because of a crash.
-const NOT_DONE: &str = "The server was started anew after a crash";
+const NOT_DONE: &str = "The server restarted after a crash";
 
 #[test]
 fn a_start_that_waits_when_the_server_crashes_is_answered_that_it_does_not_take_place() {

@@ -64,7 +64,7 @@ pub struct Connection {
     pub ring_start: Option<RingStart>,
     /// Whether the ring is mapped; not for sockets, and not until a restored connection is taken over.
     pub(super) is_mapped: bool,
-    /// Whether it may not be opened again by its domain: only the control domain can introduce that anew.
+    /// Whether its domain may not open it again: only the control domain can, by INTRODUCE.
     pub(super) is_shut_out: bool,
     /// Whether it stands in the queue of those that have something to do.
     pub(super) is_queued: bool,
@@ -80,7 +80,7 @@ pub struct Connection {
     /// The next time at which its kept lists are checked for age: not after the first one's time.
     pub(super) lists_deadline_ms: Option<u64>,
     /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
-    /// whoever asks for a fresh connection is not rid of the events that he caused.
+    /// a client that resets its connection still answers for the events that it caused.
     tickets: VecDeque<(u64, usize)>,
     pub(super) phase: Phase,
 }
@@ -218,7 +218,7 @@ impl Connection {
         self.tickets = tickets;
     }
 
-    /// Forgets all outstanding requests: the control domain starts the connection anew.
+    /// Forgets all outstanding requests: the control domain resets the connection.
     pub(super) fn forget_tickets(&mut self) {
         self.tickets.clear();
     }

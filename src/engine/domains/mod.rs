@@ -32,7 +32,7 @@ impl Engine {
     /// taken over.
     ///
     /// # Errors
-    /// What the hypervisor says when ring or port can't be had; nothing has changed then.
+    /// The hypervisor's error if the ring cannot be mapped or the port cannot be bound; nothing has changed then.
     pub fn handle_boot_domain(
         &mut self,
         domid: DomId,

@@ -64,8 +64,8 @@ impl Engine {
         }
     }
 
-    /// A restored connection can't be taken over. Its domain waits to be introduced anew, and keeps its nodes, rights,
-    /// features and quotas until then; its watches and transactions are gone.
+    /// Handles a restored connection that cannot be reattached. Its domain keeps its nodes, rights, features and quotas, and
+    /// waits for an INTRODUCE; its watches and transactions are gone.
     pub fn handle_left_waiting(&mut self, id: ConnectionId, now_ms: u64) {
         let Some(domid) = self.domain_of(id) else { return };
         self.handle_port_adopted(id, None);

@@ -218,7 +218,7 @@ impl Engine {
                     QuotaScope::NewDomains => self.state.domains.set_default_quota(quota, value),
                     QuotaScope::AllDomains => self.state.domains.set_quota_everywhere(quota, value),
                 }
-                // Whoever was not read because of the old value may be read now.
+                // A client that the old value held back may be read now.
                 self.wake_all();
             }
             Effect::SetTrace(trace) => self.trace = trace,

@@ -101,7 +101,7 @@ pub enum Effect {
     StartTransaction,
     /// The request's transaction is committed; it has been checked.
     Commit,
-    /// The request's transaction conflicts, and its requests made anew are committed instead.
+    /// The request's transaction conflicts. Its requests were executed again, and the result is committed.
     CommitReplayed(Box<Replayed>),
     /// The host is asked for a live update, and answers.
     Update(UpdateCommand),

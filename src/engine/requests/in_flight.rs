@@ -1,8 +1,8 @@
-//! Which request a handler is computing: for the report of a crash, and for who has to pay for it.
+//! The request that a handler executes now. The report of a crash names it, and its connection pays for the crash.
 //!
-//! A handler changes nothing; its changes are made afterwards, in a step that can't fail. So whoever finds a request in flight
-//! after a panic also finds all state as the request before it left it. There is one engine in a kernel, and a panic handler
-//! has nothing to look at but statics.
+//! A handler changes nothing. Its change set is applied afterwards, in a step that cannot fail. If a request is in flight after a
+//! panic, the state is therefore as the previous request left it. A kernel has one engine, and a panic handler can only look
+//! at statics.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -57,7 +57,7 @@ pub(in crate::engine) fn crash_if_asked(call: &mut crate::engine::requests::Call
     }
 }
 
-/// Whoever asks the hypervisor of a test's image about this domain gets a fault.
+/// The hypervisor of a test's image faults when it is asked about this domain.
 #[cfg(feature = "boot-test")]
 pub const FAULT: crate::store::domain::DomId = crate::store::domain::DomId(0x7ffe);
 

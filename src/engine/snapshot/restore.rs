@@ -1,7 +1,7 @@
 //! Builds an engine from items, whole or not at all.
 //!
-//! Every reference is checked against what came before, and what is counted is counted anew. Quotas are not asked: what is
-//! there stays, and limits bite when more is wanted. Nothing here panics, whatever the items say.
+//! Every reference is checked against the items before it, and all counts are computed again. Quotas are not checked: existing
+//! objects stay, and the limits hold for new ones. Nothing here panics, whatever the items contain.
 //!
 //! Without this server's extensions, as from another server: every domain that is named counts as older than every node;
 //! events wait to be read for as long as new ones; nobody's requests are outstanding; ring indices are those of the page.

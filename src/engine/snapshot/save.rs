@@ -34,8 +34,8 @@ const DEPTH_MOST: u16 = u16::MAX - 1;
 pub struct SaveOptions<'a> {
     /// The time, on the clock that the engine was given its times of.
     pub now_ms: u64,
-    /// Whole messages that are to be sent to a connection, behind what waits for it: the reply to whoever asked for the
-    /// successor, which only the successor may give.
+    /// Whole messages to send to a connection after its pending ones: the reply to the client that requested the update, which
+    /// only the successor may send.
     pub reply: Option<(ConnectionId, &'a [u8])>,
 }
 

@@ -220,7 +220,7 @@ fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
         Err(error) => format!("the bridge to the new kernel can't be built: {error:?}"),
     };
     if let Err(error) = bridge.take_down(memory) {
-        log::error!("the bridge's pages can't be had back: {error:?}");
+        log::error!("update: the trampoline's pages could not be reclaimed: {error:?}");
         pages.lose();
     }
     why

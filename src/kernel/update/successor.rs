@@ -83,7 +83,11 @@ pub(crate) fn gain(memory: &mut Memory, most: usize) {
     let missing_kib = memory.missing_pages() * PAGE_BYTES / 1024;
     let gained = match memory.extend(most, heap::give_page) {
         Ok(gained) => gained,
-        Err(error) => return ::log::error!("{missing_kib} KiB of the predecessor's memory can't be had: {error:?}"),
+        Err(error) => {
+            return ::log::error!(
+                "update: {missing_kib} KiB of the predecessor's memory could not be reclaimed: {error:?}"
+            );
+        }
     };
     // SAFETY: the first gained pages follow the module, which follows the heap and has been read. Later ones begin
     // where the heap ends, because nothing is gained any more after an error. All of that memory is mapped, and was the

@@ -416,7 +416,10 @@ impl<'a> World<'a> {
         })();
         if let Err(error) = outcome {
             // Xen still uses these pages. Their loss costs less than their reuse would break.
-            ::log::error!("{} KiB of a successor's memory can't be had back: {error:?}", self.bytes() / 1024);
+            ::log::error!(
+                "update: {} KiB of the failed successor's memory could not be reclaimed: {error:?}",
+                self.bytes() / 1024
+            );
             self.pages.lose();
             self.stream.pages().lose();
         }
