@@ -6,8 +6,9 @@
 //!   ([`Engine::handle_connected`]), a domain's port ([`Engine::handle_port`]), received bytes
 //!   ([`Engine::handle_received`]), sent bytes ([`Engine::handle_sent`]), a fault, the news of a domain's end, and time.
 //! - `poll_*` give outputs. After any input, take connections from [`Engine::poll_ready`] until there is none; for each,
-//!   send [`output::Output::bytes`] and fill [`input::Input::space`] as long as [`Engine::may_receive`] says so. Then take
-//!   what [`Engine::poll_action`] gives, and wait until an input or [`Engine::poll_timeout`].
+//!   send [`Output::bytes`](connection::output::Output::bytes) and fill [`Input::space`](connection::input::Input::space) as
+//!   long as [`Engine::may_receive`] says so. Then take what [`Engine::poll_action`] gives, and wait until an input or
+//!   [`Engine::poll_timeout`].
 //! - All others only look.
 //!
 //! The same inputs give the same outputs, to the byte.
@@ -399,7 +400,7 @@ impl Engine {
         self.work.steps()
     }
 
-    /// Notes that `count` bytes were put into a connection's [`input::Input::space`], and handles the request if it is
+    /// Notes that `count` bytes were put into a connection's [`Input::space`](connection::input::Input::space), and handles the request if it is
     /// complete. Returns whether it did.
     pub fn handle_received(
         &mut self,
@@ -438,7 +439,7 @@ impl Engine {
         true
     }
 
-    /// Notes that `count` bytes of a connection's [`output::Output::bytes`] were sent.
+    /// Notes that `count` bytes of a connection's [`Output::bytes`](connection::output::Output::bytes) were sent.
     pub fn handle_sent(&mut self, id: ConnectionId, count: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let is_awaited = connection.reading.is_noted();

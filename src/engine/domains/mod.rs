@@ -3,7 +3,7 @@
 //! The signal that a domain died names none, and it may come after its domid is in use again. So each look goes over all
 //! known domains, and asks which domain it is that has the number, not only whether one has it: another one means that
 //! the known one died. What has to do with an introduction or a right, by which a new domain would be taken for the old
-//! one, is preceded by a look at the domains that it names ([`Engine::look_at_named`]).
+//! one, is preceded by a look at the domains that it names (`Engine::look_at_named`).
 
 pub(super) mod departures;
 pub mod take_over;
