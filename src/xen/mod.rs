@@ -4,7 +4,6 @@
 //! (page tables, stacks). Nothing here knows what a request is.
 
 pub(crate) mod abi;
-pub(crate) mod bridge;
 pub(crate) mod console;
 pub(crate) mod domain_state;
 pub(crate) mod domctl;
@@ -19,3 +18,4 @@ pub(crate) mod shared_info;
 pub(crate) mod shared_page;
 pub(crate) mod time;
 pub(crate) mod time_scale;
+pub(crate) mod trampoline;

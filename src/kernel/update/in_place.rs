@@ -10,8 +10,8 @@ use xenstore::engine::requests::in_flight::InFlight;
 
 use super::restart::{self, Serving};
 use crate::kernel::main_loop;
-use crate::xen::bridge::CrashNote;
 use crate::xen::entry;
+use crate::xen::trampoline::CrashNote;
 
 /// Everything that is needed to resume in place.
 pub(crate) struct Rest {

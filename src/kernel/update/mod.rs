@@ -3,7 +3,7 @@
 //!
 //! The predecessor's steps are here and in [`world`], which builds the successor layout; the successor's steps are in
 //! [`successor`]. Where there is no memory for both, the predecessor may have to drop its state first
-//! ([`without_state`]). Until the successor takes the trampoline ([`Bridge`]) down, everything of the predecessor's
+//! ([`without_state`]). Until the successor takes the trampoline ([`Trampoline`]) down, everything of the predecessor's
 //! stays as it is: its memory is not mapped elsewhere, and its ring mappings and ports are not touched.
 //!
 //! Memory that grows with what guests have is requested, and the request may fail: the state on its way into the
@@ -36,10 +36,10 @@ use super::boot_info::BootInfo;
 use super::main_loop::OwnPorts;
 use super::platform::{RingMapping, XenPlatform};
 use super::{heap, log as console};
-use crate::xen::bridge::{self, Bridge, CrashNote, Handover, Outcome};
 use crate::xen::event_channel::two_level;
 use crate::xen::memory::Memory;
 use crate::xen::shared_page::PAGE_BYTES;
+use crate::xen::trampoline::{self, CrashNote, Handover, Outcome, Trampoline};
 use crate::xen::{entry, shared_info, time};
 use pages::{PageStream, Pages, RESERVE_BYTES};
 use program::Program;
@@ -102,7 +102,7 @@ const fn successor_heap_bytes(state_bytes: usize) -> usize {
 pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, state_bytes: usize) -> usize {
     let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
     let pages = world::pages_beside_stream(memory, image_bytes, mappings, heap_pages);
-    (pages + bridge::PAGES) * PAGE_BYTES + RESERVE_BYTES
+    (pages + trampoline::PAGES) * PAGE_BYTES + RESERVE_BYTES
 }
 
 /// Executes [`xenstore::server::Action::StartUpdate`]. Returns if no successor took over; the requester then has the
@@ -207,19 +207,19 @@ const MARKS: [&[u8]; 2] = [b"--live-update", b"-U"];
 /// this kernel: code that waits for an event must check again.
 fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
     let mut pages = Pages::default();
-    if let Err(error) = pages.grow(bridge::PAGES) {
+    if let Err(error) = pages.grow(trampoline::PAGES) {
         return no_memory(error.wanted);
     }
     let Some(&[level3, level2, level1, code, data]) = pages.addresses().first_chunk() else {
-        return no_memory(bridge::PAGES * PAGE_BYTES);
+        return no_memory(trampoline::PAGES * PAGE_BYTES);
     };
     // SAFETY: the pages were just taken for the trampoline, and are kept until it is taken down.
-    let (bridge, built) = unsafe { Bridge::build(memory, [level3, level2, level1, code, data]) };
+    let (trampoline, built) = unsafe { Trampoline::build(memory, [level3, level2, level1, code, data]) };
     let why = match built {
-        Ok(()) => cross(memory, home, &bridge, parts),
-        Err(error) => format!("the bridge to the new kernel can't be built: {error:?}"),
+        Ok(()) => cross(memory, home, &trampoline, parts),
+        Err(error) => format!("the trampoline to the new kernel can't be built: {error:?}"),
     };
-    if let Err(error) = bridge.take_down(memory) {
+    if let Err(error) = trampoline.take_down(memory) {
         log::error!("update: the trampoline's pages could not be reclaimed: {error:?}");
         pages.lose();
     }
@@ -227,7 +227,7 @@ fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
 }
 
 /// Builds the successor layout, switches to it, and restores everything when the successor comes back.
-fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> String {
+fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<'_>) -> String {
     let &Try { program, command_line, crash, stream, state_bytes, mappings, stopped_ns } = parts;
     let Home { boot, ports, .. } = home;
     let stream_bytes = stream.len();
@@ -241,7 +241,7 @@ fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> 
         lines: &lines,
         heap_pages: successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES),
     };
-    let world = match World::build(memory, boot, bridge, contents) {
+    let world = match World::build(memory, boot, trampoline, contents) {
         Ok(world) => world,
         Err(Unbuildable::NoPages(error)) => return no_memory(error.wanted),
         Err(Unbuildable::TooLarge) => return String::from("the new kernel lies where no space can be made for it"),
@@ -268,13 +268,13 @@ fn cross(memory: &Memory, home: &Home<'_>, bridge: &Bridge, parts: &Try<'_>) -> 
     let mask = shared_info.address8(two_level::offset::UPCALL_MASK);
     // SAFETY: the successor layout is complete and pinned, and contains this trampoline. Its pages are unmapped here,
     // and ports are masked.
-    let outcome = unsafe { bridge.cross(memory, world.way(memory, program), mask, handover) };
+    let outcome = unsafe { trampoline.cross(memory, world.entry(memory, program), mask, handover) };
     entry::register_handlers();
     time::set_alarm(None);
     two_level::unmask_all(shared_info);
     console::resume();
     world.leave(memory);
-    let why = describe(bridge, outcome, allowed_ms);
+    let why = describe(trampoline, outcome, allowed_ms);
     let heap::Usage { used, free, .. } = heap::usage();
     log::warn!("back again: {why}; memory: used={used} free={free}");
     why
@@ -286,7 +286,7 @@ fn no_memory(wanted: usize) -> String {
 }
 
 /// Returns why the successor did not stay, in a sentence.
-fn describe(bridge: &Bridge, outcome: Outcome, allowed_ms: u64) -> String {
+fn describe(trampoline: &Trampoline, outcome: Outcome, allowed_ms: u64) -> String {
     match outcome {
         Outcome::Refused => String::from("Xen refused the new kernel's page tables"),
         Outcome::Late(rip) => {
@@ -294,7 +294,7 @@ fn describe(bridge: &Bridge, outcome: Outcome, allowed_ms: u64) -> String {
         }
         Outcome::Fault(vector, rip) => format!("the new kernel ended with fault {vector} at {rip:#x}"),
         Outcome::GaveUp => {
-            let (text, bytes) = bridge.text();
+            let (text, bytes) = trampoline.text();
             format!("the new kernel gave up: {}", String::from_utf8_lossy(&text[..bytes]))
         }
     }

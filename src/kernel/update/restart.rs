@@ -21,8 +21,8 @@ use super::program::Program;
 use super::{Home, Try, bytes_beside_stream, try_successor};
 use crate::kernel::heap;
 use crate::kernel::platform::XenPlatform;
-use crate::xen::bridge::{CrashNote, Handover, RECENT_CRASHES, REPORT_BYTES, RecentCrash};
 use crate::xen::time;
+use crate::xen::trampoline::{CrashNote, Handover, RECENT_CRASHES, REPORT_BYTES, RecentCrash};
 
 /// The interval in which a second crash by a domain's requests shuts the domain out, in milliseconds.
 const REPEATED_MS: u64 = 60_000;

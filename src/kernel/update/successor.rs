@@ -14,10 +14,10 @@ use spin::Mutex;
 
 use crate::kernel::platform::RingMapping;
 use crate::kernel::{heap, log};
-use crate::xen::bridge::{FarEnd, Handover};
 use crate::xen::event_channel::two_level::{self, offset};
 use crate::xen::memory::Memory;
 use crate::xen::shared_page::PAGE_BYTES;
+use crate::xen::trampoline::{Handover, MappedTrampoline};
 use crate::xen::{entry, grant, shared_info, time};
 
 /// Pages of the predecessor that join the heap before the first request: 8 MiB. Any request can be handled with them,
@@ -27,7 +27,7 @@ const PAGES_AT_ONCE: usize = 2048;
 pub(crate) const PAGES_A_TURN: usize = 1024;
 
 /// The way back to the predecessor, until the commit.
-static WAY_BACK: Mutex<Option<FarEnd>> = Mutex::new(None);
+static WAY_BACK: Mutex<Option<MappedTrampoline>> = Mutex::new(None);
 
 /// Finds out at boot whether there is a predecessor.
 ///
@@ -35,7 +35,7 @@ static WAY_BACK: Mutex<Option<FarEnd>> = Mutex::new(None);
 /// `root_table` must be the virtual address of the current root table.
 pub(crate) unsafe fn find_predecessor(root_table: usize) -> bool {
     // SAFETY: the caller upholds the contract.
-    let far = unsafe { FarEnd::find(root_table) };
+    let far = unsafe { MappedTrampoline::find(root_table) };
     *WAY_BACK.lock() = far;
     far.is_some()
 }
@@ -49,7 +49,7 @@ pub(crate) fn give_up(why: &str) {
 
 /// Returns the predecessor's handover, if there is a predecessor.
 pub(crate) fn handover() -> Option<Handover> {
-    WAY_BACK.lock().map(FarEnd::handover)
+    WAY_BACK.lock().map(MappedTrampoline::handover)
 }
 
 /// Takes over. Lets the predecessor go, undoes its ring mappings, and starts to add its memory to the heap. There is no

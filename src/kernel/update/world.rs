@@ -27,11 +27,11 @@ use crate::kernel::boot_info::BootInfo;
 use crate::kernel::log;
 use crate::kernel::platform::RingMapping;
 use crate::xen::abi::XenError;
-use crate::xen::bridge::{Bridge, ROOT_INDEX, Way};
 use crate::xen::entry;
 use crate::xen::memory::{Memory, MemoryError};
 use crate::xen::page_table::{ENTRIES, Entry, Level};
 use crate::xen::shared_page::PAGE_BYTES;
+use crate::xen::trampoline::{ROOT_INDEX, SuccessorEntry, Trampoline};
 
 /// The reason why a successor layout cannot be built.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +165,7 @@ impl<'a> World<'a> {
     pub(crate) fn build(
         memory: &Memory,
         boot: &BootInfo,
-        bridge: &Bridge,
+        trampoline: &Trampoline,
         contents: Contents<'a>,
     ) -> Result<Self, Unbuildable> {
         let Contents { program, command_line, stream, mappings, lines, heap_pages } = contents;
@@ -191,7 +191,7 @@ impl<'a> World<'a> {
         let mut world = Self { layout, pages, stream, console, is_pinned: false };
         world.fill(memory, boot, program, command_line, is_given);
         world.put_lists(mappings, lines);
-        world.make_tables(memory, bridge);
+        world.make_tables(memory, trampoline);
         match world.hand_out(memory) {
             Ok(()) => Ok(world),
             Err(error) => {
@@ -338,7 +338,7 @@ impl<'a> World<'a> {
     }
 
     /// Writes the page tables: the root, level 3, levels 2, levels 1.
-    fn make_tables(&self, memory: &Memory, bridge: &Bridge) {
+    fn make_tables(&self, memory: &Memory, trampoline: &Trampoline) {
         let layout = &self.layout;
         let range = layout.base..layout.address(layout.end);
         let set = |page: usize, index: usize, entry: Entry| {
@@ -351,7 +351,7 @@ impl<'a> World<'a> {
         let level2 = level3 + 1;
         let level1 = level2 + entries(Level::Three, &range);
         set(root, Level::Four.index(layout.base), lead(level3));
-        set(root, ROOT_INDEX, bridge.entry_for_root(memory));
+        set(root, ROOT_INDEX, trampoline.entry_for_root(memory));
         let span3 = Level::Three.entry_span();
         for (number, table) in (level2..level1).enumerate() {
             set(level3, Level::Three.index(layout.base / span3 * span3 + number * span3), lead(table));
@@ -384,8 +384,8 @@ impl<'a> World<'a> {
     }
 
     /// Returns how the successor is entered.
-    pub(crate) fn way(&self, memory: &Memory, program: Program<'_>) -> Way {
-        Way {
+    pub(crate) fn entry(&self, memory: &Memory, program: Program<'_>) -> SuccessorEntry {
+        SuccessorEntry {
             root_frame: self.root_frame(memory),
             entry: program.entry(),
             stack_end: self.layout.address(self.layout.stack + 1),

@@ -1,5 +1,5 @@
-//! The trampoline ([`Bridge`]): two pages that are mapped at the same addresses in two address spaces. The processor
-//! uses them to switch from one kernel to another and back (`boot/bridge.s`).
+//! The trampoline ([`Trampoline`]): two pages that are mapped at the same addresses in two address spaces. The processor
+//! uses them to switch from one kernel to another and back (`boot/trampoline.s`).
 //!
 //! The kernel that builds the trampoline is the *predecessor*, the other one the *successor*. The successor finds its
 //! predecessor in the data page. Until it takes the trampoline down, any failure leads back.
@@ -152,7 +152,7 @@ const STACK_BYTES_MIN: usize = 1024;
 const _: () = assert!(size_of::<Data>() + STACK_BYTES_MIN <= PAGE_BYTES);
 
 global_asm!(
-    include_str!("../../boot/bridge.s"),
+    include_str!("../../boot/trampoline.s"),
     saved_rsp = const offset_of!(Data, saved_rsp),
     upcall_mask = const offset_of!(Data, upcall_mask),
     to_successor = const offset_of!(Data, to_successor),
@@ -173,26 +173,26 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    static bridge_start: u8;
-    static bridge_enter: u8;
-    static bridge_return: u8;
-    static bridge_upcall: u8;
-    static bridge_failsafe: u8;
-    static bridge_faults: u8;
-    static bridge_end: u8;
-    fn cross_bridge(enter: usize);
+    static trampoline_start: u8;
+    static trampoline_enter: u8;
+    static trampoline_return: u8;
+    static trampoline_upcall: u8;
+    static trampoline_failsafe: u8;
+    static trampoline_faults: u8;
+    static trampoline_end: u8;
+    fn cross_trampoline(enter: usize);
 }
 
 /// The address of a symbol of the code in the trampoline.
-macro_rules! on_bridge {
+macro_rules! on_trampoline {
     ($symbol:ident) => {
-        BASE + ((&raw const $symbol).addr() - (&raw const bridge_start).addr())
+        BASE + ((&raw const $symbol).addr() - (&raw const trampoline_start).addr())
     };
 }
 
 /// How the successor is entered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Way {
+pub(crate) struct SuccessorEntry {
     /// Machine frame of its root table.
     pub(crate) root_frame: u64,
     /// Address of its first instruction.
@@ -205,31 +205,32 @@ pub(crate) struct Way {
 
 /// The predecessor's end of a trampoline.
 #[derive(Debug)]
-pub(crate) struct Bridge {
+pub(crate) struct Trampoline {
     /// Linear addresses of the tables of level 3, 2 and 1, the code, and the data.
     pages: [usize; PAGES],
 }
 
-impl Bridge {
+impl Trampoline {
     /// Builds a trampoline from free pages of the linear mapping, and maps it in the current space.
     ///
     /// # Errors
-    /// Fails if Xen refuses; [`Bridge::take_down`] then restores the pages.
+    /// Fails if Xen refuses; [`Trampoline::take_down`] then restores the pages.
     ///
     /// # Safety
     /// The pages must be free, page-aligned, and belong to the trampoline until it is taken down.
     pub(crate) unsafe fn build(memory: &Memory, pages: [usize; PAGES]) -> (Self, Result<(), MemoryError>) {
-        let bridge = Self { pages };
+        let trampoline = Self { pages };
         let [level3, level2, level1, code, data] = pages;
         for page in pages {
             // SAFETY: the page is free, as the caller guarantees.
             unsafe { ptr::with_exposed_provenance_mut::<u8>(page).write_bytes(0, PAGE_BYTES) };
         }
-        let code_bytes = (&raw const bridge_end).addr() - (&raw const bridge_start).addr();
-        assert!(code_bytes <= PAGE_BYTES, "the bridge's code is one page");
+        let code_bytes = (&raw const trampoline_end).addr() - (&raw const trampoline_start).addr();
+        assert!(code_bytes <= PAGE_BYTES, "the trampoline's code is one page");
         // SAFETY: the code lies between its symbols, and the page is free.
         unsafe {
-            ptr::with_exposed_provenance_mut::<u8>(code).copy_from_nonoverlapping(&raw const bridge_start, code_bytes);
+            ptr::with_exposed_provenance_mut::<u8>(code)
+                .copy_from_nonoverlapping(&raw const trampoline_start, code_bytes);
         }
         let set = |table: usize, index: usize, entry: Entry| {
             assert!(index < ENTRIES, "a table has 512 entries");
@@ -241,8 +242,8 @@ impl Bridge {
         set(level2, Level::Two.index(BASE), Entry::new(memory.frame(level1), Entry::TABLE));
         set(level1, Level::One.index(BASE), Entry::new(memory.frame(code), Entry::READ_ONLY));
         set(level1, Level::One.index(DATA), Entry::new(memory.frame(data), data_rights.0));
-        let linked = bridge.link(memory);
-        (bridge, linked)
+        let linked = trampoline.link(memory);
+        (trampoline, linked)
     }
 
     fn link(&self, memory: &Memory) -> Result<(), MemoryError> {
@@ -264,7 +265,13 @@ impl Bridge {
     /// # Safety
     /// The successor's tables must be in order and pinned, and contain this trampoline. The contents of its pages must
     /// be unmapped here. All ports but the alarm's must be masked, and no upcall pending.
-    pub(crate) unsafe fn cross(&self, memory: &Memory, way: Way, upcall_mask: *mut u8, handover: Handover) -> Outcome {
+    pub(crate) unsafe fn cross(
+        &self,
+        memory: &Memory,
+        start: SuccessorEntry,
+        upcall_mask: *mut u8,
+        handover: Handover,
+    ) -> Outcome {
         let new = |frame| ExtendedOperation::about(xen_sys::MMUEXT_NEW_BASEPTR, frame);
         let data = data();
         // SAFETY: the data page is mapped there as long as the trampoline exists.
@@ -273,12 +280,12 @@ impl Bridge {
                 magic: MAGIC,
                 saved_rsp: 0,
                 upcall_mask: upcall_mask.expose_provenance() as u64,
-                to_successor: new(way.root_frame),
+                to_successor: new(start.root_frame),
                 to_predecessor: new(memory.root_frame()),
-                entry_rip: way.entry as u64,
-                entry_rsp: way.stack_end as u64,
-                entry_rsi: way.start_info as u64,
-                return_rip: on_bridge!(bridge_return) as u64,
+                entry_rip: start.entry as u64,
+                entry_rsp: start.stack_end as u64,
+                entry_rsi: start.start_info as u64,
+                return_rip: on_trampoline!(trampoline_return) as u64,
                 outcome: 0,
                 fault_vector: 0,
                 fault_rip: 0,
@@ -287,11 +294,11 @@ impl Bridge {
                 handover,
             });
         }
-        entry::register_fault_handlers(on_bridge!(bridge_faults));
-        entry::register_callbacks(on_bridge!(bridge_upcall), on_bridge!(bridge_failsafe));
+        entry::register_fault_handlers(on_trampoline!(trampoline_faults));
+        entry::register_callbacks(on_trampoline!(trampoline_upcall), on_trampoline!(trampoline_failsafe));
         // SAFETY: the caller upholds the contract; the function preserves the registers that a function has to
         // preserve.
-        unsafe { cross_bridge(on_bridge!(bridge_enter)) };
+        unsafe { cross_trampoline(on_trampoline!(trampoline_enter)) };
         // SAFETY: as above; the other kernel never runs again.
         let (outcome, fault_vector, fault_rip) = unsafe { ((*data).outcome, (*data).fault_vector, (*data).fault_rip) };
         match outcome {
@@ -328,9 +335,9 @@ fn data() -> *mut Data {
 
 /// The successor's end of a trampoline.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FarEnd(());
+pub(crate) struct MappedTrampoline(());
 
-impl FarEnd {
+impl MappedTrampoline {
     /// Finds out whether a predecessor started this kernel over a trampoline.
     ///
     /// # Safety
