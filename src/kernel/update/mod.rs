@@ -1,7 +1,7 @@
 //! Live update: this kernel builds a successor's memory and hands over. It resumes unchanged if the successor does not
 //! report that it serves (`docs/live-update.md`).
 //!
-//! The predecessor's steps are here and in [`world`], which builds the successor layout; the successor's steps are in
+//! The predecessor's steps are here and in [`layout`], which builds the successor layout; the successor's steps are in
 //! [`successor`]. Where there is no memory for both, the predecessor may have to drop its state first
 //! ([`without_state`]). Until the successor takes the trampoline ([`Trampoline`]) down, everything of the predecessor's
 //! stays as it is: its memory is not mapped elsewhere, and its ring mappings and ports are not touched.
@@ -16,12 +16,12 @@
 //! - reasons, each of at most a message's length.
 
 mod in_place;
+pub(crate) mod layout;
 pub(crate) mod pages;
 pub(crate) mod program;
 pub(crate) mod restart;
 pub(crate) mod successor;
 mod without_state;
-pub(crate) mod world;
 
 use alloc::format;
 use alloc::string::String;
@@ -41,9 +41,9 @@ use crate::xen::memory::Memory;
 use crate::xen::shared_page::PAGE_BYTES;
 use crate::xen::trampoline::{self, CrashNote, Handover, Outcome, Trampoline};
 use crate::xen::{entry, shared_info, time};
+use layout::{Contents, SuccessorLayout, Unbuildable};
 use pages::{PageStream, Pages, RESERVE_BYTES};
 use program::Program;
-use world::{Contents, Unbuildable, World};
 
 /// Time limit for a successor's restore in milliseconds, in addition to [`TIME_PER_MIB_MS`]. It is many times what a
 /// slow, busy host needs. Guests wait this long if the successor hangs.
@@ -101,7 +101,7 @@ const fn successor_heap_bytes(state_bytes: usize) -> usize {
 /// Returns the bytes that an attempt needs in addition to the stream.
 pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, state_bytes: usize) -> usize {
     let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
-    let pages = world::pages_beside_stream(memory, image_bytes, mappings, heap_pages);
+    let pages = layout::pages_beside_stream(memory, image_bytes, mappings, heap_pages);
     (pages + trampoline::PAGES) * PAGE_BYTES + RESERVE_BYTES
 }
 
@@ -241,8 +241,8 @@ fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<
         lines: &lines,
         heap_pages: successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES),
     };
-    let world = match World::build(memory, boot, trampoline, contents) {
-        Ok(world) => world,
+    let successor = match SuccessorLayout::build(memory, boot, trampoline, contents) {
+        Ok(successor) => successor,
         Err(Unbuildable::NoPages(error)) => return no_memory(error.wanted),
         Err(Unbuildable::TooLarge) => return String::from("the new kernel lies where no space can be made for it"),
         Err(Unbuildable::Memory(error)) => return format!("the new kernel's memory can't be made: {error:?}"),
@@ -251,7 +251,7 @@ fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<
     let handover = Handover {
         predecessor_root: memory.root_frame(),
         total_pages: memory.pages() as u64,
-        mappings: world.mappings_address() as u64,
+        mappings: successor.mappings_address() as u64,
         mapping_count: mappings.len() as u64,
         line_bytes: lines.len() as u64,
         exception_port: ports.domain_exception,
@@ -268,12 +268,12 @@ fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<
     let mask = shared_info.address8(two_level::offset::UPCALL_MASK);
     // SAFETY: the successor layout is complete and pinned, and contains this trampoline. Its pages are unmapped here,
     // and ports are masked.
-    let outcome = unsafe { trampoline.cross(memory, world.entry(memory, program), mask, handover) };
+    let outcome = unsafe { trampoline.cross(memory, successor.entry(memory, program), mask, handover) };
     entry::register_handlers();
     time::set_alarm(None);
     two_level::unmask_all(shared_info);
     console::resume();
-    world.leave(memory);
+    successor.leave(memory);
     let why = describe(trampoline, outcome, allowed_ms);
     let heap::Usage { used, free, .. } = heap::usage();
     log::warn!("back again: {why}; memory: used={used} free={free}");

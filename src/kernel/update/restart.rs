@@ -150,7 +150,7 @@ pub(crate) fn start(what: &str) -> Refused {
     let mappings = platform.ring_mappings();
     let has_memory = heap::usage().free >= needed && !matches!(saved, Err(WriteError::Full));
     let (true, Ok(mappings)) = (has_memory, mappings) else {
-        let why = "there is not enough memory for another world";
+        let why = "there is not enough memory for a successor layout";
         return Refused { why, rest: Some(Rest { serving, request, crash }) };
     };
     if saved.is_err() {

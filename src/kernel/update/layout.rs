@@ -1,4 +1,4 @@
-//! The successor layout ([`World`]): its pages, page tables, p2m list and `start_info`, as a domain builder would make
+//! The successor layout ([`SuccessorLayout`]): its pages, page tables, p2m list and `start_info`, as a domain builder would make
 //! them.
 //!
 //! From the image's base upwards:
@@ -142,7 +142,7 @@ pub(crate) struct Contents<'a> {
 
 /// A successor layout that is built, or was.
 #[derive(Debug)]
-pub(crate) struct World<'a> {
+pub(crate) struct SuccessorLayout<'a> {
     layout: Layout,
     pages: Pages,
     stream: &'a PageStream,
@@ -157,8 +157,8 @@ pub(crate) fn pages_beside_stream(memory: &Memory, image_bytes: usize, mappings:
     layout.end
 }
 
-impl<'a> World<'a> {
-    /// Builds a layout. Its pages are not mapped in this kernel any more, until [`World::leave`].
+impl<'a> SuccessorLayout<'a> {
+    /// Builds a layout. Its pages are not mapped in this kernel any more, until [`SuccessorLayout::leave`].
     ///
     /// # Errors
     /// [`Unbuildable`], with everything as it was.
@@ -188,14 +188,14 @@ impl<'a> World<'a> {
         is_given.resize(memory.pages(), false);
         let mut pages = Pages::default();
         pages.grow(layout.module)?;
-        let mut world = Self { layout, pages, stream, console, is_pinned: false };
-        world.fill(memory, boot, program, command_line, is_given);
-        world.put_lists(mappings, lines);
-        world.make_tables(memory, trampoline);
-        match world.hand_out(memory) {
-            Ok(()) => Ok(world),
+        let mut successor = Self { layout, pages, stream, console, is_pinned: false };
+        successor.fill(memory, boot, program, command_line, is_given);
+        successor.put_lists(mappings, lines);
+        successor.make_tables(memory, trampoline);
+        match successor.hand_out(memory) {
+            Ok(()) => Ok(successor),
             Err(error) => {
-                world.leave(memory);
+                successor.leave(memory);
                 Err(error)
             }
         }
