@@ -8,14 +8,14 @@ mod machine;
 #[path = "semantics/random.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "semantics/world.rs"]
+#[path = "semantics/testbed.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
-mod world;
+mod testbed;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use world::{World, ok};
+use testbed::{Testbed, ok};
 use xenstore::limits;
 use xenstore::store::domain::DomId;
 
@@ -51,13 +51,13 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Compares what `act` allocates for `objects` with what it makes domain 1 count, and with what that may take.
-fn bounded(what: &str, objects: usize, world: &mut World, act: impl FnOnce(&mut World)) {
-    let before = (ALLOCATED.get(), world.server.engine().memory_of(DomId(1)));
-    act(world);
-    world.events(1);
-    world.forget_incoming(1);
+fn bounded(what: &str, objects: usize, testbed: &mut Testbed, act: impl FnOnce(&mut Testbed)) {
+    let before = (ALLOCATED.get(), testbed.server.engine().memory_of(DomId(1)));
+    act(testbed);
+    testbed.events(1);
+    testbed.forget_incoming(1);
     let heap = ALLOCATED.get().wrapping_sub(before.0);
-    let counted = world.server.engine().memory_of(DomId(1)) - before.1;
+    let counted = testbed.server.engine().memory_of(DomId(1)) - before.1;
     let bound = counted * limits::HEAP_BYTES_PER_COUNTED_BYTE + objects * limits::HEAP_BYTES_PER_OBJECT;
     println!("{what}: {heap} bytes of the heap, {counted} counted, {bound} allowed");
     assert!(heap > 0 && heap <= bound, "{what}: {heap} bytes of the heap, {counted} counted, {bound} allowed");
@@ -65,64 +65,64 @@ fn bounded(what: &str, objects: usize, world: &mut World, act: impl FnOnce(&mut 
 
 #[test]
 fn small_nodes_take_no_more_than_their_bound() {
-    let mut world = World::with_homes([1]);
-    world.write(1, "flat", "").unwrap();
-    bounded("400 nodes in a directory", 400, &mut world, |world| {
+    let mut testbed = Testbed::with_homes([1]);
+    testbed.write(1, "flat", "").unwrap();
+    bounded("400 nodes in a directory", 400, &mut testbed, |testbed| {
         for count in 0..400 {
-            world.write(1, &format!("flat/{count}"), "").unwrap();
+            testbed.write(1, &format!("flat/{count}"), "").unwrap();
         }
     });
-    bounded("200 directories of one node", 400, &mut world, |world| {
+    bounded("200 directories of one node", 400, &mut testbed, |testbed| {
         for count in 0..200 {
-            world.write(1, &format!("{count}/a"), "").unwrap();
+            testbed.write(1, &format!("{count}/a"), "").unwrap();
         }
     });
 }
 
 #[test]
 fn nodes_whose_value_and_permissions_have_blocks_of_their_own_take_no_more_than_their_bound() {
-    let mut world = World::with_homes([1]);
+    let mut testbed = Testbed::with_homes([1]);
     let value = "v".repeat(limits::SHORT_VALUE_BYTES + 1);
-    bounded("100 nodes with values too long for them", 110, &mut world, |world| {
+    bounded("100 nodes with values too long for them", 110, &mut testbed, |testbed| {
         for count in 0..100 {
-            world.write(1, &format!("{}/{count}", count / 10), &value).unwrap();
+            testbed.write(1, &format!("{}/{count}", count / 10), &value).unwrap();
         }
     });
-    bounded("their permissions", 100, &mut world, |world| {
+    bounded("their permissions", 100, &mut testbed, |testbed| {
         for count in 0..100 {
-            assert_eq!(world.set_perms(1, &format!("{}/{count}", count / 10), "n1 r2 r3 r4"), ok());
+            assert_eq!(testbed.set_perms(1, &format!("{}/{count}", count / 10), "n1 r2 r3 r4"), ok());
         }
     });
 }
 
 #[test]
 fn short_watches_take_no_more_than_their_bound() {
-    let mut world = World::with_homes([1]);
-    bounded("64 watches on one path", 64, &mut world, |world| {
+    let mut testbed = Testbed::with_homes([1]);
+    bounded("64 watches on one path", 64, &mut testbed, |testbed| {
         for count in 0..64 {
-            assert_eq!(world.watch(1, "@", &count.to_string()), ok());
+            assert_eq!(testbed.watch(1, "@", &count.to_string()), ok());
         }
     });
-    bounded("64 watches on paths of their own", 64, &mut world, |world| {
+    bounded("64 watches on paths of their own", 64, &mut testbed, |testbed| {
         for count in 0..64 {
-            assert_eq!(world.watch(1, &format!("@{count}"), ""), ok());
+            assert_eq!(testbed.watch(1, &format!("@{count}"), ""), ok());
         }
     });
 }
 
 #[test]
 fn paths_in_a_transaction_take_no_more_than_their_bound() {
-    let mut world = World::with_homes([1]);
-    let transaction = world.begin(1);
-    bounded("200 missing paths in a transaction", 200, &mut world, |world| {
+    let mut testbed = Testbed::with_homes([1]);
+    let transaction = testbed.begin(1);
+    bounded("200 missing paths in a transaction", 200, &mut testbed, |testbed| {
         for count in 0..200 {
-            let _ = world.read_in(1, transaction, &count.to_string());
+            let _ = testbed.read_in(1, transaction, &count.to_string());
         }
     });
-    let transaction = world.begin(1);
-    bounded("100 new nodes in a transaction", 100, &mut world, |world| {
+    let transaction = testbed.begin(1);
+    bounded("100 new nodes in a transaction", 100, &mut testbed, |testbed| {
         for count in 0..100 {
-            world.write_in(1, transaction, &count.to_string(), "").unwrap();
+            testbed.write_in(1, transaction, &count.to_string(), "").unwrap();
         }
     });
 }

@@ -7,14 +7,14 @@ mod machine;
 #[path = "semantics/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "semantics/world.rs"]
+#[path = "semantics/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod world;
+mod testbed;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use world::{World, ok};
+use testbed::{Testbed, ok};
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::server::stream::load;
@@ -64,29 +64,29 @@ fn measure<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
 
 #[test]
 fn a_save_makes_no_second_copy_and_what_is_restored_takes_no_more_than_before() {
-    let (mut world, before_bytes, _) = measure(|| {
-        let mut world = World::with_homes(1..=DOMAINS);
+    let (mut testbed, before_bytes, _) = measure(|| {
+        let mut testbed = Testbed::with_homes(1..=DOMAINS);
         for domid in 1..=DOMAINS {
             for at in 0..NODES {
-                assert_eq!(world.write(domid, &format!("device/{}/{at}", at % 5), &"value".repeat(at % 7)), ok());
+                assert_eq!(testbed.write(domid, &format!("device/{}/{at}", at % 5), &"value".repeat(at % 7)), ok());
             }
             for at in 0..WATCHES {
-                assert_eq!(world.watch(domid, &format!("device/{at}"), "token"), ok());
+                assert_eq!(testbed.watch(domid, &format!("device/{at}"), "token"), ok());
             }
-            world.events(domid);
+            testbed.events(domid);
         }
-        world
+        testbed
     });
     // The rings of all domains are not the server's.
-    let rings: usize = world.machine.pages.len() * 4096;
+    let rings: usize = testbed.machine.pages.len() * 4096;
     let state_bytes = before_bytes - rings;
-    let options = SaveOptions { now_ms: world.now_ms, reply: None };
+    let options = SaveOptions { now_ms: testbed.now_ms, reply: None };
     let mut counter = Counter(0);
-    let ((), _, save_bytes) = measure(|| world.server.save_to(&mut counter, Version::Two, &options).unwrap());
+    let ((), _, save_bytes) = measure(|| testbed.server.save_to(&mut counter, Version::Two, &options).unwrap());
     let mut stream = Vec::with_capacity(counter.0);
-    world.server.save_to(&mut stream, Version::Two, &options).unwrap();
+    testbed.server.save_to(&mut stream, Version::Two, &options).unwrap();
     let (engine, engine_bytes, peak_bytes) =
-        measure(|| load(&stream, &Config::default(), world.now_ms).expect("a stream of its own"));
+        measure(|| load(&stream, &Config::default(), testbed.now_ms).expect("a stream of its own"));
     println!(
         "state {state_bytes} bytes, stream {}, for a save {save_bytes}; restored {engine_bytes}, at most {peak_bytes}",
         counter.0
@@ -95,5 +95,5 @@ fn a_save_makes_no_second_copy_and_what_is_restored_takes_no_more_than_before() 
     assert!(engine_bytes < state_bytes, "{engine_bytes} {state_bytes}");
     assert!(peak_bytes < engine_bytes + SAVE_BYTES, "{peak_bytes} {engine_bytes}");
     drop(engine);
-    world.check();
+    testbed.check();
 }

@@ -7,14 +7,14 @@ mod machine;
 #[path = "semantics/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "semantics/world.rs"]
+#[path = "semantics/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod world;
+mod testbed;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use world::{World, ok};
+use testbed::{Testbed, ok};
 use xenstore::store::domain::DomId;
 
 const DOMAINS: u16 = 2000;
@@ -57,97 +57,97 @@ fn allocated() -> usize {
     ALLOCATED.load(Ordering::Relaxed)
 }
 
-fn create(world: &mut World) {
+fn create(testbed: &mut Testbed) {
     for domid in 1..=DOMAINS {
-        world.start(domid);
-        world.make_home(domid);
+        testbed.start(domid);
+        testbed.make_home(domid);
     }
 }
 
 /// Each domain sets its watches and makes its nodes, a few of them in a transaction, and looks at a neighbour's.
-fn use_it(world: &mut World) {
+fn use_it(testbed: &mut Testbed) {
     for domid in 1..=DOMAINS {
         for count in 0..WATCHES {
-            assert_eq!(world.watch(domid, &format!("data/{}", count % 7), &count.to_string()), ok());
+            assert_eq!(testbed.watch(domid, &format!("data/{}", count % 7), &count.to_string()), ok());
         }
-        let transaction = world.begin(domid);
+        let transaction = testbed.begin(domid);
         for count in 0..5 {
-            world.write_in(domid, transaction, &format!("data/{count}"), "in a transaction").unwrap();
+            testbed.write_in(domid, transaction, &format!("data/{count}"), "in a transaction").unwrap();
         }
-        assert_eq!(world.end(domid, transaction, true), ok());
+        assert_eq!(testbed.end(domid, transaction, true), ok());
         // The home, "data" and the five are there.
         for count in 5..NODES - 2 {
-            assert_eq!(world.write(domid, &format!("data/{}/n{count}", count % 5), "value"), ok());
+            assert_eq!(testbed.write(domid, &format!("data/{}/n{count}", count % 5), "value"), ok());
         }
-        world.set_perms(domid, "data/0", &format!("n{domid} r{}", domid % DOMAINS + 1)).unwrap();
+        testbed.set_perms(domid, "data/0", &format!("n{domid} r{}", domid % DOMAINS + 1)).unwrap();
         let neighbour = if domid == 1 { DOMAINS } else { domid - 1 };
-        let _ = world.read(domid, &format!("/local/domain/{neighbour}/data/0"));
-        world.events(domid);
-        world.forget_incoming(domid);
+        let _ = testbed.read(domid, &format!("/local/domain/{neighbour}/data/0"));
+        testbed.events(domid);
+        testbed.forget_incoming(domid);
     }
     // Left open. While any is, writing is rationed, so that it comes last.
     for domid in 1..=DOMAINS {
-        world.begin(domid);
+        testbed.begin(domid);
     }
 }
 
 /// A third dies one by one, a third is released, and the rest dies at once.
-fn destroy(world: &mut World) {
+fn destroy(testbed: &mut Testbed) {
     for domid in 1..=DOMAINS {
         match domid % 3 {
-            0 => world.kill(domid),
-            1 => assert_eq!(world.release(0, domid), ok()),
+            0 => testbed.kill(domid),
+            1 => assert_eq!(testbed.release(0, domid), ok()),
             _ => {}
         }
     }
     for domid in 1..=DOMAINS {
-        world.machine.domains.remove(&DomId(domid));
-        world.machine.pages.remove(&DomId(domid));
-        world.forget_incoming(domid);
+        testbed.machine.domains.remove(&DomId(domid));
+        testbed.machine.pages.remove(&DomId(domid));
+        testbed.forget_incoming(domid);
     }
-    world.server.handle_domain_exception();
-    world.run();
-    world.rm(0, "/local").unwrap();
+    testbed.server.handle_domain_exception();
+    testbed.run();
+    testbed.rm(0, "/local").unwrap();
     // The times of the dead's events are forgotten when they are over.
-    world.pass(30_000);
+    testbed.pass(30_000);
 }
 
 #[test]
 fn two_thousand_domains_come_and_go_and_leave_nothing() {
-    let mut world = World::new();
-    world.watch(0, "@releaseDomain", "gone").unwrap();
-    world.events(0);
-    world.forget_incoming(0);
+    let mut testbed = Testbed::new();
+    testbed.watch(0, "@releaseDomain", "gone").unwrap();
+    testbed.events(0);
+    testbed.forget_incoming(0);
     let begin = allocated();
-    let (nodes, memory) = (world.nodes(0), world.server.engine().memory_of(DomId::DOM0));
+    let (nodes, memory) = (testbed.nodes(0), testbed.server.engine().memory_of(DomId::DOM0));
 
     let mut after = Vec::new();
     for round in 1..=ROUNDS {
-        create(&mut world);
-        use_it(&mut world);
-        let engine = world.server.engine();
+        create(&mut testbed);
+        use_it(&mut testbed);
+        let engine = testbed.server.engine();
         let (domains, watches) = (engine.state().domains.iter().count(), engine.state().watches.len());
         assert_eq!((domains, watches), (usize::from(DOMAINS) + 1, usize::from(DOMAINS) * WATCHES + 1));
         for domid in 1..=DOMAINS {
-            assert_eq!(world.nodes(domid), NODES as u64, "domain {domid}");
+            assert_eq!(testbed.nodes(domid), NODES as u64, "domain {domid}");
         }
-        world.check();
+        testbed.check();
         println!(
             "round {round}: {DOMAINS} domains with {WATCHES} watches and {NODES} nodes each take {} KiB",
             (allocated() - begin) / 1024
         );
 
-        destroy(&mut world);
-        assert!(!world.events(0).is_empty());
-        world.forget_incoming(0);
-        world.check();
-        let engine = world.server.engine();
+        destroy(&mut testbed);
+        assert!(!testbed.events(0).is_empty());
+        testbed.forget_incoming(0);
+        testbed.check();
+        let engine = testbed.server.engine();
         assert_eq!(engine.state().domains.iter().count(), 1);
         assert_eq!(engine.state().watches.len(), 1);
         assert_eq!(engine.open_transactions(), (0, 0));
         assert_eq!(engine.rings_and_ports(), (1, 1));
-        assert_eq!((world.nodes(0), engine.memory_of(DomId::DOM0)), (nodes, memory));
-        assert!(world.machine.mapped.len() == 1 && world.machine.bound.len() == 1);
+        assert_eq!((testbed.nodes(0), engine.memory_of(DomId::DOM0)), (nodes, memory));
+        assert!(testbed.machine.mapped.len() == 1 && testbed.machine.bound.len() == 1);
         after.push(allocated());
     }
     let kept: Vec<usize> = after.iter().map(|after| after.saturating_sub(begin)).collect();

@@ -26,9 +26,9 @@ mod scene;
 mod search;
 mod shapes;
 mod step;
-#[path = "../semantics/world.rs"]
+#[path = "../semantics/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod world;
+mod testbed;
 
 use std::fs;
 use std::path::Path;

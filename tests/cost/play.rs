@@ -37,7 +37,7 @@ fn make(scene: &mut Scene, step: &Step) {
                 scene.idle.remove(&domid);
                 scene.read(domid);
             }
-            Op::Pass => scene.world.now_ms += 1 + u64::from(step.size) * 100,
+            Op::Pass => scene.testbed.now_ms += 1 + u64::from(step.size) * 100,
             Op::Die if domid != 0 => scene.end(domid),
             Op::Die => {}
             Op::Reconnect => reconnect(scene, domid),
@@ -130,10 +130,10 @@ fn end_transactions(scene: &mut Scene, step: &Step, domid: u16) {
 }
 
 fn reconnect(scene: &mut Scene, domid: u16) {
-    let port = scene.world.machine.bound.iter().find(|(_, of)| of.0 == domid).map(|(port, _)| *port);
+    let port = scene.testbed.machine.bound.iter().find(|(_, of)| of.0 == domid).map(|(port, _)| *port);
     if let Some(port) = port.filter(|_| domid != 0) {
-        scene.world.set_word(domid, Field::Connection, 1);
-        scene.world.server.handle_event(port);
+        scene.testbed.set_word(domid, Field::Connection, 1);
+        scene.testbed.server.handle_event(port);
         scene.transactions.remove(&domid);
     }
 }

@@ -17,7 +17,7 @@ use xenstore::wire::ring::{Field, RING_BYTES};
 use crate::clock;
 use crate::found::{Cost, Objective, Worst};
 use crate::step::GUESTS;
-use crate::world::World;
+use crate::testbed::Testbed;
 
 /// Steps of the meter that end a history: many times any bound, and a fraction of a second.
 const STEPS: u64 = 3_000_000;
@@ -46,7 +46,7 @@ impl Request {
 }
 
 pub struct Scene {
-    pub world: World,
+    pub testbed: Testbed,
     pub worst: Worst,
     /// Idle domains: they do not read.
     pub idle: BTreeSet<u16>,
@@ -62,7 +62,7 @@ impl Scene {
     /// Makes all guests, each with a home, and a directory in which every guest may write. `requests` bounds the history.
     pub fn new(requests: usize, by_time: bool) -> Self {
         let mut scene = Self {
-            world: World::new(),
+            testbed: Testbed::new(),
             worst: Worst::new(by_time),
             idle: BTreeSet::new(),
             transactions: BTreeMap::new(),
@@ -77,12 +77,12 @@ impl Scene {
 
     /// Whether the history has made all of its requests, or has taken more than [`STEPS`].
     pub const fn is_over(&self) -> bool {
-        self.left == 0 || self.world.server.engine().steps() > STEPS
+        self.left == 0 || self.testbed.server.engine().steps() > STEPS
     }
 
     /// Starts a guest and makes its home.
     pub fn bear(&mut self, domid: u16) {
-        self.world.build(DomId(domid));
+        self.testbed.build(DomId(domid));
         self.ask_dom0(T::Introduce, format!("{domid}\x001\x001\0"));
         self.ask_dom0(T::Mkdir, format!("/local/domain/{domid}\0"));
         self.ask_dom0(T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0"));
@@ -94,11 +94,11 @@ impl Scene {
 
     /// Ends a guest, and notifies the server.
     pub fn end(&mut self, domid: u16) {
-        self.world.machine.domains.remove(&DomId(domid));
-        self.world.machine.pages.remove(&DomId(domid));
+        self.testbed.machine.domains.remove(&DomId(domid));
+        self.testbed.machine.pages.remove(&DomId(domid));
         self.transactions.remove(&domid);
         self.idle.remove(&domid);
-        self.world.server.handle_domain_exception();
+        self.testbed.server.handle_domain_exception();
         self.ended += 1;
     }
 
@@ -127,8 +127,8 @@ impl Scene {
 
     /// Puts as many requests into a domain's ring as fit, if it is empty. Returns how many are settled: sent or left out.
     pub fn put_into_ring(&mut self, domid: u16, requests: &[Request]) -> usize {
-        let is_empty = self.world.connection(domid).is_some()
-            && self.world.word(domid, Field::RequestProducer) == self.world.word(domid, Field::RequestConsumer);
+        let is_empty = self.testbed.connection(domid).is_some()
+            && self.testbed.word(domid, Field::RequestProducer) == self.testbed.word(domid, Field::RequestConsumer);
         if !is_empty {
             return requests.len();
         }
@@ -143,9 +143,9 @@ impl Scene {
         }
         self.left -= count;
         self.worst.requests += count as u64;
-        self.world.put_bytes(domid, &bytes);
-        if let Some(port) = self.world.machine.bound.iter().find(|(_, of)| of.0 == domid).map(|(port, _)| *port) {
-            self.world.server.handle_event(port);
+        self.testbed.put_bytes(domid, &bytes);
+        if let Some(port) = self.testbed.machine.bound.iter().find(|(_, of)| of.0 == domid).map(|(port, _)| *port) {
+            self.testbed.server.handle_event(port);
         }
         // A request that does not fit into an empty ring is left out.
         count.max(1)
@@ -155,14 +155,14 @@ impl Scene {
         if self.is_over() || self.left < requests || !self.may_ask(domid) {
             return;
         }
-        let Some(id) = self.world.connection(domid) else { return };
+        let Some(id) = self.testbed.connection(domid) else { return };
         self.left -= requests;
         self.worst.requests += requests as u64;
-        let before = self.world.server.engine().steps();
+        let before = self.testbed.server.engine().steps();
         let begun = clock::now();
-        self.world.server.handle_received(id, bytes, &mut self.world.machine, self.world.now_ms);
+        self.testbed.server.handle_received(id, bytes, &mut self.testbed.machine, self.testbed.now_ms);
         let time = clock::now() - begun;
-        let steps = self.world.server.engine().steps() - before;
+        let steps = self.testbed.server.engine().steps() - before;
         if let Some(objective) = objective {
             self.worst.note(objective, Cost { steps, time, works: 1 });
         }
@@ -171,25 +171,25 @@ impl Scene {
     /// Whether the server reads from a domain, now or after some waits.
     fn may_ask(&mut self, domid: u16) -> bool {
         for _ in 0..WAITS {
-            let Some(id) = self.world.connection(domid) else { return false };
-            if self.world.server.engine().may_receive(id) {
+            let Some(id) = self.testbed.connection(domid) else { return false };
+            if self.testbed.server.engine().may_receive(id) {
                 return true;
             }
             self.settle();
-            let due_ms = self.world.server.engine().poll_timeout().unwrap_or(u64::MAX);
-            if due_ms > self.world.now_ms.saturating_add(WAIT_MS) {
+            let due_ms = self.testbed.server.engine().poll_timeout().unwrap_or(u64::MAX);
+            if due_ms > self.testbed.now_ms.saturating_add(WAIT_MS) {
                 break;
             }
-            self.world.now_ms = self.world.now_ms.max(due_ms);
+            self.testbed.now_ms = self.testbed.now_ms.max(due_ms);
             self.settle();
         }
-        self.world.connection(domid).is_some_and(|id| self.world.server.engine().may_receive(id))
+        self.testbed.connection(domid).is_some_and(|id| self.testbed.server.engine().may_receive(id))
     }
 
     /// Notes the transaction number in the reply to the last request.
     fn note_transaction(&mut self, domid: u16) {
-        let Some(id) = self.world.connection(domid) else { return };
-        let Some(reply) = self.world.server.poll_transmit(id).last() else { return };
+        let Some(id) = self.testbed.connection(domid) else { return };
+        let Some(reply) = self.testbed.server.poll_transmit(id).last() else { return };
         let Some((header, payload)) = reply.split_first_chunk::<HEADER_BYTES>() else { return };
         if Header::parse(header).kind == T::TransactionStart.to_wire()
             && let Some(number) =
@@ -207,13 +207,13 @@ impl Scene {
 
     /// Reads all replies and events of a domain.
     pub fn read(&mut self, domid: u16) {
-        let Some(id) = self.world.connection(domid) else { return };
-        let server = &mut self.world.server;
+        let Some(id) = self.testbed.connection(domid) else { return };
+        let server = &mut self.testbed.server;
         let bytes = server.poll_transmit(id).map(<[u8]>::len).sum();
         server.handle_transmitted(id, bytes);
-        if self.world.machine.pages.contains_key(&DomId(domid)) {
-            let producer = self.world.word(domid, Field::ReplyProducer);
-            self.world.set_word(domid, Field::ReplyConsumer, producer);
+        if self.testbed.machine.pages.contains_key(&DomId(domid)) {
+            let producer = self.testbed.word(domid, Field::ReplyProducer);
+            self.testbed.set_word(domid, Field::ReplyConsumer, producer);
         }
     }
 
@@ -229,12 +229,12 @@ impl Scene {
 
     /// Measures one round of the main loop. Returns whether the server has more to do.
     pub fn poll(&mut self) -> bool {
-        let works = self.world.server.engine().ready_len() as u64 + std::mem::take(&mut self.ended);
-        let before = self.world.server.engine().steps();
+        let works = self.testbed.server.engine().ready_len() as u64 + std::mem::take(&mut self.ended);
+        let before = self.testbed.server.engine().steps();
         let begun = clock::now();
-        let outcome = self.world.server.poll(&mut self.world.machine, self.world.now_ms);
+        let outcome = self.testbed.server.poll(&mut self.testbed.machine, self.testbed.now_ms);
         let time = clock::now() - begun;
-        let steps = self.world.server.engine().steps() - before;
+        let steps = self.testbed.server.engine().steps() - before;
         let objective = if works == 0 { Objective::Postponed } else { Objective::Poll };
         self.worst.note(objective, Cost { steps, time, works });
         outcome.busy
@@ -242,6 +242,6 @@ impl Scene {
 
     /// Returns the connection of a domain.
     pub fn connection(&self, domid: u16) -> Option<ConnectionId> {
-        self.world.connection(domid)
+        self.testbed.connection(domid)
     }
 }

@@ -3,126 +3,126 @@
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::world::{World, error, event, ok};
+use crate::testbed::{Testbed, error, event, ok};
 
 #[test]
 fn an_entry_for_all_domains_gives_its_right_to_every_domain() {
-    let mut world = World::with_homes([1, 2]);
-    world.write(1, "data", "x").unwrap();
-    assert_eq!(world.set_perms(1, "data", "n1 r32757"), ok());
-    assert_eq!(world.get_perms(1, "data"), Ok("n1 r32757".into()));
-    world.start(3);
+    let mut testbed = Testbed::with_homes([1, 2]);
+    testbed.write(1, "data", "x").unwrap();
+    assert_eq!(testbed.set_perms(1, "data", "n1 r32757"), ok());
+    assert_eq!(testbed.get_perms(1, "data"), Ok("n1 r32757".into()));
+    testbed.start(3);
     for domid in [1, 2, 3] {
-        assert_eq!(world.read(domid, "/local/domain/1/data"), Ok(b"x".to_vec()), "domain {domid}");
+        assert_eq!(testbed.read(domid, "/local/domain/1/data"), Ok(b"x".to_vec()), "domain {domid}");
     }
     for domid in [2, 3] {
-        assert_eq!(world.write(domid, "/local/domain/1/data", "y"), error("EACCES"));
+        assert_eq!(testbed.write(domid, "/local/domain/1/data", "y"), error("EACCES"));
     }
-    world.check();
+    testbed.check();
 }
 
 #[test]
 fn the_first_entry_that_means_a_domain_decides_alone() {
-    let mut world = World::with_homes([1, 2, 3]);
-    world.write(1, "data", "x").unwrap();
-    world.set_perms(1, "data", "n1 n2 b32757 r3").unwrap();
-    assert_eq!(world.read(2, "/local/domain/1/data"), error("EACCES"));
-    assert_eq!(world.write(3, "/local/domain/1/data", "y"), ok());
+    let mut testbed = Testbed::with_homes([1, 2, 3]);
+    testbed.write(1, "data", "x").unwrap();
+    testbed.set_perms(1, "data", "n1 n2 b32757 r3").unwrap();
+    assert_eq!(testbed.read(2, "/local/domain/1/data"), error("EACCES"));
+    assert_eq!(testbed.write(3, "/local/domain/1/data", "y"), ok());
 }
 
 #[test]
 fn it_gives_events_too_and_outlives_every_domain() {
-    let mut world = World::with_homes([1, 2]);
-    world.write(0, "/shared", "x").unwrap();
-    world.set_perms(0, "/shared", "n0 r32757").unwrap();
-    world.watch(2, "/shared", "t").unwrap();
-    world.events(2);
-    world.write(0, "/shared", "y").unwrap();
-    assert_eq!(world.events(2), [event("/shared", "t")]);
-    world.kill(1);
-    world.kill(2);
-    world.start(2);
-    assert_eq!(world.read(2, "/shared"), Ok(b"y".to_vec()));
-    assert_eq!(world.get_perms(0, "/shared"), Ok("n0 r32757".into()));
+    let mut testbed = Testbed::with_homes([1, 2]);
+    testbed.write(0, "/shared", "x").unwrap();
+    testbed.set_perms(0, "/shared", "n0 r32757").unwrap();
+    testbed.watch(2, "/shared", "t").unwrap();
+    testbed.events(2);
+    testbed.write(0, "/shared", "y").unwrap();
+    assert_eq!(testbed.events(2), [event("/shared", "t")]);
+    testbed.kill(1);
+    testbed.kill(2);
+    testbed.start(2);
+    assert_eq!(testbed.read(2, "/shared"), Ok(b"y".to_vec()));
+    assert_eq!(testbed.get_perms(0, "/shared"), Ok("n0 r32757".into()));
 }
 
 #[test]
 fn it_gives_special_events_too() {
-    let mut world = World::with_guests([1, 2]);
-    world.set_perms(0, "@introduceDomain", "n0 n2 r32757").unwrap();
+    let mut testbed = Testbed::with_guests([1, 2]);
+    testbed.set_perms(0, "@introduceDomain", "n0 n2 r32757").unwrap();
     for domid in [1, 2] {
-        world.watch(domid, "@introduceDomain", "t").unwrap();
-        world.events(domid);
+        testbed.watch(domid, "@introduceDomain", "t").unwrap();
+        testbed.events(domid);
     }
-    world.start(7);
-    assert_eq!(world.events(1), [event("@introduceDomain", "t")]);
-    assert_eq!(world.events(2), [], "its own entry comes first");
-    world.kill(2);
-    assert_eq!(world.get_perms(1, "@introduceDomain"), Ok("n0 r32757".into()));
+    testbed.start(7);
+    assert_eq!(testbed.events(1), [event("@introduceDomain", "t")]);
+    assert_eq!(testbed.events(2), [], "its own entry comes first");
+    testbed.kill(2);
+    assert_eq!(testbed.get_perms(1, "@introduceDomain"), Ok("n0 r32757".into()));
 }
 
 #[test]
 fn a_commit_after_a_domains_birth_or_death_keeps_it() {
-    let mut world = World::with_homes([1]);
-    world.write(1, "data", "x").unwrap();
-    world.set_perms(1, "data", "n1 r32757").unwrap();
-    let transaction = world.begin(1);
-    world.write_in(1, transaction, "data", "y").unwrap();
-    world.start(2);
-    world.start(3);
-    world.kill(3);
-    assert_eq!(world.end(1, transaction, true), ok());
-    assert_eq!(world.read(2, "/local/domain/1/data"), Ok(b"y".to_vec()));
+    let mut testbed = Testbed::with_homes([1]);
+    testbed.write(1, "data", "x").unwrap();
+    testbed.set_perms(1, "data", "n1 r32757").unwrap();
+    let transaction = testbed.begin(1);
+    testbed.write_in(1, transaction, "data", "y").unwrap();
+    testbed.start(2);
+    testbed.start(3);
+    testbed.kill(3);
+    assert_eq!(testbed.end(1, transaction, true), ok());
+    assert_eq!(testbed.read(2, "/local/domain/1/data"), Ok(b"y".to_vec()));
 }
 
 #[test]
 fn only_the_control_domain_can_make_all_domains_the_owner() {
-    let mut world = World::with_homes([1, 2]);
-    world.write(1, "data", "x").unwrap();
-    let owned = world.nodes(1);
-    assert_eq!(world.set_perms(1, "data", "n32757"), error("EPERM"));
-    assert_eq!(world.set_perms(0, "/local/domain/1/data", "n32757"), ok());
-    assert_eq!(world.nodes(1), owned - 1, "it counts for nobody");
-    assert_eq!(world.write(2, "/local/domain/1/data", "y"), ok());
-    world.check();
-    assert_eq!(world.write(2, "/local/domain/1/data/mine", ""), ok());
-    assert_eq!(world.get_perms(2, "/local/domain/1/data/mine"), Ok("n2".into()));
-    assert_eq!(world.write(0, "/local/domain/1/data/all", ""), ok());
-    let transaction = world.begin(0);
-    world.write_in(0, transaction, "/local/domain/1/data/more", "").unwrap();
-    assert_eq!(world.end(0, transaction, true), ok());
-    assert_eq!(world.get_perms(0, "/local/domain/1/data/more"), Ok("n32757".into()));
-    world.check();
-    world.rm(0, "/local/domain/1/data").unwrap();
-    world.check();
+    let mut testbed = Testbed::with_homes([1, 2]);
+    testbed.write(1, "data", "x").unwrap();
+    let owned = testbed.nodes(1);
+    assert_eq!(testbed.set_perms(1, "data", "n32757"), error("EPERM"));
+    assert_eq!(testbed.set_perms(0, "/local/domain/1/data", "n32757"), ok());
+    assert_eq!(testbed.nodes(1), owned - 1, "it counts for nobody");
+    assert_eq!(testbed.write(2, "/local/domain/1/data", "y"), ok());
+    testbed.check();
+    assert_eq!(testbed.write(2, "/local/domain/1/data/mine", ""), ok());
+    assert_eq!(testbed.get_perms(2, "/local/domain/1/data/mine"), Ok("n2".into()));
+    assert_eq!(testbed.write(0, "/local/domain/1/data/all", ""), ok());
+    let transaction = testbed.begin(0);
+    testbed.write_in(0, transaction, "/local/domain/1/data/more", "").unwrap();
+    assert_eq!(testbed.end(0, transaction, true), ok());
+    assert_eq!(testbed.get_perms(0, "/local/domain/1/data/more"), Ok("n32757".into()));
+    testbed.check();
+    testbed.rm(0, "/local/domain/1/data").unwrap();
+    testbed.check();
 }
 
 #[test]
 fn an_entry_by_a_domain_that_was_not_offered_it_never_takes_effect() {
-    let mut world = World::with_homes([2]);
-    world.build(DomId(1));
-    world.request(0, MessageType::SetFeature, "1\x007\0").unwrap();
-    world.start_built(1);
-    world.make_home(1);
-    world.write(1, "data", "x").unwrap();
-    assert_eq!(world.set_perms(1, "data", "n1 r32757"), ok());
-    assert_eq!(world.read(2, "/local/domain/1/data"), error("EACCES"));
-    assert_eq!(world.set_perms(1, "data", "n32757"), error("ENOENT"), "as with an owner that does not exist");
-    assert_eq!(world.set_perms(0, "/local/domain/1/data", "n1 r32757"), ok());
-    assert_eq!(world.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()), "the control domain was");
+    let mut testbed = Testbed::with_homes([2]);
+    testbed.build(DomId(1));
+    testbed.request(0, MessageType::SetFeature, "1\x007\0").unwrap();
+    testbed.start_built(1);
+    testbed.make_home(1);
+    testbed.write(1, "data", "x").unwrap();
+    assert_eq!(testbed.set_perms(1, "data", "n1 r32757"), ok());
+    assert_eq!(testbed.read(2, "/local/domain/1/data"), error("EACCES"));
+    assert_eq!(testbed.set_perms(1, "data", "n32757"), error("ENOENT"), "as with an owner that does not exist");
+    assert_eq!(testbed.set_perms(0, "/local/domain/1/data", "n1 r32757"), ok());
+    assert_eq!(testbed.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()), "the control domain was");
 }
 
 #[test]
 fn it_is_no_domain() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     for (kind, payload) in [
         (MessageType::Release, "32757\0"),
         (MessageType::Resume, "32757\0"),
         (MessageType::GetFeature, "32757\0"),
         (MessageType::SetFeature, "32757\x001\0"),
     ] {
-        assert_eq!(world.request(0, kind, payload), error("ENOENT"), "{kind:?}");
+        assert_eq!(testbed.request(0, kind, payload), error("ENOENT"), "{kind:?}");
     }
-    assert!(world.introduce(0, 32757, 1).is_err());
-    assert!(!world.is_introduced(32757));
+    assert!(testbed.introduce(0, 32757, 1).is_err());
+    assert!(!testbed.is_introduced(32757));
 }

@@ -2,22 +2,22 @@
 
 use xenstore::wire::header::MessageType;
 
-use crate::world::{Answer, World, error, ok, string};
+use crate::testbed::{Answer, Testbed, error, ok, string};
 
-fn control(world: &mut World, words: &str) -> Answer {
+fn control(testbed: &mut Testbed, words: &str) -> Answer {
     let payload: String = words.split(' ').map(|word| format!("{word}\0")).collect();
-    world.request(0, MessageType::Control, payload)
+    testbed.request(0, MessageType::Control, payload)
 }
 
-fn text(world: &mut World, words: &str) -> String {
-    string(&control(world, words).unwrap_or_else(|error| panic!("{words}: {error}")))
+fn text(testbed: &mut Testbed, words: &str) -> String {
+    string(&control(testbed, words).unwrap_or_else(|error| panic!("{words}: {error}")))
 }
 
 #[test]
 fn help_has_a_line_for_each_command() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     assert_eq!(
-        text(&mut world, "help"),
+        text(&mut testbed, "help"),
         "check           \n\
          log             [on|off|+<switch>|-<switch>]\n\
          logfile         <file>\n\
@@ -35,8 +35,8 @@ fn help_has_a_line_for_each_command() {
 
 #[test]
 fn wrong_commands_and_wrong_parameters_are_refused_and_change_nothing() {
-    let mut world = World::with_homes([5]);
-    let before = text(&mut world, "quota");
+    let mut testbed = Testbed::with_homes([5]);
+    let before = text(&mut testbed, "quota");
     for words in [
         "",
         "unknown",
@@ -69,23 +69,23 @@ fn wrong_commands_and_wrong_parameters_are_refused_and_change_nothing() {
         "quota-soft set nodes 1",
         "live-update",
     ] {
-        assert_eq!(control(&mut world, words), error("EINVAL"), "{words:?}");
+        assert_eq!(control(&mut testbed, words), error("EINVAL"), "{words:?}");
     }
     for payload in ["check", "print\0a", "\0check\0"] {
-        assert_eq!(world.request(0, MessageType::Control, payload), error("EINVAL"), "{payload:?}");
+        assert_eq!(testbed.request(0, MessageType::Control, payload), error("EINVAL"), "{payload:?}");
     }
-    assert_eq!(text(&mut world, "quota"), before);
+    assert_eq!(text(&mut testbed, "quota"), before);
     for words in ["check", "help", "quota", "quota set nodes 1", "log on"] {
         let payload: String = words.split(' ').map(|word| format!("{word}\0")).collect();
-        assert_eq!(world.request(5, MessageType::Control, payload), error("EACCES"), "{words:?}");
+        assert_eq!(testbed.request(5, MessageType::Control, payload), error("EACCES"), "{words:?}");
     }
 }
 
 #[test]
 fn quota_shows_and_sets_the_values_for_all() {
-    let mut world = World::with_guests([5, 6]);
+    let mut testbed = Testbed::with_guests([5, 6]);
     assert_eq!(
-        text(&mut world, "quota"),
+        text(&mut testbed, "quota"),
         "Quota settings:\n\
          nodes            :     1000 Nodes per domain\n\
          watches          :      128 Watches per domain\n\
@@ -98,37 +98,37 @@ fn quota_shows_and_sets_the_values_for_all() {
          node-size        :     2048 Max. size of a node\n"
     );
     assert_eq!(
-        text(&mut world, "quota-soft"),
+        text(&mut testbed, "quota-soft"),
         "Quota settings:\nmemory           :  2097152 Total Xenstore memory per domain\n"
     );
-    world.request(0, MessageType::SetQuota, "6\0watches\x003\0").unwrap();
-    assert_eq!(control(&mut world, "quota set watches 1"), ok());
-    assert_eq!(control(&mut world, "quota set permissions 9"), ok(), "the name of 4.17");
-    assert_eq!(control(&mut world, "quota-soft set memory 99"), ok());
-    let now = text(&mut world, "quota");
+    testbed.request(0, MessageType::SetQuota, "6\0watches\x003\0").unwrap();
+    assert_eq!(control(&mut testbed, "quota set watches 1"), ok());
+    assert_eq!(control(&mut testbed, "quota set permissions 9"), ok(), "the name of 4.17");
+    assert_eq!(control(&mut testbed, "quota-soft set memory 99"), ok());
+    let now = text(&mut testbed, "quota");
     assert!(now.contains("watches          :        1 ") && now.contains("node-permissions :        9 "), "{now}");
-    assert!(text(&mut world, "quota-soft").contains("memory           :       99 "));
-    let quota = |world: &mut World, payload| string(&world.request(0, MessageType::GetQuota, payload).unwrap());
-    assert_eq!(quota(&mut world, "5\0watches\0"), "1", "a domain that is there");
-    assert_eq!(quota(&mut world, "6\0watches\0"), "3", "a domain with a value of its own");
-    world.start(7);
-    assert_eq!(quota(&mut world, "7\0watches\0"), "1", "a domain to come");
+    assert!(text(&mut testbed, "quota-soft").contains("memory           :       99 "));
+    let quota = |testbed: &mut Testbed, payload| string(&testbed.request(0, MessageType::GetQuota, payload).unwrap());
+    assert_eq!(quota(&mut testbed, "5\0watches\0"), "1", "a domain that is there");
+    assert_eq!(quota(&mut testbed, "6\0watches\0"), "3", "a domain with a value of its own");
+    testbed.start(7);
+    assert_eq!(quota(&mut testbed, "7\0watches\0"), "1", "a domain to come");
 }
 
 #[test]
 fn quota_of_a_domain_shows_what_it_has_and_has_had() {
-    let mut world = World::with_homes([5]);
-    world.write(5, "a/b", &"x".repeat(100)).unwrap();
-    world.watch(5, "a", "t").unwrap();
-    world.events(5);
-    let transactions = [world.begin(5), world.begin(5)];
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.write(5, "a/b", &"x".repeat(100)).unwrap();
+    testbed.watch(5, "a", "t").unwrap();
+    testbed.events(5);
+    let transactions = [testbed.begin(5), testbed.begin(5)];
     for path in ["a", "b", "c"] {
-        let _ = world.read_in(5, transactions[0], path);
+        let _ = testbed.read_in(5, transactions[0], path);
     }
-    world.end(5, transactions[1], false).unwrap();
-    world.rm(5, "a/b").unwrap();
-    world.set_perms(5, "a", "n5 r1 r2").unwrap();
-    let shown = text(&mut world, "quota 5");
+    testbed.end(5, transactions[1], false).unwrap();
+    testbed.rm(5, "a/b").unwrap();
+    testbed.set_perms(5, "a", "n5 r1 r2").unwrap();
+    let shown = text(&mut testbed, "quota 5");
     for line in [
         "Domain 5:\n",
         "nodes            :        2 (max        3)\n",
@@ -139,57 +139,57 @@ fn quota_of_a_domain_shows_what_it_has_and_has_had() {
     ] {
         assert!(shown.contains(line), "{line:?} in\n{shown}");
     }
-    assert!(control(&mut world, "quota 0").is_ok());
-    assert_eq!(control(&mut world, "quota 6"), error("ENOENT"));
-    assert_eq!(control(&mut world, "quota 99999"), error("ENOENT"));
+    assert!(control(&mut testbed, "quota 0").is_ok());
+    assert_eq!(control(&mut testbed, "quota 6"), error("ENOENT"));
+    assert_eq!(control(&mut testbed, "quota 99999"), error("ENOENT"));
 }
 
 #[test]
 fn quota_max_shows_the_most_of_any_guest_and_starts_again_on_demand() {
-    let mut world = World::with_homes([5, 6]);
+    let mut testbed = Testbed::with_homes([5, 6]);
     for count in 0..7 {
-        world.watch(5, "a", &count.to_string()).unwrap();
-        world.watch(6, "a", &count.to_string()).unwrap();
-        world.watch(0, "/a", &count.to_string()).unwrap();
+        testbed.watch(5, "a", &count.to_string()).unwrap();
+        testbed.watch(6, "a", &count.to_string()).unwrap();
+        testbed.watch(0, "/a", &count.to_string()).unwrap();
     }
     for domid in [0, 5, 6] {
-        world.events(domid);
+        testbed.events(domid);
     }
-    world.watch(0, "/b", "not a guest").unwrap();
+    testbed.watch(0, "/b", "not a guest").unwrap();
     let watches = |text: &str| text.lines().find(|line| line.starts_with("watches")).unwrap().to_owned();
-    let shown = text(&mut world, "quota max");
+    let shown = text(&mut testbed, "quota max");
     assert!(shown.starts_with("Max. seen accounting values:\nnodes            :        "), "{shown}");
     assert_eq!(watches(&shown), "watches          :        7");
-    world.unwatch(5, "a", "0").unwrap();
-    world.kill(6);
-    assert_eq!(watches(&text(&mut world, "quota max")), "watches          :        7", "also of those that are gone");
-    assert_eq!(watches(&text(&mut world, "quota max -r")), "watches          :        6", "what there is now");
-    world.unwatch(5, "a", "1").unwrap();
-    assert_eq!(watches(&text(&mut world, "quota max")), "watches          :        6");
-    assert!(text(&mut world, "quota 5").contains("watches          :        5 (max        6)"));
+    testbed.unwatch(5, "a", "0").unwrap();
+    testbed.kill(6);
+    assert_eq!(watches(&text(&mut testbed, "quota max")), "watches          :        7", "also of those that are gone");
+    assert_eq!(watches(&text(&mut testbed, "quota max -r")), "watches          :        6", "what there is now");
+    testbed.unwatch(5, "a", "1").unwrap();
+    assert_eq!(watches(&text(&mut testbed, "quota max")), "watches          :        6");
+    assert!(text(&mut testbed, "quota 5").contains("watches          :        5 (max        6)"));
 }
 
 #[test]
 fn log_shows_and_sets_its_switches() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     let all_off = "Log switch settings:\nobj     : off\nio      : off\nwrl     : off\nacc     : off\ntdb     : off\n";
-    assert_eq!(text(&mut world, "log"), all_off);
+    assert_eq!(text(&mut testbed, "log"), all_off);
     for (command, name) in [("log +io", "io"), ("log +tdb", "tdb")] {
-        assert_eq!(control(&mut world, command), ok());
-        assert!(text(&mut world, "log").contains(&format!("{name:8}: on\n")));
+        assert_eq!(control(&mut testbed, command), ok());
+        assert!(text(&mut testbed, "log").contains(&format!("{name:8}: on\n")));
     }
     for command in ["log off", "log on", "log -io", "log -tdb", "log -obj"] {
-        assert_eq!(control(&mut world, command), ok());
+        assert_eq!(control(&mut testbed, command), ok());
     }
-    assert_eq!(text(&mut world, "log"), all_off);
+    assert_eq!(text(&mut testbed, "log"), all_off);
 }
 
 #[test]
 fn logfile_and_memreport_answer_what_a_domain_without_files_can() {
-    let mut world = World::with_homes([5]);
-    assert!(text(&mut world, "logfile /tmp/log").contains("xl console Xenstore"));
+    let mut testbed = Testbed::with_homes([5]);
+    assert!(text(&mut testbed, "logfile /tmp/log").contains("xl console Xenstore"));
     for words in ["memreport", "memreport /tmp/report"] {
-        let report = text(&mut world, words);
+        let report = text(&mut testbed, words);
         for line in ["nodes            :        6\n", "domains          :        2\n", "connections      :        2\n"]
         {
             assert!(report.contains(line), "{line:?} in\n{report}");
@@ -199,24 +199,24 @@ fn logfile_and_memreport_answer_what_a_domain_without_files_can() {
 
 #[test]
 fn check_says_ok_when_all_counts_agree() {
-    let mut world = World::with_homes([5, 6]);
-    world.write(5, "a/b", "").unwrap();
-    world.set_perms(5, "a", "n5 r6").unwrap();
-    world.watch(5, "a", "t").unwrap();
-    world.begin(6);
-    assert_eq!(text(&mut world, "check"), "OK");
-    world.kill(5);
-    assert_eq!(text(&mut world, "check"), "OK");
-    world.release(0, 6).unwrap();
-    assert_eq!(text(&mut world, "check"), "OK");
+    let mut testbed = Testbed::with_homes([5, 6]);
+    testbed.write(5, "a/b", "").unwrap();
+    testbed.set_perms(5, "a", "n5 r6").unwrap();
+    testbed.watch(5, "a", "t").unwrap();
+    testbed.begin(6);
+    assert_eq!(text(&mut testbed, "check"), "OK");
+    testbed.kill(5);
+    assert_eq!(text(&mut testbed, "check"), "OK");
+    testbed.release(0, 6).unwrap();
+    assert_eq!(text(&mut testbed, "check"), "OK");
 }
 
 #[test]
 fn print_writes_a_line_and_every_command_leaves_the_store_as_it_is() {
-    let mut world = World::with_homes([5]);
-    let before = world.server.engine().state().generation();
+    let mut testbed = Testbed::with_homes([5]);
+    let before = testbed.server.engine().state().generation();
     for words in ["print a-line", "check", "memreport", "log", "quota", "quota max", "help", "quota 5"] {
-        assert!(control(&mut world, words).is_ok(), "{words}");
+        assert!(control(&mut testbed, words).is_ok(), "{words}");
     }
-    assert_eq!(world.server.engine().state().generation(), before);
+    assert_eq!(testbed.server.engine().state().generation(), before);
 }

@@ -13,152 +13,152 @@ use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::{Field, RingPage as _};
 
 use crate::live_update::{answer, kernel, start, upload};
-use crate::world::{World, event, ok};
+use crate::testbed::{Testbed, event, ok};
 
 const NODE: &str = "/tool/xenstored/crash";
 
 /// The server ends while it handles a request of `domid`, and another one goes on.
-fn crash(world: &mut World, domid: u16, is_repeated: bool) {
-    let connection = world.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
+fn crash(testbed: &mut Testbed, domid: u16, is_repeated: bool) {
+    let connection = testbed.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
     let kind = MessageType::Write.to_wire();
     let header = Header { kind, request_id: 77, transaction_id: 0, payload_bytes: 5 };
     let request = InFlight { connection, header, payload: 0 };
-    assert_eq!(world.server.domain_in_flight(&request), DomId(domid));
+    assert_eq!(testbed.server.domain_in_flight(&request), DomId(domid));
     let mut stream = Vec::new();
-    world.server.save_after_crash(&request, &mut stream, world.now_ms).unwrap();
-    world.machine.mapped.clear();
-    world.machine.notified.clear();
-    world.server = Server::restored(load(&stream, &Config::default(), world.now_ms).unwrap());
-    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
+    testbed.server.save_after_crash(&request, &mut stream, testbed.now_ms).unwrap();
+    testbed.machine.mapped.clear();
+    testbed.machine.notified.clear();
+    testbed.server = Server::restored(load(&stream, &Config::default(), testbed.now_ms).unwrap());
+    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
     let crash = Crash { domid: DomId(domid), is_repeated, report: "it broke", node: NODE };
-    world.server.handle_crash(&crash, &mut world.machine, world.now_ms);
-    world.run();
-    world.check();
+    testbed.server.handle_crash(&crash, &mut testbed.machine, testbed.now_ms);
+    testbed.run();
+    testbed.check();
 }
 
 #[test]
 fn a_guests_crash_costs_its_connection_alone_and_is_told_in_a_node() {
-    let mut world = World::with_homes([3, 4]);
-    world.watch(0, NODE, "c").unwrap();
-    world.events(0);
-    let transaction = world.begin(4);
+    let mut testbed = Testbed::with_homes([3, 4]);
+    testbed.watch(0, NODE, "c").unwrap();
+    testbed.events(0);
+    let transaction = testbed.begin(4);
     // What its ring says when it is signalled.
-    world.machine.meanwhile = Some(|page| page.store(Field::EventPort, page.load(Field::Error)));
-    crash(&mut world, 3, false);
-    assert_eq!(world.word(3, Field::Error), 1, "its ring says that the communication failed");
-    assert_eq!(world.word(3, Field::EventPort), 1, "and it is signalled when it can see that");
-    assert_eq!(world.events(0), [event(NODE, "c")]);
-    assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
-    assert_eq!(world.read(4, NODE).unwrap_err(), "EACCES");
-    assert_eq!(world.write_in(4, transaction, "x", "1"), ok());
-    assert_eq!(world.end(4, transaction, true), ok());
-    assert!(world.read(0, "/local/domain/3").is_ok(), "it keeps its nodes");
+    testbed.machine.meanwhile = Some(|page| page.store(Field::EventPort, page.load(Field::Error)));
+    crash(&mut testbed, 3, false);
+    assert_eq!(testbed.word(3, Field::Error), 1, "its ring says that the communication failed");
+    assert_eq!(testbed.word(3, Field::EventPort), 1, "and it is signalled when it can see that");
+    assert_eq!(testbed.events(0), [event(NODE, "c")]);
+    assert_eq!(testbed.read(0, NODE), Ok(b"it broke".to_vec()));
+    assert_eq!(testbed.read(4, NODE).unwrap_err(), "EACCES");
+    assert_eq!(testbed.write_in(4, transaction, "x", "1"), ok());
+    assert_eq!(testbed.end(4, transaction, true), ok());
+    assert!(testbed.read(0, "/local/domain/3").is_ok(), "it keeps its nodes");
 }
 
 #[test]
 fn a_domain_whose_ring_was_filled_in_the_turn_of_the_crash_is_told_to_read() {
-    let mut world = World::with_homes([3, 4]);
-    world.write(0, "/data", &"v".repeat(1000)).unwrap();
+    let mut testbed = Testbed::with_homes([3, 4]);
+    testbed.write(0, "/data", &"v".repeat(1000)).unwrap();
     for _ in 0..3 {
-        world.send(0, 0, MessageType::Read.to_wire(), b"/data\0");
+        testbed.send(0, 0, MessageType::Read.to_wire(), b"/data\0");
     }
-    let filled = world.word(0, Field::ReplyProducer);
-    assert_eq!(filled.wrapping_sub(world.word(0, Field::ReplyConsumer)), 1024);
+    let filled = testbed.word(0, Field::ReplyProducer);
+    assert_eq!(filled.wrapping_sub(testbed.word(0, Field::ReplyConsumer)), 1024);
     // As if the turn that filled it had not come to its end: nobody was told.
-    crash(&mut world, 3, false);
-    assert_eq!(world.word(0, Field::ReplyProducer), filled, "nothing more fits");
-    assert!(world.machine.notified.contains(&DomId(0)));
+    crash(&mut testbed, 3, false);
+    assert_eq!(testbed.word(0, Field::ReplyProducer), filled, "nothing more fits");
+    assert!(testbed.machine.notified.contains(&DomId(0)));
     for _ in 0..3 {
-        assert!(world.reply(0).is_some_and(|reply| reply.payload.len() == 1000));
+        assert!(testbed.reply(0).is_some_and(|reply| reply.payload.len() == 1000));
     }
 }
 
 #[test]
 fn whoever_crashed_it_once_may_reconnect_and_whoever_did_twice_needs_the_control_domain() {
     for is_repeated in [false, true] {
-        let mut world = World::with_homes([3, 4]);
-        crash(&mut world, 3, is_repeated);
-        world.set_word(3, Field::Connection, 1);
-        world.signal(3);
-        world.run();
-        assert_eq!(world.word(3, Field::Connection) == 0, !is_repeated, "connected again");
+        let mut testbed = Testbed::with_homes([3, 4]);
+        crash(&mut testbed, 3, is_repeated);
+        testbed.set_word(3, Field::Connection, 1);
+        testbed.signal(3);
+        testbed.run();
+        assert_eq!(testbed.word(3, Field::Connection) == 0, !is_repeated, "connected again");
         if is_repeated {
             // Another domain's crash, a restart as well, does not let it in again.
-            world.set_word(3, Field::Connection, 0);
-            crash(&mut world, 4, false);
-            world.set_word(3, Field::Connection, 1);
-            world.signal(3);
-            world.run();
-            assert_eq!(world.word(3, Field::Connection), 1, "it is still shut out");
-            world.set_word(3, Field::Connection, 0);
-            assert_eq!(world.introduce(0, 3, 2), ok());
+            testbed.set_word(3, Field::Connection, 0);
+            crash(&mut testbed, 4, false);
+            testbed.set_word(3, Field::Connection, 1);
+            testbed.signal(3);
+            testbed.run();
+            assert_eq!(testbed.word(3, Field::Connection), 1, "it is still shut out");
+            testbed.set_word(3, Field::Connection, 0);
+            assert_eq!(testbed.introduce(0, 3, 2), ok());
         }
-        world.forget_incoming(3);
-        assert_eq!(world.write(3, "x", "on"), ok());
+        testbed.forget_incoming(3);
+        assert_eq!(testbed.write(3, "x", "on"), ok());
     }
 }
 
 #[test]
 fn the_control_domains_request_is_answered_and_its_connection_goes_on() {
-    let mut world = World::with_homes([3]);
-    let transaction = world.begin(0);
-    crash(&mut world, 0, true);
-    let reply = world.reply(0).expect("an answer");
+    let mut testbed = Testbed::with_homes([3]);
+    let transaction = testbed.begin(0);
+    crash(&mut testbed, 0, true);
+    let reply = testbed.reply(0).expect("an answer");
     assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 77));
     assert_eq!(reply.payload, b"EIO\0");
-    assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
-    assert_eq!(world.end(0, transaction, true), ok(), "its other transactions are there");
+    assert_eq!(testbed.read(0, NODE), Ok(b"it broke".to_vec()));
+    assert_eq!(testbed.end(0, transaction, true), ok(), "its other transactions are there");
 }
 
 /// The server panics in the middle of a request of `domid`, and the same server goes on without it.
-fn panic_and_go_on(world: &mut World, domid: u16, transaction: u32) {
+fn panic_and_go_on(testbed: &mut Testbed, domid: u16, transaction: u32) {
     const UNKNOWN: DomId = DomId(99);
-    let connection = world.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
-    world.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
+    let connection = testbed.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
+    testbed.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
     let kind = MessageType::SetPerms.to_wire();
     let payload = b"/shared\0n99\0";
-    let sent = catch_unwind(AssertUnwindSafe(|| world.send(domid, transaction, kind, payload)));
+    let sent = catch_unwind(AssertUnwindSafe(|| testbed.send(domid, transaction, kind, payload)));
     assert!(sent.is_err(), "the handler panicked");
-    world.machine.info_probe = None;
+    testbed.machine.info_probe = None;
     let payload_bytes = payload.len() as u32;
     let header = Header { kind, request_id: 4711, transaction_id: transaction, payload_bytes };
     let request = InFlight { connection, header, payload: 0 };
-    world.server.abandon_request(&request);
+    testbed.server.abandon_request(&request);
     let crash = Crash { domid: DomId(domid), is_repeated: false, report: "it broke", node: NODE };
-    world.server.handle_crash(&crash, &mut world.machine, world.now_ms);
-    world.run();
-    world.check();
+    testbed.server.handle_crash(&crash, &mut testbed.machine, testbed.now_ms);
+    testbed.run();
+    testbed.check();
 }
 
 #[test]
-fn without_memory_for_another_world_the_same_server_goes_on_without_the_request() {
-    let mut world = World::with_homes([3, 4]);
-    world.write(0, "/shared", "value").unwrap();
-    world.set_perms(0, "/shared", "b0").unwrap();
-    let others = world.begin(4);
+fn without_memory_for_another_testbed_the_same_server_goes_on_without_the_request() {
+    let mut testbed = Testbed::with_homes([3, 4]);
+    testbed.write(0, "/shared", "value").unwrap();
+    testbed.set_perms(0, "/shared", "b0").unwrap();
+    let others = testbed.begin(4);
     for (domid, in_transaction) in [(0, false), (0, true), (3, false), (3, true)] {
         if domid == 3 && in_transaction {
-            world.set_word(3, Field::Connection, 1);
-            world.signal(3);
-            world.forget_incoming(3);
+            testbed.set_word(3, Field::Connection, 1);
+            testbed.signal(3);
+            testbed.forget_incoming(3);
         }
-        let transaction = if in_transaction { world.begin(domid) } else { 0 };
-        panic_and_go_on(&mut world, domid, transaction);
+        let transaction = if in_transaction { testbed.begin(domid) } else { 0 };
+        panic_and_go_on(&mut testbed, domid, transaction);
         if domid == 0 {
-            let reply = world.reply(0).expect("an answer");
+            let reply = testbed.reply(0).expect("an answer");
             assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 4711));
             assert_eq!((reply.transaction, &reply.payload[..]), (transaction, &b"EIO\0"[..]));
         }
-        assert_eq!(world.read(0, "/shared"), Ok(b"value".to_vec()));
-        assert_eq!(world.read(0, NODE), Ok(b"it broke".to_vec()));
+        assert_eq!(testbed.read(0, "/shared"), Ok(b"value".to_vec()));
+        assert_eq!(testbed.read(0, NODE), Ok(b"it broke".to_vec()));
         if domid == 0 {
-            assert!(!in_transaction || world.end(0, transaction, true).is_err_and(|error| error == "ENOENT"));
+            assert!(!in_transaction || testbed.end(0, transaction, true).is_err_and(|error| error == "ENOENT"));
         } else {
-            assert_eq!(world.word(3, Field::Error), 1, "its ring says that the communication failed");
+            assert_eq!(testbed.word(3, Field::Error), 1, "its ring says that the communication failed");
         }
     }
-    assert_eq!(world.write_in(4, others, "x", "1"), ok());
-    assert_eq!(world.end(4, others, true), ok());
+    assert_eq!(testbed.write_in(4, others, "x", "1"), ok());
+    assert_eq!(testbed.end(4, others, true), ok());
 }
 
 /// What a command of the control domain is answered that was not done because of a crash.
@@ -167,58 +167,58 @@ const NOT_DONE: &str = "The server restarted after a crash";
 #[test]
 fn a_start_that_waits_when_the_server_crashes_is_answered_that_it_does_not_take_place() {
     for domid in [3, 0] {
-        let mut world = World::with_homes([3, 4]);
-        world.begin(4);
-        upload(&mut world, &kernel());
-        start(&mut world, &["-t", "60", "-v", "1"]);
-        assert_eq!(answer(&mut world), None, "it waits");
-        crash(&mut world, domid, false);
+        let mut testbed = Testbed::with_homes([3, 4]);
+        testbed.begin(4);
+        upload(&mut testbed, &kernel());
+        start(&mut testbed, &["-t", "60", "-v", "1"]);
+        assert_eq!(answer(&mut testbed), None, "it waits");
+        crash(&mut testbed, domid, false);
         if domid == 0 {
-            let reply = world.reply(0).expect("an answer to the request that crashed");
+            let reply = testbed.reply(0).expect("an answer to the request that crashed");
             assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 77));
         }
-        let why = answer(&mut world).expect("an answer to the start");
+        let why = answer(&mut testbed).expect("an answer to the start");
         assert!(why.starts_with(NOT_DONE), "{why}");
-        assert_eq!(answer(&mut world), None, "once");
-        upload(&mut world, &kernel());
-        start(&mut world, &["-t", "60"]);
-        assert_eq!(world.server.poll_action(), Some(xenstore::server::Action::StartUpdate), "the next one does");
+        assert_eq!(answer(&mut testbed), None, "once");
+        upload(&mut testbed, &kernel());
+        start(&mut testbed, &["-t", "60"]);
+        assert_eq!(testbed.server.poll_action(), Some(xenstore::server::Action::StartUpdate), "the next one does");
     }
 }
 
 #[test]
 fn a_start_whose_client_has_begun_anew_is_not_answered_after_a_crash() {
-    let mut world = World::with_homes([3, 4]);
-    world.begin(4);
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60", "-v", "1"]);
-    world.set_word(0, Field::Connection, 1);
-    world.signal(0);
-    world.forget_incoming(0);
-    crash(&mut world, 3, false);
-    assert_eq!(answer(&mut world), None);
+    let mut testbed = Testbed::with_homes([3, 4]);
+    testbed.begin(4);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60", "-v", "1"]);
+    testbed.set_word(0, Field::Connection, 1);
+    testbed.signal(0);
+    testbed.forget_incoming(0);
+    crash(&mut testbed, 3, false);
+    assert_eq!(answer(&mut testbed), None);
 }
 
 #[test]
 fn a_command_that_was_taken_in_the_turn_of_the_crash_is_answered_as_well() {
     const UNKNOWN: DomId = DomId(99);
-    let mut world = World::with_homes([3]);
-    let put = |world: &mut World, domid, kind: MessageType, request_id, payload: &[u8]| {
+    let mut testbed = Testbed::with_homes([3]);
+    let put = |testbed: &mut Testbed, domid, kind: MessageType, request_id, payload: &[u8]| {
         let payload_bytes = payload.len() as u32;
         let header = Header { kind: kind.to_wire(), request_id, transaction_id: 0, payload_bytes };
-        world.put_bytes(domid, &[&header.emit()[..], payload].concat());
-        world
+        testbed.put_bytes(domid, &[&header.emit()[..], payload].concat());
+        testbed
             .server
-            .handle_event(world.machine.bound.iter().find(|(_, of)| **of == DomId(domid)).unwrap().0.to_owned());
+            .handle_event(testbed.machine.bound.iter().find(|(_, of)| **of == DomId(domid)).unwrap().0.to_owned());
     };
-    put(&mut world, 0, MessageType::Control, 55, b"update-report\0");
-    put(&mut world, 3, MessageType::SetPerms, 77, b"/local/domain/3\0n3\0r99\0");
-    world.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
-    assert!(catch_unwind(AssertUnwindSafe(|| world.run())).is_err(), "the handler panicked");
-    world.machine.info_probe = None;
-    crash(&mut world, 3, false);
-    let reply = world.reply(0).expect("an answer");
+    put(&mut testbed, 0, MessageType::Control, 55, b"update-report\0");
+    put(&mut testbed, 3, MessageType::SetPerms, 77, b"/local/domain/3\0n3\0r99\0");
+    testbed.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
+    assert!(catch_unwind(AssertUnwindSafe(|| testbed.run())).is_err(), "the handler panicked");
+    testbed.machine.info_probe = None;
+    crash(&mut testbed, 3, false);
+    let reply = testbed.reply(0).expect("an answer");
     assert_eq!((reply.kind, reply.request_id), (MessageType::Control.to_wire(), 55));
     assert!(reply.payload.starts_with(NOT_DONE.as_bytes()), "{}", reply.payload.escape_ascii());
-    assert_eq!(answer(&mut world), None, "once");
+    assert_eq!(answer(&mut testbed), None, "once");
 }

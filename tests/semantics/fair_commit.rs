@@ -13,7 +13,7 @@ use xenstore::limits::{CONFLICT_INTERVAL_MS, CONFLICT_PATIENCE_MS, CONFLICT_POIN
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType as T};
 
-use crate::world::{World, error, ok};
+use crate::testbed::{Testbed, error, ok};
 
 /// Requests that a guest makes each time somebody else has made one: more than a turn holds.
 const BURST: usize = 40;
@@ -90,14 +90,14 @@ impl Hostile {
     }
 
     /// Asks as much as the server takes, up to a burst.
-    fn go_on(&mut self, world: &mut World) {
+    fn go_on(&mut self, testbed: &mut Testbed) {
         for _ in 0..BURST {
             if self.requests.is_empty() {
                 self.plan();
             }
-            world.receive(self.domid);
-            world.forget_incoming(self.domid);
-            let taken = world.send_bytes(self.domid, self.requests.make_contiguous());
+            testbed.receive(self.domid);
+            testbed.forget_incoming(self.domid);
+            let taken = testbed.send_bytes(self.domid, self.requests.make_contiguous());
             self.requests.drain(..taken);
             if taken == 0 {
                 return;
@@ -106,37 +106,37 @@ impl Hostile {
     }
 }
 
-/// A world with hostile guests from 2 on, and a node that all may write.
-fn with_hostile(count: u16, attack: impl Fn(u16) -> Attack) -> (World, Vec<Hostile>) {
-    let mut world = World::with_homes(1..2 + count);
-    world.write(0, "/n/a", "0").unwrap();
-    world.set_perms(0, "/n", "b0").unwrap();
-    world.set_perms(0, "/n/a", "b0").unwrap();
+/// A testbed with hostile guests from 2 on, and a node that all may write.
+fn with_hostile(count: u16, attack: impl Fn(u16) -> Attack) -> (Testbed, Vec<Hostile>) {
+    let mut testbed = Testbed::with_homes(1..2 + count);
+    testbed.write(0, "/n/a", "0").unwrap();
+    testbed.set_perms(0, "/n", "b0").unwrap();
+    testbed.set_perms(0, "/n/a", "b0").unwrap();
     // A host that was at rest: the reserve of write credits is full, which is best for those who write.
-    world.pass(1_000_000);
+    testbed.pass(1_000_000);
     let hostile = |domid| Hostile { domid, attack: attack(domid), requests: VecDeque::new(), round: 0, transaction: 0 };
-    (world, (2..2 + count).map(hostile).collect())
+    (testbed, (2..2 + count).map(hostile).collect())
 }
 
 /// One step of somebody's transaction takes some time, in which everybody hostile goes on each millisecond.
-fn step(world: &mut World, hostiles: &mut [Hostile], step_ms: u64) {
+fn step(testbed: &mut Testbed, hostiles: &mut [Hostile], step_ms: u64) {
     for at_ms in 0..=step_ms {
-        hostiles.iter_mut().for_each(|hostile| hostile.go_on(world));
-        world.pass(u64::from(at_ms < step_ms));
+        hostiles.iter_mut().for_each(|hostile| hostile.go_on(testbed));
+        testbed.pass(u64::from(at_ms < step_ms));
     }
 }
 
 /// Reads the node and writes it, in transactions, until one is committed; returns the number of tries.
-fn read_modify_write(world: &mut World, domid: u16, hostiles: &mut [Hostile], step_ms: u64, bound: usize) -> usize {
+fn read_modify_write(testbed: &mut Testbed, domid: u16, hostiles: &mut [Hostile], step_ms: u64, bound: usize) -> usize {
     for tries in 1..=bound {
-        let transaction = world.begin(domid);
-        step(world, hostiles, step_ms);
-        let value = world.read_in(domid, transaction, "/n/a");
-        step(world, hostiles, step_ms);
+        let transaction = testbed.begin(domid);
+        step(testbed, hostiles, step_ms);
+        let value = testbed.read_in(domid, transaction, "/n/a");
+        step(testbed, hostiles, step_ms);
         let value = value.map_or(0, |value| value.len());
-        world.write_in(domid, transaction, "/n/a", &format!("it had {value} bytes")).unwrap();
-        step(world, hostiles, step_ms);
-        match world.end(domid, transaction, true) {
+        testbed.write_in(domid, transaction, "/n/a", &format!("it had {value} bytes")).unwrap();
+        step(testbed, hostiles, step_ms);
+        match testbed.end(domid, transaction, true) {
             Ok(_) => return tries,
             refusal => assert_eq!(refusal, error("EAGAIN")),
         }
@@ -153,21 +153,21 @@ fn xsa_206_dom0_commits_within_five_tries_for_each_hostile_guest_and_one() {
     for attack in ATTACKS {
         for (guests, step_ms) in [(1, 0), (1, 10), (2, 1), (5, 0), (5, 3), (5, 100), (10, 1), (3, 300)] {
             assert!(3 * step_ms < CONFLICT_PATIENCE_MS);
-            let (mut world, mut hostiles) = with_hostile(guests, |_| attack);
+            let (mut testbed, mut hostiles) = with_hostile(guests, |_| attack);
             let bound = points_of_all(&hostiles) + 1;
             let tries: Vec<usize> =
-                (0..5).map(|_| read_modify_write(&mut world, 0, &mut hostiles, step_ms, bound)).collect();
+                (0..5).map(|_| read_modify_write(&mut testbed, 0, &mut hostiles, step_ms, bound)).collect();
             println!("dom0, {guests} × {attack:?}, {} ms: tries {tries:?}, bound {bound}", 3 * step_ms);
-            world.check();
+            testbed.check();
         }
     }
 }
 
 #[test]
 fn dom0_commits_within_the_bound_when_guests_attack_in_different_ways() {
-    let (mut world, mut hostiles) = with_hostile(12, |domid| ATTACKS[usize::from(domid) % ATTACKS.len()]);
+    let (mut testbed, mut hostiles) = with_hostile(12, |domid| ATTACKS[usize::from(domid) % ATTACKS.len()]);
     let bound = points_of_all(&hostiles) + 1;
-    let tries: Vec<usize> = (0..30).map(|_| read_modify_write(&mut world, 0, &mut hostiles, 2, bound)).collect();
+    let tries: Vec<usize> = (0..30).map(|_| read_modify_write(&mut testbed, 0, &mut hostiles, 2, bound)).collect();
     println!("dom0, 12 of all kinds, 6 ms: tries {tries:?}, bound {bound}");
     assert!(tries.iter().any(|tries| *tries > 1), "they were hostile");
 }
@@ -176,29 +176,29 @@ fn dom0_commits_within_the_bound_when_guests_attack_in_different_ways() {
 fn a_guest_commits_within_a_bound_too() {
     for attack in ATTACKS {
         for (guests, step_ms) in [(1, 0), (1, 3), (4, 1), (4, 3)] {
-            let (mut world, mut hostiles) = with_hostile(guests, |_| attack);
+            let (mut testbed, mut hostiles) = with_hostile(guests, |_| attack);
             let spare_ms = CONFLICT_INTERVAL_MS - 3 * step_ms;
             let bound = ((points_of_all(&hostiles) + 1) as u64 * CONFLICT_INTERVAL_MS).div_ceil(spare_ms) as usize + 1;
             let tries: Vec<usize> =
-                (0..10).map(|_| read_modify_write(&mut world, 1, &mut hostiles, step_ms, bound)).collect();
+                (0..10).map(|_| read_modify_write(&mut testbed, 1, &mut hostiles, step_ms, bound)).collect();
             println!("guest, {guests} × {attack:?}, {} ms: tries {tries:?}, bound {bound}", 3 * step_ms);
-            world.check();
+            testbed.check();
         }
     }
 }
 
 #[test]
 fn who_was_hostile_is_served_as_before_when_it_stops() {
-    let (mut world, mut hostiles) = with_hostile(3, |_| Attack::Write);
+    let (mut testbed, mut hostiles) = with_hostile(3, |_| Attack::Write);
     for _ in 0..5 {
-        read_modify_write(&mut world, 0, &mut hostiles, 1, 16);
+        read_modify_write(&mut testbed, 0, &mut hostiles, 1, 16);
     }
-    world.pass(5000);
+    testbed.pass(5000);
     for hostile in &hostiles {
-        world.receive(hostile.domid);
-        world.forget_incoming(hostile.domid);
-        assert!(!world.is_held_back(hostile.domid));
-        assert_eq!(world.server.engine().conflict_credits().points(DomId(hostile.domid)), CONFLICT_POINTS);
+        testbed.receive(hostile.domid);
+        testbed.forget_incoming(hostile.domid);
+        assert!(!testbed.is_held_back(hostile.domid));
+        assert_eq!(testbed.server.engine().conflict_credits().points(DomId(hostile.domid)), CONFLICT_POINTS);
     }
-    assert_eq!(world.write(1, "data", "x"), ok());
+    assert_eq!(testbed.write(1, "data", "x"), ok());
 }

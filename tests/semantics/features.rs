@@ -5,17 +5,17 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::{Field, RING_BYTES};
 
-use crate::world::{Answer, BAD_PORT, World, error, event, ok};
+use crate::testbed::{Answer, BAD_PORT, Testbed, error, event, ok};
 
 /// Reconnection, error word, watch depth, all domains.
 const ALL: u32 = 15;
 
-fn get(world: &mut World, domid: u16, payload: &str) -> Answer {
-    world.request(domid, MessageType::GetFeature, payload)
+fn get(testbed: &mut Testbed, domid: u16, payload: &str) -> Answer {
+    testbed.request(domid, MessageType::GetFeature, payload)
 }
 
-fn set(world: &mut World, domid: u16, payload: &str) -> Answer {
-    world.request(domid, MessageType::SetFeature, payload)
+fn set(testbed: &mut Testbed, domid: u16, payload: &str) -> Answer {
+    testbed.request(domid, MessageType::SetFeature, payload)
 }
 
 fn number(value: u32) -> Answer {
@@ -24,147 +24,147 @@ fn number(value: u32) -> Answer {
 
 #[test]
 fn every_domain_is_offered_everything_and_its_ring_says_so() {
-    let mut world = World::with_guests([1]);
+    let mut testbed = Testbed::with_guests([1]);
     for domid in [0, 1] {
-        assert_eq!(world.word(domid, Field::Features), ALL);
-        assert_eq!(get(&mut world, domid, ""), number(ALL));
-        assert_eq!(get(&mut world, 0, &format!("{domid}\0")), number(ALL));
+        assert_eq!(testbed.word(domid, Field::Features), ALL);
+        assert_eq!(get(&mut testbed, domid, ""), number(ALL));
+        assert_eq!(get(&mut testbed, 0, &format!("{domid}\0")), number(ALL));
     }
 }
 
 #[test]
 fn only_the_control_domain_may_ask_about_others() {
-    let mut world = World::with_guests([1, 2]);
+    let mut testbed = Testbed::with_guests([1, 2]);
     for payload in ["1\0", "2\0", "\0", "x\0", "1\x002\0"] {
-        assert_eq!(get(&mut world, 1, payload), error("EACCES"), "{payload:?}");
+        assert_eq!(get(&mut testbed, 1, payload), error("EACCES"), "{payload:?}");
     }
-    assert_eq!(set(&mut world, 1, "2\x000\0"), error("EACCES"));
+    assert_eq!(set(&mut testbed, 1, "2\x000\0"), error("EACCES"));
 }
 
 #[test]
 fn a_domain_that_exists_can_be_given_less_until_it_is_introduced() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     for features in 0..=ALL {
-        world.build(DomId(5));
-        assert_eq!(set(&mut world, 0, &format!("5\0{features}\0")), ok());
-        assert_eq!(get(&mut world, 0, "5\0"), number(features));
-        world.start_built(5);
-        assert_eq!(world.word(5, Field::Features), features);
-        assert_eq!(get(&mut world, 5, ""), number(features));
-        assert_eq!(set(&mut world, 0, "5\x0015\0"), error("EBUSY"));
-        assert_eq!(set(&mut world, 0, "5\x0016\0"), error("EBUSY"));
-        assert_eq!(get(&mut world, 0, "5\0"), number(features));
-        world.kill(5);
-        world.check();
+        testbed.build(DomId(5));
+        assert_eq!(set(&mut testbed, 0, &format!("5\0{features}\0")), ok());
+        assert_eq!(get(&mut testbed, 0, "5\0"), number(features));
+        testbed.start_built(5);
+        assert_eq!(testbed.word(5, Field::Features), features);
+        assert_eq!(get(&mut testbed, 5, ""), number(features));
+        assert_eq!(set(&mut testbed, 0, "5\x0015\0"), error("EBUSY"));
+        assert_eq!(set(&mut testbed, 0, "5\x0016\0"), error("EBUSY"));
+        assert_eq!(get(&mut testbed, 0, "5\0"), number(features));
+        testbed.kill(5);
+        testbed.check();
     }
 }
 
 #[test]
 fn the_next_domain_of_the_number_is_offered_everything_again() {
-    let mut world = World::new();
-    world.build(DomId(5));
-    set(&mut world, 0, "5\x000\0").unwrap();
-    world.start_built(5);
-    world.kill(5);
-    world.start(5);
-    assert_eq!(get(&mut world, 5, ""), number(ALL));
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
+    set(&mut testbed, 0, "5\x000\0").unwrap();
+    testbed.start_built(5);
+    testbed.kill(5);
+    testbed.start(5);
+    assert_eq!(get(&mut testbed, 5, ""), number(ALL));
 
-    world.build(DomId(6));
-    set(&mut world, 0, "6\x000\0").unwrap();
-    world.set_state(6, DomainState::Absent);
-    world.start(6);
-    assert_eq!(get(&mut world, 6, ""), number(ALL), "it died before it was introduced");
+    testbed.build(DomId(6));
+    set(&mut testbed, 0, "6\x000\0").unwrap();
+    testbed.set_state(6, DomainState::Absent);
+    testbed.start(6);
+    assert_eq!(get(&mut testbed, 6, ""), number(ALL), "it died before it was introduced");
 }
 
 #[test]
 fn unknown_features_unknown_domains_and_odd_payloads_are_refused() {
-    let mut world = World::new();
-    world.build(DomId(5));
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
     for payload in ["5\x0016\0", "5\x004294967295\0", "5\x004294967296\0", "5\0-1\0", "5\0\0", "5\0x\0", "5\x000x1\0"] {
-        assert_eq!(set(&mut world, 0, payload), error("EINVAL"), "{payload:?}");
+        assert_eq!(set(&mut testbed, 0, payload), error("EINVAL"), "{payload:?}");
     }
     for payload in ["", "\0", "5", "5\0", "5\x001", "5\x001\x002\0", "x\x001\0", "65536\x001\0", "-1\x001\0"] {
-        assert_eq!(set(&mut world, 0, payload), error("EINVAL"), "{payload:?}");
+        assert_eq!(set(&mut testbed, 0, payload), error("EINVAL"), "{payload:?}");
     }
-    assert_eq!(set(&mut world, 0, "6\x001\0"), error("ENOENT"));
-    assert_eq!(set(&mut world, 0, "0\x001\0"), error("EBUSY"), "the control domain has everything");
+    assert_eq!(set(&mut testbed, 0, "6\x001\0"), error("ENOENT"));
+    assert_eq!(set(&mut testbed, 0, "0\x001\0"), error("EBUSY"), "the control domain has everything");
     for payload in ["\0", "x\0", "65536\0", "-1\0", "5\x006\0"] {
-        assert_eq!(get(&mut world, 0, payload), error("EINVAL"), "{payload:?}");
+        assert_eq!(get(&mut testbed, 0, payload), error("EINVAL"), "{payload:?}");
     }
-    assert_eq!(get(&mut world, 0, "6\0"), error("ENOENT"));
-    assert_eq!(get(&mut world, 0, "5\0"), number(ALL));
-    assert_eq!(get(&mut world, 0, "5"), number(ALL), "no string: the client's own");
-    world.check();
+    assert_eq!(get(&mut testbed, 0, "6\0"), error("ENOENT"));
+    assert_eq!(get(&mut testbed, 0, "5\0"), number(ALL));
+    assert_eq!(get(&mut testbed, 0, "5"), number(ALL), "no string: the client's own");
+    testbed.check();
 }
 
 #[test]
 fn numbers_that_no_domain_has_are_unknown_and_the_hypervisor_is_not_asked_about_them() {
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     for reserved in [0x7ff0_u32, 0x7ff1, 0x7ff2, 0x7ff3, 0x7ff4, 0x7ff5, 0x7fff, 0x8000, 65535] {
-        assert_eq!(get(&mut world, 0, &format!("{reserved}\0")), error("ENOENT"), "{reserved}");
-        assert_eq!(set(&mut world, 0, &format!("{reserved}\x001\0")), error("ENOENT"), "{reserved}");
-        assert_eq!(world.request(0, MessageType::GetQuota, format!("{reserved}\0nodes\0")), error("ENOENT"));
-        assert_eq!(world.request(0, MessageType::Introduce, format!("{reserved}\x001\x001\0")), error("EINVAL"));
-        assert_eq!(world.set_perms(5, "/local/domain/5", &format!("n5 r{reserved}")), ok(), "{reserved}");
+        assert_eq!(get(&mut testbed, 0, &format!("{reserved}\0")), error("ENOENT"), "{reserved}");
+        assert_eq!(set(&mut testbed, 0, &format!("{reserved}\x001\0")), error("ENOENT"), "{reserved}");
+        assert_eq!(testbed.request(0, MessageType::GetQuota, format!("{reserved}\0nodes\0")), error("ENOENT"));
+        assert_eq!(testbed.request(0, MessageType::Introduce, format!("{reserved}\x001\x001\0")), error("EINVAL"));
+        assert_eq!(testbed.set_perms(5, "/local/domain/5", &format!("n5 r{reserved}")), ok(), "{reserved}");
         if reserved != 0x7ff5 {
-            assert_eq!(world.set_perms(0, "/local/domain/5", &format!("n{reserved}")), error("ENOENT"), "{reserved}");
+            assert_eq!(testbed.set_perms(0, "/local/domain/5", &format!("n{reserved}")), error("ENOENT"), "{reserved}");
         }
     }
-    let known: Vec<_> = world.server.engine().state().domains.iter().map(|(domid, _)| domid.0).collect();
+    let known: Vec<_> = testbed.server.engine().state().domains.iter().map(|(domid, _)| domid.0).collect();
     assert_eq!(known, [0, 5]);
 }
 
 #[test]
 fn the_features_are_said_before_anything_is_consumed_or_produced() {
-    let mut world = World::new();
-    world.build(DomId(5));
-    world.set_word(5, Field::Features, u32::MAX);
-    world.start_built(5);
-    let page = world.machine.pages[&DomId(5)].clone();
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
+    testbed.set_word(5, Field::Features, u32::MAX);
+    testbed.start_built(5);
+    let page = testbed.machine.pages[&DomId(5)].clone();
     for field in [Field::RequestConsumer, Field::ReplyProducer, Field::Connection] {
         assert!(page.stored_at(Field::Features) < page.stored_at(field) || page.stored_at(field) == 0, "{field:?}");
     }
-    assert_eq!(world.word(5, Field::Features), ALL, "whatever was there before");
-    world.make_home(5);
-    world.set_word(5, Field::Features, 0);
-    assert_eq!(get(&mut world, 5, ""), number(ALL), "the word is for the domain to read only");
-    world.set_word(5, Field::Connection, 1);
-    world.signal(5);
-    assert_eq!((world.word(5, Field::Connection), world.word(5, Field::Features)), (0, ALL));
+    assert_eq!(testbed.word(5, Field::Features), ALL, "whatever was there before");
+    testbed.make_home(5);
+    testbed.set_word(5, Field::Features, 0);
+    assert_eq!(get(&mut testbed, 5, ""), number(ALL), "the word is for the domain to read only");
+    testbed.set_word(5, Field::Connection, 1);
+    testbed.signal(5);
+    assert_eq!((testbed.word(5, Field::Connection), testbed.word(5, Field::Features)), (0, ALL));
 }
 
 #[test]
 fn a_released_domain_is_offered_everything_when_it_is_introduced_again() {
-    let mut world = World::new();
-    world.build(DomId(5));
-    set(&mut world, 0, "5\x003\0").unwrap();
-    world.start_built(5);
-    assert_eq!(world.introduce(0, 5, 1), ok());
-    assert_eq!(world.word(5, Field::Features), 3, "a repeated introduction changes nothing");
-    world.release(0, 5).unwrap();
-    assert_eq!(get(&mut world, 0, "5\0"), number(ALL));
-    assert_eq!(set(&mut world, 0, "5\x001\0"), ok(), "and it may be given less again");
-    world.start_built(5);
-    assert_eq!(world.word(5, Field::Features), 1);
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
+    set(&mut testbed, 0, "5\x003\0").unwrap();
+    testbed.start_built(5);
+    assert_eq!(testbed.introduce(0, 5, 1), ok());
+    assert_eq!(testbed.word(5, Field::Features), 3, "a repeated introduction changes nothing");
+    testbed.release(0, 5).unwrap();
+    assert_eq!(get(&mut testbed, 0, "5\0"), number(ALL));
+    assert_eq!(set(&mut testbed, 0, "5\x001\0"), ok(), "and it may be given less again");
+    testbed.start_built(5);
+    assert_eq!(testbed.word(5, Field::Features), 1);
 }
 
 #[test]
 fn the_error_word_says_that_the_event_channel_does_not_work_until_it_does() {
-    let mut world = World::with_homes([5]);
-    assert_eq!(world.introduce(0, 5, BAD_PORT), ok());
-    world.run();
-    assert_eq!(world.word(5, Field::Error), 1);
-    assert_eq!(world.introduce(0, 5, 1), ok());
-    assert_eq!(world.word(5, Field::Error), 0);
-    world.forget_incoming(5);
-    assert_eq!(world.write(5, "data", "x"), ok());
+    let mut testbed = Testbed::with_homes([5]);
+    assert_eq!(testbed.introduce(0, 5, BAD_PORT), ok());
+    testbed.run();
+    assert_eq!(testbed.word(5, Field::Error), 1);
+    assert_eq!(testbed.introduce(0, 5, 1), ok());
+    assert_eq!(testbed.word(5, Field::Error), 0);
+    testbed.forget_incoming(5);
+    assert_eq!(testbed.write(5, "data", "x"), ok());
 }
 
 /// As `hvmloader` leaves the ring when it finds no reconnection: queues filled with ones, indices zero, no signal.
-fn erase_ring(world: &mut World, domid: u16) {
-    world.machine.pages[&DomId(domid)].0.borrow_mut()[..2 * RING_BYTES].fill(0xff);
+fn erase_ring(testbed: &mut Testbed, domid: u16) {
+    testbed.machine.pages[&DomId(domid)].0.borrow_mut()[..2 * RING_BYTES].fill(0xff);
     for field in [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer] {
-        world.set_word(domid, field, 0);
+        testbed.set_word(domid, field, 0);
     }
 }
 
@@ -172,25 +172,25 @@ fn erase_ring(world: &mut World, domid: u16) {
 fn without_reconnection_firmware_may_erase_the_ring_for_the_kernel_that_follows() {
     for features in [0, 2, 14] {
         for signalled in [false, true] {
-            let mut world = World::new();
-            world.build(DomId(5));
-            set(&mut world, 0, &format!("5\0{features}\0")).unwrap();
-            world.start_built(5);
-            world.make_home(5);
+            let mut testbed = Testbed::new();
+            testbed.build(DomId(5));
+            set(&mut testbed, 0, &format!("5\0{features}\0")).unwrap();
+            testbed.start_built(5);
+            testbed.make_home(5);
             for _ in 0..100 {
-                assert_eq!(world.write(5, "data", "by the firmware"), ok());
+                assert_eq!(testbed.write(5, "data", "by the firmware"), ok());
             }
-            erase_ring(&mut world, 5);
+            erase_ring(&mut testbed, 5);
             if signalled {
-                world.signal(5);
+                testbed.signal(5);
             }
-            assert_eq!(world.read(5, "data"), Ok(b"by the firmware".to_vec()), "features {features}");
-            world.watch(5, "data", "t").unwrap();
-            assert_eq!(world.events(5), [event("data", "t")]);
-            erase_ring(&mut world, 5);
-            world.write(0, "/local/domain/5/data", "x").unwrap();
-            assert_eq!(world.events(5), [event("data", "t")], "also when the server is the first to use it");
-            world.check();
+            assert_eq!(testbed.read(5, "data"), Ok(b"by the firmware".to_vec()), "features {features}");
+            testbed.watch(5, "data", "t").unwrap();
+            assert_eq!(testbed.events(5), [event("data", "t")]);
+            erase_ring(&mut testbed, 5);
+            testbed.write(0, "/local/domain/5/data", "x").unwrap();
+            assert_eq!(testbed.events(5), [event("data", "t")], "also when the server is the first to use it");
+            testbed.check();
         }
     }
 }
@@ -198,36 +198,36 @@ fn without_reconnection_firmware_may_erase_the_ring_for_the_kernel_that_follows(
 #[test]
 fn without_reconnection_impossible_indices_still_cost_the_connection() {
     for (field, value) in [(Field::RequestProducer, 1025), (Field::ReplyConsumer, 1)] {
-        let mut world = World::new();
-        world.build(DomId(5));
-        set(&mut world, 0, "5\x002\0").unwrap();
-        world.start_built(5);
-        world.make_home(5);
-        world.write(5, "data", "x").unwrap();
-        erase_ring(&mut world, 5);
-        world.set_word(5, field, value);
+        let mut testbed = Testbed::new();
+        testbed.build(DomId(5));
+        set(&mut testbed, 0, "5\x002\0").unwrap();
+        testbed.start_built(5);
+        testbed.make_home(5);
+        testbed.write(5, "data", "x").unwrap();
+        erase_ring(&mut testbed, 5);
+        testbed.set_word(5, field, value);
         if field == Field::ReplyConsumer {
             // A request without payload, so that there is something to send.
-            world.set_word(5, Field::RequestProducer, 16);
-            world.machine.pages[&DomId(5)].0.borrow_mut()[..16].fill(0);
+            testbed.set_word(5, Field::RequestProducer, 16);
+            testbed.machine.pages[&DomId(5)].0.borrow_mut()[..16].fill(0);
         }
-        world.signal(5);
-        assert_eq!(world.word(5, Field::Error), 2, "{field:?}");
+        testbed.signal(5);
+        assert_eq!(testbed.word(5, Field::Error), 2, "{field:?}");
     }
 }
 
 #[test]
 fn without_the_error_word_a_connection_is_shut_without_a_word() {
     for (features, unused, word) in [(ALL, 0, 2), (ALL & !2, 77, 77)] {
-        let mut world = World::new();
-        world.build(DomId(5));
-        set(&mut world, 0, &format!("5\0{features}\0")).unwrap();
-        world.set_word(5, Field::Error, 77);
-        world.start_built(5);
-        assert_eq!(world.word(5, Field::Error), unused, "a word that is not offered is not touched");
-        world.set_word(5, Field::RequestProducer, 5000);
-        world.signal(5);
-        assert_eq!(world.word(5, Field::Error), word);
-        assert!(!world.server.is_open(world.connection(5).unwrap()));
+        let mut testbed = Testbed::new();
+        testbed.build(DomId(5));
+        set(&mut testbed, 0, &format!("5\0{features}\0")).unwrap();
+        testbed.set_word(5, Field::Error, 77);
+        testbed.start_built(5);
+        assert_eq!(testbed.word(5, Field::Error), unused, "a word that is not offered is not touched");
+        testbed.set_word(5, Field::RequestProducer, 5000);
+        testbed.signal(5);
+        assert_eq!(testbed.word(5, Field::Error), word);
+        assert!(!testbed.server.is_open(testbed.connection(5).unwrap()));
     }
 }

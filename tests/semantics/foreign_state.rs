@@ -17,7 +17,7 @@ use xenstore::stream::writer::Writer;
 use xenstore::wire::header::{Header, MessageType};
 
 use crate::items::{owned, restore, save};
-use crate::world::{DOM0, World, error, event, ok, string};
+use crate::testbed::{DOM0, Testbed, error, event, ok, string};
 
 const OF_C: &[u8] = include_bytes!("../streams/c-xenstored-4.17.xs");
 const OF_OXENSTORED: &[u8] = include_bytes!("../streams/oxenstored-4.17.dump");
@@ -63,21 +63,21 @@ fn message(kind: MessageType, request_id: u32, payload: &[u8]) -> Vec<u8> {
     [&header.emit()[..], payload].concat()
 }
 
-/// A world with dom0 and some guests whose server goes on from these items, on rings with ports of their own.
-fn world(items: &[Item<'_>], guests: &[u16]) -> World {
-    let mut world = World::unconnected(Config::default());
+/// A testbed with dom0 and some guests whose server goes on from these items, on rings with ports of their own.
+fn testbed(items: &[Item<'_>], guests: &[u16]) -> Testbed {
+    let mut testbed = Testbed::unconnected(Config::default());
     for domid in [0].iter().chain(guests) {
-        world.build(DomId(*domid));
-        world.set_word(*domid, xenstore::wire::ring::Field::EventPort, 3);
+        testbed.build(DomId(*domid));
+        testbed.set_word(*domid, xenstore::wire::ring::Field::EventPort, 3);
     }
-    let engine = restore(items, &Config::default(), world.now_ms).unwrap();
-    world.server = Server::restored(engine);
-    let taken = world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Cold { control_port: None });
+    let engine = restore(items, &Config::default(), testbed.now_ms).unwrap();
+    testbed.server = Server::restored(engine);
+    let taken = testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Cold { control_port: None });
     let connections = guests.len() + 1;
     assert_eq!(taken, TakenOver { connections, lost: 0, has_control: true });
-    world.run();
-    world.check();
-    world
+    testbed.run();
+    testbed.check();
+    testbed
 }
 
 fn read_all(bytes: &[u8]) -> Vec<Item<'static>> {
@@ -222,14 +222,14 @@ fn requests_that_another_server_had_read_are_handled_first_and_in_order() {
         node("/local/domain", "", owner(0)),
         node("/local/domain/3", "", owner(3)),
     ];
-    let mut world = world(&items, &[3]);
-    assert_eq!(world.message(3).unwrap().request_id, 7);
-    let reply = world.message(3).unwrap();
+    let mut testbed = testbed(&items, &[3]);
+    assert_eq!(testbed.message(3).unwrap().request_id, 7);
+    let reply = testbed.message(3).unwrap();
     assert_eq!((reply.request_id, string(&reply.payload).as_str()), (8, "first"));
-    assert_eq!(world.message(3), None);
-    world.send_bytes(3, &message(MessageType::Write, 9, b"a\0second")[20..]);
-    assert_eq!(world.message(3).unwrap().request_id, 9);
-    assert_eq!(world.read(3, "a"), Ok(b"second".to_vec()));
+    assert_eq!(testbed.message(3), None);
+    testbed.send_bytes(3, &message(MessageType::Write, 9, b"a\0second")[20..]);
+    assert_eq!(testbed.message(3).unwrap().request_id, 9);
+    assert_eq!(testbed.read(3, "a"), Ok(b"second".to_vec()));
 }
 
 #[test]
@@ -242,23 +242,23 @@ fn what_another_server_had_to_send_is_sent_and_its_events_wait_for_twenty_second
         guest.output = [&first[20..], &event, &last].concat().into();
         guest.partial_bytes = first.len() - 20;
         let items = [Item::Connection(connection(1, 0)), Item::Connection(guest), node("/", "", owner(0))];
-        let mut world = World::with_guests([]);
-        world.build(DomId(3));
-        world.machine.mapped.clear();
-        world.machine.bound.clear();
-        world.machine.remote.clear();
+        let mut testbed = Testbed::with_guests([]);
+        testbed.build(DomId(3));
+        testbed.machine.mapped.clear();
+        testbed.machine.bound.clear();
+        testbed.machine.remote.clear();
         // Its ring is full, so that nothing is sent at once.
-        world.set_word(3, xenstore::wire::ring::Field::ReplyProducer, 1024);
-        world.set_word(3, xenstore::wire::ring::Field::EventPort, 3);
-        let engine = restore(&items, &Config::default(), world.now_ms).unwrap();
-        world.server = Server::restored(engine);
-        world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Cold { control_port: Some(1) });
-        world.pass(waits_ms);
-        let received: Vec<u8> = std::iter::repeat_with(|| world.take_bytes(3, 1024)).take(3).flatten().collect();
+        testbed.set_word(3, xenstore::wire::ring::Field::ReplyProducer, 1024);
+        testbed.set_word(3, xenstore::wire::ring::Field::EventPort, 3);
+        let engine = restore(&items, &Config::default(), testbed.now_ms).unwrap();
+        testbed.server = Server::restored(engine);
+        testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Cold { control_port: Some(1) });
+        testbed.pass(waits_ms);
+        let received: Vec<u8> = std::iter::repeat_with(|| testbed.take_bytes(3, 1024)).take(3).flatten().collect();
         let rest =
             if waits_ms < 20_000 { [&first[20..], &event, &last].concat() } else { [&first[20..], &last].concat() };
         assert!(received[1024..] == rest[..], "{}", received[1024..].escape_ascii());
-        world.check();
+        testbed.check();
     }
 }
 
@@ -276,19 +276,19 @@ fn who_is_named_becomes_known_and_who_is_stale_counts_for_nothing() {
         watch(2, "/given", "absolute"),
         watch(2, "here", "relative"),
     ];
-    let mut world = world(&items, &[3]);
+    let mut testbed = testbed(&items, &[3]);
     let domains = [3, 4, 5, 7].map(DomId);
-    let known = domains.map(|domid| world.server.engine().state().domains.get(domid).is_some());
+    let known = domains.map(|domid| testbed.server.engine().state().domains.get(domid).is_some());
     assert_eq!(known, [true, false, false, false], "the domain that owned a node and is not there is released");
-    assert_eq!(world.get_perms(0, "/orphan").unwrap(), "r0");
-    assert_eq!(world.read(0, "/others"), error("ENOENT"), "what it owned is gone with it");
-    assert_eq!(world.get_perms(0, "/given").unwrap(), "n0 r3 r4");
-    assert_eq!((world.read(3, "/given"), world.read(3, "/mine")), (Ok(b"v".to_vec()), Ok(b"v".to_vec())));
-    assert_eq!(world.write(3, "/given", ""), error("EACCES"));
-    world.write(0, "/given", "w").unwrap();
-    world.mkdir(0, "/local/domain/3/here").unwrap();
-    world.set_perms(0, "/local/domain/3/here", "n3").unwrap();
-    assert_eq!(world.events(3), [event("/given", "absolute"), event("here", "relative")]);
+    assert_eq!(testbed.get_perms(0, "/orphan").unwrap(), "r0");
+    assert_eq!(testbed.read(0, "/others"), error("ENOENT"), "what it owned is gone with it");
+    assert_eq!(testbed.get_perms(0, "/given").unwrap(), "n0 r3 r4");
+    assert_eq!((testbed.read(3, "/given"), testbed.read(3, "/mine")), (Ok(b"v".to_vec()), Ok(b"v".to_vec())));
+    assert_eq!(testbed.write(3, "/given", ""), error("EACCES"));
+    testbed.write(0, "/given", "w").unwrap();
+    testbed.mkdir(0, "/local/domain/3/here").unwrap();
+    testbed.set_perms(0, "/local/domain/3/here", "n3").unwrap();
+    assert_eq!(testbed.events(3), [event("/given", "absolute"), event("here", "relative")]);
 }
 
 #[test]
@@ -304,10 +304,10 @@ fn a_watch_whose_depth_is_lost_sees_more_and_never_less_and_the_log_names_it() {
         node("/local/domain/3", "", owner(3)),
     ];
     let lines = crate::log_lines::of(|| {
-        let mut world = world(&items, &[3]);
-        world.write(3, "data/a/b", "x").unwrap();
+        let mut testbed = testbed(&items, &[3]);
+        testbed.write(3, "data/a/b", "x").unwrap();
         let seen = [event("data/a/b", "t")];
-        assert_eq!(world.events(3), seen);
+        assert_eq!(testbed.events(3), seen);
     });
     let lost = "restore: domain 3: watch of data: the stream lacks its depth; it sees all levels from now on";
     assert_eq!(lines.iter().filter(|line| *line == lost).count(), 1, "{lines:?}");
@@ -326,25 +326,26 @@ fn a_domain_whose_id_the_other_server_did_not_know_stays_where_the_hypervisor_gi
         read_all(&bytes).remove(0)
     };
     for guest in [of_c(2, 3), Item::Connection(ConnectionItem { unique_id: Some(0), ..connection(2, 3) })] {
-        let mut world = World::unconnected(Config::default());
+        let mut testbed = Testbed::unconnected(Config::default());
         for domid in [0, 3] {
-            world.build(DomId(domid));
-            world.set_word(domid, xenstore::wire::ring::Field::EventPort, 3);
-            world.machine.unique_ids.insert(DomId(domid), 100 + u64::from(domid));
+            testbed.build(DomId(domid));
+            testbed.set_word(domid, xenstore::wire::ring::Field::EventPort, 3);
+            testbed.machine.unique_ids.insert(DomId(domid), 100 + u64::from(domid));
         }
         let items = [of_c(1, 0), guest, node("/", "", owner(0)), node("/mine", "v", owner(3))];
-        world.server = Server::restored(restore(&items, &Config::default(), world.now_ms).unwrap());
-        let taken = world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Cold { control_port: None });
+        testbed.server = Server::restored(restore(&items, &Config::default(), testbed.now_ms).unwrap());
+        let taken =
+            testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Cold { control_port: None });
         assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
-        world.run();
-        assert!(world.is_introduced(3), "the live domain is not released");
-        assert_eq!(world.read(3, "/mine"), Ok(b"v".to_vec()));
+        testbed.run();
+        assert!(testbed.is_introduced(3), "the live domain is not released");
+        assert_eq!(testbed.read(3, "/mine"), Ok(b"v".to_vec()));
         // From now on, the server knows the domain's id.
-        world.machine.unique_ids.insert(DomId(3), 200);
-        world.server.handle_domain_exception();
-        world.run();
-        assert!(!world.is_introduced(3));
-        world.check();
+        testbed.machine.unique_ids.insert(DomId(3), 200);
+        testbed.server.handle_domain_exception();
+        testbed.run();
+        assert!(!testbed.is_introduced(3));
+        testbed.check();
     }
 }
 
@@ -377,10 +378,10 @@ fn a_transaction_of_records_alone_does_what_they_say() {
         pending("/missing", "", read, vec![]),
     ];
     let commit = |items: &[Item<'_>]| {
-        let mut world = world(items, &[]);
-        let outcome = world.end(0, 9, true);
-        world.check();
-        (outcome, world.events(0), world.directory(0, "/a").unwrap(), world.read(0, "/a").unwrap())
+        let mut testbed = testbed(items, &[]);
+        let outcome = testbed.end(0, 9, true);
+        testbed.check();
+        (outcome, testbed.events(0), testbed.directory(0, "/a").unwrap(), testbed.read(0, "/a").unwrap())
     };
     let (outcome, events, names, value) = commit(&saved);
     assert_eq!((outcome, names, value), (ok(), vec!["made".into()], b"new".to_vec()));

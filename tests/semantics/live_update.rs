@@ -5,7 +5,7 @@ use xenstore::server::update::Successor;
 use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType;
 
-use crate::world::{Answer, World, error, ok, string};
+use crate::testbed::{Answer, Testbed, error, ok, string};
 
 /// Bytes of a chunk of the tool's.
 const CHUNK_BYTES: usize = 2048;
@@ -41,297 +41,297 @@ fn payload(words: &[&str]) -> Vec<u8> {
     strings.collect::<String>().into_bytes()
 }
 
-fn control(world: &mut World, words: &[&str]) -> Answer {
-    world.request(0, MessageType::Control, payload(words))
+fn control(testbed: &mut Testbed, words: &[&str]) -> Answer {
+    testbed.request(0, MessageType::Control, payload(words))
 }
 
 /// The answer in text.
-fn text(world: &mut World, words: &[&str]) -> String {
-    string(&control(world, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
+fn text(testbed: &mut Testbed, words: &[&str]) -> String {
+    string(&control(testbed, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
 }
 
-fn send_part(world: &mut World, part: &[u8]) -> String {
+fn send_part(testbed: &mut Testbed, part: &[u8]) -> String {
     let mut bytes = payload(&["-d", &part.len().to_string()]);
     bytes.extend_from_slice(part);
     bytes.push(0);
-    string(&world.request(0, MessageType::Control, bytes).unwrap())
+    string(&testbed.request(0, MessageType::Control, bytes).unwrap())
 }
 
 /// Sends a kernel as the tool does.
-pub fn upload(world: &mut World, file: &[u8]) {
-    assert_eq!(text(world, &["-b", &file.len().to_string()]), "OK");
+pub fn upload(testbed: &mut Testbed, file: &[u8]) {
+    assert_eq!(text(testbed, &["-b", &file.len().to_string()]), "OK");
     for part in file.chunks(CHUNK_BYTES) {
-        assert_eq!(send_part(world, part), "OK");
+        assert_eq!(send_part(testbed, part), "OK");
     }
 }
 
 /// Asks for the start; the answer comes later.
-pub fn start(world: &mut World, words: &[&str]) {
+pub fn start(testbed: &mut Testbed, words: &[&str]) {
     let words: Vec<&str> = ["-s"].iter().chain(words).copied().collect();
-    world.send(0, 0, MessageType::Control.to_wire(), &payload(&words));
-    world.run();
+    testbed.send(0, 0, MessageType::Control.to_wire(), &payload(&words));
+    testbed.run();
 }
 
-pub fn answer(world: &mut World) -> Option<String> {
-    let reply = world.reply(0)?;
+pub fn answer(testbed: &mut Testbed) -> Option<String> {
+    let reply = testbed.reply(0)?;
     assert_eq!(reply.kind, MessageType::Control.to_wire());
     Some(string(&reply.payload))
 }
 
 /// What the host is asked to do.
-pub fn action(world: &mut World) -> Option<Action> {
-    world.server.poll_action()
+pub fn action(testbed: &mut Testbed) -> Option<Action> {
+    testbed.server.poll_action()
 }
 
 /// The host says that it failed.
-fn fail(world: &mut World, why: &str) -> Option<String> {
-    let successor = world.server.take_successor().expect("a start that the host was told of");
-    fail_with(world, &successor, why)
+fn fail(testbed: &mut Testbed, why: &str) -> Option<String> {
+    let successor = testbed.server.take_successor().expect("a start that the host was told of");
+    fail_with(testbed, &successor, why)
 }
 
 /// The same, once the host has taken what it needs.
-fn fail_with(world: &mut World, successor: &Successor, why: &str) -> Option<String> {
-    world.server.successor_failed(successor.asked, why);
-    world.run();
-    answer(world)
+fn fail_with(testbed: &mut Testbed, successor: &Successor, why: &str) -> Option<String> {
+    testbed.server.successor_failed(successor.asked, why);
+    testbed.run();
+    answer(testbed)
 }
 
 #[test]
 fn the_tools_commands_lead_to_a_start_and_a_failure_is_answered_with_its_reason() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     let file = kernel();
-    upload(&mut world, &file);
-    assert_eq!(text(&mut world, &["-c", "--quota nodes=5"]), "OK");
-    start(&mut world, &["-t", "60"]);
-    assert_eq!(answer(&mut world), None, "the answer comes when it is known how it went");
-    assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    let successor = world.server.take_successor().unwrap();
+    upload(&mut testbed, &file);
+    assert_eq!(text(&mut testbed, &["-c", "--quota nodes=5"]), "OK");
+    start(&mut testbed, &["-t", "60"]);
+    assert_eq!(answer(&mut testbed), None, "the answer comes when it is known how it went");
+    assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
+    let successor = testbed.server.take_successor().unwrap();
     assert_eq!((successor.command_line.as_deref(), successor.version), (Some("--quota nodes=5"), Version::One));
     assert_eq!(successor.file.parts(0, usize::MAX).collect::<Vec<_>>().concat(), file);
-    assert_eq!(fail_with(&mut world, &successor, "it does not want to").as_deref(), Some("it does not want to"));
-    assert!(world.server.take_successor().is_none());
-    upload(&mut world, &file);
-    assert_eq!(text(&mut world, &["-a"]), "OK");
+    assert_eq!(fail_with(&mut testbed, &successor, "it does not want to").as_deref(), Some("it does not want to"));
+    assert!(testbed.server.take_successor().is_none());
+    upload(&mut testbed, &file);
+    assert_eq!(text(&mut testbed, &["-a"]), "OK");
 }
 
 #[test]
 fn other_requests_of_the_same_client_go_on_while_a_start_is_pending() {
-    let mut world = World::new();
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60"]);
-    assert_eq!(world.write(0, "/a", "1"), ok());
-    assert_eq!(world.read(0, "/a"), Ok(b"1".to_vec()));
-    assert_eq!(fail(&mut world, "no").as_deref(), Some("no"));
+    let mut testbed = Testbed::new();
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60"]);
+    assert_eq!(testbed.write(0, "/a", "1"), ok());
+    assert_eq!(testbed.read(0, "/a"), Ok(b"1".to_vec()));
+    assert_eq!(fail(&mut testbed, "no").as_deref(), Some("no"));
 }
 
 #[test]
 fn a_second_start_is_busy_and_nothing_else_is_changed_meanwhile() {
-    let mut world = World::new();
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60"]);
-    assert_eq!(text(&mut world, &["-s", "-t", "60"]), "BUSY");
+    let mut testbed = Testbed::new();
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60"]);
+    assert_eq!(text(&mut testbed, &["-s", "-t", "60"]), "BUSY");
     for words in [&["-b", "10"][..], &["-c", "x"]] {
-        assert_ne!(text(&mut world, words), "OK", "{words:?}");
+        assert_ne!(text(&mut testbed, words), "OK", "{words:?}");
     }
-    assert_ne!(send_part(&mut world, b"x"), "OK");
-    assert_eq!(fail(&mut world, "no").as_deref(), Some("no"));
-    assert_eq!(answer(&mut world), None, "one answer");
+    assert_ne!(send_part(&mut testbed, b"x"), "OK");
+    assert_eq!(fail(&mut testbed, "no").as_deref(), Some("no"));
+    assert_eq!(answer(&mut testbed), None, "one answer");
 }
 
 #[test]
 fn what_cannot_be_started_is_refused_with_the_reason() {
-    let mut world = World::new();
-    let refused = |world: &mut World, words: &[&str], part: &str| {
-        let answer = text(world, words);
+    let mut testbed = Testbed::new();
+    let refused = |testbed: &mut Testbed, words: &[&str], part: &str| {
+        let answer = text(testbed, words);
         assert!(answer.contains(part), "{words:?}: {answer}");
     };
     for words in [&["-s"][..], &["-c", "x"], &["-a"]] {
-        refused(&mut world, words, "There is no update");
+        refused(&mut testbed, words, "There is no update");
     }
-    assert!(send_part(&mut world, b"x").contains("There is no update"));
-    refused(&mut world, &["-b", "0"], "not 0 bytes");
-    refused(&mut world, &["-b", "9999999999999"], "A kernel has 1 byte");
-    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
-    assert_eq!(send_part(&mut world, &[7; 2048]), "OK");
-    refused(&mut world, &["-s", "-t", "60"], "2048 of 5000 bytes");
-    assert_eq!(send_part(&mut world, &[7; 2048]), "OK");
-    assert!(send_part(&mut world, &[7; 905]).contains("More of the kernel"));
-    assert_eq!(send_part(&mut world, &[7; 904]), "OK");
-    refused(&mut world, &["-s", "-t", "60"], "it is no ELF file");
-    refused(&mut world, &["-c", &"x".repeat(1001)], "1000 bytes at most");
-    refused(&mut world, &["-b", "10"], "Another update");
+    assert!(send_part(&mut testbed, b"x").contains("There is no update"));
+    refused(&mut testbed, &["-b", "0"], "not 0 bytes");
+    refused(&mut testbed, &["-b", "9999999999999"], "A kernel has 1 byte");
+    assert_eq!(text(&mut testbed, &["-b", "5000"]), "OK");
+    assert_eq!(send_part(&mut testbed, &[7; 2048]), "OK");
+    refused(&mut testbed, &["-s", "-t", "60"], "2048 of 5000 bytes");
+    assert_eq!(send_part(&mut testbed, &[7; 2048]), "OK");
+    assert!(send_part(&mut testbed, &[7; 905]).contains("More of the kernel"));
+    assert_eq!(send_part(&mut testbed, &[7; 904]), "OK");
+    refused(&mut testbed, &["-s", "-t", "60"], "it is no ELF file");
+    refused(&mut testbed, &["-c", &"x".repeat(1001)], "1000 bytes at most");
+    refused(&mut testbed, &["-b", "10"], "Another update");
     for words in [&["-x"][..], &["-s", "-z"], &["-b"], &[]] {
-        assert_eq!(control(&mut world, words), error("EINVAL"), "{words:?}");
+        assert_eq!(control(&mut testbed, words), error("EINVAL"), "{words:?}");
     }
-    assert_eq!(action(&mut world), None);
+    assert_eq!(action(&mut testbed), None);
 }
 
 #[test]
 fn only_the_control_domain_may_update() {
-    let mut world = World::with_guests([3]);
-    assert_eq!(world.request(3, MessageType::Control, payload(&["-b", "10"])), error("EACCES"));
-    upload(&mut world, &kernel());
+    let mut testbed = Testbed::with_guests([3]);
+    assert_eq!(testbed.request(3, MessageType::Control, payload(&["-b", "10"])), error("EACCES"));
+    upload(&mut testbed, &kernel());
 }
 
 #[test]
 fn a_session_that_is_left_alone_gives_way_after_a_minute() {
-    let mut world = World::new();
-    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
-    world.pass(59_999);
-    assert!(text(&mut world, &["-b", "5000"]).contains("Another update"));
-    world.pass(1);
-    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
+    let mut testbed = Testbed::new();
+    assert_eq!(text(&mut testbed, &["-b", "5000"]), "OK");
+    testbed.pass(59_999);
+    assert!(text(&mut testbed, &["-b", "5000"]).contains("Another update"));
+    testbed.pass(1);
+    assert_eq!(text(&mut testbed, &["-b", "5000"]), "OK");
 }
 
 #[test]
 fn open_transactions_need_version_2_and_are_carried_at_once() {
-    let mut world = World::with_homes([3]);
-    world.begin(3);
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60"]);
-    assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    assert_eq!(world.server.take_successor().unwrap().version, Version::Two);
+    let mut testbed = Testbed::with_homes([3]);
+    testbed.begin(3);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60"]);
+    assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
+    assert_eq!(testbed.server.take_successor().unwrap().version, Version::Two);
 }
 
 #[test]
 fn a_limit_of_version_1_waits_for_transactions_and_goes_when_they_end() {
-    let mut world = World::with_homes([3]);
-    let transaction = world.begin(3);
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60", "-v", "1"]);
-    world.pass(59_000);
-    assert_eq!((action(&mut world), answer(&mut world)), (None, None));
-    assert_eq!(world.end(3, transaction, true), ok());
-    assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    assert_eq!(world.server.take_successor().unwrap().version, Version::One);
+    let mut testbed = Testbed::with_homes([3]);
+    let transaction = testbed.begin(3);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60", "-v", "1"]);
+    testbed.pass(59_000);
+    assert_eq!((action(&mut testbed), answer(&mut testbed)), (None, None));
+    assert_eq!(testbed.end(3, transaction, true), ok());
+    assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
+    assert_eq!(testbed.server.take_successor().unwrap().version, Version::One);
 }
 
 #[test]
 fn transactions_that_last_too_long_are_named_with_their_age_or_dropped_by_force() {
     for force in [false, true] {
-        let mut world = World::with_homes([3]);
-        world.begin(3);
-        world.pass(5000);
-        upload(&mut world, &kernel());
+        let mut testbed = Testbed::with_homes([3]);
+        testbed.begin(3);
+        testbed.pass(5000);
+        upload(&mut testbed, &kernel());
         let words: &[&str] = if force { &["-t", "60", "-v", "1", "-F"] } else { &["-t", "60", "-v", "1"] };
-        start(&mut world, words);
-        world.pass(59_999);
-        assert_eq!((action(&mut world), answer(&mut world)), (None, None));
-        world.pass(1);
+        start(&mut testbed, words);
+        testbed.pass(59_999);
+        assert_eq!((action(&mut testbed), answer(&mut testbed)), (None, None));
+        testbed.pass(1);
         if force {
-            assert_eq!(action(&mut world), Some(Action::StartUpdate));
+            assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
         } else {
-            let why = answer(&mut world).expect("an answer at the time that was given");
+            let why = answer(&mut testbed).expect("an answer at the time that was given");
             assert!(why.contains("domain 3: 1 open transactions, the oldest for 65 s"), "{why}");
-            assert_eq!(action(&mut world), None);
+            assert_eq!(action(&mut testbed), None);
         }
     }
 }
 
 #[test]
 fn depth_watches_and_reduced_features_are_refused_at_once_with_a_limit_of_version_1() {
-    let mut world = World::with_homes([3]);
-    world.build(xenstore::store::domain::DomId(4));
-    assert_eq!(world.request(0, MessageType::SetFeature, "4\x002\0"), ok());
-    world.start_built(4);
-    assert_eq!(world.request(3, MessageType::Watch, "a\0t\x001\0"), ok());
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60", "-v", "1"]);
-    let why = answer(&mut world).expect("an answer at once");
+    let mut testbed = Testbed::with_homes([3]);
+    testbed.build(xenstore::store::domain::DomId(4));
+    assert_eq!(testbed.request(0, MessageType::SetFeature, "4\x002\0"), ok());
+    testbed.start_built(4);
+    assert_eq!(testbed.request(3, MessageType::Watch, "a\0t\x001\0"), ok());
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60", "-v", "1"]);
+    let why = answer(&mut testbed).expect("an answer at once");
     assert!(why.contains("domain 3: 1 watches with a depth\ndomain 4: features 0x2"), "{why}");
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60", "-v", "1", "-F"]);
-    assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    assert_eq!(world.server.take_successor().unwrap().version, Version::One);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60", "-v", "1", "-F"]);
+    assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
+    assert_eq!(testbed.server.take_successor().unwrap().version, Version::One);
 }
 
 #[test]
 fn versions_that_do_not_exist_are_refused() {
-    let mut world = World::new();
-    upload(&mut world, &kernel());
+    let mut testbed = Testbed::new();
+    upload(&mut testbed, &kernel());
     for version in ["0", "3", "99999999999"] {
-        let answer = text(&mut world, &["-s", "-v", version]);
+        let answer = text(&mut testbed, &["-s", "-v", version]);
         assert!(answer.contains("version is 1 to 2"), "{answer}");
     }
-    start(&mut world, &["-v", "2"]);
-    assert_eq!(world.server.take_successor().unwrap().version, Version::One, "nothing needs version 2");
+    start(&mut testbed, &["-v", "2"]);
+    assert_eq!(testbed.server.take_successor().unwrap().version, Version::One, "nothing needs version 2");
 }
 
 #[test]
 fn an_abort_answers_the_start_and_drops_the_kernel() {
-    let mut world = World::with_homes([3]);
-    world.begin(3);
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60", "-v", "1"]);
-    world.send(0, 0, MessageType::Control.to_wire(), &payload(&["-a"]));
-    world.run();
-    assert_eq!(answer(&mut world).as_deref(), Some("The update was called off."));
-    assert_eq!(answer(&mut world).as_deref(), Some("OK"));
-    assert_eq!(action(&mut world), None);
-    assert!(text(&mut world, &["-s"]).contains("There is no update"));
+    let mut testbed = Testbed::with_homes([3]);
+    testbed.begin(3);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60", "-v", "1"]);
+    testbed.send(0, 0, MessageType::Control.to_wire(), &payload(&["-a"]));
+    testbed.run();
+    assert_eq!(answer(&mut testbed).as_deref(), Some("The update was called off."));
+    assert_eq!(answer(&mut testbed).as_deref(), Some("OK"));
+    assert_eq!(action(&mut testbed), None);
+    assert!(text(&mut testbed, &["-s"]).contains("There is no update"));
 }
 
 #[test]
 fn a_client_that_begins_anew_gets_no_late_answer() {
-    let mut world = World::with_homes([3]);
-    world.begin(3);
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "60", "-v", "1"]);
-    world.set_word(0, xenstore::wire::ring::Field::Connection, 1);
-    world.signal(0);
-    world.forget_incoming(0);
-    world.pass(60_000);
-    assert_eq!((action(&mut world), answer(&mut world)), (None, None));
-    assert_eq!(world.write(0, "/a", "1"), ok());
+    let mut testbed = Testbed::with_homes([3]);
+    testbed.begin(3);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "60", "-v", "1"]);
+    testbed.set_word(0, xenstore::wire::ring::Field::Connection, 1);
+    testbed.signal(0);
+    testbed.forget_incoming(0);
+    testbed.pass(60_000);
+    assert_eq!((action(&mut testbed), answer(&mut testbed)), (None, None));
+    assert_eq!(testbed.write(0, "/a", "1"), ok());
 }
 
 /// A command of the server's own.
-fn own(world: &mut World, words: &[&str]) -> Answer {
+fn own(testbed: &mut Testbed, words: &[&str]) -> Answer {
     let words: String = words.iter().map(|word| format!("{word}\0")).collect();
-    world.request(0, MessageType::Control, words)
+    testbed.request(0, MessageType::Control, words)
 }
 
-pub fn own_text(world: &mut World, words: &[&str]) -> String {
-    string(&own(world, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
+pub fn own_text(testbed: &mut Testbed, words: &[&str]) -> String {
+    string(&own(testbed, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
 }
 
 #[test]
 fn the_version_limit_is_shown_set_and_used() {
-    let mut world = World::with_homes([3]);
-    assert_eq!(own_text(&mut world, &["stream-version"]), "auto");
+    let mut testbed = Testbed::with_homes([3]);
+    assert_eq!(own_text(&mut testbed, &["stream-version"]), "auto");
     for wrong in [&["stream-version", "x"][..], &["stream-version", "1", "2"], &["stream-version", ""]] {
-        assert_eq!(own(&mut world, wrong), error("EINVAL"), "{wrong:?}");
+        assert_eq!(own(&mut testbed, wrong), error("EINVAL"), "{wrong:?}");
     }
-    assert!(own_text(&mut world, &["stream-version", "3"]).contains("1 to 2"));
-    assert_eq!(own_text(&mut world, &["stream-version"]), "auto");
-    assert_eq!(own_text(&mut world, &["stream-version", "1"]), "OK");
-    assert_eq!(own_text(&mut world, &["stream-version"]), "1");
-    world.begin(3);
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "0"]);
-    assert!(answer(&mut world).expect("refused at once").contains("domain 3: 1 open transactions"));
-    assert_eq!(own_text(&mut world, &["stream-version", "auto"]), "OK");
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "0"]);
-    assert_eq!(world.server.take_successor().unwrap().version, Version::Two);
+    assert!(own_text(&mut testbed, &["stream-version", "3"]).contains("1 to 2"));
+    assert_eq!(own_text(&mut testbed, &["stream-version"]), "auto");
+    assert_eq!(own_text(&mut testbed, &["stream-version", "1"]), "OK");
+    assert_eq!(own_text(&mut testbed, &["stream-version"]), "1");
+    testbed.begin(3);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "0"]);
+    assert!(answer(&mut testbed).expect("refused at once").contains("domain 3: 1 open transactions"));
+    assert_eq!(own_text(&mut testbed, &["stream-version", "auto"]), "OK");
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "0"]);
+    assert_eq!(testbed.server.take_successor().unwrap().version, Version::Two);
 }
 
 #[test]
 fn a_report_says_what_an_update_would_lose_and_changes_nothing() {
-    let mut world = World::with_homes([3]);
-    let report = own_text(&mut world, &["update-report"]);
+    let mut testbed = Testbed::with_homes([3]);
+    let report = own_text(&mut testbed, &["update-report"]);
     assert!(report.contains("a version 1 stream holds everything") && report.contains("stream size: "), "{report}");
-    world.begin(3);
-    assert_eq!(world.request(3, MessageType::Watch, "a\0t\x001\0"), ok());
-    world.pass(7000);
-    let report = own_text(&mut world, &["update-report"]);
+    testbed.begin(3);
+    assert_eq!(testbed.request(3, MessageType::Watch, "a\0t\x001\0"), ok());
+    testbed.pass(7000);
+    let report = own_text(&mut testbed, &["update-report"]);
     assert!(report.contains("version 2 is needed, and may be written"), "{report}");
     let need = "domain 3: 1 watches with a depth 1 open transactions, the oldest for 7 s";
     assert!(report.contains(need), "{report}");
-    let report = own_text(&mut world, &["update-report", "1"]);
+    let report = own_text(&mut testbed, &["update-report", "1"]);
     assert!(report.contains("may not be written") && report.contains(need), "{report}");
-    assert_eq!(own(&mut world, &["update-report", "x"]), error("EINVAL"));
-    assert_eq!(action(&mut world), None);
+    assert_eq!(own(&mut testbed, &["update-report", "x"]), error("EINVAL"));
+    assert_eq!(action(&mut testbed), None);
 }
 
 /// Reads Base64.
@@ -353,20 +353,20 @@ fn decode(text: &str) -> Vec<u8> {
 
 #[test]
 fn the_state_is_handed_out_in_parts_and_stays_the_same_while_it_is_read() {
-    let mut world = World::with_homes([3]);
+    let mut testbed = Testbed::with_homes([3]);
     for at in 0..200 {
-        assert_eq!(world.write(0, &format!("/a{at}"), "some value"), ok());
+        assert_eq!(testbed.write(0, &format!("/a{at}"), "some value"), ok());
     }
     let (mut stream, mut total) = (Vec::new(), usize::MAX);
     while stream.len() < total {
         let offset = stream.len().to_string();
-        let part = own_text(&mut world, &["stream", &offset]);
+        let part = own_text(&mut testbed, &["stream", &offset]);
         let (line, part) = part.split_once('\n').unwrap();
         let (at, of) = line.split_once(' ').unwrap();
         assert_eq!(at, offset);
         total = of.parse().unwrap();
         stream.extend(decode(part));
-        assert_eq!(world.write(0, "/b", &offset), ok());
+        assert_eq!(testbed.write(0, "/b", &offset), ok());
     }
     assert_eq!(stream.len(), total);
     assert_eq!(xenstore::stream::check::check(&stream), Ok(()));
@@ -374,55 +374,55 @@ fn the_state_is_handed_out_in_parts_and_stays_the_same_while_it_is_read() {
     let engine = xenstore::server::stream::load(&stream, &config, 0).unwrap();
     let root = engine.state().tree.get(xenstore::store::path::Path::ROOT).unwrap();
     assert!(root.children().get("a199").is_some() && root.children().get("b").is_none());
-    assert!(own_text(&mut world, &["stream", "3000"]).contains("Begin at offset 0"), "it was read to its end");
-    own_text(&mut world, &["stream"]);
-    assert!(own_text(&mut world, &["stream", "99999999"]).starts_with("The state has "));
-    world.pass(60_000);
-    assert!(own_text(&mut world, &["stream", "3000"]).contains("Begin at offset 0"), "it was left alone too long");
+    assert!(own_text(&mut testbed, &["stream", "3000"]).contains("Begin at offset 0"), "it was read to its end");
+    own_text(&mut testbed, &["stream"]);
+    assert!(own_text(&mut testbed, &["stream", "99999999"]).starts_with("The state has "));
+    testbed.pass(60_000);
+    assert!(own_text(&mut testbed, &["stream", "3000"]).contains("Begin at offset 0"), "it was left alone too long");
 }
 
 /// Lets the server work, and says when it wants to be called again.
-fn due_ms(world: &mut World) -> Option<u64> {
-    world.run();
-    world.server.poll(&mut world.machine, world.now_ms).deadline_ms
+fn due_ms(testbed: &mut Testbed) -> Option<u64> {
+    testbed.run();
+    testbed.server.poll(&mut testbed.machine, testbed.now_ms).deadline_ms
 }
 
 #[test]
 fn the_servers_timer_sees_to_what_is_kept_for_somebody_who_does_not_ask_for_more() {
-    let mut world = World::new();
-    world.pass(10_000);
-    assert_eq!(due_ms(&mut world), None);
+    let mut testbed = Testbed::new();
+    testbed.pass(10_000);
+    assert_eq!(due_ms(&mut testbed), None);
     for (at, length) in ["a", "b", "c"].into_iter().zip([1000, 2000, 1000]) {
-        assert_eq!(world.write(0, &format!("/{at}"), &"v".repeat(length)), ok());
+        assert_eq!(testbed.write(0, &format!("/{at}"), &"v".repeat(length)), ok());
     }
-    own_text(&mut world, &["stream"]);
-    world.pass(20_000);
-    assert_eq!(due_ms(&mut world), Some(world.now_ms + 40_000));
-    assert!(own_text(&mut world, &["stream", "3000"]).starts_with("3000 "), "and it was asked for");
-    assert_eq!(due_ms(&mut world), None, "it was read to its end");
+    own_text(&mut testbed, &["stream"]);
+    testbed.pass(20_000);
+    assert_eq!(due_ms(&mut testbed), Some(testbed.now_ms + 40_000));
+    assert!(own_text(&mut testbed, &["stream", "3000"]).starts_with("3000 "), "and it was asked for");
+    assert_eq!(due_ms(&mut testbed), None, "it was read to its end");
 
-    own_text(&mut world, &["stream"]);
-    world.pass(1000);
-    assert_eq!(text(&mut world, &["-b", "5000"]), "OK");
-    world.pass(1000);
-    assert_eq!(send_part(&mut world, &[7; 2048]), "OK");
-    assert_eq!(due_ms(&mut world), Some(world.now_ms + 58_000));
-    world.pass(58_000);
-    assert!(own_text(&mut world, &["stream", "3000"]).contains("Begin at offset 0"));
-    assert_eq!(due_ms(&mut world), Some(world.now_ms + 2000));
-    world.pass(2000);
-    assert_eq!(due_ms(&mut world), None);
-    assert!(send_part(&mut world, &[7; 2048]).contains("There is no update"));
+    own_text(&mut testbed, &["stream"]);
+    testbed.pass(1000);
+    assert_eq!(text(&mut testbed, &["-b", "5000"]), "OK");
+    testbed.pass(1000);
+    assert_eq!(send_part(&mut testbed, &[7; 2048]), "OK");
+    assert_eq!(due_ms(&mut testbed), Some(testbed.now_ms + 58_000));
+    testbed.pass(58_000);
+    assert!(own_text(&mut testbed, &["stream", "3000"]).contains("Begin at offset 0"));
+    assert_eq!(due_ms(&mut testbed), Some(testbed.now_ms + 2000));
+    testbed.pass(2000);
+    assert_eq!(due_ms(&mut testbed), None);
+    assert!(send_part(&mut testbed, &[7; 2048]).contains("There is no update"));
 }
 
 #[test]
 fn a_start_that_waits_for_transactions_keeps_its_kernel_for_as_long_as_it_may_wait() {
-    let mut world = World::with_homes([3]);
-    let transaction = world.begin(3);
-    upload(&mut world, &kernel());
-    start(&mut world, &["-t", "200", "-v", "1"]);
-    world.pass(150_000);
-    assert_eq!(world.end(3, transaction, true), ok());
-    assert_eq!(action(&mut world), Some(Action::StartUpdate));
-    assert!(world.server.take_successor().is_some());
+    let mut testbed = Testbed::with_homes([3]);
+    let transaction = testbed.begin(3);
+    upload(&mut testbed, &kernel());
+    start(&mut testbed, &["-t", "200", "-v", "1"]);
+    testbed.pass(150_000);
+    assert_eq!(testbed.end(3, transaction, true), ok());
+    assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
+    assert!(testbed.server.take_successor().is_some());
 }

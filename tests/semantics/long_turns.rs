@@ -12,15 +12,15 @@ use xenstore::wire::ring::Field;
 use crate::random::Random;
 use crate::slow_reader::{LONG, lift_quotas, long, queued};
 use crate::take_over::replace;
-use crate::world::{World, error};
+use crate::testbed::{Testbed, error};
 
 /// Returns the steps and the time of a request of domain 1.
-fn cost(world: &mut World, kind: MessageType, transaction: u32, payload: &str) -> (u64, Duration) {
-    let before = world.server.engine().steps();
+fn cost(testbed: &mut Testbed, kind: MessageType, transaction: u32, payload: &str) -> (u64, Duration) {
+    let before = testbed.server.engine().steps();
     let started = Instant::now();
-    world.send(1, transaction, kind.to_wire(), payload.as_bytes());
-    let (taken, steps) = (started.elapsed(), world.server.engine().steps() - before);
-    assert_ne!(world.reply(1).unwrap().kind, MessageType::Error.to_wire());
+    testbed.send(1, transaction, kind.to_wire(), payload.as_bytes());
+    let (taken, steps) = (started.elapsed(), testbed.server.engine().steps() - before);
+    assert_ne!(testbed.reply(1).unwrap().kind, MessageType::Error.to_wire());
     (steps, taken)
 }
 
@@ -32,28 +32,28 @@ fn chain(levels: usize) -> String {
 #[test]
 fn the_removal_of_a_node_that_all_guests_watch_is_told_over_several_turns() {
     let guests = 2..=200_u16;
-    let mut world = World::with_homes(1..=200);
+    let mut testbed = Testbed::with_homes(1..=200);
     for name in ["a", "b"] {
-        world.write(0, &format!("/shared/{name}"), "").unwrap();
-        world.set_perms(0, &format!("/shared/{name}"), "b0").unwrap();
+        testbed.write(0, &format!("/shared/{name}"), "").unwrap();
+        testbed.set_perms(0, &format!("/shared/{name}"), "b0").unwrap();
     }
-    world.set_perms(0, "/shared", "b0").unwrap();
+    testbed.set_perms(0, "/shared", "b0").unwrap();
     for domid in guests {
         for token in 0..120 {
-            world.watch(domid, "/shared", &format!("{token}")).unwrap();
+            testbed.watch(domid, "/shared", &format!("{token}")).unwrap();
         }
-        world.events(domid);
+        testbed.events(domid);
     }
     let mut cost = |kind: MessageType, payload: &[u8]| {
         let header =
             Header { kind: kind.to_wire(), request_id: 1, transaction_id: 0, payload_bytes: payload.len() as u32 };
-        world.put_bytes(1, &[&header.emit()[..], payload].concat());
-        let port = world.port(1);
-        world.server.handle_event(port);
-        let before = world.server.engine().steps();
-        world.server.poll(&mut world.machine, world.now_ms);
-        let steps = world.server.engine().steps() - before;
-        world.run();
+        testbed.put_bytes(1, &[&header.emit()[..], payload].concat());
+        let port = testbed.port(1);
+        testbed.server.handle_event(port);
+        let before = testbed.server.engine().steps();
+        testbed.server.poll(&mut testbed.machine, testbed.now_ms);
+        let steps = testbed.server.engine().steps() - before;
+        testbed.run();
         steps
     };
     let most = limits::TURN_STEPS + limits::REQUEST_EVENT_STEPS + limits::POSTPONED_STEPS;
@@ -66,23 +66,23 @@ fn the_removal_of_a_node_that_all_guests_watch_is_told_over_several_turns() {
 
 #[test]
 fn the_meter_counts_the_nodes_that_a_removal_in_a_transaction_looks_at() {
-    let mut world = World::with_homes([1]);
-    world.mkdir(1, &chain(990)).unwrap();
-    let transaction = world.begin(1);
-    let (steps, taken) = cost(&mut world, MessageType::Rm, transaction, "d\0");
+    let mut testbed = Testbed::with_homes([1]);
+    testbed.mkdir(1, &chain(990)).unwrap();
+    let transaction = testbed.begin(1);
+    let (steps, taken) = cost(&mut testbed, MessageType::Rm, transaction, "d\0");
     assert!(steps >= 990, "{steps} steps in {taken:?}");
 }
 
 #[test]
 fn the_meter_counts_the_nodes_that_a_commit_changes() {
-    let mut world = World::with_homes([1]);
-    world.mkdir(1, &chain(990)).unwrap();
-    let transaction = world.begin(1);
-    cost(&mut world, MessageType::Rm, transaction, "d\0");
-    let (abort, abort_taken) = cost(&mut world, MessageType::TransactionEnd, transaction, "F\0");
-    let transaction = world.begin(1);
-    cost(&mut world, MessageType::Rm, transaction, "d\0");
-    let (commit, commit_taken) = cost(&mut world, MessageType::TransactionEnd, transaction, "T\0");
+    let mut testbed = Testbed::with_homes([1]);
+    testbed.mkdir(1, &chain(990)).unwrap();
+    let transaction = testbed.begin(1);
+    cost(&mut testbed, MessageType::Rm, transaction, "d\0");
+    let (abort, abort_taken) = cost(&mut testbed, MessageType::TransactionEnd, transaction, "F\0");
+    let transaction = testbed.begin(1);
+    cost(&mut testbed, MessageType::Rm, transaction, "d\0");
+    let (commit, commit_taken) = cost(&mut testbed, MessageType::TransactionEnd, transaction, "T\0");
     assert!(
         abort >= 990 && commit >= 990,
         "abort: {abort} steps in {abort_taken:?}, commit: {commit} steps in {commit_taken:?}"
@@ -91,9 +91,9 @@ fn the_meter_counts_the_nodes_that_a_commit_changes() {
 
 #[test]
 fn a_turn_ends_after_a_costly_removal_in_a_transaction() {
-    let mut world = World::with_homes([1]);
-    world.mkdir(1, &chain(990)).unwrap();
-    let first = world.begin(1);
+    let mut testbed = Testbed::with_homes([1]);
+    testbed.mkdir(1, &chain(990)).unwrap();
+    let first = testbed.begin(1);
     let mut bytes = Vec::new();
     let mut add = |kind: MessageType, transaction_id: u32, payload: &[u8]| {
         let payload_bytes = payload.len() as u32;
@@ -105,63 +105,63 @@ fn a_turn_ends_after_a_costly_removal_in_a_transaction() {
         add(MessageType::TransactionEnd, transaction, b"F\0");
         add(MessageType::TransactionStart, 0, b"\0");
     }
-    world.put_bytes(1, &bytes);
-    let port = world.port(1);
-    world.server.handle_event(port);
-    let (before, started) = (world.server.requests_handled(), Instant::now());
-    world.server.poll(&mut world.machine, world.now_ms);
-    let requests = world.server.requests_handled() - before;
+    testbed.put_bytes(1, &bytes);
+    let port = testbed.port(1);
+    testbed.server.handle_event(port);
+    let (before, started) = (testbed.server.requests_handled(), Instant::now());
+    testbed.server.poll(&mut testbed.machine, testbed.now_ms);
+    let requests = testbed.server.requests_handled() - before;
     assert!(requests < 8, "{requests} requests in {:?}", started.elapsed());
 }
 
 #[test]
 fn the_meter_counts_what_a_replay_looks_at() {
-    let mut world = World::with_homes([1]);
-    world.write(1, "a", "").unwrap();
-    let transaction = world.begin(1);
-    world.write_in(1, transaction, "a", "x").unwrap();
+    let mut testbed = Testbed::with_homes([1]);
+    testbed.write(1, "a", "").unwrap();
+    let transaction = testbed.begin(1);
+    testbed.write_in(1, transaction, "a", "x").unwrap();
     let missing = format!("m/{}\0", chain(80));
     for _ in 0..20 {
-        let outcome = world.request_in(1, transaction, MessageType::Read.to_wire(), &missing);
+        let outcome = testbed.request_in(1, transaction, MessageType::Read.to_wire(), &missing);
         assert_eq!(outcome, error("ENOENT"));
     }
     // A write outside of the transaction makes the server replay it.
-    world.write(0, "/local/domain/1/a", "y").unwrap();
-    let (steps, taken) = cost(&mut world, MessageType::TransactionEnd, transaction, "T\0");
+    testbed.write(0, "/local/domain/1/a", "y").unwrap();
+    let (steps, taken) = cost(&mut testbed, MessageType::TransactionEnd, transaction, "T\0");
     assert!(steps >= 3000, "{steps} steps in {taken:?}");
 }
 
 #[test]
 fn the_meter_counts_the_missing_levels_that_a_read_in_a_transaction_notes() {
-    let mut world = World::with_homes([1]);
-    let transaction = world.begin(1);
+    let mut testbed = Testbed::with_homes([1]);
+    let transaction = testbed.begin(1);
     let missing = format!("m/{}\0", chain(980));
-    let before = world.server.engine().steps();
+    let before = testbed.server.engine().steps();
     let started = Instant::now();
-    world.send(1, transaction, MessageType::Read.to_wire(), missing.as_bytes());
-    let (taken, steps) = (started.elapsed(), world.server.engine().steps() - before);
+    testbed.send(1, transaction, MessageType::Read.to_wire(), missing.as_bytes());
+    let (taken, steps) = (started.elapsed(), testbed.server.engine().steps() - before);
     assert!(steps >= 980, "{steps} steps in {taken:?}");
 }
 
 #[test]
 fn many_deaths_at_once_are_worked_off_over_several_turns() {
     let guests = 1..=60_u16;
-    let mut world = World::with_homes(guests.clone());
+    let mut testbed = Testbed::with_homes(guests.clone());
     for domid in guests.clone() {
-        world.fill_nodes(domid, 900);
+        testbed.fill_nodes(domid, 900);
     }
     for domid in guests {
-        world.machine.domains.remove(&DomId(domid));
-        world.machine.pages.remove(&DomId(domid));
+        testbed.machine.domains.remove(&DomId(domid));
+        testbed.machine.pages.remove(&DomId(domid));
     }
-    world.server.handle_domain_exception();
-    let before = world.server.engine().steps();
-    world.server.poll(&mut world.machine, world.now_ms);
-    let steps = world.server.engine().steps() - before;
+    testbed.server.handle_domain_exception();
+    let before = testbed.server.engine().steps();
+    testbed.server.poll(&mut testbed.machine, testbed.now_ms);
+    let steps = testbed.server.engine().steps() - before;
     // Each of the two passes ends after the home that uses up its steps.
     let most = 2 * (limits::POSTPONED_STEPS + 900 * work::REMOVAL_STEPS);
-    world.run();
-    world.check();
+    testbed.run();
+    testbed.check();
     assert!(steps <= most, "{steps}");
 }
 
@@ -170,120 +170,120 @@ fn whatever_happens_everybody_goes_on_and_nothing_stays_outstanding() {
     for seed in 1..=60_u64 {
         let mut random = Random::new(seed);
         let mut below = move |most: u64| random.below(most as usize) as u64;
-        let mut world = World::with_homes(1..=4);
-        lift_quotas(&mut world);
+        let mut testbed = Testbed::with_homes(1..=4);
+        lift_quotas(&mut testbed);
         for domid in 1..=4 {
-            world.write(domid, "state", "").unwrap();
-            world.watch(0, &format!("/local/domain/{domid}"), "t").unwrap();
-            world.watch(0, &format!("/local/domain/{domid}/state"), "u").unwrap();
-            world.set_perms(domid, &format!("/local/domain/{domid}"), &format!("b{domid}")).unwrap();
-            world.watch(domid, &format!("/local/domain/{}", domid % 4 + 1), "v").unwrap();
+            testbed.write(domid, "state", "").unwrap();
+            testbed.watch(0, &format!("/local/domain/{domid}"), "t").unwrap();
+            testbed.watch(0, &format!("/local/domain/{domid}/state"), "u").unwrap();
+            testbed.set_perms(domid, &format!("/local/domain/{domid}"), &format!("b{domid}")).unwrap();
+            testbed.watch(domid, &format!("/local/domain/{}", domid % 4 + 1), "v").unwrap();
         }
-        world.watch(0, "@releaseDomain", "end").unwrap();
+        testbed.watch(0, "@releaseDomain", "end").unwrap();
         let mut dead = [false; 5];
         for step in 0..120 {
             let domid = 1 + below(4) as u16;
             match below(14) {
                 _ if dead[domid as usize] => {
                     if below(3) == 0 {
-                        world.build(DomId(domid));
-                        world.send(0, 0, MessageType::Introduce.to_wire(), format!("{domid}\x001\x001\0").as_bytes());
-                        while !world.take_bytes(0, 1000).is_empty() {}
-                        assert!(world.is_introduced(domid), "seed {seed}");
-                        world.make_home(domid);
+                        testbed.build(DomId(domid));
+                        testbed.send(0, 0, MessageType::Introduce.to_wire(), format!("{domid}\x001\x001\0").as_bytes());
+                        while !testbed.take_bytes(0, 1000).is_empty() {}
+                        assert!(testbed.is_introduced(domid), "seed {seed}");
+                        testbed.make_home(domid);
                         dead[domid as usize] = false;
                     }
                 }
                 0..=3 => {
                     let count = below(80);
-                    world.send(domid, 0, MessageType::TransactionStart.to_wire(), b"\0");
-                    let Some(reply) = world.reply_in_time(domid) else { continue };
-                    let Ok(transaction) = crate::world::string(&reply.payload).parse() else { continue };
+                    testbed.send(domid, 0, MessageType::TransactionStart.to_wire(), b"\0");
+                    let Some(reply) = testbed.reply_in_time(domid) else { continue };
+                    let Ok(transaction) = crate::testbed::string(&reply.payload).parse() else { continue };
                     for at in 0..count {
                         let path = format!("state/{step}/{}", long(&format!("{at:06}"), LONG));
-                        world.send(domid, transaction, MessageType::Write.to_wire(), format!("{path}\0").as_bytes());
-                        world.reply_in_time(domid);
+                        testbed.send(domid, transaction, MessageType::Write.to_wire(), format!("{path}\0").as_bytes());
+                        testbed.reply_in_time(domid);
                     }
-                    world.send(domid, transaction, MessageType::TransactionEnd.to_wire(), b"T\0");
-                    world.receive(domid);
+                    testbed.send(domid, transaction, MessageType::TransactionEnd.to_wire(), b"T\0");
+                    testbed.receive(domid);
                 }
                 4 | 5 => {
                     let path = format!("state/{}", long(&format!("{step:06}"), LONG));
-                    world.send(domid, 0, MessageType::Write.to_wire(), format!("{path}\0").as_bytes());
-                    world.receive(domid);
+                    testbed.send(domid, 0, MessageType::Write.to_wire(), format!("{path}\0").as_bytes());
+                    testbed.receive(domid);
                 }
                 6 => {
-                    world.send(domid, 0, MessageType::Rm.to_wire(), b"state\0");
-                    world.receive(domid);
+                    testbed.send(domid, 0, MessageType::Rm.to_wire(), b"state\0");
+                    testbed.receive(domid);
                 }
                 7 => {
-                    world.set_word(domid, Field::Connection, 1);
-                    world.signal(domid);
-                    world.forget_incoming(domid);
+                    testbed.set_word(domid, Field::Connection, 1);
+                    testbed.signal(domid);
+                    testbed.forget_incoming(domid);
                 }
                 8 => {
-                    world.kill(domid);
+                    testbed.kill(domid);
                     dead[domid as usize] = true;
                 }
                 9 => {
-                    replace(&mut world, TakeOver::Live, |_| {});
+                    replace(&mut testbed, TakeOver::Live, |_| {});
                 }
                 10 => {
-                    world.take_bytes(0, 20_000);
+                    testbed.take_bytes(0, 20_000);
                 }
-                11 => world.pass(below(25_000)),
+                11 => testbed.pass(below(25_000)),
                 12 => {
-                    world.send(0, 0, MessageType::Introduce.to_wire(), format!("{domid}\x001\x001\0").as_bytes());
-                    world.take_bytes(0, 1024);
-                    world.run();
-                    world.forget_incoming(domid);
+                    testbed.send(0, 0, MessageType::Introduce.to_wire(), format!("{domid}\x001\x001\0").as_bytes());
+                    testbed.take_bytes(0, 1024);
+                    testbed.run();
+                    testbed.forget_incoming(domid);
                 }
-                _ => while world.message(domid).is_some() {},
+                _ => while testbed.message(domid).is_some() {},
             }
-            world.check();
+            testbed.check();
         }
-        while !world.take_bytes(0, 1024).is_empty() {}
+        while !testbed.take_bytes(0, 1024).is_empty() {}
         for domid in 1..=4 {
             if dead[domid as usize] {
-                assert_eq!(world.nodes(domid), 0, "seed {seed}");
+                assert_eq!(testbed.nodes(domid), 0, "seed {seed}");
                 continue;
             }
-            world.set_word(domid, Field::Connection, 1);
-            world.signal(domid);
-            assert_eq!(world.word(domid, Field::Connection), 0, "seed {seed}");
-            world.forget_incoming(domid);
-            world.send(domid, 0, MessageType::Read.to_wire(), b"state\0");
-            while !world.take_bytes(0, 1024).is_empty() {}
-            assert!(world.reply_in_time(domid).is_some(), "seed {seed} domain {domid}");
+            testbed.set_word(domid, Field::Connection, 1);
+            testbed.signal(domid);
+            assert_eq!(testbed.word(domid, Field::Connection), 0, "seed {seed}");
+            testbed.forget_incoming(domid);
+            testbed.send(domid, 0, MessageType::Read.to_wire(), b"state\0");
+            while !testbed.take_bytes(0, 1024).is_empty() {}
+            assert!(testbed.reply_in_time(domid).is_some(), "seed {seed} domain {domid}");
         }
         for domid in 0..=4 {
-            while !dead[domid as usize] && !world.take_bytes(domid, 1024).is_empty() {}
+            while !dead[domid as usize] && !testbed.take_bytes(domid, 1024).is_empty() {}
         }
         for domid in 1..=4 {
             if !dead[domid as usize] {
-                assert_eq!(world.outstanding(domid), 0, "seed {seed} domain {domid}");
+                assert_eq!(testbed.outstanding(domid), 0, "seed {seed} domain {domid}");
             }
         }
-        assert_eq!(queued(&world, 0), 0);
-        assert!(!world.server.poll(&mut world.machine, world.now_ms).busy, "seed {seed}");
+        assert_eq!(queued(&testbed, 0), 0);
+        assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "seed {seed}");
     }
 }
 
 #[test]
 fn the_rights_of_a_dead_domain_on_many_nodes_are_removed_in_a_time_that_grows_with_their_number() {
     let polls = |guests: u16| {
-        let mut world = World::with_homes(1..=guests);
-        world.start(100);
+        let mut testbed = Testbed::with_homes(1..=guests);
+        testbed.start(100);
         for domid in 1..=guests {
-            world.set_perms(domid, &format!("/local/domain/{domid}"), &format!("n{domid} r100")).unwrap();
-            world.fill_nodes(domid, 900);
+            testbed.set_perms(domid, &format!("/local/domain/{domid}"), &format!("n{domid} r100")).unwrap();
+            testbed.fill_nodes(domid, 900);
         }
-        world.machine.domains.remove(&DomId(100));
-        world.machine.pages.remove(&DomId(100));
-        world.server.handle_domain_exception();
+        testbed.machine.domains.remove(&DomId(100));
+        testbed.machine.pages.remove(&DomId(100));
+        testbed.server.handle_domain_exception();
         let mut polls = 1_u32;
         loop {
-            let busy = world.server.poll(&mut world.machine, world.now_ms).busy;
+            let busy = testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy;
             if !busy || polls > 500 {
                 break;
             }
@@ -298,25 +298,25 @@ fn the_rights_of_a_dead_domain_on_many_nodes_are_removed_in_a_time_that_grows_wi
 #[test]
 fn a_flood_of_new_connections_does_not_keep_a_sender_waiting_for_its_postponed_events() {
     // Guests 3 to 40 have queues of many small events, and drop them when they request a new connection.
-    let mut world = World::with_homes(1..=80);
-    lift_quotas(&mut world);
+    let mut testbed = Testbed::with_homes(1..=80);
+    lift_quotas(&mut testbed);
     for name in ["/shared", "/other"] {
-        world.write(0, name, "").unwrap();
-        world.set_perms(0, name, "b0").unwrap();
+        testbed.write(0, name, "").unwrap();
+        testbed.set_perms(0, name, "b0").unwrap();
     }
     for domid in 3..=80 {
         for token in 0..125 {
-            world.watch(domid, if domid <= 40 { "/shared" } else { "/other" }, &format!("{token}")).unwrap();
+            testbed.watch(domid, if domid <= 40 { "/shared" } else { "/other" }, &format!("{token}")).unwrap();
         }
-        world.events(domid);
+        testbed.events(domid);
     }
     for at in 0..100 {
-        world.write(0, &format!("/shared/{at}"), "").unwrap();
+        testbed.write(0, &format!("/shared/{at}"), "").unwrap();
     }
     for domid in 3..=40 {
-        world.set_word(domid, Field::Connection, 1);
-        let port = world.port(domid);
-        world.server.handle_event(port);
+        testbed.set_word(domid, Field::Connection, 1);
+        let port = testbed.port(domid);
+        testbed.server.handle_event(port);
     }
     // Guest 2 makes a change that fires 5,000 watches, and sends another request.
     let header = |kind: MessageType, payload: &[u8]| {
@@ -324,14 +324,14 @@ fn a_flood_of_new_connections_does_not_keep_a_sender_waiting_for_its_postponed_e
         Header { kind: kind.to_wire(), request_id: 1, transaction_id: 0, payload_bytes }.emit()
     };
     for (kind, payload) in [(MessageType::Write, &b"/other/x\0"[..]), (MessageType::Read, &b"/other/x\0"[..])] {
-        world.put_bytes(2, &[&header(kind, payload)[..], payload].concat());
+        testbed.put_bytes(2, &[&header(kind, payload)[..], payload].concat());
     }
-    let port = world.port(2);
-    world.server.handle_event(port);
-    let begin = world.word(2, Field::ReplyProducer);
+    let port = testbed.port(2);
+    testbed.server.handle_event(port);
+    let begin = testbed.word(2, Field::ReplyProducer);
     let mut turns = 0_u64;
-    while world.word(2, Field::ReplyProducer).wrapping_sub(begin) < 16 + 3 + 16 {
-        world.server.poll(&mut world.machine, world.now_ms);
+    while testbed.word(2, Field::ReplyProducer).wrapping_sub(begin) < 16 + 3 + 16 {
+        testbed.server.poll(&mut testbed.machine, testbed.now_ms);
         turns += 1;
         let own = 5000 * 8 / limits::POSTPONED_STEPS;
         assert!(turns <= own + 4, "the server drops the other guests' queues first: {turns} turns");

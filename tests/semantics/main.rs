@@ -45,7 +45,7 @@ mod storm;
 mod stream_order;
 mod take_over;
 mod targets;
+mod testbed;
 mod transactions;
 mod watch_depth;
-mod world;
 mod write_credit;

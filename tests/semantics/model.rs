@@ -6,7 +6,7 @@ use xenstore::engine::config::Config;
 use xenstore::wire::header::MessageType;
 
 use crate::random::{Random, Seed};
-use crate::world::{Answer, World, error, ok, strings};
+use crate::testbed::{Answer, Testbed, error, ok, strings};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Node {
@@ -210,28 +210,28 @@ fn random_path(random: &mut Random) -> String {
 }
 
 /// Every node of the model is in the store as it is in the model, and no other.
-fn compare(world: &mut World, store: &mut Store) {
+fn compare(testbed: &mut Testbed, store: &mut Store) {
     let mut found = 0;
     let mut open = vec!["/".to_owned()];
     while let Some(path) = open.pop() {
-        assert_eq!(world.request(0, MessageType::Directory, format!("{path}\0")), directory(store, &path), "{path}");
-        assert_eq!(world.read(0, &path), read(store, &path), "{path}");
-        assert_eq!(world.request(0, MessageType::GetPerms, format!("{path}\0")), permissions(store, &path), "{path}");
+        assert_eq!(testbed.request(0, MessageType::Directory, format!("{path}\0")), directory(store, &path), "{path}");
+        assert_eq!(testbed.read(0, &path), read(store, &path), "{path}");
+        assert_eq!(testbed.request(0, MessageType::GetPerms, format!("{path}\0")), permissions(store, &path), "{path}");
         open.extend(store.nodes[&path].children.iter().map(|name| child(&path, name)));
         found += 1;
     }
     assert_eq!(found, store.nodes.len(), "the model hangs together");
-    world.check();
+    testbed.check();
 }
 
 fn run(seed: u64, steps: usize, replay: bool) -> (usize, usize) {
     let _seed = Seed(seed);
     let mut random = Random::new(seed);
-    let mut world = World::with(Config { replay, ..Config::default() });
+    let mut testbed = Testbed::with(Config { replay, ..Config::default() });
     for domid in 1..=3 {
-        world.start(domid);
+        testbed.start(domid);
     }
-    world.rm(0, "/tool").unwrap();
+    testbed.rm(0, "/tool").unwrap();
     let mut store = Store::default();
     store.set("/", Some(Node { value: String::new(), permissions: "n0".into(), children: vec![], version: 0 }));
     let mut open: BTreeMap<u32, Transaction> = BTreeMap::new();
@@ -263,23 +263,23 @@ fn run(seed: u64, steps: usize, replay: bool) -> (usize, usize) {
                 }
                 None => answer(&mut store, kind, &path, &extra),
             };
-            let answer = world.request_in(0, number, kind.to_wire(), &payload);
+            let answer = testbed.request_in(0, number, kind.to_wire(), &payload);
             assert_eq!(answer, expected, "step {step}: {kind:?} {payload:?} in {number}");
         } else if let Some(transaction) = open.remove(&number) {
             let commit = !random.once_in(5);
             let expected = end(&mut store, transaction, commit, replay);
-            assert_eq!(world.end(0, number, commit), expected, "step {step}: end of {number}");
+            assert_eq!(testbed.end(0, number, commit), expected, "step {step}: end of {number}");
             committed += usize::from(commit && expected.is_ok());
             refused += usize::from(expected.is_err());
         } else if open.len() < 4 {
-            assert!(open.insert(world.begin(0), Transaction::default()).is_none());
+            assert!(open.insert(testbed.begin(0), Transaction::default()).is_none());
         }
         if step % 500 == 0 {
-            compare(&mut world, &mut store);
+            compare(&mut testbed, &mut store);
         }
     }
-    compare(&mut world, &mut store);
-    assert!(strings(&world.request(0, MessageType::Directory, "/\0").unwrap()).len() <= 3);
+    compare(&mut testbed, &mut store);
+    assert!(strings(&testbed.request(0, MessageType::Directory, "/\0").unwrap()).len() <= 3);
     (committed, refused)
 }
 

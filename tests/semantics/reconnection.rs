@@ -4,94 +4,94 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::Field;
 
-use crate::world::{World, error, event, ok};
+use crate::testbed::{Testbed, error, event, ok};
 
 const INDICES: [Field; 4] =
     [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer];
 
 /// The domain asks for a fresh connection and waits for it.
-fn reconnect(world: &mut World, domid: u16) {
-    world.set_word(domid, Field::Connection, 1);
-    world.signal(domid);
-    assert_eq!(world.word(domid, Field::Connection), 0);
-    world.forget_incoming(domid);
+fn reconnect(testbed: &mut Testbed, domid: u16) {
+    testbed.set_word(domid, Field::Connection, 1);
+    testbed.signal(domid);
+    assert_eq!(testbed.word(domid, Field::Connection), 0);
+    testbed.forget_incoming(domid);
 }
 
-fn is_as_new(world: &mut World, domid: u16) {
+fn is_as_new(testbed: &mut Testbed, domid: u16) {
     for field in INDICES {
-        assert_eq!(world.word(domid, field), 0, "{field:?}");
+        assert_eq!(testbed.word(domid, field), 0, "{field:?}");
     }
-    assert_eq!(world.word(domid, Field::Error), 0);
-    assert_eq!(world.outstanding(domid), 0);
-    assert_eq!(world.events(domid), []);
-    assert_eq!(world.write(domid, "data", "works"), ok());
-    assert_eq!(world.read(domid, "data"), Ok(b"works".to_vec()));
-    world.check();
+    assert_eq!(testbed.word(domid, Field::Error), 0);
+    assert_eq!(testbed.outstanding(domid), 0);
+    assert_eq!(testbed.events(domid), []);
+    assert_eq!(testbed.write(domid, "data", "works"), ok());
+    assert_eq!(testbed.read(domid, "data"), Ok(b"works".to_vec()));
+    testbed.check();
 }
 
 #[test]
 fn it_drops_half_a_request_replies_events_watches_and_transactions() {
-    let mut world = World::with_homes([5]);
-    world.watch(5, "data", "old").unwrap();
-    let transaction = world.begin(5);
-    world.write_in(5, transaction, "data", "never").unwrap();
-    world.write(0, "/local/domain/5/data", "an event").unwrap();
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.watch(5, "data", "old").unwrap();
+    let transaction = testbed.begin(5);
+    testbed.write_in(5, transaction, "data", "never").unwrap();
+    testbed.write(0, "/local/domain/5/data", "an event").unwrap();
     let header = Header { kind: MessageType::Write.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 100 };
-    world.put_bytes(5, &header.emit());
-    world.put_bytes(5, b"half");
-    world.signal(5);
-    assert_eq!(world.word(5, Field::RequestConsumer), world.word(5, Field::RequestProducer), "it was read");
+    testbed.put_bytes(5, &header.emit());
+    testbed.put_bytes(5, b"half");
+    testbed.signal(5);
+    assert_eq!(testbed.word(5, Field::RequestConsumer), testbed.word(5, Field::RequestProducer), "it was read");
 
-    reconnect(&mut world, 5);
-    is_as_new(&mut world, 5);
-    world.write(0, "/local/domain/5/data", "no event").unwrap();
-    assert_eq!(world.events(5), []);
-    assert_eq!(world.end(5, transaction, true), error("ENOENT"));
-    assert_eq!(world.watch(5, "data", "old"), ok(), "no EEXIST");
-    assert_eq!(world.events(5), [event("data", "old")]);
+    reconnect(&mut testbed, 5);
+    is_as_new(&mut testbed, 5);
+    testbed.write(0, "/local/domain/5/data", "no event").unwrap();
+    assert_eq!(testbed.events(5), []);
+    assert_eq!(testbed.end(5, transaction, true), error("ENOENT"));
+    assert_eq!(testbed.watch(5, "data", "old"), ok(), "no EEXIST");
+    assert_eq!(testbed.events(5), [event("data", "old")]);
 }
 
 #[test]
 fn it_leaves_the_domains_nodes_rights_and_name_alone() {
-    let mut world = World::with_homes([5, 6]);
-    world.write(5, "data", "kept").unwrap();
-    world.set_target(0, 5, 6).unwrap();
-    let before = world.nodes(5);
-    world.watch(0, "@releaseDomain", "gone").unwrap();
-    world.watch(0, "@introduceDomain", "new").unwrap();
-    world.events(0);
-    reconnect(&mut world, 5);
-    assert_eq!((world.nodes(5), world.is_introduced(5)), (before, true));
-    assert_eq!(world.read(5, "data"), Ok(b"kept".to_vec()));
-    assert_eq!(world.write(5, "/local/domain/6/data", "as its target"), ok());
-    assert_eq!(world.events(0), []);
+    let mut testbed = Testbed::with_homes([5, 6]);
+    testbed.write(5, "data", "kept").unwrap();
+    testbed.set_target(0, 5, 6).unwrap();
+    let before = testbed.nodes(5);
+    testbed.watch(0, "@releaseDomain", "gone").unwrap();
+    testbed.watch(0, "@introduceDomain", "new").unwrap();
+    testbed.events(0);
+    reconnect(&mut testbed, 5);
+    assert_eq!((testbed.nodes(5), testbed.is_introduced(5)), (before, true));
+    assert_eq!(testbed.read(5, "data"), Ok(b"kept".to_vec()));
+    assert_eq!(testbed.write(5, "/local/domain/6/data", "as its target"), ok());
+    assert_eq!(testbed.events(0), []);
 }
 
 #[test]
 fn it_opens_a_connection_again_that_was_shut() {
     for (field, value, fault) in [(Field::RequestProducer, 3000, 2), (Field::ReplyConsumer, 3000, 2)] {
-        let mut world = World::with_homes([5]);
+        let mut testbed = Testbed::with_homes([5]);
         let header =
             Header { kind: MessageType::ResetWatches.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 0 };
-        world.put_bytes(5, &header.emit());
-        world.set_word(5, field, value);
-        world.signal(5);
-        assert_eq!(world.word(5, Field::Error), fault, "{field:?}");
-        reconnect(&mut world, 5);
-        is_as_new(&mut world, 5);
+        testbed.put_bytes(5, &header.emit());
+        testbed.set_word(5, field, value);
+        testbed.signal(5);
+        assert_eq!(testbed.word(5, Field::Error), fault, "{field:?}");
+        reconnect(&mut testbed, 5);
+        is_as_new(&mut testbed, 5);
     }
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     let header = Header { kind: MessageType::Read.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 4097 };
-    world.put_bytes(5, &header.emit());
-    world.signal(5);
-    assert_eq!(world.word(5, Field::Error), 3);
-    reconnect(&mut world, 5);
-    is_as_new(&mut world, 5);
+    testbed.put_bytes(5, &header.emit());
+    testbed.signal(5);
+    assert_eq!(testbed.word(5, Field::Error), 3);
+    reconnect(&mut testbed, 5);
+    is_as_new(&mut testbed, 5);
 }
 
 #[test]
 fn a_request_that_came_with_the_wish_is_not_handled() {
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     let payload = b"data\0x";
     let header = Header {
         kind: MessageType::Write.to_wire(),
@@ -99,49 +99,49 @@ fn a_request_that_came_with_the_wish_is_not_handled() {
         transaction_id: 0,
         payload_bytes: u32::try_from(payload.len()).unwrap(),
     };
-    world.put_bytes(5, &header.emit());
-    world.put_bytes(5, payload);
-    reconnect(&mut world, 5);
-    assert_eq!(world.read(0, "/local/domain/5/data"), error("ENOENT"));
-    is_as_new(&mut world, 5);
+    testbed.put_bytes(5, &header.emit());
+    testbed.put_bytes(5, payload);
+    reconnect(&mut testbed, 5);
+    assert_eq!(testbed.read(0, "/local/domain/5/data"), error("ENOENT"));
+    is_as_new(&mut testbed, 5);
 }
 
 #[test]
 fn it_does_not_rid_a_domain_of_the_events_that_it_caused_for_others() {
     for is_shut_before in [false, true] {
-        let mut world = World::with_homes([1, 2]);
-        world.set_perms(0, "/local/domain/1", "r1").unwrap();
-        world.watch(2, "/local/domain/1", &"t".repeat(900)).unwrap();
-        world.events(2);
+        let mut testbed = Testbed::with_homes([1, 2]);
+        testbed.set_perms(0, "/local/domain/1", "r1").unwrap();
+        testbed.watch(2, "/local/domain/1", &"t".repeat(900)).unwrap();
+        testbed.events(2);
         let mut handled = 0;
         for round in 0..50 {
             for at in 0..10 {
-                world.send(1, 0, MessageType::Write.to_wire(), format!("data{round}-{at}\0").as_bytes());
+                testbed.send(1, 0, MessageType::Write.to_wire(), format!("data{round}-{at}\0").as_bytes());
             }
-            handled = world.directory(0, "/local/domain/1").unwrap().len();
+            handled = testbed.directory(0, "/local/domain/1").unwrap().len();
             if is_shut_before {
-                world.set_word(1, Field::RequestProducer, world.word(1, Field::RequestConsumer).wrapping_add(5000));
-                world.signal(1);
+                testbed.set_word(1, Field::RequestProducer, testbed.word(1, Field::RequestConsumer).wrapping_add(5000));
+                testbed.signal(1);
             }
-            reconnect(&mut world, 1);
+            reconnect(&mut testbed, 1);
         }
         // Twenty that wait, and the first, whose event went into the ring at once.
-        assert_eq!((handled, world.outstanding(1)), (21, 20), "shut before: {is_shut_before}");
-        assert_eq!(world.events(2).len(), 21);
-        assert_eq!(world.outstanding(1), 0);
-        assert_eq!(world.write(1, "data", "x"), ok());
-        world.check();
+        assert_eq!((handled, testbed.outstanding(1)), (21, 20), "shut before: {is_shut_before}");
+        assert_eq!(testbed.events(2).len(), 21);
+        assert_eq!(testbed.outstanding(1), 0);
+        assert_eq!(testbed.write(1, "data", "x"), ok());
+        testbed.check();
     }
 }
 
 #[test]
 fn the_domain_is_told_and_the_connection_word_is_the_last_that_is_written() {
-    let mut world = World::with_homes([5]);
-    world.write(5, "data", "x").unwrap();
-    world.machine.notified.clear();
-    reconnect(&mut world, 5);
-    assert!(world.machine.notified.contains(&DomId(5)));
-    let page = world.machine.pages[&DomId(5)].clone();
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.write(5, "data", "x").unwrap();
+    testbed.machine.notified.clear();
+    reconnect(&mut testbed, 5);
+    assert!(testbed.machine.notified.contains(&DomId(5)));
+    let page = testbed.machine.pages[&DomId(5)].clone();
     for field in INDICES.into_iter().chain([Field::Features, Field::Error]) {
         assert!(page.stored_at(field) < page.stored_at(Field::Connection), "{field:?}");
     }
@@ -149,99 +149,99 @@ fn the_domain_is_told_and_the_connection_word_is_the_last_that_is_written() {
 
 #[test]
 fn half_a_message_that_was_sent_is_not_continued() {
-    let mut world = World::with_homes([5]);
-    world.write(5, "data", &"v".repeat(1500)).unwrap();
-    world.send(5, 0, MessageType::Read.to_wire(), b"data\0");
-    let sent = world.word(5, Field::ReplyProducer).wrapping_sub(world.word(5, Field::ReplyConsumer));
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.write(5, "data", &"v".repeat(1500)).unwrap();
+    testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
+    let sent = testbed.word(5, Field::ReplyProducer).wrapping_sub(testbed.word(5, Field::ReplyConsumer));
     assert_eq!(sent, 1024, "the rest waits for room");
-    reconnect(&mut world, 5);
-    is_as_new(&mut world, 5);
+    reconnect(&mut testbed, 5);
+    is_as_new(&mut testbed, 5);
 }
 
 #[test]
 fn a_domain_that_is_not_read_from_for_now_gets_it_too() {
-    let mut world = World::with_homes([5]);
-    world.write(5, "data", &"v".repeat(1500)).unwrap();
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.write(5, "data", &"v".repeat(1500)).unwrap();
     for _ in 0..30 {
-        world.send(5, 0, MessageType::Read.to_wire(), b"data\0");
+        testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
     }
-    assert_eq!(world.outstanding(5), 20, "it reads no replies");
-    reconnect(&mut world, 5);
-    is_as_new(&mut world, 5);
+    assert_eq!(testbed.outstanding(5), 20, "it reads no replies");
+    reconnect(&mut testbed, 5);
+    is_as_new(&mut testbed, 5);
 }
 
 #[test]
 fn a_wish_found_in_the_ring_of_a_domain_that_was_there_before_the_server_is_fulfilled() {
-    let mut world = World::new();
-    world.build(DomId(5));
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
     for field in INDICES {
-        world.set_word(5, field, 0xdead_beef);
+        testbed.set_word(5, field, 0xdead_beef);
     }
-    world.set_word(5, Field::Connection, 1);
-    world.set_word(5, Field::Error, 2);
-    world.machine.notified.clear();
-    world.server.handle_boot_domain(DomId(5), 1, &mut world.machine).unwrap();
-    world.run();
-    assert_eq!((world.word(5, Field::Connection), world.word(5, Field::Features)), (0, 15));
-    assert!(world.machine.notified.contains(&DomId(5)));
-    world.make_home(5);
-    is_as_new(&mut world, 5);
+    testbed.set_word(5, Field::Connection, 1);
+    testbed.set_word(5, Field::Error, 2);
+    testbed.machine.notified.clear();
+    testbed.server.handle_boot_domain(DomId(5), 1, &mut testbed.machine).unwrap();
+    testbed.run();
+    assert_eq!((testbed.word(5, Field::Connection), testbed.word(5, Field::Features)), (0, 15));
+    assert!(testbed.machine.notified.contains(&DomId(5)));
+    testbed.make_home(5);
+    is_as_new(&mut testbed, 5);
 }
 
 #[test]
 fn a_wish_found_at_the_introduction_is_fulfilled() {
-    let mut world = World::new();
-    world.build(DomId(5));
-    world.set_word(5, Field::Connection, 1);
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
+    testbed.set_word(5, Field::Connection, 1);
     for field in INDICES {
-        world.set_word(5, field, 0xdead_beef);
+        testbed.set_word(5, field, 0xdead_beef);
     }
-    world.start_built(5);
-    assert_eq!(world.word(5, Field::Connection), 0);
-    world.make_home(5);
-    is_as_new(&mut world, 5);
+    testbed.start_built(5);
+    assert_eq!(testbed.word(5, Field::Connection), 0);
+    testbed.make_home(5);
+    is_as_new(&mut testbed, 5);
 }
 
 #[test]
 fn another_value_is_no_wish_and_stays() {
-    let mut world = World::with_homes([5]);
-    world.watch(5, "data", "t").unwrap();
-    world.events(5);
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.watch(5, "data", "t").unwrap();
+    testbed.events(5);
     for value in [2, 3, 0x100, u32::MAX] {
-        world.set_word(5, Field::Connection, value);
-        world.signal(5);
-        assert_eq!(world.word(5, Field::Connection), value);
-        assert_eq!(world.write(5, "data", "x"), ok());
-        assert_eq!(world.events(5), [event("data", "t")]);
+        testbed.set_word(5, Field::Connection, value);
+        testbed.signal(5);
+        assert_eq!(testbed.word(5, Field::Connection), value);
+        assert_eq!(testbed.write(5, "data", "x"), ok());
+        assert_eq!(testbed.events(5), [event("data", "t")]);
     }
 }
 
 #[test]
 fn a_domain_that_was_not_offered_it_does_not_get_it() {
-    let mut world = World::new();
-    world.build(DomId(5));
-    world.request(0, MessageType::SetFeature, "5\x0014\0").unwrap();
-    world.start_built(5);
-    world.make_home(5);
-    world.watch(5, "data", "t").unwrap();
-    world.events(5);
-    world.set_word(5, Field::Connection, 1);
-    world.signal(5);
-    assert_eq!(world.word(5, Field::Connection), 1);
-    assert_eq!(world.write(5, "data", "x"), ok());
-    assert_eq!(world.events(5), [event("data", "t")]);
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
+    testbed.request(0, MessageType::SetFeature, "5\x0014\0").unwrap();
+    testbed.start_built(5);
+    testbed.make_home(5);
+    testbed.watch(5, "data", "t").unwrap();
+    testbed.events(5);
+    testbed.set_word(5, Field::Connection, 1);
+    testbed.signal(5);
+    assert_eq!(testbed.word(5, Field::Connection), 1);
+    assert_eq!(testbed.write(5, "data", "x"), ok());
+    assert_eq!(testbed.events(5), [event("data", "t")]);
 }
 
 #[test]
 fn asking_without_pause_harms_nobody_else() {
-    let mut world = World::with_homes([5, 6]);
+    let mut testbed = Testbed::with_homes([5, 6]);
     for round in 0..1000 {
-        world.begin(5);
-        world.watch(5, "data", &round.to_string()).unwrap();
-        reconnect(&mut world, 5);
+        testbed.begin(5);
+        testbed.watch(5, "data", &round.to_string()).unwrap();
+        reconnect(&mut testbed, 5);
         if round % 100 == 0 {
-            assert_eq!(world.write(6, "data", "x"), ok());
+            assert_eq!(testbed.write(6, "data", "x"), ok());
         }
     }
-    is_as_new(&mut world, 5);
+    is_as_new(&mut testbed, 5);
 }

@@ -5,73 +5,73 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
 use crate::random::{Random, Seed};
-use crate::world::{Answer, World, error, event, ok};
+use crate::testbed::{Answer, Testbed, error, event, ok};
 
-/// A world with a few nodes that guests 1 and 2 may use.
-fn with_nodes() -> World {
-    let mut world = World::with_homes([1, 2]);
+/// A testbed with a few nodes that guests 1 and 2 may use.
+fn with_nodes() -> Testbed {
+    let mut testbed = Testbed::with_homes([1, 2]);
     for path in ["/n", "/n/a", "/n/b", "/n/a/deep"] {
-        world.write(0, path, "old").unwrap();
-        world.set_perms(0, path, "b0").unwrap();
+        testbed.write(0, path, "old").unwrap();
+        testbed.set_perms(0, path, "b0").unwrap();
     }
-    world
+    testbed
 }
 
 /// All that can be seen of the tree: path, value, permissions, in order of making.
-fn tree(world: &mut World) -> Vec<(String, Answer, Result<String, String>)> {
+fn tree(testbed: &mut Testbed) -> Vec<(String, Answer, Result<String, String>)> {
     let mut open = vec![String::new()];
     let mut found = Vec::new();
     while let Some(path) = open.pop() {
         let full = if path.is_empty() { "/" } else { &path };
-        let names = world.directory(0, full).unwrap();
-        found.push((path.clone(), world.read(0, full), world.get_perms(0, full)));
+        let names = testbed.directory(0, full).unwrap();
+        found.push((path.clone(), testbed.read(0, full), testbed.get_perms(0, full)));
         open.extend(names.iter().rev().map(|name| format!("{path}/{name}")));
     }
     found
 }
 
-type Inside<'a> = (&'a str, &'a dyn Fn(&mut World, u32));
-type Outside<'a> = (&'a str, &'a dyn Fn(&mut World));
+type Inside<'a> = (&'a str, &'a dyn Fn(&mut Testbed, u32));
+type Outside<'a> = (&'a str, &'a dyn Fn(&mut Testbed));
 
 /// Does something in a transaction of 1, something else outside, and commits.
-fn race(inside: &dyn Fn(&mut World, u32), outside: &dyn Fn(&mut World)) -> Answer {
-    let mut world = with_nodes();
-    let transaction = world.begin(1);
-    inside(&mut world, transaction);
-    outside(&mut world);
-    let (before, generation) = (tree(&mut world), world.server.engine().state().generation());
-    let answer = world.end(1, transaction, true);
+fn race(inside: &dyn Fn(&mut Testbed, u32), outside: &dyn Fn(&mut Testbed)) -> Answer {
+    let mut testbed = with_nodes();
+    let transaction = testbed.begin(1);
+    inside(&mut testbed, transaction);
+    outside(&mut testbed);
+    let (before, generation) = (tree(&mut testbed), testbed.server.engine().state().generation());
+    let answer = testbed.end(1, transaction, true);
     if answer.is_err() {
-        assert_eq!(tree(&mut world), before, "a refused commit changes nothing");
-        assert_eq!(world.server.engine().state().generation(), generation);
+        assert_eq!(tree(&mut testbed), before, "a refused commit changes nothing");
+        assert_eq!(testbed.server.engine().state().generation(), generation);
     }
-    assert_eq!(world.end(1, transaction, true), error("ENOENT"), "it is over whatever the answer was");
-    world.check();
+    assert_eq!(testbed.end(1, transaction, true), error("ENOENT"), "it is over whatever the answer was");
+    testbed.check();
     answer
 }
 
 #[test]
 fn a_commit_succeeds_exactly_if_every_reply_would_be_the_same() {
     let insides: [Inside<'_>; 8] = [
-        ("read", &|world, t| drop(world.read_in(1, t, "/n/a").unwrap())),
-        ("directory", &|world, t| drop(world.directory_in(1, t, "/n/a").unwrap())),
-        ("permissions", &|world, t| {
-            drop(world.request_in(1, t, MessageType::GetPerms.to_wire(), "/n/a\0").unwrap());
+        ("read", &|testbed, t| drop(testbed.read_in(1, t, "/n/a").unwrap())),
+        ("directory", &|testbed, t| drop(testbed.directory_in(1, t, "/n/a").unwrap())),
+        ("permissions", &|testbed, t| {
+            drop(testbed.request_in(1, t, MessageType::GetPerms.to_wire(), "/n/a\0").unwrap());
         }),
-        ("write", &|world, t| drop(world.write_in(1, t, "/n/a", "mine").unwrap())),
-        ("mkdir", &|world, t| drop(world.mkdir_in(1, t, "/n/a").unwrap())),
-        ("remove", &|world, t| drop(world.rm_in(1, t, "/n/a").unwrap())),
-        ("make below", &|world, t| drop(world.write_in(1, t, "/n/a/new", "mine").unwrap())),
-        ("look for what is not there", &|world, t| assert_eq!(world.read_in(1, t, "/n/a/no"), error("ENOENT"))),
+        ("write", &|testbed, t| drop(testbed.write_in(1, t, "/n/a", "mine").unwrap())),
+        ("mkdir", &|testbed, t| drop(testbed.mkdir_in(1, t, "/n/a").unwrap())),
+        ("remove", &|testbed, t| drop(testbed.rm_in(1, t, "/n/a").unwrap())),
+        ("make below", &|testbed, t| drop(testbed.write_in(1, t, "/n/a/new", "mine").unwrap())),
+        ("look for what is not there", &|testbed, t| assert_eq!(testbed.read_in(1, t, "/n/a/no"), error("ENOENT"))),
     ];
     let outsides: [Outside<'_>; 7] = [
-        ("write", &|world| drop(world.write(2, "/n/a", "theirs").unwrap())),
-        ("same value", &|world| drop(world.write(2, "/n/a", "old").unwrap())),
-        ("permissions", &|world| drop(world.set_perms(0, "/n/a", "b0 r2").unwrap())),
-        ("new child", &|world| drop(world.write(2, "/n/a/child", "theirs").unwrap())),
-        ("the one looked for", &|world| drop(world.write(2, "/n/a/no", "theirs").unwrap())),
-        ("removed", &|world| drop(world.rm(2, "/n/a").unwrap())),
-        ("closed", &|world| drop(world.set_perms(0, "/n/a", "n0").unwrap())),
+        ("write", &|testbed| drop(testbed.write(2, "/n/a", "theirs").unwrap())),
+        ("same value", &|testbed| drop(testbed.write(2, "/n/a", "old").unwrap())),
+        ("permissions", &|testbed| drop(testbed.set_perms(0, "/n/a", "b0 r2").unwrap())),
+        ("new child", &|testbed| drop(testbed.write(2, "/n/a/child", "theirs").unwrap())),
+        ("the one looked for", &|testbed| drop(testbed.write(2, "/n/a/no", "theirs").unwrap())),
+        ("removed", &|testbed| drop(testbed.rm(2, "/n/a").unwrap())),
+        ("closed", &|testbed| drop(testbed.set_perms(0, "/n/a", "n0").unwrap())),
     ];
     // Rows: inside. Columns: outside. `x` where a reply would be another.
     let expected = ["x....xx", "...xxxx", "..x..xx", "......x", "......x", "......x", "......x", "....x.x"];
@@ -85,125 +85,125 @@ fn a_commit_succeeds_exactly_if_every_reply_would_be_the_same() {
 
 #[test]
 fn a_counter_that_is_read_and_written_never_loses_a_count() {
-    let mut world = with_nodes();
-    world.write(0, "/n/a", "0").unwrap();
-    let count = |world: &mut World, domid: u16, transaction: u32| {
+    let mut testbed = with_nodes();
+    testbed.write(0, "/n/a", "0").unwrap();
+    let count = |testbed: &mut Testbed, domid: u16, transaction: u32| {
         let before: u32 =
-            String::from_utf8(world.read_in(domid, transaction, "/n/a").unwrap()).unwrap().parse().unwrap();
-        world.write_in(domid, transaction, "/n/a", &(before + 1).to_string()).unwrap();
+            String::from_utf8(testbed.read_in(domid, transaction, "/n/a").unwrap()).unwrap().parse().unwrap();
+        testbed.write_in(domid, transaction, "/n/a", &(before + 1).to_string()).unwrap();
     };
     let mut committed = 0;
     for _ in 0..50 {
-        let (first, second) = (world.begin(1), world.begin(2));
-        count(&mut world, 1, first);
-        count(&mut world, 2, second);
-        committed += u32::from(world.end(2, second, true).is_ok());
-        committed += u32::from(world.end(1, first, true).is_ok());
+        let (first, second) = (testbed.begin(1), testbed.begin(2));
+        count(&mut testbed, 1, first);
+        count(&mut testbed, 2, second);
+        committed += u32::from(testbed.end(2, second, true).is_ok());
+        committed += u32::from(testbed.end(1, first, true).is_ok());
     }
-    assert_eq!(world.read(0, "/n/a"), Ok(committed.to_string().into_bytes()));
+    assert_eq!(testbed.read(0, "/n/a"), Ok(committed.to_string().into_bytes()));
     assert_eq!(committed, 50, "one of two");
 }
 
 #[test]
 fn what_depends_on_a_generation_is_not_the_same() {
-    let part = |world: &mut World, t: u32, path: &str| {
-        world.request_in(1, t, MessageType::DirectoryPart.to_wire(), format!("{path}\x000\0")).unwrap();
+    let part = |testbed: &mut Testbed, t: u32, path: &str| {
+        testbed.request_in(1, t, MessageType::DirectoryPart.to_wire(), format!("{path}\x000\0")).unwrap();
     };
-    assert_eq!(race(&|world, t| part(world, t, "/n/a"), &|_| ()), ok());
+    assert_eq!(race(&|testbed, t| part(testbed, t, "/n/a"), &|_| ()), ok());
     assert_eq!(
-        race(&|world, t| part(world, t, "/n/a"), &|world| drop(world.write(2, "/n/a", "old").unwrap())),
+        race(&|testbed, t| part(testbed, t, "/n/a"), &|testbed| drop(testbed.write(2, "/n/a", "old").unwrap())),
         error("EAGAIN"),
         "the names are the same, and the generation is not"
     );
-    let own = |world: &mut World, t: u32| {
-        world.write_in(1, t, "/n/b", "mine").unwrap();
-        part(world, t, "/n/b");
+    let own = |testbed: &mut Testbed, t: u32| {
+        testbed.write_in(1, t, "/n/b", "mine").unwrap();
+        part(testbed, t, "/n/b");
     };
     assert_eq!(race(&own, &|_| ()), ok());
-    assert_eq!(race(&own, &|world| drop(world.write(2, "/n/b", "theirs").unwrap())), error("EAGAIN"));
+    assert_eq!(race(&own, &|testbed| drop(testbed.write(2, "/n/b", "theirs").unwrap())), error("EAGAIN"));
 }
 
 #[test]
 fn events_are_those_of_now() {
-    let mut world = with_nodes();
+    let mut testbed = with_nodes();
     for path in ["/n/a", "/n/new"] {
-        world.watch(2, path, "t").unwrap();
+        testbed.watch(2, path, "t").unwrap();
     }
-    let transaction = world.begin(1);
-    world.write_in(1, transaction, "/n/a", "mine").unwrap();
-    world.write_in(1, transaction, "/n/new", "mine").unwrap();
+    let transaction = testbed.begin(1);
+    testbed.write_in(1, transaction, "/n/a", "mine").unwrap();
+    testbed.write_in(1, transaction, "/n/new", "mine").unwrap();
     // Meanwhile 2 loses the right to know of one of them, and to know of others below.
-    world.set_perms(0, "/n/a", "n0 b1").unwrap();
-    world.set_perms(0, "/n", "n0 b1").unwrap();
-    world.events(2);
-    world.watch(2, "/n/b", "late").unwrap();
-    world.events(2);
-    world.watch(0, "/n", "all").unwrap();
-    world.events(0);
-    assert_eq!(world.end(1, transaction, true), ok());
-    assert_eq!(world.events(2), [], "when the transaction was open it might have known");
-    assert_eq!(world.events(0), [event("/n/a", "all"), event("/n/new", "all")]);
-    assert_eq!(world.get_perms(0, "/n/new"), Ok("n1 b1".into()), "what is made has the permissions of now");
-    world.check();
+    testbed.set_perms(0, "/n/a", "n0 b1").unwrap();
+    testbed.set_perms(0, "/n", "n0 b1").unwrap();
+    testbed.events(2);
+    testbed.watch(2, "/n/b", "late").unwrap();
+    testbed.events(2);
+    testbed.watch(0, "/n", "all").unwrap();
+    testbed.events(0);
+    assert_eq!(testbed.end(1, transaction, true), ok());
+    assert_eq!(testbed.events(2), [], "when the transaction was open it might have known");
+    assert_eq!(testbed.events(0), [event("/n/a", "all"), event("/n/new", "all")]);
+    assert_eq!(testbed.get_perms(0, "/n/new"), Ok("n1 b1".into()), "what is made has the permissions of now");
+    testbed.check();
 }
 
 #[test]
 fn rights_are_looked_at_anew() {
-    let write = |world: &mut World, t: u32| drop(world.write_in(1, t, "/n/a", "mine").unwrap());
-    assert_eq!(race(&write, &|world| drop(world.set_perms(0, "/n/a", "b0 r1").unwrap())), error("EAGAIN"));
-    assert_eq!(race(&write, &|world| drop(world.set_perms(0, "/n/a", "n0 w1").unwrap())), ok());
-    let refused = |world: &mut World, t: u32| assert_eq!(world.write_in(1, t, "/tool/x", ""), error("EACCES"));
-    assert_eq!(race(&refused, &|world| drop(world.write(0, "/tool", "x").unwrap())), ok(), "refused is refused");
-    assert_eq!(race(&refused, &|world| drop(world.set_perms(0, "/tool", "b0").unwrap())), error("EAGAIN"));
+    let write = |testbed: &mut Testbed, t: u32| drop(testbed.write_in(1, t, "/n/a", "mine").unwrap());
+    assert_eq!(race(&write, &|testbed| drop(testbed.set_perms(0, "/n/a", "b0 r1").unwrap())), error("EAGAIN"));
+    assert_eq!(race(&write, &|testbed| drop(testbed.set_perms(0, "/n/a", "n0 w1").unwrap())), ok());
+    let refused = |testbed: &mut Testbed, t: u32| assert_eq!(testbed.write_in(1, t, "/tool/x", ""), error("EACCES"));
+    assert_eq!(race(&refused, &|testbed| drop(testbed.write(0, "/tool", "x").unwrap())), ok(), "refused is refused");
+    assert_eq!(race(&refused, &|testbed| drop(testbed.set_perms(0, "/tool", "b0").unwrap())), error("EAGAIN"));
 }
 
 /// Lets 1 make nodes in its home, outside of its transaction.
-fn make_more(world: &mut World, count: usize) {
+fn make_more(testbed: &mut Testbed, count: usize) {
     for at in 0..count {
-        assert_eq!(world.mkdir(1, &format!("more{at}")), ok());
+        assert_eq!(testbed.mkdir(1, &format!("more{at}")), ok());
     }
 }
 
 #[test]
 fn quotas_are_looked_at_anew() {
     for (more, expected) in [(9, ok()), (10, error("ENOSPC"))] {
-        let mut world = with_nodes();
-        world.fill_nodes(1, 990);
-        let transaction = world.begin(1);
-        world.mkdir_in(1, transaction, "mine").unwrap();
-        make_more(&mut world, more);
-        assert_eq!(world.end(1, transaction, true), expected);
-        assert_eq!(world.nodes(1), 1000, "the quota holds");
-        world.check();
+        let mut testbed = with_nodes();
+        testbed.fill_nodes(1, 990);
+        let transaction = testbed.begin(1);
+        testbed.mkdir_in(1, transaction, "mine").unwrap();
+        make_more(&mut testbed, more);
+        assert_eq!(testbed.end(1, transaction, true), expected);
+        assert_eq!(testbed.nodes(1), 1000, "the quota holds");
+        testbed.check();
     }
     // A request that passed would be refused now, though the sum at the end would do.
-    let mut world = with_nodes();
-    world.fill_nodes(1, 990);
-    let transaction = world.begin(1);
+    let mut testbed = with_nodes();
+    testbed.fill_nodes(1, 990);
+    let transaction = testbed.begin(1);
     for at in 0..5 {
-        world.mkdir_in(1, transaction, &format!("t/{at}")).unwrap();
+        testbed.mkdir_in(1, transaction, &format!("t/{at}")).unwrap();
     }
-    world.rm_in(1, transaction, "t").unwrap();
-    make_more(&mut world, 8);
-    assert_eq!(world.end(1, transaction, true), error("EAGAIN"));
-    assert_eq!(world.nodes(1), 998);
-    world.check();
+    testbed.rm_in(1, transaction, "t").unwrap();
+    make_more(&mut testbed, 8);
+    assert_eq!(testbed.end(1, transaction, true), error("EAGAIN"));
+    assert_eq!(testbed.nodes(1), 998);
+    testbed.check();
 }
 
 #[test]
 fn what_a_transaction_removes_is_what_is_there_now() {
-    let mut world = with_nodes();
-    let transaction = world.begin(1);
-    world.rm_in(1, transaction, "/n/a").unwrap();
-    world.write(2, "/n/a/theirs/below", "x").unwrap();
-    let owned = world.nodes(2);
-    world.watch(2, "/n/a/theirs/below", "t").unwrap();
-    world.events(2);
-    assert_eq!(world.end(1, transaction, true), ok());
-    assert_eq!(world.directory(0, "/n"), Ok(vec!["b".into()]));
-    assert_eq!(world.nodes(2), owned - 2);
-    assert_eq!(world.events(2), [event("/n/a/theirs/below", "t")]);
-    world.check();
+    let mut testbed = with_nodes();
+    let transaction = testbed.begin(1);
+    testbed.rm_in(1, transaction, "/n/a").unwrap();
+    testbed.write(2, "/n/a/theirs/below", "x").unwrap();
+    let owned = testbed.nodes(2);
+    testbed.watch(2, "/n/a/theirs/below", "t").unwrap();
+    testbed.events(2);
+    assert_eq!(testbed.end(1, transaction, true), ok());
+    assert_eq!(testbed.directory(0, "/n"), Ok(vec!["b".into()]));
+    assert_eq!(testbed.nodes(2), owned - 2);
+    assert_eq!(testbed.events(2), [event("/n/a/theirs/below", "t")]);
+    testbed.check();
 }
 
 #[test]
@@ -218,21 +218,21 @@ fn a_record_has_limits_and_beyond_them_a_conflict_is_eagain() {
         (0, 1025, 1, false),
     ];
     for (domid, requests, value_bytes, is_kept) in cases {
-        let mut world = with_nodes();
-        let transaction = world.begin(domid);
+        let mut testbed = with_nodes();
+        let transaction = testbed.begin(domid);
         for _ in 0..requests {
-            world.write_in(domid, transaction, "/n/b", &"x".repeat(value_bytes)).unwrap();
+            testbed.write_in(domid, transaction, "/n/b", &"x".repeat(value_bytes)).unwrap();
         }
-        world.write(2, "/n/b", "theirs").unwrap();
+        testbed.write(2, "/n/b", "theirs").unwrap();
         let expected = if is_kept { ok() } else { error("EAGAIN") };
-        assert_eq!(world.end(domid, transaction, true), expected, "{domid}: {requests} of {value_bytes}");
+        assert_eq!(testbed.end(domid, transaction, true), expected, "{domid}: {requests} of {value_bytes}");
     }
-    let mut world = with_nodes();
-    let transaction = world.begin(1);
+    let mut testbed = with_nodes();
+    let transaction = testbed.begin(1);
     for _ in 0..500 {
-        world.write_in(1, transaction, "/n/b", "mine").unwrap();
+        testbed.write_in(1, transaction, "/n/b", "mine").unwrap();
     }
-    assert_eq!(world.end(1, transaction, true), ok(), "without a conflict it does not matter");
+    assert_eq!(testbed.end(1, transaction, true), ok(), "without a conflict it does not matter");
 }
 
 #[test]
@@ -240,59 +240,59 @@ fn a_transaction_that_looked_too_often_is_not_replayed_but_for_the_control_domai
     // Each read of a node that is missing below 100 levels checks all of them.
     let deep = format!("/n{}", "/x".repeat(100));
     for (domid, reads, expected) in [(1, 30, ok()), (1, 60, error("EAGAIN")), (0, 100, ok())] {
-        let mut world = with_nodes();
-        let transaction = world.begin(domid);
+        let mut testbed = with_nodes();
+        let transaction = testbed.begin(domid);
         for _ in 0..reads {
-            assert_eq!(world.read_in(domid, transaction, &deep), error("ENOENT"));
+            assert_eq!(testbed.read_in(domid, transaction, &deep), error("ENOENT"));
         }
-        world.write_in(domid, transaction, "/n/b", "mine").unwrap();
-        world.write(2, "/n/b", "theirs").unwrap();
-        assert_eq!(world.end(domid, transaction, true), expected, "{domid} {reads}");
+        testbed.write_in(domid, transaction, "/n/b", "mine").unwrap();
+        testbed.write(2, "/n/b", "theirs").unwrap();
+        assert_eq!(testbed.end(domid, transaction, true), expected, "{domid} {reads}");
     }
 }
 
 #[test]
 fn without_replay_every_conflict_is_eagain() {
-    let mut world = World::without_replay([1, 2]);
-    let transaction = world.begin(1);
-    world.write_in(1, transaction, "data", "mine").unwrap();
-    world.write(0, "/local/domain/1/data", "theirs").unwrap();
-    assert_eq!(world.end(1, transaction, true), error("EAGAIN"));
+    let mut testbed = Testbed::without_replay([1, 2]);
+    let transaction = testbed.begin(1);
+    testbed.write_in(1, transaction, "data", "mine").unwrap();
+    testbed.write(0, "/local/domain/1/data", "theirs").unwrap();
+    assert_eq!(testbed.end(1, transaction, true), error("EAGAIN"));
 }
 
 #[test]
 fn a_replay_sets_permissions_of_special_nodes_as_a_commit_does() {
-    let mut world = with_nodes();
-    let transaction = world.begin(0);
-    world.set_perms_in(0, transaction, "@releaseDomain", "n0 r1").unwrap();
-    world.write_in(0, transaction, "/n/a", "mine").unwrap();
-    world.set_perms(0, "@releaseDomain", "n0 r2").unwrap();
-    assert_eq!(world.get_perms(0, "@releaseDomain"), Ok("n0 r2".into()));
-    world.write(2, "/n/a", "theirs").unwrap();
-    assert_eq!(world.end(0, transaction, true), ok());
-    assert_eq!(world.read(0, "/n/a"), Ok(b"mine".to_vec()));
-    assert_eq!(world.get_perms(0, "@releaseDomain"), Ok("n0 r1".into()));
+    let mut testbed = with_nodes();
+    let transaction = testbed.begin(0);
+    testbed.set_perms_in(0, transaction, "@releaseDomain", "n0 r1").unwrap();
+    testbed.write_in(0, transaction, "/n/a", "mine").unwrap();
+    testbed.set_perms(0, "@releaseDomain", "n0 r2").unwrap();
+    assert_eq!(testbed.get_perms(0, "@releaseDomain"), Ok("n0 r2".into()));
+    testbed.write(2, "/n/a", "theirs").unwrap();
+    assert_eq!(testbed.end(0, transaction, true), ok());
+    assert_eq!(testbed.read(0, "/n/a"), Ok(b"mine".to_vec()));
+    assert_eq!(testbed.get_perms(0, "@releaseDomain"), Ok("n0 r1".into()));
 }
 
 #[test]
 fn a_domain_that_permissions_name_is_the_one_of_now_and_stays_unknown_when_the_replay_fails() {
     for is_same in [true, false] {
-        let mut world = with_nodes();
-        world.set_perms(0, "/n/a", "n0").unwrap();
-        let transaction = world.begin(0);
-        world.set_perms_in(0, transaction, "/n/a", "n0 r7").unwrap();
-        world.read_in(0, transaction, "/n/b").unwrap();
-        world.build(DomId(7));
-        world.write(0, "/n/a", "theirs").unwrap();
+        let mut testbed = with_nodes();
+        testbed.set_perms(0, "/n/a", "n0").unwrap();
+        let transaction = testbed.begin(0);
+        testbed.set_perms_in(0, transaction, "/n/a", "n0 r7").unwrap();
+        testbed.read_in(0, transaction, "/n/b").unwrap();
+        testbed.build(DomId(7));
+        testbed.write(0, "/n/a", "theirs").unwrap();
         if !is_same {
-            world.write(0, "/n/b", "theirs").unwrap();
+            testbed.write(0, "/n/b", "theirs").unwrap();
         }
-        let answer = world.end(0, transaction, true);
+        let answer = testbed.end(0, transaction, true);
         assert_eq!(answer, if is_same { ok() } else { error("EAGAIN") });
-        assert_eq!(world.server.engine().state().domains.get(DomId(7)).is_some(), is_same);
-        world.start(7);
-        assert_eq!(world.read(7, "/n/a"), if is_same { Ok(b"theirs".to_vec()) } else { error("EACCES") });
-        world.check();
+        assert_eq!(testbed.server.engine().state().domains.get(DomId(7)).is_some(), is_same);
+        testbed.start(7);
+        assert_eq!(testbed.read(7, "/n/a"), if is_same { Ok(b"theirs".to_vec()) } else { error("EACCES") });
+        testbed.check();
     }
 }
 
@@ -318,33 +318,33 @@ type Run = (Vec<Answer>, Answer, Vec<(String, Answer, Result<String, String>)>, 
 
 /// Makes a transaction's requests and others', either in turns or the others' first.
 fn run(mine: &[(MessageType, String)], theirs: &[(u16, MessageType, String)], in_turns: bool) -> Run {
-    let mut world = with_nodes();
+    let mut testbed = with_nodes();
     for domid in 0..3 {
-        world.watch(domid, "/n", "t").unwrap();
-        world.watch(domid, "/n/a/deep", "t").unwrap();
+        testbed.watch(domid, "/n", "t").unwrap();
+        testbed.watch(domid, "/n/a/deep", "t").unwrap();
     }
-    let transaction = in_turns.then(|| world.begin(1));
+    let transaction = in_turns.then(|| testbed.begin(1));
     let mut answers = Vec::new();
-    let mut ask = |world: &mut World, transaction: u32, (kind, payload): &(MessageType, String)| {
-        answers.push(world.request_in(1, transaction, kind.to_wire(), payload));
+    let mut ask = |testbed: &mut Testbed, transaction: u32, (kind, payload): &(MessageType, String)| {
+        answers.push(testbed.request_in(1, transaction, kind.to_wire(), payload));
     };
     if let Some(transaction) = transaction {
-        mine.iter().for_each(|request| ask(&mut world, transaction, request));
+        mine.iter().for_each(|request| ask(&mut testbed, transaction, request));
     }
     for (domid, kind, payload) in theirs {
-        let _ = world.request(*domid, *kind, payload);
+        let _ = testbed.request(*domid, *kind, payload);
     }
     let transaction = transaction.unwrap_or_else(|| {
-        let transaction = world.begin(1);
-        mine.iter().for_each(|request| ask(&mut world, transaction, request));
+        let transaction = testbed.begin(1);
+        mine.iter().for_each(|request| ask(&mut testbed, transaction, request));
         transaction
     });
-    (0..3).for_each(|domid| drop(world.events(domid)));
-    let end = world.end(1, transaction, true);
-    world.check();
-    let events = (0..3).map(|domid| world.events(domid)).collect();
-    let nodes = (0..3).map(|domid| world.nodes(domid)).collect();
-    (answers, end, tree(&mut world), events, nodes)
+    (0..3).for_each(|domid| drop(testbed.events(domid)));
+    let end = testbed.end(1, transaction, true);
+    testbed.check();
+    let events = (0..3).map(|domid| testbed.events(domid)).collect();
+    let nodes = (0..3).map(|domid| testbed.nodes(domid)).collect();
+    (answers, end, tree(&mut testbed), events, nodes)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use xenstore::wire::ring::{Field, RING_BYTES, RingPage as _};
 
 use crate::log_lines;
 use crate::random::{Random, Seed};
-use crate::world::{World, error, event, ok};
+use crate::testbed::{Testbed, error, event, ok};
 
 fn request(request_id: u32, kind: MessageType, payload: &[u8]) -> Vec<u8> {
     let header = Header {
@@ -18,49 +18,49 @@ fn request(request_id: u32, kind: MessageType, payload: &[u8]) -> Vec<u8> {
     [&header.emit()[..], payload].concat()
 }
 
-/// A world with domain 5, which was there before the server, with its indices at these numbers.
-fn with_indices(requests: u32, replies: u32) -> World {
-    let mut world = World::new();
-    world.build(DomId(5));
+/// A testbed with domain 5, which was there before the server, with its indices at these numbers.
+fn with_indices(requests: u32, replies: u32) -> Testbed {
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
     for (field, value) in [
         (Field::RequestConsumer, requests),
         (Field::RequestProducer, requests),
         (Field::ReplyConsumer, replies),
         (Field::ReplyProducer, replies),
     ] {
-        world.set_word(5, field, value);
+        testbed.set_word(5, field, value);
     }
-    world.server.handle_boot_domain(DomId(5), 1, &mut world.machine).unwrap();
-    world.run();
-    world.make_home(5);
-    world
+    testbed.server.handle_boot_domain(DomId(5), 1, &mut testbed.machine).unwrap();
+    testbed.run();
+    testbed.make_home(5);
+    testbed
 }
 
-fn used(world: &World, domid: u16) -> usize {
-    world.word(domid, Field::ReplyProducer).wrapping_sub(world.word(domid, Field::ReplyConsumer)) as usize
+fn used(testbed: &Testbed, domid: u16) -> usize {
+    testbed.word(domid, Field::ReplyProducer).wrapping_sub(testbed.word(domid, Field::ReplyConsumer)) as usize
 }
 
 #[test]
 fn messages_cross_the_wrap_at_every_offset() {
     for offset in 0..RING_BYTES as u32 {
-        let mut world = with_indices(offset, offset.wrapping_mul(7));
+        let mut testbed = with_indices(offset, offset.wrapping_mul(7));
         let value = "v".repeat(700);
-        assert_eq!(world.write(5, "data", &value), ok());
-        assert_eq!(world.read(5, "data"), Ok(value.clone().into_bytes()));
-        assert_eq!(world.read(5, "data"), Ok(value.into_bytes()));
+        assert_eq!(testbed.write(5, "data", &value), ok());
+        assert_eq!(testbed.read(5, "data"), Ok(value.clone().into_bytes()));
+        assert_eq!(testbed.read(5, "data"), Ok(value.into_bytes()));
     }
 }
 
 #[test]
 fn indices_wrap_at_two_to_the_thirty_two() {
     for distance in (0..=2 * RING_BYTES as u32).step_by(13) {
-        let mut world = with_indices(distance.wrapping_neg(), distance.wrapping_neg());
+        let mut testbed = with_indices(distance.wrapping_neg(), distance.wrapping_neg());
         for at in 0..12 {
             let value = format!("{at}").repeat(150);
-            assert_eq!(world.write(5, "data", &value), ok());
-            assert_eq!(world.read(5, "data"), Ok(value.into_bytes()));
+            assert_eq!(testbed.write(5, "data", &value), ok());
+            assert_eq!(testbed.read(5, "data"), Ok(value.into_bytes()));
         }
-        assert!(world.word(5, Field::RequestConsumer) < 0x8000_0000);
+        assert!(testbed.word(5, Field::RequestConsumer) < 0x8000_0000);
     }
 }
 
@@ -74,43 +74,43 @@ fn requests_are_understood_however_they_are_split() {
     ]
     .concat();
     for split in 0..=all.len() {
-        let mut world = World::with_homes([5]);
-        world.send_bytes(5, &all[..split]);
-        world.run();
-        world.send_bytes(5, &all[split..]);
-        expect_four(&mut world);
+        let mut testbed = Testbed::with_homes([5]);
+        testbed.send_bytes(5, &all[..split]);
+        testbed.run();
+        testbed.send_bytes(5, &all[split..]);
+        expect_four(&mut testbed);
     }
     for step in 1..40 {
-        let mut world = World::with_homes([5]);
+        let mut testbed = Testbed::with_homes([5]);
         for part in all.chunks(step) {
-            world.send_bytes(5, part);
+            testbed.send_bytes(5, part);
         }
-        expect_four(&mut world);
+        expect_four(&mut testbed);
     }
 }
 
-fn expect_four(world: &mut World) {
+fn expect_four(testbed: &mut Testbed) {
     let expected = [&b"OK\0"[..], b"value", b"1\0", b"EINVAL\0"];
     for (at, payload) in expected.into_iter().enumerate() {
-        let reply = world.message(5).unwrap();
+        let reply = testbed.message(5).unwrap();
         assert_eq!((reply.request_id, &reply.payload[..]), (at as u32 + 1, payload));
     }
-    assert_eq!(world.message(5), None);
+    assert_eq!(testbed.message(5), None);
 }
 
 #[test]
 fn replies_arrive_whole_however_slowly_they_are_read() {
     for step in [1, 2, 3, 15, 16, 17, 100, 1000, 1023] {
-        let mut world = World::with_homes([5]);
+        let mut testbed = Testbed::with_homes([5]);
         let value: String = (0..2000).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
-        assert_eq!(world.write(0, "/local/domain/5/data", &value), ok());
+        assert_eq!(testbed.write(0, "/local/domain/5/data", &value), ok());
         for _ in 0..4 {
-            world.send(5, 0, MessageType::Read.to_wire(), b"data\0");
+            testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
         }
-        assert_eq!(used(&world, 5), RING_BYTES, "as much as fits is sent");
+        assert_eq!(used(&testbed, 5), RING_BYTES, "as much as fits is sent");
         let mut seen = Vec::new();
-        while used(&world, 5) > 0 {
-            seen.extend(world.take_bytes(5, step));
+        while used(&testbed, 5) > 0 {
+            seen.extend(testbed.take_bytes(5, step));
         }
         assert_eq!(seen.len(), 4 * (HEADER_BYTES + value.len()));
         for reply in seen.chunks(HEADER_BYTES + value.len()) {
@@ -122,39 +122,39 @@ fn replies_arrive_whole_however_slowly_they_are_read() {
 #[test]
 fn exactly_as_many_bytes_as_the_ring_holds_are_all_understood() {
     for offset in [0, 1, 500, 1023] {
-        let mut world = with_indices(offset, 0);
+        let mut testbed = with_indices(offset, 0);
         let one = request(7, MessageType::Write, b"data\0value-of-11");
         assert_eq!(one.len(), 32);
         let all = one.repeat(RING_BYTES / 32);
-        world.put_bytes(5, &all);
-        world.signal(5);
+        testbed.put_bytes(5, &all);
+        testbed.signal(5);
         for _ in 0..RING_BYTES / 32 {
-            assert_eq!(world.message(5).unwrap().payload, b"OK\0");
+            assert_eq!(testbed.message(5).unwrap().payload, b"OK\0");
         }
-        assert_eq!(world.message(5), None);
-        assert_eq!(world.word(5, Field::RequestConsumer), world.word(5, Field::RequestProducer));
+        assert_eq!(testbed.message(5), None);
+        assert_eq!(testbed.word(5, Field::RequestConsumer), testbed.word(5, Field::RequestProducer));
     }
 }
 
 #[test]
 fn a_request_without_payload_is_answered_at_once() {
-    let mut world = World::with_guests([5]);
-    world.send_bytes(5, &request(9, MessageType::Read, b""));
-    assert_eq!(world.message(5).unwrap().payload, b"EINVAL\0");
+    let mut testbed = Testbed::with_guests([5]);
+    testbed.send_bytes(5, &request(9, MessageType::Read, b""));
+    assert_eq!(testbed.message(5).unwrap().payload, b"EINVAL\0");
 }
 
 #[test]
 fn the_largest_message_is_handled_and_a_larger_one_costs_the_connection() {
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     let value = "x".repeat(4096 - 5);
-    assert_eq!(world.write(5, "data", &value), error("ENOSPC"));
-    assert_eq!(world.write(0, "data", &value), ok());
-    assert_eq!(world.read(0, "data"), Ok(value.into_bytes()));
+    assert_eq!(testbed.write(5, "data", &value), error("ENOSPC"));
+    assert_eq!(testbed.write(0, "data", &value), ok());
+    assert_eq!(testbed.read(0, "data"), Ok(value.into_bytes()));
     for length in [4097, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
-        let mut world = World::with_homes([5]);
+        let mut testbed = Testbed::with_homes([5]);
         let header = Header { kind: 2, request_id: 1, transaction_id: 0, payload_bytes: length };
-        world.send_bytes(5, &header.emit());
-        expect_fault(&mut world, 3);
+        testbed.send_bytes(5, &header.emit());
+        expect_fault(&mut testbed, 3);
     }
 }
 
@@ -162,11 +162,11 @@ fn the_largest_message_is_handled_and_a_larger_one_costs_the_connection() {
 fn impossible_request_indices_cost_the_connection_at_any_offset() {
     for offset in (0..RING_BYTES as u32).step_by(61).chain([0xffff_fff0, 0xffff_ffff]) {
         for distance in [1025, 4096, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
-            let mut world = with_indices(offset, 0);
-            let consumer = world.word(5, Field::RequestConsumer);
-            world.set_word(5, Field::RequestProducer, consumer.wrapping_add(distance));
-            world.signal(5);
-            expect_fault(&mut world, 2);
+            let mut testbed = with_indices(offset, 0);
+            let consumer = testbed.word(5, Field::RequestConsumer);
+            testbed.set_word(5, Field::RequestProducer, consumer.wrapping_add(distance));
+            testbed.signal(5);
+            expect_fault(&mut testbed, 2);
         }
     }
 }
@@ -175,75 +175,75 @@ fn impossible_request_indices_cost_the_connection_at_any_offset() {
 fn impossible_reply_indices_cost_the_connection_as_soon_as_there_is_something_to_send() {
     for offset in (0..RING_BYTES as u32).step_by(61).chain([0xffff_fff0, 0xffff_ffff]) {
         for distance in [1025, 4096, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
-            let mut world = with_indices(0, offset);
-            let producer = world.word(5, Field::ReplyProducer);
-            world.set_word(5, Field::ReplyConsumer, producer.wrapping_sub(distance));
-            world.send_bytes(5, &request(1, MessageType::Read, b"data\0"));
-            expect_fault(&mut world, 2);
+            let mut testbed = with_indices(0, offset);
+            let producer = testbed.word(5, Field::ReplyProducer);
+            testbed.set_word(5, Field::ReplyConsumer, producer.wrapping_sub(distance));
+            testbed.send_bytes(5, &request(1, MessageType::Read, b"data\0"));
+            expect_fault(&mut testbed, 2);
         }
     }
 }
 
 /// Domain 5's connection was shut for this reason; the domain is still there and nobody else noticed.
-fn expect_fault(world: &mut World, reason: u32) {
-    assert_eq!(world.word(5, Field::Error), reason);
-    let page = world.machine.pages[&DomId(5)].bytes();
-    world.signal(5);
-    assert_eq!(world.write(0, "/local/domain/5/data", "x"), ok());
-    assert_eq!(world.machine.pages[&DomId(5)].bytes(), page, "the ring is not touched any more");
-    assert!(world.is_introduced(5));
-    assert_eq!(world.read(0, "/local/domain/5"), Ok(vec![]));
-    world.check();
+fn expect_fault(testbed: &mut Testbed, reason: u32) {
+    assert_eq!(testbed.word(5, Field::Error), reason);
+    let page = testbed.machine.pages[&DomId(5)].bytes();
+    testbed.signal(5);
+    assert_eq!(testbed.write(0, "/local/domain/5/data", "x"), ok());
+    assert_eq!(testbed.machine.pages[&DomId(5)].bytes(), page, "the ring is not touched any more");
+    assert!(testbed.is_introduced(5));
+    assert_eq!(testbed.read(0, "/local/domain/5"), Ok(vec![]));
+    testbed.check();
 }
 
 #[test]
 fn a_domain_whose_connection_was_shut_keeps_its_nodes_until_its_real_death() {
-    let mut world = World::with_homes([5]);
-    world.watch(0, "@releaseDomain", "gone").unwrap();
-    world.events(0);
-    world.watch(5, "data", "t").unwrap();
-    let transaction = world.begin(5);
-    world.write_in(5, transaction, "data", "x").unwrap();
-    world.write(5, "kept", "x").unwrap();
-    world.set_word(5, Field::RequestProducer, world.word(5, Field::RequestConsumer).wrapping_add(1025));
-    world.signal(5);
-    expect_fault(&mut world, 2);
-    assert_eq!(world.events(0), [], "no release yet");
-    assert_eq!(world.server.engine().state().watches.len(), 1, "its watches are gone");
-    assert_eq!(world.nodes(5), 3, "its nodes are not");
-    assert_eq!(world.machine.mapped.len(), 2);
-    world.kill(5);
-    assert_eq!(world.events(0), [event("@releaseDomain", "gone")]);
-    assert_eq!((world.nodes(5), world.machine.mapped.len(), world.machine.bound.len()), (0, 1, 1));
-    world.check();
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.watch(0, "@releaseDomain", "gone").unwrap();
+    testbed.events(0);
+    testbed.watch(5, "data", "t").unwrap();
+    let transaction = testbed.begin(5);
+    testbed.write_in(5, transaction, "data", "x").unwrap();
+    testbed.write(5, "kept", "x").unwrap();
+    testbed.set_word(5, Field::RequestProducer, testbed.word(5, Field::RequestConsumer).wrapping_add(1025));
+    testbed.signal(5);
+    expect_fault(&mut testbed, 2);
+    assert_eq!(testbed.events(0), [], "no release yet");
+    assert_eq!(testbed.server.engine().state().watches.len(), 1, "its watches are gone");
+    assert_eq!(testbed.nodes(5), 3, "its nodes are not");
+    assert_eq!(testbed.machine.mapped.len(), 2);
+    testbed.kill(5);
+    assert_eq!(testbed.events(0), [event("@releaseDomain", "gone")]);
+    assert_eq!((testbed.nodes(5), testbed.machine.mapped.len(), testbed.machine.bound.len()), (0, 1, 1));
+    testbed.check();
 }
 
 #[test]
 fn a_domain_whose_connection_was_shut_is_served_again_after_a_repeated_introduction() {
-    let mut world = World::with_homes([5]);
-    let transaction = world.begin(5);
-    world.set_word(5, Field::RequestProducer, world.word(5, Field::RequestConsumer).wrapping_add(1025));
-    world.signal(5);
-    assert_eq!(world.introduce(0, 5, 1), ok());
-    assert_eq!(world.write(5, "data", "x"), ok());
-    assert_eq!(world.end(5, transaction, true), error("ENOENT"));
-    world.check();
+    let mut testbed = Testbed::with_homes([5]);
+    let transaction = testbed.begin(5);
+    testbed.set_word(5, Field::RequestProducer, testbed.word(5, Field::RequestConsumer).wrapping_add(1025));
+    testbed.signal(5);
+    assert_eq!(testbed.introduce(0, 5, 1), ok());
+    assert_eq!(testbed.write(5, "data", "x"), ok());
+    assert_eq!(testbed.end(5, transaction, true), error("ENOENT"));
+    testbed.check();
 }
 
 #[test]
 fn a_domain_can_not_move_the_servers_own_indices() {
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     for garbage in [0, 1, 1024, 0x8000_0000, 0xffff_ffff] {
-        assert_eq!(world.write(5, "data", "x"), ok());
+        assert_eq!(testbed.write(5, "data", "x"), ok());
         let one = request(3, MessageType::Read, b"data\0");
-        world.put_bytes(5, &one);
-        world.set_word(5, Field::RequestConsumer, garbage);
-        world.set_word(5, Field::ReplyProducer, garbage);
-        world.signal(5);
-        assert_eq!(world.word(5, Field::RequestConsumer), world.word(5, Field::RequestProducer));
-        assert_eq!(world.message(5).unwrap().payload, b"x");
+        testbed.put_bytes(5, &one);
+        testbed.set_word(5, Field::RequestConsumer, garbage);
+        testbed.set_word(5, Field::ReplyProducer, garbage);
+        testbed.signal(5);
+        assert_eq!(testbed.word(5, Field::RequestConsumer), testbed.word(5, Field::RequestProducer));
+        assert_eq!(testbed.message(5).unwrap().payload, b"x");
     }
-    assert_eq!(world.word(5, Field::Error), 0);
+    assert_eq!(testbed.word(5, Field::Error), 0);
 }
 
 #[test]
@@ -252,26 +252,26 @@ fn a_domain_that_writes_its_indices_without_pause_harms_nobody_else() {
     for seed in 1..200 {
         let _seed = Seed(seed);
         let mut random = Random::new(seed);
-        let mut world = World::with_homes([5, 6]);
+        let mut testbed = Testbed::with_homes([5, 6]);
         // Mostly headers of requests without a payload, wherever the server begins to read.
         for at in 0..RING_BYTES {
             let byte = if random.once_in(60) { *random.one_of(&[1, 2, 11, 16, b'/', b'a', 0xff]) } else { 0 };
-            world.machine.pages[&DomId(5)].0.borrow_mut()[at] = byte;
+            testbed.machine.pages[&DomId(5)].0.borrow_mut()[at] = byte;
         }
-        world.machine.pages[&DomId(5)].scribble(Some(Random::new(seed)));
-        while world.server.is_open(world.connection(5).unwrap()) && rounds < 100_000 {
-            world.server.handle_event(world.port(5));
-            world.server.poll(&mut world.machine, 0);
+        testbed.machine.pages[&DomId(5)].scribble(Some(Random::new(seed)));
+        while testbed.server.is_open(testbed.connection(5).unwrap()) && rounds < 100_000 {
+            testbed.server.handle_event(testbed.port(5));
+            testbed.server.poll(&mut testbed.machine, 0);
             rounds += 1;
         }
-        faults += usize::from(!world.server.is_open(world.connection(5).unwrap()));
-        world.machine.pages[&DomId(5)].scribble(None);
-        assert_eq!(world.write(6, "data", "x"), ok());
-        assert!(world.is_introduced(5));
-        world.check();
-        world.kill(5);
-        assert_eq!(world.nodes(5), 0);
-        world.check();
+        faults += usize::from(!testbed.server.is_open(testbed.connection(5).unwrap()));
+        testbed.machine.pages[&DomId(5)].scribble(None);
+        assert_eq!(testbed.write(6, "data", "x"), ok());
+        assert!(testbed.is_introduced(5));
+        testbed.check();
+        testbed.kill(5);
+        assert_eq!(testbed.nodes(5), 0);
+        testbed.check();
     }
     println!("{rounds} turns, {faults} connections shut");
     assert!(faults > 100 && rounds > 2 * faults);
@@ -279,40 +279,40 @@ fn a_domain_that_writes_its_indices_without_pause_harms_nobody_else() {
 
 #[test]
 fn a_signal_without_news_costs_nothing_and_is_not_answered() {
-    let mut world = World::with_homes([5]);
-    world.write(5, "data", "x").unwrap();
-    world.machine.notified.clear();
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.write(5, "data", "x").unwrap();
+    testbed.machine.notified.clear();
     for _ in 0..1000 {
-        world.signal(5);
+        testbed.signal(5);
     }
-    assert!(world.machine.notified.is_empty());
+    assert!(testbed.machine.notified.is_empty());
 }
 
 #[test]
 fn a_flood_from_one_does_not_keep_another_from_its_turn() {
-    let mut world = World::with_homes([5, 6]);
+    let mut testbed = Testbed::with_homes([5, 6]);
     let one = request(1, MessageType::Read, b"\0");
-    world.put_bytes(5, &one.repeat(RING_BYTES / one.len()));
-    world.put_bytes(6, &request(1, MessageType::Write, b"data\0x"));
+    testbed.put_bytes(5, &one.repeat(RING_BYTES / one.len()));
+    testbed.put_bytes(6, &request(1, MessageType::Write, b"data\0x"));
     for domid in [5, 6] {
-        world.server.handle_event(world.port(domid));
+        testbed.server.handle_event(testbed.port(domid));
     }
-    world.server.poll(&mut world.machine, 0);
-    assert!(used(&world, 6) > 0, "one turn is enough for the other");
-    let left = world.word(5, Field::RequestProducer).wrapping_sub(world.word(5, Field::RequestConsumer));
+    testbed.server.poll(&mut testbed.machine, 0);
+    assert!(used(&testbed, 6) > 0, "one turn is enough for the other");
+    let left = testbed.word(5, Field::RequestProducer).wrapping_sub(testbed.word(5, Field::RequestConsumer));
     assert!(left > 0, "and is not enough for the flood");
 }
 
 #[test]
 fn odd_words_in_a_header_are_answered_and_come_back() {
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     for odd in [0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
         for (kind, transaction_id, name) in [(odd, 0, "ENOSYS\0"), (odd, odd, "ENOSYS\0"), (2, odd, "ENOENT\0")] {
             let header = Header { kind, request_id: odd, transaction_id, payload_bytes: 5 };
-            world.send_bytes(5, &[&header.emit()[..], b"data\0"].concat());
-            let reply = world.message(5).unwrap();
+            testbed.send_bytes(5, &[&header.emit()[..], b"data\0"].concat());
+            let reply = testbed.message(5).unwrap();
             assert_eq!((reply.request_id, reply.transaction, string(&reply.payload)), (odd, transaction_id, name));
-            assert_eq!(world.message(5), None);
+            assert_eq!(testbed.message(5), None);
         }
     }
 }
@@ -323,32 +323,32 @@ fn string(bytes: &[u8]) -> &str {
 
 #[test]
 fn what_a_domain_does_to_its_ring_just_as_it_is_signalled_is_not_overlooked() {
-    let mut world = World::with_homes([5]);
-    world.write(5, "data", &"v".repeat(1900)).unwrap();
+    let mut testbed = Testbed::with_homes([5]);
+    testbed.write(5, "data", &"v".repeat(1900)).unwrap();
     // It reads all that is there, and does not find that it ought to signal: it looked before the ring was full.
-    world.machine.meanwhile = Some(|page| page.store(Field::ReplyConsumer, page.load(Field::ReplyProducer)));
-    let before = world.word(5, Field::ReplyProducer);
+    testbed.machine.meanwhile = Some(|page| page.store(Field::ReplyConsumer, page.load(Field::ReplyProducer)));
+    let before = testbed.word(5, Field::ReplyProducer);
     let read = request(1, MessageType::Read, b"data\0");
     for _ in 0..3 {
-        world.put_bytes(5, &read);
+        testbed.put_bytes(5, &read);
     }
-    world.signal(5);
-    world.run();
-    let replied = world.word(5, Field::ReplyProducer).wrapping_sub(before) as usize;
+    testbed.signal(5);
+    testbed.run();
+    let replied = testbed.word(5, Field::ReplyProducer).wrapping_sub(before) as usize;
     assert_eq!(replied, 3 * (HEADER_BYTES + 1900), "all replies went out without another signal");
 
     // It has put a part of a request, and puts the rest while the first part is taken.
-    world.machine.meanwhile = Some(|page| {
+    testbed.machine.meanwhile = Some(|page| {
         if page.load(Field::RequestProducer) % 2 == 0 {
             page.store(Field::RequestProducer, page.load(Field::RequestProducer).wrapping_add(1));
         }
     });
-    let consumed = world.word(5, Field::RequestConsumer);
+    let consumed = testbed.word(5, Field::RequestConsumer);
     let odd = 1 + consumed % 2;
-    world.set_word(5, Field::RequestProducer, consumed.wrapping_add(odd));
-    world.signal(5);
-    world.run();
-    let taken = world.word(5, Field::RequestConsumer).wrapping_sub(consumed);
+    testbed.set_word(5, Field::RequestProducer, consumed.wrapping_add(odd));
+    testbed.signal(5);
+    testbed.run();
+    let taken = testbed.word(5, Field::RequestConsumer).wrapping_sub(consumed);
     assert_eq!(
         taken,
         odd + (consumed.wrapping_add(odd) + 1) % 2,
@@ -358,16 +358,16 @@ fn what_a_domain_does_to_its_ring_just_as_it_is_signalled_is_not_overlooked() {
 
 #[test]
 fn a_domain_that_breaks_the_rules_in_a_loop_is_told_of_once_in_ten_seconds() {
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     let said = log_lines::of(|| {
         for _ in 0..100 {
-            let impossible = world.word(5, Field::RequestConsumer).wrapping_add(RING_BYTES as u32 + 1);
-            world.set_word(5, Field::RequestProducer, impossible);
-            world.signal(5);
-            world.set_word(5, Field::Connection, 1);
-            world.signal(5);
-            assert_eq!(world.word(5, Field::Connection), 0, "it is connected again each time");
-            world.pass(250);
+            let impossible = testbed.word(5, Field::RequestConsumer).wrapping_add(RING_BYTES as u32 + 1);
+            testbed.set_word(5, Field::RequestProducer, impossible);
+            testbed.signal(5);
+            testbed.set_word(5, Field::Connection, 1);
+            testbed.signal(5);
+            assert_eq!(testbed.word(5, Field::Connection), 0, "it is connected again each time");
+            testbed.pass(250);
         }
     });
     let told = said.iter().filter(|line| line.contains("RingIndex")).count();

@@ -45,9 +45,9 @@ fn whatever_was_asked_the_state_is_restored_as_it_was_saved() {
             if step % 25 != 0 {
                 continue;
             }
-            let now_ms = storm.world.now_ms;
+            let now_ms = storm.testbed.now_ms;
             let options = SaveOptions { now_ms, reply: None };
-            let saved = save(storm.world.server.engine(), &options);
+            let saved = save(storm.testbed.server.engine(), &options);
             // The successor has another clock.
             let later_ms = now_ms + storm.random.below(1_000_000) as u64;
             let engine = restore(&saved, &Config::default(), later_ms).unwrap();
@@ -67,7 +67,7 @@ fn whatever_was_asked_the_state_is_restored_as_it_was_saved() {
     assert!(items_of_kind.values().all(|count| *count > 1000), "{items_of_kind:?}");
 }
 
-/// A storm's world after some time.
+/// A storm's testbed after some time.
 fn stormy(seed: u64, steps: usize) -> Storm {
     let mut storm = Storm::new(seed);
     for _ in 0..steps {
@@ -80,7 +80,7 @@ fn stormy(seed: u64, steps: usize) -> Storm {
 }
 
 fn now(storm: &Storm) -> SaveOptions<'static> {
-    SaveOptions { now_ms: storm.world.now_ms, reply: None }
+    SaveOptions { now_ms: storm.testbed.now_ms, reply: None }
 }
 
 #[test]
@@ -92,9 +92,9 @@ fn without_what_this_server_adds_the_records_alone_are_restored() {
     for seed in 1..=200 {
         let _seed = Seed(seed);
         let mut storm = stormy(seed, 400);
-        let saved = save(storm.world.server.engine(), &now(&storm));
+        let saved = save(storm.testbed.server.engine(), &now(&storm));
         let records: Vec<_> = saved.iter().filter(is_record).cloned().collect();
-        let engine = restore(&records, &Config::default(), storm.world.now_ms).unwrap();
+        let engine = restore(&records, &Config::default(), storm.testbed.now_ms).unwrap();
         let mut again = save(&engine, &now(&storm));
         // Who is named in a transaction alone, and perhaps dead, is known until somebody looks.
         again.retain(|item| !matches!(item, Item::Domain(_)) || saved.contains(item));
@@ -148,40 +148,40 @@ fn as_extension<'i>(item: &'i mut Item<'static>) -> Option<&'i mut Extension<'st
 
 /// Lets a restored engine serve the machine of a storm, and everybody end all transactions.
 fn serve(storm: &mut Storm, engine: Engine) {
-    let world = &mut storm.world;
-    world.machine.mapped.clear();
-    world.server = Server::restored(engine);
-    world.server.take_over(&mut world.machine, world.now_ms, TakeOver::Live);
-    world.run();
+    let testbed = &mut storm.testbed;
+    testbed.machine.mapped.clear();
+    testbed.server = Server::restored(engine);
+    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+    testbed.run();
     for domid in 0..5 {
-        if !world.machine.pages.contains_key(&DomId(domid)) {
+        if !testbed.machine.pages.contains_key(&DomId(domid)) {
             continue;
         }
         for transaction in 0..12 {
-            let begins = world.word(domid, Field::RequestProducer) == world.word(domid, Field::RequestConsumer);
-            if begins && world.connection(domid).is_some() {
-                world.receive(domid);
-                world.send(domid, transaction, MessageType::TransactionEnd.to_wire(), b"T\0");
+            let begins = testbed.word(domid, Field::RequestProducer) == testbed.word(domid, Field::RequestConsumer);
+            if begins && testbed.connection(domid).is_some() {
+                testbed.receive(domid);
+                testbed.send(domid, transaction, MessageType::TransactionEnd.to_wire(), b"T\0");
             }
         }
     }
-    world.pass(30_000);
-    world.check();
+    testbed.pass(30_000);
+    testbed.check();
 }
 
 #[test]
 fn whatever_is_wrong_with_items_it_is_an_error_or_a_consistent_state() {
     let (mut errors, mut engines) = (BTreeMap::<String, usize>::new(), 0);
-    let others = save(stormy(99, 1500).world.server.engine(), &SaveOptions::default());
+    let others = save(stormy(99, 1500).testbed.server.engine(), &SaveOptions::default());
     for seed in 1..=2500 {
         let _seed = Seed(seed);
         let mut storm = stormy(seed % 25, 300 + seed as usize % 7 * 100);
-        let mut items = save(storm.world.server.engine(), &now(&storm));
+        let mut items = save(storm.testbed.server.engine(), &now(&storm));
         let mut random = Random::new(seed);
         for _ in 0..=random.below(3) {
             spoil(&mut items, &others, &mut random);
         }
-        match restore(&items, &Config::default(), storm.world.now_ms) {
+        match restore(&items, &Config::default(), storm.testbed.now_ms) {
             Ok(engine) => {
                 assert_eq!(engine.state().check(), Ok(()));
                 serve(&mut storm, engine);
@@ -202,7 +202,7 @@ fn whatever_is_wrong_with_the_bytes_of_a_stream_it_is_an_error_or_a_consistent_s
         let _seed = Seed(seed);
         let mut storm = stormy(seed % 25, 300 + seed as usize % 7 * 100);
         let mut bytes = Vec::new();
-        storm.world.server.save_to(&mut bytes, Version::Two, &now(&storm)).unwrap();
+        storm.testbed.server.save_to(&mut bytes, Version::Two, &now(&storm)).unwrap();
         let mut random = Random::new(seed);
         for _ in 0..=random.below(8) {
             let at = random.below(bytes.len());
@@ -216,7 +216,7 @@ fn whatever_is_wrong_with_the_bytes_of_a_stream_it_is_an_error_or_a_consistent_s
                 }
             }
         }
-        match load(&bytes, &Config::default(), storm.world.now_ms) {
+        match load(&bytes, &Config::default(), storm.testbed.now_ms) {
             Ok(engine) => {
                 serve(&mut storm, engine);
                 engines += 1;

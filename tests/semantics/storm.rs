@@ -9,13 +9,13 @@ use xenstore::wire::header::MessageType as T;
 use xenstore::wire::ring::Field;
 
 use crate::random::{Random, Seed};
-use crate::world::{Message, World};
+use crate::testbed::{Message, Testbed};
 
 const GUESTS: [u16; 4] = [1, 2, 3, 4];
 const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
 
 pub struct Storm {
-    pub world: World,
+    pub testbed: Testbed,
     pub random: Random,
     /// Requests whose reply has not been seen, oldest first: number, transaction and type.
     pending: BTreeMap<u16, VecDeque<(u32, u32, u32)>>,
@@ -30,11 +30,11 @@ pub struct Storm {
 
 impl Storm {
     pub fn new(seed: u64) -> Self {
-        let mut world = World::with_homes(GUESTS);
-        world.write(0, "/shared", "").unwrap();
-        world.set_perms(0, "/shared", "b0").unwrap();
+        let mut testbed = Testbed::with_homes(GUESTS);
+        testbed.write(0, "/shared", "").unwrap();
+        testbed.set_perms(0, "/shared", "b0").unwrap();
         Self {
-            world,
+            testbed,
             random: Random::new(seed),
             pending: BTreeMap::new(),
             served: GUESTS.into(),
@@ -154,7 +154,7 @@ impl Storm {
             _ => self.open_transaction(domid),
         };
         let transaction = if self.random.once_in(200) { 9999 } else { transaction };
-        let id = self.world.send(domid, transaction, kind.to_wire(), payload.as_bytes());
+        let id = self.testbed.send(domid, transaction, kind.to_wire(), payload.as_bytes());
         self.pending.entry(domid).or_default().push_back((id, transaction, kind.to_wire()));
         self.requests += 1;
         if !self.random.once_in(4) {
@@ -164,8 +164,8 @@ impl Storm {
 
     /// A number near those that the domain's transactions have.
     fn open_transaction(&mut self, domid: u16) -> u32 {
-        let Some(connection) = self.world.connection(domid) else { return 0 };
-        let session = self.world.server.engine().connection(connection).and_then(|connection| connection.session());
+        let Some(connection) = self.testbed.connection(domid) else { return 0 };
+        let session = self.testbed.server.engine().connection(connection).and_then(|connection| connection.session());
         if session.is_none_or(|session| session.open_transactions() == 0) {
             return 0;
         }
@@ -174,7 +174,7 @@ impl Storm {
     }
 
     fn drain(&mut self, domid: u16) {
-        while let Some(message) = self.world.message(domid) {
+        while let Some(message) = self.testbed.message(domid) {
             self.check_message(domid, &message);
         }
     }
@@ -189,11 +189,11 @@ impl Storm {
         let (id, transaction, kind) = expected.expect("a reply belongs to a request");
         assert_eq!((message.request_id, message.transaction), (id, transaction), "replies come in order");
         if message.kind == T::Error.to_wire() {
-            *self.refusals.entry(crate::world::string(&message.payload)).or_default() += 1;
+            *self.refusals.entry(crate::testbed::string(&message.payload)).or_default() += 1;
         } else {
             assert_eq!(message.kind, kind);
             if kind == T::TransactionStart.to_wire() {
-                let number = crate::world::string(&message.payload).parse().unwrap();
+                let number = crate::testbed::string(&message.payload).parse().unwrap();
                 self.newest_transaction.insert(domid, number);
             }
         }
@@ -205,43 +205,43 @@ impl Storm {
         let what = self.random.below(10);
         self.drain(0);
         match what {
-            0 | 1 if self.world.machine.domains.contains_key(&DomId(domid)) => {
-                self.world.kill(domid);
+            0 | 1 if self.testbed.machine.domains.contains_key(&DomId(domid)) => {
+                self.testbed.kill(domid);
                 self.gone(domid);
             }
             2 if self.served.contains(&domid) => {
-                self.world.release(0, domid).unwrap();
+                self.testbed.release(0, domid).unwrap();
                 self.gone(domid);
             }
             3 if self.served.contains(&domid) => {
-                while self.world.is_held_back(domid) {
-                    self.world.pass_until_due();
+                while self.testbed.is_held_back(domid) {
+                    self.testbed.pass_until_due();
                 }
-                let producer = self.world.word(domid, Field::RequestConsumer).wrapping_add(1025);
-                self.world.set_word(domid, Field::RequestProducer, producer);
-                self.world.signal(domid);
+                let producer = self.testbed.word(domid, Field::RequestConsumer).wrapping_add(1025);
+                self.testbed.set_word(domid, Field::RequestProducer, producer);
+                self.testbed.signal(domid);
                 self.gone(domid);
                 let is_told = self.features(domid) & 2 != 0;
-                assert_eq!(self.world.word(domid, Field::Error), if is_told { 2 } else { 0 });
+                assert_eq!(self.testbed.word(domid, Field::Error), if is_told { 2 } else { 0 });
             }
             8 if self.features(domid) & 1 != 0 => self.reconnect(domid),
-            4 if self.served.contains(&domid) => self.world.set_state(domid, DomainState::Shutdown),
-            5 => self.world.pass(15_000),
+            4 if self.served.contains(&domid) => self.testbed.set_state(domid, DomainState::Shutdown),
+            5 => self.testbed.pass(15_000),
             _ => self.bear(domid),
         }
     }
 
     /// What an introduced domain is offered.
     fn features(&self, domid: u16) -> u32 {
-        let introduced = self.world.server.engine().state().domains.get(DomId(domid));
+        let introduced = self.testbed.server.engine().state().domains.get(DomId(domid));
         introduced.filter(|domain| domain.connection.is_some()).map_or(0, |domain| domain.features.bits())
     }
 
     /// A domain asks for a fresh connection, also one that was cut off.
     fn reconnect(&mut self, domid: u16) {
-        self.world.set_word(domid, Field::Connection, 1);
-        self.world.signal(domid);
-        assert_eq!(self.world.word(domid, Field::Connection), 0);
+        self.testbed.set_word(domid, Field::Connection, 1);
+        self.testbed.signal(domid);
+        assert_eq!(self.testbed.word(domid, Field::Connection), 0);
         self.gone(domid);
         self.served.insert(domid);
         self.reconnections += 1;
@@ -251,26 +251,26 @@ impl Storm {
         self.served.remove(&domid);
         self.pending.remove(&domid);
         self.newest_transaction.remove(&domid);
-        if self.world.machine.pages.contains_key(&DomId(domid)) {
-            self.world.forget_incoming(domid);
+        if self.testbed.machine.pages.contains_key(&DomId(domid)) {
+            self.testbed.forget_incoming(domid);
         }
     }
 
     /// Introduces a domain, for the first time or again.
     fn bear(&mut self, domid: u16) {
         self.gone(domid);
-        if !self.world.machine.domains.contains_key(&DomId(domid)) {
-            self.world.build(DomId(domid));
+        if !self.testbed.machine.domains.contains_key(&DomId(domid)) {
+            self.testbed.build(DomId(domid));
             let features = self.random.next() & 15;
-            self.world.request(0, T::SetFeature, format!("{domid}\0{features}\0")).unwrap();
+            self.testbed.request(0, T::SetFeature, format!("{domid}\0{features}\0")).unwrap();
         }
-        self.world.introduce(0, domid, 1).unwrap();
-        self.world.forget_incoming(domid);
-        let _ = self.world.mkdir(0, &format!("/local/domain/{domid}"));
-        let _ = self.world.set_perms(0, &format!("/local/domain/{domid}"), &format!("n{domid}"));
-        if self.world.read(0, "/shared").is_err() {
-            self.world.write(0, "/shared", "").unwrap();
-            self.world.set_perms(0, "/shared", "b0").unwrap();
+        self.testbed.introduce(0, domid, 1).unwrap();
+        self.testbed.forget_incoming(domid);
+        let _ = self.testbed.mkdir(0, &format!("/local/domain/{domid}"));
+        let _ = self.testbed.set_perms(0, &format!("/local/domain/{domid}"), &format!("n{domid}"));
+        if self.testbed.read(0, "/shared").is_err() {
+            self.testbed.write(0, "/shared", "").unwrap();
+            self.testbed.set_perms(0, "/shared", "b0").unwrap();
         }
         self.served.insert(domid);
     }
@@ -282,8 +282,8 @@ impl Storm {
                 if domid == 0 || self.served.contains(&domid) {
                     self.drain(domid);
                 }
-                if self.world.is_held_back(domid) {
-                    self.world.pass_until_due();
+                if self.testbed.is_held_back(domid) {
+                    self.testbed.pass_until_due();
                 }
             }
             if self.pending.values().all(VecDeque::is_empty) {
@@ -292,14 +292,14 @@ impl Storm {
         }
         assert!(self.pending.values().all(VecDeque::is_empty), "each request has a reply: {:?}", self.pending);
         for domid in &self.served {
-            assert_eq!(self.world.outstanding(*domid), 0);
+            assert_eq!(self.testbed.outstanding(*domid), 0);
         }
     }
 
     pub fn check(&mut self) {
         self.settle();
-        self.world.check();
-        let state = self.world.server.engine().state();
+        self.testbed.check();
+        let state = self.testbed.server.engine().state();
         let mut watches = 0;
         for (domid, domain) in state.domains.iter() {
             let found = domain.connection.map_or(0, |connection| state.watches.of_connection(connection).len());
@@ -309,9 +309,9 @@ impl Storm {
         assert_eq!(watches, state.watches.len());
         let introduced: BTreeSet<DomId> =
             state.domains.iter().filter(|(_, domain)| domain.connection.is_some()).map(|(domid, _)| domid).collect();
-        assert!(introduced.iter().all(|domid| self.world.machine.domains.contains_key(domid)));
-        assert_eq!(self.world.machine.mapped.keys().copied().collect::<BTreeSet<_>>(), introduced);
-        assert_eq!(self.world.machine.bound.values().copied().collect::<BTreeSet<_>>(), introduced);
+        assert!(introduced.iter().all(|domid| self.testbed.machine.domains.contains_key(domid)));
+        assert_eq!(self.testbed.machine.mapped.keys().copied().collect::<BTreeSet<_>>(), introduced);
+        assert_eq!(self.testbed.machine.bound.values().copied().collect::<BTreeSet<_>>(), introduced);
         let owned: u64 = state.domains.iter().map(|(_, domain)| domain.nodes).sum();
         assert_eq!(self.walk(), owned, "what DIRECTORY shows is what there is");
     }
@@ -322,9 +322,9 @@ impl Storm {
         let mut found = 0;
         while let Some(path) = open.pop() {
             let full = if path.is_empty() { "/" } else { &path };
-            let names = self.world.directory(0, full).unwrap();
+            let names = self.testbed.directory(0, full).unwrap();
             assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "no name twice in {full}");
-            assert!(self.world.read(0, full).is_ok() && self.world.get_perms(0, full).is_ok());
+            assert!(self.testbed.read(0, full).is_ok() && self.testbed.get_perms(0, full).is_ok());
             open.extend(names.iter().map(|name| format!("{path}/{name}")));
             found += 1;
         }
@@ -333,17 +333,17 @@ impl Storm {
 
     pub fn end(&mut self) {
         for domid in GUESTS {
-            if self.world.machine.domains.contains_key(&DomId(domid)) {
-                self.world.kill(domid);
+            if self.testbed.machine.domains.contains_key(&DomId(domid)) {
+                self.testbed.kill(domid);
             }
             self.gone(domid);
         }
         self.check();
-        assert!(GUESTS.iter().all(|domid| self.world.nodes(*domid) == 0));
-        let known: Vec<DomId> = self.world.server.engine().state().domains.iter().map(|(domid, _)| domid).collect();
+        assert!(GUESTS.iter().all(|domid| self.testbed.nodes(*domid) == 0));
+        let known: Vec<DomId> = self.testbed.server.engine().state().domains.iter().map(|(domid, _)| domid).collect();
         assert_eq!(known, [DomId(0)], "nobody else is known any more");
-        assert_eq!(self.world.server.engine().rings_and_ports(), (1, 1));
-        assert_eq!(self.world.server.poll(&mut self.world.machine, u64::MAX / 2).deadline_ms, None);
+        assert_eq!(self.testbed.server.engine().rings_and_ports(), (1, 1));
+        assert_eq!(self.testbed.server.poll(&mut self.testbed.machine, u64::MAX / 2).deadline_ms, None);
     }
 }
 

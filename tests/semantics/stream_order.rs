@@ -15,38 +15,38 @@ use xenstore::wire::header::MessageType;
 use crate::items::{owned, restore, save};
 use crate::random::Seed;
 use crate::storm::Storm;
-use crate::world::World;
+use crate::testbed::Testbed;
 
 /// The stream of [`history`] by the last release with domains first, in version 2.
 const DOMAINS_FIRST: &[u8] = include_bytes!("../streams/ours-domains-first.xs");
 
 /// Makes two guests with homes, domain 5 with settings and a permission that names it, and domain 6 that owns a node.
-fn history() -> World {
-    let mut world = World::with_homes([3, 4]);
+fn history() -> Testbed {
+    let mut testbed = Testbed::with_homes([3, 4]);
     for domid in [5, 6] {
-        world.build(DomId(domid));
+        testbed.build(DomId(domid));
     }
-    world.request(0, MessageType::SetFeature, "5\x002\0").unwrap();
-    world.request(0, MessageType::SetQuota, "5\0watches\x0017\0").unwrap();
-    world.request(0, MessageType::SetQuota, "4\0nodes\x0044\0").unwrap();
-    world.request(3, MessageType::Watch, "data\0token\x002\0").unwrap();
-    world.write(0, "/shared", "value").unwrap();
-    world.set_perms(0, "/shared", "n0 r3 r5 b6").unwrap();
-    world.write(0, "/given", "value").unwrap();
-    world.set_perms(0, "/given", "n6").unwrap();
-    let transaction = world.begin(4);
-    world.write_in(4, transaction, "data", "new").unwrap();
-    world.request(0, MessageType::Watch, "@releaseDomain\0gone\0").unwrap();
-    world
+    testbed.request(0, MessageType::SetFeature, "5\x002\0").unwrap();
+    testbed.request(0, MessageType::SetQuota, "5\0watches\x0017\0").unwrap();
+    testbed.request(0, MessageType::SetQuota, "4\0nodes\x0044\0").unwrap();
+    testbed.request(3, MessageType::Watch, "data\0token\x002\0").unwrap();
+    testbed.write(0, "/shared", "value").unwrap();
+    testbed.set_perms(0, "/shared", "n0 r3 r5 b6").unwrap();
+    testbed.write(0, "/given", "value").unwrap();
+    testbed.set_perms(0, "/given", "n6").unwrap();
+    let transaction = testbed.begin(4);
+    testbed.write_in(4, transaction, "data", "new").unwrap();
+    testbed.request(0, MessageType::Watch, "@releaseDomain\0gone\0").unwrap();
+    testbed
 }
 
-fn options(world: &World) -> SaveOptions<'static> {
-    SaveOptions { now_ms: world.now_ms, reply: None }
+fn options(testbed: &Testbed) -> SaveOptions<'static> {
+    SaveOptions { now_ms: testbed.now_ms, reply: None }
 }
 
-fn stream(world: &World, version: Version) -> Vec<u8> {
+fn stream(testbed: &Testbed, version: Version) -> Vec<u8> {
     let mut bytes = Vec::new();
-    world.server.save_to(&mut bytes, version, &options(world)).unwrap();
+    testbed.server.save_to(&mut bytes, version, &options(testbed)).unwrap();
     bytes
 }
 
@@ -80,9 +80,9 @@ fn assert_domain_5_is_as_it_was(engine: &Engine) {
 
 #[test]
 fn a_domains_record_comes_last_and_only_of_a_domain_with_a_connection_or_a_node() {
-    let world = history();
+    let testbed = history();
     for version in [Version::One, Version::Two] {
-        let items = read(&stream(&world, version));
+        let items = read(&stream(&testbed, version));
         assert_eq!(domids(&items), [0, 3, 4, 6], "domain 5 has neither a connection nor a node");
         assert_eq!(refused_by_c(&items), 0);
         let first = items.iter().position(|item| matches!(item, Item::Domain(_))).unwrap();
@@ -102,7 +102,7 @@ fn whatever_was_asked_the_c_server_knows_each_domain_before_its_record() {
                 storm.upheaval();
             }
             if step % 50 == 0 {
-                let items = save(storm.world.server.engine(), &options(&storm.world));
+                let items = save(storm.testbed.server.engine(), &options(&storm.testbed));
                 assert_eq!(refused_by_c(&items), 0);
                 records += domids(&items).len();
                 named += items.iter().filter(|item| is_named_domain(item)).count();
@@ -120,9 +120,9 @@ fn is_named_domain(item: &Item<'_>) -> bool {
 
 #[test]
 fn features_and_quotas_of_a_domain_that_is_only_named_are_kept_in_either_version() {
-    let world = history();
+    let testbed = history();
     for version in [Version::One, Version::Two] {
-        let engine = load(&stream(&world, version), &Config::default(), world.now_ms).unwrap();
+        let engine = load(&stream(&testbed, version), &Config::default(), testbed.now_ms).unwrap();
         assert_domain_5_is_as_it_was(&engine);
         assert_eq!(engine.state().check(), Ok(()));
     }
@@ -130,18 +130,18 @@ fn features_and_quotas_of_a_domain_that_is_only_named_are_kept_in_either_version
 
 #[test]
 fn features_of_a_domain_that_is_only_named_need_no_version_2() {
-    let mut world = World::new();
-    world.build(DomId(5));
-    world.request(0, MessageType::SetFeature, "5\x002\0").unwrap();
-    assert!(!world.server.engine().needs_version_2());
-    world.start_built(5);
-    assert!(world.server.engine().needs_version_2(), "a record has features in version 2 only");
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
+    testbed.request(0, MessageType::SetFeature, "5\x002\0").unwrap();
+    assert!(!testbed.server.engine().needs_version_2());
+    testbed.start_built(5);
+    assert!(testbed.server.engine().needs_version_2(), "a record has features in version 2 only");
 }
 
 #[test]
 fn a_broken_extension_about_a_domain_that_is_only_named_is_passed_over() {
-    let world = history();
-    let items = save(world.server.engine(), &options(&world));
+    let testbed = history();
+    let items = save(testbed.server.engine(), &options(&testbed));
     let at = items.iter().position(is_named_domain).unwrap();
     let Item::Extension(extension) = &items[at] else { unreachable!("it was found as one") };
     let body = extension.body.to_block().into_owned();
@@ -149,13 +149,13 @@ fn a_broken_extension_about_a_domain_that_is_only_named_is_passed_over() {
         let mut shorter = items.clone();
         let Item::Extension(extension) = &mut shorter[at] else { unreachable!("it was found as one") };
         extension.body = body[..length].to_vec().into();
-        let engine = restore(&shorter, &Config::default(), world.now_ms).unwrap();
+        let engine = restore(&shorter, &Config::default(), testbed.now_ms).unwrap();
         assert_eq!(engine.state().domains.features(DomId(5)), Features::all());
         assert_eq!(engine.state().check(), Ok(()));
     }
     let mut twice = items.clone();
     twice.insert(at, items[at].clone());
-    assert_domain_5_is_as_it_was(&restore(&twice, &Config::default(), world.now_ms).unwrap());
+    assert_domain_5_is_as_it_was(&restore(&twice, &Config::default(), testbed.now_ms).unwrap());
 }
 
 #[test]
@@ -163,15 +163,15 @@ fn a_stream_of_an_older_release_with_domains_first_is_restored_whole() {
     let items = read(DOMAINS_FIRST);
     assert_eq!(domids(&items), [0, 3, 4, 5, 6], "domain 5, too, which the C server refuses");
     assert_eq!(refused_by_c(&items), 2);
-    let world = history();
-    let engine = load(DOMAINS_FIRST, &Config::default(), world.now_ms).unwrap();
+    let testbed = history();
+    let engine = load(DOMAINS_FIRST, &Config::default(), testbed.now_ms).unwrap();
     assert_domain_5_is_as_it_was(&engine);
     // These extensions have peaks, generations and looks of transactions. The older release counted them in another way.
     let counted = [1, 3, 4, 5].map(|kind| EXTENSION_FIRST + kind);
     let is_compared =
         |item: &Item<'_>| !matches!(item, Item::Extension(extension) if counted.contains(&extension.kind));
-    let [restored, expected] = [&engine, world.server.engine()]
-        .map(|engine| save(engine, &options(&world)).into_iter().filter(is_compared).collect::<Vec<_>>());
+    let [restored, expected] = [&engine, testbed.server.engine()]
+        .map(|engine| save(engine, &options(&testbed)).into_iter().filter(is_compared).collect::<Vec<_>>());
     assert!(expected.len() > 20, "{}", expected.len());
     assert_eq!(restored, expected);
 }

@@ -2,138 +2,138 @@
 
 use xenstore::engine::hypervisor::DomainState;
 
-use crate::world::{World, error, event, ok};
+use crate::testbed::{Testbed, error, event, ok};
 
 /// Domain 2 acts for domain 1; both have homes.
-fn with_target() -> World {
-    let mut world = World::with_homes([1, 2]);
-    assert_eq!(world.set_target(0, 2, 1), ok());
-    world
+fn with_target() -> Testbed {
+    let mut testbed = Testbed::with_homes([1, 2]);
+    assert_eq!(testbed.set_target(0, 2, 1), ok());
+    testbed
 }
 
 #[test]
 fn only_the_control_domain_sets_targets_and_both_have_to_be_introduced() {
-    let mut world = World::with_guests([1, 2]);
-    assert_eq!(world.set_target(1, 1, 2), error("EACCES"));
-    assert_eq!(world.set_target(0, 1, 9), error("ENOENT"));
-    assert_eq!(world.set_target(0, 9, 1), error("ENOENT"));
-    assert_eq!(world.set_target(0, 1, 2), ok());
+    let mut testbed = Testbed::with_guests([1, 2]);
+    assert_eq!(testbed.set_target(1, 1, 2), error("EACCES"));
+    assert_eq!(testbed.set_target(0, 1, 9), error("ENOENT"));
+    assert_eq!(testbed.set_target(0, 9, 1), error("ENOENT"));
+    assert_eq!(testbed.set_target(0, 1, 2), ok());
 }
 
 #[test]
 fn it_gives_ownership_of_the_targets_nodes() {
-    let mut world = with_target();
-    world.write(1, "data", "x").unwrap();
-    assert_eq!(world.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()));
-    assert_eq!(world.write(2, "/local/domain/1/data", "y"), ok());
-    assert_eq!(world.set_perms(2, "/local/domain/1/data", "n1 r2"), ok());
-    assert_eq!(world.set_perms(2, "/local/domain/1/data", "n2"), error("EPERM"), "the owner stays");
-    assert_eq!(world.rm(2, "/local/domain/1/data"), ok());
-    assert_eq!(world.read(1, "/local/domain/2"), error("EACCES"), "and nothing the other way round");
+    let mut testbed = with_target();
+    testbed.write(1, "data", "x").unwrap();
+    assert_eq!(testbed.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()));
+    assert_eq!(testbed.write(2, "/local/domain/1/data", "y"), ok());
+    assert_eq!(testbed.set_perms(2, "/local/domain/1/data", "n1 r2"), ok());
+    assert_eq!(testbed.set_perms(2, "/local/domain/1/data", "n2"), error("EPERM"), "the owner stays");
+    assert_eq!(testbed.rm(2, "/local/domain/1/data"), ok());
+    assert_eq!(testbed.read(1, "/local/domain/2"), error("EACCES"), "and nothing the other way round");
 }
 
 #[test]
 fn it_gives_the_rights_of_entries_that_name_the_target() {
-    let mut world = with_target();
-    world.write(0, "/a", "").unwrap();
-    world.set_perms(0, "/a", "n0 r1").unwrap();
-    assert!(world.read(2, "/a").is_ok());
-    world.set_perms(0, "/a", "n0 n2 b1").unwrap();
-    assert_eq!(world.read(2, "/a"), error("EACCES"), "the first entry that names either decides");
-    world.set_perms(0, "/a", "n0 b1 n2").unwrap();
-    assert_eq!(world.write(2, "/a", "x"), ok());
+    let mut testbed = with_target();
+    testbed.write(0, "/a", "").unwrap();
+    testbed.set_perms(0, "/a", "n0 r1").unwrap();
+    assert!(testbed.read(2, "/a").is_ok());
+    testbed.set_perms(0, "/a", "n0 n2 b1").unwrap();
+    assert_eq!(testbed.read(2, "/a"), error("EACCES"), "the first entry that names either decides");
+    testbed.set_perms(0, "/a", "n0 b1 n2").unwrap();
+    assert_eq!(testbed.write(2, "/a", "x"), ok());
 }
 
 #[test]
 fn it_gives_no_privilege_even_with_the_control_domain_as_target() {
-    let mut world = World::with_homes([2]);
-    assert_eq!(world.set_target(0, 2, 0), ok());
-    assert_eq!(world.release(2, 0), error("EACCES"));
-    assert_eq!(world.write(2, "/x", "y"), ok(), "it owns what the control domain owns");
-    assert_eq!(world.nodes(2), 2, "and what it makes is its own");
-    world.fill_nodes(2, 1000);
-    assert_eq!(world.write(2, "/y", "z"), error("ENOSPC"), "quotas hold");
-    world.check();
+    let mut testbed = Testbed::with_homes([2]);
+    assert_eq!(testbed.set_target(0, 2, 0), ok());
+    assert_eq!(testbed.release(2, 0), error("EACCES"));
+    assert_eq!(testbed.write(2, "/x", "y"), ok(), "it owns what the control domain owns");
+    assert_eq!(testbed.nodes(2), 2, "and what it makes is its own");
+    testbed.fill_nodes(2, 1000);
+    assert_eq!(testbed.write(2, "/y", "z"), error("ENOSPC"), "quotas hold");
+    testbed.check();
 }
 
 #[test]
 fn nodes_that_it_makes_in_the_targets_home_are_its_own() {
-    let mut world = with_target();
-    let before = world.nodes(1);
-    assert_eq!(world.write(2, "/local/domain/1/of2", "x"), ok());
-    assert_eq!(world.get_perms(0, "/local/domain/1/of2"), Ok("n2".into()));
-    assert_eq!((world.nodes(1), world.nodes(2)), (before, 2));
-    assert_eq!(world.write(2, "relative", "x"), ok());
-    assert!(world.read(0, "/local/domain/2/relative").is_ok(), "relative paths are its own");
+    let mut testbed = with_target();
+    let before = testbed.nodes(1);
+    assert_eq!(testbed.write(2, "/local/domain/1/of2", "x"), ok());
+    assert_eq!(testbed.get_perms(0, "/local/domain/1/of2"), Ok("n2".into()));
+    assert_eq!((testbed.nodes(1), testbed.nodes(2)), (before, 2));
+    assert_eq!(testbed.write(2, "relative", "x"), ok());
+    assert!(testbed.read(0, "/local/domain/2/relative").is_ok(), "relative paths are its own");
 }
 
 #[test]
 fn it_gives_the_events_of_the_targets_nodes() {
-    let mut world = with_target();
-    world.watch(2, "/local/domain/1", "t").unwrap();
-    world.events(2);
-    world.write(1, "data", "x").unwrap();
-    assert_eq!(world.events(2), [event("/local/domain/1/data", "t")]);
-    assert_eq!(world.set_perms(0, "@introduceDomain", "n0 r1"), ok());
-    world.watch(2, "@introduceDomain", "t").unwrap();
-    world.events(2);
-    world.start(9);
-    assert_eq!(world.events(2), [event("@introduceDomain", "t")]);
+    let mut testbed = with_target();
+    testbed.watch(2, "/local/domain/1", "t").unwrap();
+    testbed.events(2);
+    testbed.write(1, "data", "x").unwrap();
+    assert_eq!(testbed.events(2), [event("/local/domain/1/data", "t")]);
+    assert_eq!(testbed.set_perms(0, "@introduceDomain", "n0 r1"), ok());
+    testbed.watch(2, "@introduceDomain", "t").unwrap();
+    testbed.events(2);
+    testbed.start(9);
+    assert_eq!(testbed.events(2), [event("@introduceDomain", "t")]);
 }
 
 #[test]
 fn the_last_one_counts_and_targets_do_not_chain() {
-    let mut world = World::with_homes([1, 2, 3, 4]);
-    world.set_target(0, 2, 1).unwrap();
-    world.set_target(0, 3, 2).unwrap();
-    assert_eq!(world.read(3, "/local/domain/2"), Ok(vec![]));
-    assert_eq!(world.read(3, "/local/domain/1"), error("EACCES"), "one level only");
-    world.set_target(0, 3, 4).unwrap();
-    assert_eq!(world.read(3, "/local/domain/2"), error("EACCES"));
-    assert_eq!(world.read(3, "/local/domain/4"), Ok(vec![]));
+    let mut testbed = Testbed::with_homes([1, 2, 3, 4]);
+    testbed.set_target(0, 2, 1).unwrap();
+    testbed.set_target(0, 3, 2).unwrap();
+    assert_eq!(testbed.read(3, "/local/domain/2"), Ok(vec![]));
+    assert_eq!(testbed.read(3, "/local/domain/1"), error("EACCES"), "one level only");
+    testbed.set_target(0, 3, 4).unwrap();
+    assert_eq!(testbed.read(3, "/local/domain/2"), error("EACCES"));
+    assert_eq!(testbed.read(3, "/local/domain/4"), Ok(vec![]));
 }
 
 #[test]
 fn it_ends_with_the_target_and_is_not_for_its_successor() {
-    let mut world = with_target();
-    world.kill(1);
-    assert_eq!(world.read(2, "/local/domain/1"), error("EACCES"));
-    world.start(1);
-    world.make_home(1);
-    assert_eq!(world.read(2, "/local/domain/1"), error("EACCES"));
-    assert_eq!(world.read(2, "/local/domain/2"), Ok(vec![]));
-    world.set_target(0, 2, 1).unwrap();
-    assert_eq!(world.read(2, "/local/domain/1"), Ok(vec![]));
+    let mut testbed = with_target();
+    testbed.kill(1);
+    assert_eq!(testbed.read(2, "/local/domain/1"), error("EACCES"));
+    testbed.start(1);
+    testbed.make_home(1);
+    assert_eq!(testbed.read(2, "/local/domain/1"), error("EACCES"));
+    assert_eq!(testbed.read(2, "/local/domain/2"), Ok(vec![]));
+    testbed.set_target(0, 2, 1).unwrap();
+    assert_eq!(testbed.read(2, "/local/domain/1"), Ok(vec![]));
 }
 
 #[test]
 fn it_ends_with_the_domain_that_has_it() {
-    let mut world = with_target();
-    world.kill(2);
-    world.start(2);
-    assert_eq!(world.read(2, "/local/domain/1"), error("EACCES"));
+    let mut testbed = with_target();
+    testbed.kill(2);
+    testbed.start(2);
+    assert_eq!(testbed.read(2, "/local/domain/1"), error("EACCES"));
 }
 
 #[test]
 fn both_may_die_in_any_order_with_requests_on_the_way() {
     for order in [[1, 2], [2, 1]] {
         for state in [DomainState::Dying, DomainState::Absent] {
-            let mut world = with_target();
-            world.watch(0, "@releaseDomain", "gone").unwrap();
-            world.events(0);
+            let mut testbed = with_target();
+            testbed.watch(0, "@releaseDomain", "gone").unwrap();
+            testbed.events(0);
             for domid in [1, 2] {
-                world.watch(domid, "/local/domain/1", "t").unwrap();
-                let transaction = world.begin(domid);
-                world.write_in(domid, transaction, "/local/domain/1/x", "y").unwrap();
-                world.send(domid, 0, xenstore::wire::header::MessageType::Write.to_wire(), b"/local/domain/1/z\0");
+                testbed.watch(domid, "/local/domain/1", "t").unwrap();
+                let transaction = testbed.begin(domid);
+                testbed.write_in(domid, transaction, "/local/domain/1/x", "y").unwrap();
+                testbed.send(domid, 0, xenstore::wire::header::MessageType::Write.to_wire(), b"/local/domain/1/z\0");
             }
             for domid in order {
-                world.set_state(domid, state);
+                testbed.set_state(domid, state);
             }
-            assert_eq!(world.events(0), [event("@releaseDomain", "gone"), event("@releaseDomain", "gone")]);
-            assert_eq!((world.nodes(1), world.nodes(2)), (0, 0));
-            assert_eq!((world.machine.mapped.len(), world.machine.bound.len()), (1, 1));
-            world.check();
+            assert_eq!(testbed.events(0), [event("@releaseDomain", "gone"), event("@releaseDomain", "gone")]);
+            assert_eq!((testbed.nodes(1), testbed.nodes(2)), (0, 0));
+            assert_eq!((testbed.machine.mapped.len(), testbed.machine.bound.len()), (1, 1));
+            testbed.check();
         }
     }
 }

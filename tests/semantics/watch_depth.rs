@@ -4,25 +4,25 @@ use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::world::{Answer, World, error, event, ok};
+use crate::testbed::{Answer, Testbed, error, event, ok};
 
-fn watch(world: &mut World, domid: u16, path: &str, token: &str, depth: &str) -> Answer {
-    world.request(domid, MessageType::Watch, format!("{path}\0{token}\0{depth}\0"))
+fn watch(testbed: &mut Testbed, domid: u16, path: &str, token: &str, depth: &str) -> Answer {
+    testbed.request(domid, MessageType::Watch, format!("{path}\0{token}\0{depth}\0"))
 }
 
 /// The tokens of a domain's events.
-fn tokens(world: &mut World, domid: u16) -> Vec<String> {
-    world.events(domid).into_iter().map(|(_, token)| token).collect()
+fn tokens(testbed: &mut Testbed, domid: u16) -> Vec<String> {
+    testbed.events(domid).into_iter().map(|(_, token)| token).collect()
 }
 
 #[test]
 fn it_is_the_number_of_levels_below_the_path_that_are_seen() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     for depth in 0..4 {
-        assert_eq!(watch(&mut world, 0, "/a", &depth.to_string(), &depth.to_string()), ok());
+        assert_eq!(watch(&mut testbed, 0, "/a", &depth.to_string(), &depth.to_string()), ok());
     }
-    world.watch(0, "/a", "all").unwrap();
-    world.events(0);
+    testbed.watch(0, "/a", "all").unwrap();
+    testbed.events(0);
     for (path, seen) in [
         ("/a", &["0", "1", "2", "3", "all"][..]),
         ("/a/b", &["1", "2", "3", "all"]),
@@ -32,151 +32,151 @@ fn it_is_the_number_of_levels_below_the_path_that_are_seen() {
         ("/ab", &[]),
         ("/", &[]),
     ] {
-        world.write(0, path, "x").unwrap();
-        assert_eq!(tokens(&mut world, 0), seen, "{path}");
+        testbed.write(0, path, "x").unwrap();
+        assert_eq!(tokens(&mut testbed, 0), seen, "{path}");
     }
 }
 
 #[test]
 fn it_counts_from_the_root_as_from_any_node() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     for depth in 0..3 {
-        watch(&mut world, 0, "/", &depth.to_string(), &depth.to_string()).unwrap();
+        watch(&mut testbed, 0, "/", &depth.to_string(), &depth.to_string()).unwrap();
     }
-    world.events(0);
+    testbed.events(0);
     for (path, seen) in [("/", &["0", "1", "2"][..]), ("/a", &["1", "2"]), ("/a/b", &["2"]), ("/a/b/c", &[])] {
-        world.write(0, path, "x").unwrap();
-        assert_eq!(tokens(&mut world, 0), seen, "{path}");
+        testbed.write(0, path, "x").unwrap();
+        assert_eq!(tokens(&mut testbed, 0), seen, "{path}");
     }
 }
 
 #[test]
 fn it_holds_for_removals_commits_and_permissions_and_a_removal_above_is_always_seen() {
-    let mut world = World::new();
-    world.write(0, "/a/b/c/d", "").unwrap();
-    watch(&mut world, 0, "/a", "a1", "1").unwrap();
-    watch(&mut world, 0, "/a/b/c", "c0", "0").unwrap();
-    world.events(0);
-    world.set_perms(0, "/a/b/c", "r0").unwrap();
-    assert_eq!(world.events(0), [event("/a/b/c", "c0")]);
-    world.rm(0, "/a/b/c/d").unwrap();
-    assert_eq!(world.events(0), []);
-    let transaction = world.begin(0);
-    world.write_in(0, transaction, "/a/b", "x").unwrap();
-    world.write_in(0, transaction, "/a/b/c", "x").unwrap();
-    world.end(0, transaction, true).unwrap();
-    assert_eq!(world.events(0), [event("/a/b", "a1"), event("/a/b/c", "c0")]);
-    world.rm(0, "/a/b").unwrap();
-    assert_eq!(world.events(0), [event("/a/b/c", "c0"), event("/a/b", "a1")]);
+    let mut testbed = Testbed::new();
+    testbed.write(0, "/a/b/c/d", "").unwrap();
+    watch(&mut testbed, 0, "/a", "a1", "1").unwrap();
+    watch(&mut testbed, 0, "/a/b/c", "c0", "0").unwrap();
+    testbed.events(0);
+    testbed.set_perms(0, "/a/b/c", "r0").unwrap();
+    assert_eq!(testbed.events(0), [event("/a/b/c", "c0")]);
+    testbed.rm(0, "/a/b/c/d").unwrap();
+    assert_eq!(testbed.events(0), []);
+    let transaction = testbed.begin(0);
+    testbed.write_in(0, transaction, "/a/b", "x").unwrap();
+    testbed.write_in(0, transaction, "/a/b/c", "x").unwrap();
+    testbed.end(0, transaction, true).unwrap();
+    assert_eq!(testbed.events(0), [event("/a/b", "a1"), event("/a/b/c", "c0")]);
+    testbed.rm(0, "/a/b").unwrap();
+    assert_eq!(testbed.events(0), [event("/a/b/c", "c0"), event("/a/b", "a1")]);
 }
 
 #[test]
 fn relative_watches_have_it_too_and_report_relative_paths() {
-    let mut world = World::with_homes([5]);
-    watch(&mut world, 5, "data", "t", "1").unwrap();
-    assert_eq!(world.events(5), [event("data", "t")], "the first event comes as for every watch");
-    world.write(5, "data/a", "").unwrap();
-    world.write(5, "data/a/b", "").unwrap();
-    assert_eq!(world.events(5), [event("data/a", "t")]);
+    let mut testbed = Testbed::with_homes([5]);
+    watch(&mut testbed, 5, "data", "t", "1").unwrap();
+    assert_eq!(testbed.events(5), [event("data", "t")], "the first event comes as for every watch");
+    testbed.write(5, "data/a", "").unwrap();
+    testbed.write(5, "data/a/b", "").unwrap();
+    assert_eq!(testbed.events(5), [event("data/a", "t")]);
 }
 
 #[test]
 fn a_watch_is_known_by_path_and_token_whatever_its_depth() {
-    let mut world = World::with_homes([5]);
-    assert_eq!(watch(&mut world, 5, "data", "t", "1"), ok());
-    assert_eq!(watch(&mut world, 5, "data", "t", "2"), error("EEXIST"));
-    assert_eq!(world.watch(5, "data", "t"), error("EEXIST"));
-    assert_eq!(world.unwatch(5, "data", "t"), ok());
-    assert_eq!(world.watch(5, "data", "t"), ok());
-    world.check();
+    let mut testbed = Testbed::with_homes([5]);
+    assert_eq!(watch(&mut testbed, 5, "data", "t", "1"), ok());
+    assert_eq!(watch(&mut testbed, 5, "data", "t", "2"), error("EEXIST"));
+    assert_eq!(testbed.watch(5, "data", "t"), error("EEXIST"));
+    assert_eq!(testbed.unwatch(5, "data", "t"), ok());
+    assert_eq!(testbed.watch(5, "data", "t"), ok());
+    testbed.check();
 }
 
 #[test]
 fn only_a_decimal_number_is_a_depth() {
-    let mut world = World::with_homes([5]);
+    let mut testbed = Testbed::with_homes([5]);
     for depth in ["", "-1", "+1", " 1", "x", "1x", "0x1", "4294967296", "99999999999999999999"] {
-        assert_eq!(watch(&mut world, 5, "data", "t", depth), error("EINVAL"), "{depth:?}");
+        assert_eq!(watch(&mut testbed, 5, "data", "t", depth), error("EINVAL"), "{depth:?}");
     }
-    assert_eq!(world.request(5, MessageType::Watch, "data\0t\x001\x001\0"), error("EINVAL"));
-    assert_eq!(watch(&mut world, 5, "data", "t", "4294967295"), ok());
-    assert_eq!(world.request(5, MessageType::Unwatch, "data\0t\x001\0"), error("EINVAL"), "UNWATCH has none");
+    assert_eq!(testbed.request(5, MessageType::Watch, "data\0t\x001\x001\0"), error("EINVAL"));
+    assert_eq!(watch(&mut testbed, 5, "data", "t", "4294967295"), ok());
+    assert_eq!(testbed.request(5, MessageType::Unwatch, "data\0t\x001\0"), error("EINVAL"), "UNWATCH has none");
 }
 
 #[test]
 fn a_domain_that_was_not_offered_it_has_no_depth_and_is_told_of_no_domain() {
-    let mut world = World::new();
-    world.build(DomId(5));
-    world.request(0, MessageType::SetFeature, "5\x0011\0").unwrap();
-    world.start_built(5);
-    assert_eq!(watch(&mut world, 5, "data", "t", "1"), error("EINVAL"));
-    assert_eq!(watch(&mut world, 5, "@releaseDomain", "t", "1"), error("EINVAL"));
-    world.watch(5, "@releaseDomain/9", "named").unwrap();
-    world.watch(5, "@releaseDomain", "plain").unwrap();
-    world.events(5);
-    world.start(9);
-    world.kill(9);
-    assert_eq!(world.events(5), [event("@releaseDomain", "plain")]);
+    let mut testbed = Testbed::new();
+    testbed.build(DomId(5));
+    testbed.request(0, MessageType::SetFeature, "5\x0011\0").unwrap();
+    testbed.start_built(5);
+    assert_eq!(watch(&mut testbed, 5, "data", "t", "1"), error("EINVAL"));
+    assert_eq!(watch(&mut testbed, 5, "@releaseDomain", "t", "1"), error("EINVAL"));
+    testbed.watch(5, "@releaseDomain/9", "named").unwrap();
+    testbed.watch(5, "@releaseDomain", "plain").unwrap();
+    testbed.events(5);
+    testbed.start(9);
+    testbed.kill(9);
+    assert_eq!(testbed.events(5), [event("@releaseDomain", "plain")]);
 }
 
 #[test]
 fn special_events_name_the_domain_for_those_who_ask() {
-    let mut world = World::new();
+    let mut testbed = Testbed::new();
     for (name, token, depth) in
         [("@introduceDomain", "in", "1"), ("@releaseDomain", "out", "1"), ("@releaseDomain", "zero", "0")]
     {
-        watch(&mut world, 0, name, token, depth).unwrap();
+        watch(&mut testbed, 0, name, token, depth).unwrap();
     }
-    world.watch(0, "@releaseDomain", "plain").unwrap();
-    world.watch(0, "@releaseDomain/9", "nine").unwrap();
-    world.watch(0, "@releaseDomain/8", "eight").unwrap();
-    assert_eq!(world.events(0).len(), 6, "the first event of each");
+    testbed.watch(0, "@releaseDomain", "plain").unwrap();
+    testbed.watch(0, "@releaseDomain/9", "nine").unwrap();
+    testbed.watch(0, "@releaseDomain/8", "eight").unwrap();
+    assert_eq!(testbed.events(0).len(), 6, "the first event of each");
 
-    world.start(9);
-    assert_eq!(world.events(0), [event("@introduceDomain/9", "in")]);
-    world.set_state(9, DomainState::Shutdown);
+    testbed.start(9);
+    assert_eq!(testbed.events(0), [event("@introduceDomain/9", "in")]);
+    testbed.set_state(9, DomainState::Shutdown);
     let of_nine = [event("@releaseDomain/9", "out"), event("@releaseDomain/9", "nine")];
     let plain = event("@releaseDomain", "plain");
-    assert_eq!(world.events(0), [of_nine[0].clone(), of_nine[1].clone(), plain.clone()]);
-    world.kill(9);
-    assert_eq!(world.events(0), [plain.clone(), of_nine[0].clone(), of_nine[1].clone()]);
+    assert_eq!(testbed.events(0), [of_nine[0].clone(), of_nine[1].clone(), plain.clone()]);
+    testbed.kill(9);
+    assert_eq!(testbed.events(0), [plain.clone(), of_nine[0].clone(), of_nine[1].clone()]);
 
-    world.start(8);
-    world.events(0);
-    world.release(0, 8).unwrap();
-    assert_eq!(world.events(0), [plain, event("@releaseDomain/8", "out"), event("@releaseDomain/8", "eight")]);
+    testbed.start(8);
+    testbed.events(0);
+    testbed.release(0, 8).unwrap();
+    assert_eq!(testbed.events(0), [plain, event("@releaseDomain/8", "out"), event("@releaseDomain/8", "eight")]);
 }
 
 #[test]
 fn a_guest_needs_the_right_to_the_special_name_to_be_told_of_the_domain() {
-    let mut world = World::with_guests([5]);
+    let mut testbed = Testbed::with_guests([5]);
     for name in ["@introduceDomain", "@releaseDomain"] {
-        watch(&mut world, 5, name, "t", "1").unwrap();
+        watch(&mut testbed, 5, name, "t", "1").unwrap();
     }
-    world.events(5);
-    world.start(9);
-    assert_eq!(world.events(5), [], "introductions are for the control domain");
-    world.kill(9);
-    assert_eq!(world.events(5), [event("@releaseDomain/9", "t")], "releases are for all");
-    world.set_perms(0, "@releaseDomain", "n0").unwrap();
-    assert_eq!(world.events(5), [event("@releaseDomain", "t")], "it could read the special node before");
-    world.start(9);
-    world.kill(9);
-    assert_eq!(world.events(5), []);
+    testbed.events(5);
+    testbed.start(9);
+    assert_eq!(testbed.events(5), [], "introductions are for the control domain");
+    testbed.kill(9);
+    assert_eq!(testbed.events(5), [event("@releaseDomain/9", "t")], "releases are for all");
+    testbed.set_perms(0, "@releaseDomain", "n0").unwrap();
+    assert_eq!(testbed.events(5), [event("@releaseDomain", "t")], "it could read the special node before");
+    testbed.start(9);
+    testbed.kill(9);
+    assert_eq!(testbed.events(5), []);
 }
 
 #[test]
 fn events_that_name_different_domains_are_all_delivered() {
-    let mut world = World::new();
-    watch(&mut world, 0, "@releaseDomain", "t", "1").unwrap();
-    world.events(0);
+    let mut testbed = Testbed::new();
+    watch(&mut testbed, 0, "@releaseDomain", "t", "1").unwrap();
+    testbed.events(0);
     for domid in [3, 4, 5] {
-        world.start(domid);
+        testbed.start(domid);
     }
     for domid in [3, 4, 5] {
-        world.machine.domains.remove(&DomId(domid));
+        testbed.machine.domains.remove(&DomId(domid));
     }
-    world.server.handle_domain_exception();
-    world.run();
+    testbed.server.handle_domain_exception();
+    testbed.run();
     let expected: Vec<_> = [3, 4, 5].map(|domid| event(&format!("@releaseDomain/{domid}"), "t")).into();
-    assert_eq!(world.events(0), expected);
+    assert_eq!(testbed.events(0), expected);
 }

@@ -15,9 +15,9 @@ mod machine;
 #[path = "../semantics/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "../semantics/world.rs"]
+#[path = "../semantics/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod world;
+mod testbed;
 
 mod loss;
 mod runner;

@@ -19,7 +19,7 @@ use crate::items::{restore, save};
 use crate::loss::lose;
 use crate::random::Random;
 use crate::script::{GUESTS, Step};
-use crate::world::{Page, World};
+use crate::testbed::{Page, Testbed};
 
 /// What happened in histories with updates.
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ impl Counts {
 
 /// One run of a history.
 pub struct Runner {
-    world: World,
+    testbed: Testbed,
     updates: bool,
     random: Random,
     next_request: u32,
@@ -89,7 +89,7 @@ pub struct Runner {
 impl Runner {
     pub fn new(updates: bool, seed: u64) -> Self {
         Self {
-            world: World::new(),
+            testbed: Testbed::new(),
             updates,
             random: Random::new(seed ^ 0x5eed),
             next_request: 0,
@@ -108,29 +108,29 @@ impl Runner {
             }
             Step::SendRest { domid } => self.send_rest(*domid, usize::MAX),
             Step::Take { domid, most } => self.take(*domid, *most),
-            Step::Pass { ms } => self.world.pass(*ms),
+            Step::Pass { ms } => self.testbed.pass(*ms),
             Step::Build { domid, unique_id } => self.build(*domid, *unique_id),
             Step::Kill { domid } => {
-                self.world.machine.unique_ids.remove(&DomId(*domid));
+                self.testbed.machine.unique_ids.remove(&DomId(*domid));
                 self.forget(*domid);
-                self.world.kill(*domid);
+                self.testbed.kill(*domid);
             }
             Step::Shutdown { domid, tells } if self.is_there(*domid) => {
-                self.world.machine.domains.insert(DomId(*domid), DomainState::Shutdown);
+                self.testbed.machine.domains.insert(DomId(*domid), DomainState::Shutdown);
                 if *tells {
-                    self.world.server.handle_domain_exception();
-                    self.world.run();
+                    self.testbed.server.handle_domain_exception();
+                    self.testbed.run();
                 }
             }
             Step::Cheat { domid } if self.is_there(*domid) => {
-                let producer = self.world.word(*domid, Field::RequestConsumer).wrapping_add(1025);
-                self.world.set_word(*domid, Field::RequestProducer, producer);
-                self.world.signal(*domid);
+                let producer = self.testbed.word(*domid, Field::RequestConsumer).wrapping_add(1025);
+                self.testbed.set_word(*domid, Field::RequestProducer, producer);
+                self.testbed.signal(*domid);
             }
             Step::Reconnect { domid } if self.is_there(*domid) => {
-                self.world.set_word(*domid, Field::Connection, 1);
-                self.world.signal(*domid);
-                if self.world.word(*domid, Field::Connection) == 0 {
+                self.testbed.set_word(*domid, Field::Connection, 1);
+                self.testbed.signal(*domid);
+                if self.testbed.word(*domid, Field::Connection) == 0 {
                     self.forget(*domid);
                 }
             }
@@ -141,7 +141,7 @@ impl Runner {
     }
 
     fn is_there(&self, domid: u16) -> bool {
-        self.world.machine.pages.contains_key(&DomId(domid))
+        self.testbed.machine.pages.contains_key(&DomId(domid))
     }
 
     /// A domain starts from nothing.
@@ -152,9 +152,9 @@ impl Runner {
 
     fn build(&mut self, domid: u16, unique_id: Option<u64>) {
         self.forget(domid);
-        self.world.build(DomId(domid));
+        self.testbed.build(DomId(domid));
         if let Some(unique_id) = unique_id {
-            self.world.machine.unique_ids.insert(DomId(domid), unique_id);
+            self.testbed.machine.unique_ids.insert(DomId(domid), unique_id);
         }
     }
 
@@ -178,11 +178,11 @@ impl Runner {
     }
 
     fn send_rest(&mut self, domid: u16, most: usize) {
-        if !self.is_there(domid) || self.world.machine.pages[&DomId(domid)].has_impossible_requests() {
+        if !self.is_there(domid) || self.testbed.machine.pages[&DomId(domid)].has_impossible_requests() {
             return;
         }
         let mut bytes = self.outgoing.remove(&domid).unwrap_or_default();
-        let sent = self.world.send_bytes(domid, &bytes[..bytes.len().min(most)]);
+        let sent = self.testbed.send_bytes(domid, &bytes[..bytes.len().min(most)]);
         bytes.drain(..sent);
         self.outgoing.insert(domid, bytes);
     }
@@ -193,7 +193,7 @@ impl Runner {
         }
         let mut left = most;
         while left > 0 {
-            let taken = self.world.take_bytes(domid, left.min(u32::MAX as usize));
+            let taken = self.testbed.take_bytes(domid, left.min(u32::MAX as usize));
             if taken.is_empty() {
                 break;
             }
@@ -208,16 +208,16 @@ impl Runner {
             self.count_update();
             self.replace();
         } else {
-            let ports: Vec<_> = self.world.machine.bound.keys().copied().collect();
-            ports.into_iter().for_each(|port| self.world.server.handle_event(port));
-            self.world.server.handle_domain_exception();
+            let ports: Vec<_> = self.testbed.machine.bound.keys().copied().collect();
+            ports.into_iter().for_each(|port| self.testbed.server.handle_event(port));
+            self.testbed.server.handle_domain_exception();
         }
-        self.world.run();
+        self.testbed.run();
     }
 
     /// The server is saved, and another one goes on.
     fn replace(&mut self) {
-        let needs_2 = self.world.server.engine().needs_version_2();
+        let needs_2 = self.testbed.server.engine().needs_version_2();
         let version = if needs_2 || self.random.once_in(4) { Version::Two } else { Version::One };
         match version {
             Version::One => self.counts.updates_by_version_1 += 1,
@@ -228,28 +228,28 @@ impl Runner {
 
     fn replace_by(&mut self, version: Version) {
         let mut stream = Vec::new();
-        self.world.server.save_to(&mut stream, version, &self.save_options()).unwrap();
+        self.testbed.server.save_to(&mut stream, version, &self.save_options()).unwrap();
         // The successor has another clock.
-        self.world.now_ms += self.random.below(100_000) as u64;
-        let engine = load(&stream, &Config::default(), self.world.now_ms).unwrap();
+        self.testbed.now_ms += self.random.below(100_000) as u64;
+        let engine = load(&stream, &Config::default(), self.testbed.now_ms).unwrap();
         self.go_on_with(engine);
     }
 
     fn save_options(&self) -> SaveOptions<'static> {
-        SaveOptions { now_ms: self.world.now_ms, reply: None }
+        SaveOptions { now_ms: self.testbed.now_ms, reply: None }
     }
 
     /// Another server goes on, with this state.
     fn go_on_with(&mut self, engine: Engine) {
         // The predecessor's mappings go with it; its ports stay.
-        let before: BTreeSet<DomId> = std::mem::take(&mut self.world.machine.mapped).into_keys().collect();
+        let before: BTreeSet<DomId> = std::mem::take(&mut self.testbed.machine.mapped).into_keys().collect();
         let mut server = Server::restored(engine);
-        let taken = server.take_over(&mut self.world.machine, self.world.now_ms, TakeOver::Live);
+        let taken = server.take_over(&mut self.testbed.machine, self.testbed.now_ms, TakeOver::Live);
         assert!(taken.has_control, "{taken:?}");
         assert_eq!((taken.connections, taken.lost), (before.len(), 0));
-        assert_eq!(before, self.world.machine.mapped.keys().copied().collect());
-        self.world.server = server;
-        self.world.check();
+        assert_eq!(before, self.testbed.machine.mapped.keys().copied().collect());
+        self.testbed.server = server;
+        self.testbed.check();
     }
 
     /// An update by version 1, whatever that loses; or the same loss without a stream.
@@ -258,20 +258,20 @@ impl Runner {
             self.counts.updates_forced += 1;
             self.replace_by(Version::One);
         } else {
-            let needs: Vec<_> = self.world.server.engine().version_2_needs(self.world.now_ms).collect();
-            let mut items = save(self.world.server.engine(), &self.save_options());
+            let needs: Vec<_> = self.testbed.server.engine().version_2_needs(self.testbed.now_ms).collect();
+            let mut items = save(self.testbed.server.engine(), &self.save_options());
             let lost = lose(&mut items, &needs);
             self.counts.features_lost += lost.features;
             self.counts.depths_lost += lost.depths;
             self.counts.transactions_lost += lost.transactions;
-            self.go_on_with(restore(&items, &Config::default(), self.world.now_ms).unwrap());
+            self.go_on_with(restore(&items, &Config::default(), self.testbed.now_ms).unwrap());
         }
-        self.world.run();
+        self.testbed.run();
     }
 
     fn count_update(&mut self) {
-        let engine = self.world.server.engine();
-        let connections = || (0..5).filter_map(|domid| self.world.connection(domid));
+        let engine = self.testbed.server.engine();
+        let connections = || (0..5).filter_map(|domid| self.testbed.connection(domid));
         let any = |is: &dyn Fn(&xenstore::engine::connection::Connection) -> bool| {
             usize::from(connections().filter_map(|id| engine.connection(id)).any(is))
         };
@@ -310,7 +310,8 @@ impl Runner {
 
     /// Both have the same state, with all times and counters.
     pub fn compare_states(&self, other: &Self, at: usize) {
-        let items = |of: &Self| save(of.world.server.engine(), &SaveOptions { now_ms: of.world.now_ms, reply: None });
+        let items =
+            |of: &Self| save(of.testbed.server.engine(), &SaveOptions { now_ms: of.testbed.now_ms, reply: None });
         let (ours, others) = (items(self), items(other));
         for (one, other) in ours.iter().zip(&others) {
             assert_eq!(one, other, "step {at}");
@@ -325,23 +326,23 @@ impl Runner {
                 self.send_rest(domid, usize::MAX);
                 self.take(domid, usize::MAX);
             }
-            self.world.pass(1000);
+            self.testbed.pass(1000);
         }
-        self.world.forget_incoming(0);
+        self.testbed.forget_incoming(0);
         let mut open = vec![String::new()];
         while let Some(path) = open.pop() {
             let full = if path.is_empty() { "/" } else { &path };
-            let names = self.world.directory(0, full);
+            let names = self.testbed.directory(0, full);
             self.tree.push(format!(
                 "{full} {:?} {:?} {names:?}",
-                self.world.read(0, full),
-                self.world.get_perms(0, full)
+                self.testbed.read(0, full),
+                self.testbed.get_perms(0, full)
             ));
             open.extend(names.unwrap_or_default().iter().map(|name| format!("{path}/{name}")));
         }
-        assert_eq!(self.world.request(0, T::Control, "check\0"), Ok(b"OK\0".to_vec()));
-        self.tree.push(format!("{:?}", self.world.request(0, T::Control, "memreport\0")));
-        self.world.check();
+        assert_eq!(self.testbed.request(0, T::Control, "check\0"), Ok(b"OK\0".to_vec()));
+        self.tree.push(format!("{:?}", self.testbed.request(0, T::Control, "memreport\0")));
+        self.testbed.check();
     }
 
     /// Adds what was lost in the run without updates.

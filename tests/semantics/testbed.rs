@@ -25,7 +25,7 @@ pub struct Message {
 pub type Answer = Result<Vec<u8>, String>;
 
 /// The server, dom0 and the guests.
-pub struct World {
+pub struct Testbed {
     pub server: Server,
     pub machine: Machine,
     pub now_ms: u64,
@@ -34,18 +34,18 @@ pub struct World {
     next_request: u32,
 }
 
-impl World {
+impl Testbed {
     /// A server with dom0 connected.
     pub fn new() -> Self {
         Self::with(Config::default())
     }
 
     pub fn with(config: Config) -> Self {
-        let mut world = Self::unconnected(config);
-        world.build(DOM0);
-        world.server.handle_boot_domain(DOM0, 1, &mut world.machine).unwrap();
-        world.run();
-        world
+        let mut testbed = Self::unconnected(config);
+        testbed.build(DOM0);
+        testbed.server.handle_boot_domain(DOM0, 1, &mut testbed.machine).unwrap();
+        testbed.run();
+        testbed
     }
 
     /// A server with nobody connected.
@@ -62,31 +62,31 @@ impl World {
 
     /// A server that refuses a commit that conflicts without a replay, with dom0 and guests connected, each with a home.
     pub fn without_replay(guests: impl IntoIterator<Item = u16>) -> Self {
-        let mut world = Self::with(Config { replay: false, ..Config::default() });
+        let mut testbed = Self::with(Config { replay: false, ..Config::default() });
         for domid in guests {
-            world.start(domid);
-            world.make_home(domid);
+            testbed.start(domid);
+            testbed.make_home(domid);
         }
-        world
+        testbed
     }
 
     /// A server with dom0 and guests connected.
     pub fn with_guests(guests: impl IntoIterator<Item = u16>) -> Self {
-        let mut world = Self::new();
+        let mut testbed = Self::new();
         for domid in guests {
-            world.start(domid);
+            testbed.start(domid);
         }
-        world
+        testbed
     }
 
     /// A server with dom0 and guests connected, each with a home directory `/local/domain/<domid>` of its own.
     pub fn with_homes(guests: impl IntoIterator<Item = u16>) -> Self {
-        let mut world = Self::new();
+        let mut testbed = Self::new();
         for domid in guests {
-            world.start(domid);
-            world.make_home(domid);
+            testbed.start(domid);
+            testbed.make_home(domid);
         }
-        world
+        testbed
     }
 
     /// Makes the home directory of a domain.
@@ -477,7 +477,7 @@ pub fn strings(bytes: &[u8]) -> Vec<String> {
     }
 }
 
-/// An event as [`World::events`] gives it.
+/// An event as [`Testbed::events`] gives it.
 pub fn event(path: &str, token: &str) -> (String, String) {
     (path.to_owned(), token.to_owned())
 }
