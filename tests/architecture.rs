@@ -135,7 +135,7 @@ fn check_named_tests(document: &str) -> usize {
     let mut checked = 0;
     for (file, test) in text.split('`').filter_map(|name| name.split_once("::")) {
         let path = match file {
-            "rate" => "src/engine/fairness/rate.rs".into(),
+            "write_credit" => "src/engine/fairness/write_credit.rs".into(),
             "stream" => "tests/stream.rs".into(),
             _ if file.contains('/') => format!("tests/{file}.rs"),
             _ => format!("tests/semantics/{file}.rs"),

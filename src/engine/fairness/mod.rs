@@ -1,11 +1,11 @@
-//! Who has to wait so that others get on: guests in debt for writing ([`crate::engine::fairness::rate`]), and those that have made
-//! too many commits fail ([`crate::engine::fairness::conflict`]). They are not read for a while; replies and events reach them all
+//! Who has to wait so that others get on: guests in debt for writing ([`crate::engine::fairness::write_credit`]), and those that have made
+//! too many commits fail ([`crate::engine::fairness::conflict_credit`]). They are not read for a while; replies and events reach them all
 //! the same. The control domain and clients of the hosted server are never held back.
 
 pub mod accesses;
-pub mod conflict;
+pub mod conflict_credit;
 pub mod memory;
-pub mod rate;
+pub mod write_credit;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 use crate::engine::Engine;
 use crate::engine::connection::Connection;
 use crate::engine::fairness::accesses::Accesses;
-use crate::engine::fairness::conflict::{ConflictCredits, History};
-use crate::engine::fairness::rate::WriteCredits;
+use crate::engine::fairness::conflict_credit::{ConflictCredits, History};
+use crate::engine::fairness::write_credit::WriteCredits;
 use crate::engine::report::trace::Switches;
 use crate::limits;
 use crate::store::domain::DomId;

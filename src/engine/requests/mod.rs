@@ -23,7 +23,7 @@ mod watches;
 
 use core::fmt;
 
-use crate::engine::fairness::conflict::History;
+use crate::engine::fairness::conflict_credit::History;
 use crate::engine::hypervisor::{DomainState, Hypervisor};
 use crate::engine::report::trace::Trace;
 use crate::engine::requests::change_set::ChangeSet;

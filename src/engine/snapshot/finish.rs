@@ -4,8 +4,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::engine::connection::Connection;
-use crate::engine::fairness::conflict::{ConflictCredits, History};
-use crate::engine::fairness::rate::WriteCredits;
+use crate::engine::fairness::conflict_credit::{ConflictCredits, History};
+use crate::engine::fairness::write_credit::WriteCredits;
 use crate::engine::snapshot::restore::Restorer;
 use crate::engine::snapshot::{RestoreError, extension, pending};
 use crate::engine::{Engine, RestartPhase};
