@@ -38,7 +38,7 @@ pub const GROWN_DOMAINS: usize = 8;
 
 /// Milliseconds between two log lines about one domain's protocol errors. A domain can cause an error and reconnect as
 /// fast as it is served.
-pub const FAULT_LOG_INTERVAL_MS: u64 = 10_000;
+pub const ERROR_LOG_INTERVAL_MS: u64 = 10_000;
 
 /// Bytes of free memory that no guest's request may use up: room for the current work of a few hundred domains.
 pub const GUEST_RESERVE_BYTES: usize = 768 * 1024;

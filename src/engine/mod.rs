@@ -42,7 +42,7 @@ use alloc::vec::Vec;
 use crate::engine::config::{Config, StreamLimit};
 use crate::engine::connection::buffer_pool::BufferPool;
 use crate::engine::connection::output::{Dropped, EventCause, Origin};
-use crate::engine::connection::{Connection, Fault, Peer, Session};
+use crate::engine::connection::{Connection, Peer, ProtocolError, Session};
 use crate::engine::domains::departures::{Departures, has_to_look_at};
 use crate::engine::events::announcements::Announcements;
 use crate::engine::events::drops::Drops;
@@ -94,9 +94,9 @@ impl Deferred {
 
 /// What becomes of a connection whose session is dropped.
 #[derive(Clone, Copy)]
-enum RestartPhase {
-    Fresh,
-    Faulted(Fault),
+enum NextSession {
+    Reset,
+    Failed(ProtocolError),
 }
 
 /// The cause of events: the request in flight, or the server's own work.
@@ -230,7 +230,7 @@ impl Engine {
     /// Removes a client of the hosted server.
     pub fn handle_disconnected(&mut self, id: ConnectionId) {
         if self.connections.get(&id).is_some_and(|connection| connection.peer == Peer::Socket) {
-            self.drop_session(id, RestartPhase::Fresh);
+            self.drop_session(id, NextSession::Reset);
             self.connections.remove(&id);
             self.sockets.remove(&id);
             self.forget_reader(id);
@@ -347,7 +347,7 @@ impl Engine {
     /// waits than it may have has to read first.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
-        let Some(connection) = self.connections.get(&id).filter(|connection| connection.fault().is_none()) else {
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.error().is_none()) else {
             return false;
         };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
@@ -415,7 +415,7 @@ impl Engine {
         let has_room = !is_guest || hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES;
         let Some((session, _)) = connection.session_mut() else { return false };
         if session.input.advance(count, has_room).is_err() {
-            self.handle_broken_rule(id, Fault::Protocol, now_ms);
+            self.handle_protocol_error(id, ProtocolError::Protocol, now_ms);
             return false;
         }
         if !session.input.is_complete() {

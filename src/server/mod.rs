@@ -17,7 +17,7 @@ mod update_report;
 use alloc::collections::VecDeque;
 
 pub use crate::engine::Engine;
-use crate::engine::connection::{Connection, Fault, Peer, RingStart};
+use crate::engine::connection::{Connection, Peer, ProtocolError, RingStart};
 use crate::engine::hypervisor::{Hypervisor, Port};
 use crate::engine::{self, config::Config};
 use crate::limits;
@@ -233,7 +233,7 @@ impl Server {
     /// Returns whether a connection exists and has not been shut for a protocol error.
     #[must_use]
     pub fn is_open(&self, id: ConnectionId) -> bool {
-        self.engine.connection(id).is_some_and(|connection| connection.fault().is_none())
+        self.engine.connection(id).is_some_and(|connection| connection.error().is_none())
     }
 
     /// Treats all connections and domains as if they had signalled. For use after a time in which signals were lost.
@@ -299,7 +299,7 @@ impl Server {
             None => return,
         };
         self.look_for_reconnection(id, domid, platform);
-        if let Some(told) = self.tell_of_fault(id, domid, platform) {
+        if let Some(told) = self.report_error(id, domid, platform) {
             // A crash or a restart shut the connection since its last turn. The domain may sleep until a reply
             // arrives, and needs a notification.
             let port = self.port_of(id).filter(|_| told == Told::News);
@@ -311,11 +311,11 @@ impl Server {
             if self.look_for_reconnection(id, domid, platform) {
                 return self.engine.wake(id);
             }
-            self.engine.handle_broken_rule(id, Fault::RingIndex, now_ms);
+            self.engine.handle_protocol_error(id, ProtocolError::RingIndex, now_ms);
         }
         // A request on this very ring may have introduced the domain again, with a different port.
         let port = self.port_of(id);
-        let is_shut = self.tell_of_fault(id, domid, platform).is_some();
+        let is_shut = self.report_error(id, domid, platform).is_some();
         let turn = outcome.unwrap_or_default();
         if turn.unfinished {
             self.engine.wake(id);
@@ -351,11 +351,11 @@ impl Server {
 
     /// Writes the reason why a connection was shut into the ring's error word, if the domain is offered that feature.
     /// Returns `None` if the connection was not shut.
-    fn tell_of_fault<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> Option<Told> {
-        let fault = self.engine.connection(id).and_then(Connection::fault)?;
+    fn report_error<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> Option<Told> {
+        let error = self.engine.connection(id).and_then(Connection::error)?;
         let page = platform.page(domid).filter(|_| self.engine.features(id).contains(Features::ERROR));
-        let Some(page) = page.filter(|page| page.load(Field::Error) != fault as u32) else { return Some(Told::Before) };
-        page.store(Field::Error, fault as u32);
+        let Some(page) = page.filter(|page| page.load(Field::Error) != error as u32) else { return Some(Told::Before) };
+        page.store(Field::Error, error as u32);
         Some(Told::News)
     }
 

@@ -60,7 +60,7 @@ pub struct Domain {
     /// The last log line about its use of memory.
     pub memory_logged: LastSaid,
     /// The last log line about its protocol errors.
-    pub fault_logged: LastSaid,
+    pub error_logged: LastSaid,
     /// The quotas; see [`Domains::set_quota`].
     quotas: Quotas,
     /// The quotas that were set for this domain alone, as bits.
@@ -178,7 +178,7 @@ impl Domains {
             watches: 0,
             watch_bytes: 0,
             memory_logged: LastSaid::default(),
-            fault_logged: LastSaid::default(),
+            error_logged: LastSaid::default(),
             quotas: self.defaults.clone(),
             own_quotas: 0,
             unknown_quotas: UnknownQuotas::default(),

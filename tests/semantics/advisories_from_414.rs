@@ -144,7 +144,7 @@ fn xsa_420_odd_numbers_in_a_header_cost_at_most_that_connection_and_once() {
         }
         let mut testbed = Testbed::with_homes([1, 2]);
         testbed.send_bytes(1, &Header { payload_bytes: odd, ..ordinary }.emit());
-        assert!(testbed.server.engine().connection(testbed.connection(1).unwrap()).unwrap().fault().is_some());
+        assert!(testbed.server.engine().connection(testbed.connection(1).unwrap()).unwrap().error().is_some());
         for _ in 0..3 {
             testbed.signal(1);
             assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "nothing is left to do");

@@ -404,6 +404,6 @@ impl Runner {
     fn fault(&self, domid: u16) -> Option<u32> {
         let engine = self.server.engine();
         let connection = engine.state().domains.connection(DomId(domid)).and_then(|id| engine.connection(id));
-        connection.and_then(|connection| connection.fault()).map(|fault| fault as u32)
+        connection.and_then(|connection| connection.error()).map(|fault| fault as u32)
     }
 }

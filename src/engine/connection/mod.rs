@@ -35,7 +35,7 @@ pub enum Peer {
 /// Why a connection was shut: the peer broke the rules. The values are those of the ring's error word
 /// (`docs/misc/xenstore-ring.txt`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ProtocolError {
     /// The event channel can't be used.
     Communication = 1,
     /// An index of the ring is impossible.
@@ -107,7 +107,7 @@ impl Reading {
 #[derive(Debug)]
 pub(super) enum Phase {
     Open(Box<Session>),
-    Faulted(Fault),
+    Failed(ProtocolError),
 }
 
 /// What an open connection has going on.
@@ -157,7 +157,7 @@ impl Connection {
     pub fn session(&self) -> Option<&Session> {
         match &self.phase {
             Phase::Open(session) => Some(session),
-            Phase::Faulted(_) => None,
+            Phase::Failed(_) => None,
         }
     }
 
@@ -165,16 +165,16 @@ impl Connection {
     pub fn session_mut(&mut self) -> Option<(&mut Session, &mut Ring)> {
         match &mut self.phase {
             Phase::Open(session) => Some((session, &mut self.ring)),
-            Phase::Faulted(_) => None,
+            Phase::Failed(_) => None,
         }
     }
 
     /// Why it was shut.
     #[must_use]
-    pub const fn fault(&self) -> Option<Fault> {
+    pub const fn error(&self) -> Option<ProtocolError> {
         match &self.phase {
             Phase::Open(_) => None,
-            Phase::Faulted(fault) => Some(*fault),
+            Phase::Failed(error) => Some(*error),
         }
     }
 

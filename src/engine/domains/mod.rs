@@ -13,10 +13,10 @@ use alloc::vec::Vec;
 
 use crate::engine::connection::input::Input;
 use crate::engine::connection::output::EventCause;
-use crate::engine::connection::{Connection, Fault, Peer, Phase, RingStart};
+use crate::engine::connection::{Connection, Peer, Phase, ProtocolError, RingStart};
 use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
 use crate::engine::requests::parse_domid;
-use crate::engine::{Cause, Engine, RestartPhase, work};
+use crate::engine::{Cause, Engine, NextSession, work};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
@@ -179,7 +179,7 @@ impl Engine {
     /// Introduces a connected domain again: another port, and a connection as if new.
     pub(super) fn rebind(&mut self, domid: DomId, remote_port: u32, hypervisor: &mut dyn Hypervisor) {
         let Some(id) = self.state.domains.connection(domid) else { return };
-        self.drop_session(id, RestartPhase::Fresh);
+        self.drop_session(id, NextSession::Reset);
         self.forget_outstanding(id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.ring_start = Some(RingStart::Reset);
@@ -200,7 +200,7 @@ impl Engine {
             }
             Err(errno) => {
                 log::warn!("domain {domid}: port {remote_port} can't be bound: {}", errno.name());
-                self.handle_fault(id, Fault::Communication);
+                self.shut(id, ProtocolError::Communication);
             }
         }
         self.wake(id);
@@ -222,7 +222,7 @@ impl Engine {
         if self.connections.get(&id).is_some_and(|connection| connection.is_shut_out || has_no_port(connection)) {
             return;
         }
-        self.drop_session(id, RestartPhase::Fresh);
+        self.drop_session(id, NextSession::Reset);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.ring_start = Some(RingStart::Reset);
         }
@@ -257,7 +257,7 @@ impl Engine {
     pub(super) fn release(&mut self, domid: DomId, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
         let connection = self.state.domains.connection(domid);
         if let Some(id) = connection {
-            self.drop_session(id, RestartPhase::Fresh);
+            self.drop_session(id, NextSession::Reset);
             if let Some(Connection { peer: Peer::Domain { port, .. }, is_mapped, .. }) = self.connections.remove(&id) {
                 if let Some(port) = port {
                     self.ports.remove(&port);
@@ -321,23 +321,23 @@ impl Engine {
     }
 
     /// Shuts a connection whose peer broke the rules, and tells the log, not too often.
-    pub fn handle_broken_rule(&mut self, id: ConnectionId, fault: Fault, now_ms: u64) {
+    pub fn handle_protocol_error(&mut self, id: ConnectionId, error: ProtocolError, now_ms: u64) {
         let domain = self.domain_of(id).and_then(|domid| self.state.domains.get_mut(domid));
-        if domain.is_none_or(|domain| domain.fault_logged.is_due(limits::FAULT_LOG_INTERVAL_MS, now_ms)) {
-            self.handle_fault(id, fault);
+        if domain.is_none_or(|domain| domain.error_logged.is_due(limits::ERROR_LOG_INTERVAL_MS, now_ms)) {
+            self.shut(id, error);
         } else {
-            self.drop_session(id, RestartPhase::Faulted(fault));
+            self.drop_session(id, NextSession::Failed(error));
         }
     }
 
     /// Shuts a connection. The domain stays known until it is released or dies.
-    pub fn handle_fault(&mut self, id: ConnectionId, fault: Fault) {
-        log::warn!("connection of {:?} shut: {fault:?}", self.connections.get(&id).map(|connection| connection.peer));
-        self.drop_session(id, RestartPhase::Faulted(fault));
+    pub fn shut(&mut self, id: ConnectionId, error: ProtocolError) {
+        log::warn!("connection of {:?} shut: {error:?}", self.connections.get(&id).map(|connection| connection.peer));
+        self.drop_session(id, NextSession::Failed(error));
     }
 
     /// Drops all that a connection has going on, and either opens or shuts it.
-    pub(super) fn drop_session(&mut self, id: ConnectionId, phase: RestartPhase) {
+    pub(super) fn drop_session(&mut self, id: ConnectionId, phase: NextSession) {
         self.reset_watches_and_transactions(id);
         if let Some(output) = self.session_mut(id).map(|session| core::mem::take(&mut session.output)) {
             self.discard(output);
@@ -345,8 +345,8 @@ impl Engine {
         }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.phase = match phase {
-                RestartPhase::Fresh => Phase::Open(Box::default()),
-                RestartPhase::Faulted(fault) => Phase::Faulted(fault),
+                NextSession::Reset => Phase::Open(Box::default()),
+                NextSession::Failed(error) => Phase::Failed(error),
             };
         }
     }

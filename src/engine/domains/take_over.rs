@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::connection::{Connection, Fault, Peer};
+use crate::engine::connection::{Connection, Peer, ProtocolError};
 use crate::engine::hypervisor::{DomainState, Hypervisor, Port};
-use crate::engine::{Engine, RestartPhase};
+use crate::engine::{Engine, NextSession};
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 
@@ -59,8 +59,8 @@ impl Engine {
 
     /// A restored connection can't be taken over. It is shut, and its domain stays introduced.
     pub fn handle_not_taken_over(&mut self, id: ConnectionId) {
-        if self.connections.get(&id).is_some_and(|connection| connection.fault().is_none()) {
-            self.handle_fault(id, Fault::Communication);
+        if self.connections.get(&id).is_some_and(|connection| connection.error().is_none()) {
+            self.shut(id, ProtocolError::Communication);
         }
     }
 
@@ -69,7 +69,7 @@ impl Engine {
     pub fn handle_left_waiting(&mut self, id: ConnectionId, now_ms: u64) {
         let Some(domid) = self.domain_of(id) else { return };
         self.handle_port_adopted(id, None);
-        self.drop_session(id, RestartPhase::Fresh);
+        self.drop_session(id, NextSession::Reset);
         self.connections.remove(&id);
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.connection = None;

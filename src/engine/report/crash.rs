@@ -4,7 +4,7 @@
 //! answered with EIO by whoever saves the state.
 
 use crate::engine::Engine;
-use crate::engine::connection::Fault;
+use crate::engine::connection::ProtocolError;
 use crate::engine::hypervisor::{Hypervisor, Port};
 use crate::engine::requests::in_flight::{self, InFlight};
 use crate::engine::requests::{self, Reply};
@@ -59,7 +59,7 @@ impl Engine {
         if crash.domid != self.config.privileged
             && let Some(id) = self.state.domains.connection(crash.domid)
         {
-            self.handle_fault(id, Fault::Communication);
+            self.shut(id, ProtocolError::Communication);
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.is_shut_out = crash.is_repeated;
             }

@@ -80,7 +80,7 @@ impl Restorer {
             ..state.reading
         };
         let deadlines_ms = [state.deadline_ms.map(absolute), first_ms];
-        self.faults.extend(state.fault.map(|fault| (id, fault)));
+        self.errors.extend(state.error.map(|error| (id, error)));
         self.extended.insert(state.number);
         if let Some(deadline_ms) = deadlines_ms.into_iter().flatten().min() {
             self.engine.note_deadline(id, deadline_ms);

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use crate::engine::config::StreamLimit;
 use crate::engine::connection::output::{MessageDetails, Origin};
-use crate::engine::connection::{Fault, Reading, RingStart};
+use crate::engine::connection::{ProtocolError, Reading, RingStart};
 use crate::engine::report::trace::{Switches, Trace};
 use crate::engine::snapshot::codec::{Reader, Writer};
 use crate::engine::snapshot::{ConnectionNumber, DomainItem, EXTENSION_FIRST, Extension, Item, NamedQuotas, NoMemory};
@@ -108,7 +108,7 @@ pub(super) struct ConnectionState<'a> {
     /// What has to be done with the ring first.
     pub(super) ring_start: Option<RingStart>,
     /// Why it was shut.
-    pub(super) fault: Option<Fault>,
+    pub(super) error: Option<ProtocolError>,
     /// In how many milliseconds it is looked whether an event's time is over.
     pub(super) deadline_ms: Option<u64>,
     /// The number of its newest transaction.
@@ -139,7 +139,7 @@ impl<'a> ConnectionState<'a> {
             Some(RingStart::Adopt) => 1,
             Some(RingStart::Reset) => 2,
         });
-        body.number(self.fault.map_or(0, |fault| fault as u64));
+        body.number(self.error.map_or(0, |error| error as u64));
         body.optional(self.deadline_ms);
         body.number(self.next_transaction.into());
         body.bytes(self.sent);
@@ -179,11 +179,11 @@ impl<'a> ConnectionState<'a> {
                 2 => Some(RingStart::Reset),
                 _ => return None,
             },
-            fault: match body.number()? {
+            error: match body.number()? {
                 0 => None,
-                1 => Some(Fault::Communication),
-                2 => Some(Fault::RingIndex),
-                3 => Some(Fault::Protocol),
+                1 => Some(ProtocolError::Communication),
+                2 => Some(ProtocolError::RingIndex),
+                3 => Some(ProtocolError::Protocol),
                 _ => return None,
             },
             deadline_ms: body.optional()?,

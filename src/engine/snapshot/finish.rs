@@ -8,7 +8,7 @@ use crate::engine::fairness::conflict_credit::{ConflictCredits, History};
 use crate::engine::fairness::write_credit::WriteCredits;
 use crate::engine::snapshot::restore::Restorer;
 use crate::engine::snapshot::{RestoreError, extension, pending};
-use crate::engine::{Engine, RestartPhase};
+use crate::engine::{Engine, NextSession};
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 
@@ -22,8 +22,8 @@ impl Restorer {
         if !self.has_root {
             self.engine.state.charge_root();
         }
-        for (id, fault) in core::mem::take(&mut self.faults) {
-            self.engine.drop_session(id, RestartPhase::Faulted(fault));
+        for (id, error) in core::mem::take(&mut self.errors) {
+            self.engine.drop_session(id, NextSession::Failed(error));
         }
         for ((connection, id), nodes) in core::mem::take(&mut self.pending) {
             nodes

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 use crate::engine::Engine;
 use crate::engine::config::Config;
-use crate::engine::connection::{Connection, Fault, Peer, RingStart};
+use crate::engine::connection::{Connection, Peer, ProtocolError, RingStart};
 use crate::engine::hypervisor::Port;
 use crate::engine::snapshot::extension::GenerationReader;
 use crate::engine::snapshot::pending::{PendingNode, PendingNodes};
@@ -46,7 +46,7 @@ pub struct Restorer {
     /// Connections whose extension has come.
     pub(super) extended: BTreeSet<ConnectionNumber>,
     /// Connections that were shut.
-    pub(super) faults: Vec<(ConnectionId, Fault)>,
+    pub(super) errors: Vec<(ConnectionId, ProtocolError)>,
     /// Domains whose record has come.
     pub(super) described: BTreeSet<DomId>,
     /// Who acts for whom.
@@ -82,7 +82,7 @@ impl Restorer {
             now_ms,
             left_out: BTreeSet::new(),
             extended: BTreeSet::new(),
-            faults: Vec::new(),
+            errors: Vec::new(),
             described: BTreeSet::new(),
             targets: Vec::new(),
             generations: GenerationReader::default(),

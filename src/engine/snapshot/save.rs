@@ -138,7 +138,7 @@ impl<'a> Saver<'a> {
             number,
             ring: connection.ring,
             ring_start: connection.ring_start,
-            fault: connection.fault(),
+            error: connection.error(),
             deadline_ms: connection.deadline_ms.map(|at_ms| at_ms.saturating_sub(self.options.now_ms)),
             next_transaction: session.map_or(0, |session| session.next_transaction),
             sent: output.map_or(&[][..], Output::sent),
