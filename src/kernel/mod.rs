@@ -28,8 +28,8 @@ use ::log::{debug, error, info, warn};
 use xen_sys::start_info;
 use xenstore::options::Options;
 use xenstore::server::Server;
+use xenstore::server::reattach::{Reattached, Reattachment};
 use xenstore::server::stream::load;
-use xenstore::server::take_over::{TakeOver, TakenOver};
 
 use crate::xen::console::Console;
 use crate::xen::domctl::{self, Unusable};
@@ -196,8 +196,8 @@ fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> O
         }
     };
     let mut server = Server::restored(engine);
-    let taken = server.take_over(platform, time::now_ms(), TakeOver::Cold { control_port: options.event });
-    let TakenOver { connections, lost, .. } = taken;
+    let taken = server.reattach(platform, time::now_ms(), Reattachment::Cold { control_port: options.event });
+    let Reattached { connections, lost, .. } = taken;
     info!(
         "{} bytes of state restored; {connections} connections made again, {lost} wait for their domains",
         stream.len()
@@ -233,7 +233,7 @@ fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
     let (domain_exception, timer) = (handover.exception_port, handover.timer_port);
     let ports = OwnPorts { domain_exception, timer, console: log::console_port() };
     let mut platform = XenPlatform::new(memory, domains);
-    let taken = server.take_over(&mut platform, time::now_ms(), TakeOver::Live);
+    let taken = server.reattach(&mut platform, time::now_ms(), Reattachment::Live);
     log::console_event();
     let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
     let now = time::now_ns();

@@ -8,9 +8,9 @@
 //! another.
 
 mod existing;
+pub mod reattach;
 mod restart;
 pub mod stream;
-pub mod take_over;
 pub mod update;
 mod update_report;
 

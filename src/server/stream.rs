@@ -7,7 +7,7 @@ use crate::engine::config::Config;
 use crate::engine::snapshot::{RestoreError, Restorer, SaveOptions};
 use crate::engine::{Deferred, Engine};
 use crate::limits;
-use crate::server::take_over::{TakeOver, TakenOver};
+use crate::server::reattach::{Reattached, Reattachment};
 use crate::server::update::{Successor, payload};
 use crate::server::{Platform, Server};
 use crate::stream::oxenstored::{self, DumpError};
@@ -44,7 +44,7 @@ impl fmt::Display for LoadError {
 }
 
 /// Makes an engine from a stream, or from a dump of oxenstored. A stream is restored whole or not at all. Of a dump,
-/// all readable lines are restored. The clients are not connected yet: [`Server::take_over`] connects them.
+/// all readable lines are restored. The clients are not connected yet: [`Server::reattach`] connects them.
 ///
 /// # Errors
 /// Fails with the first error in the stream, or with [`DumpError`] if no line of a dump can be read.
@@ -132,13 +132,13 @@ impl Server {
         why: &str,
         platform: &mut P,
         now_ms: u64,
-    ) -> TakenOver {
+    ) -> Reattached {
         log::warn!("live update: {why}");
         // Connections have new numbers. Only the control domain requests updates.
         if let Some(control) = engine.state().domains.connection(engine.privileged()) {
             engine.replace_last_reply(control, asked, &payload(why));
         }
         self.engine = engine;
-        self.take_over(platform, now_ms, TakeOver::Live)
+        self.reattach(platform, now_ms, Reattachment::Live)
     }
 }

@@ -3,8 +3,8 @@
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::{Item, SaveOptions};
 use xenstore::server::Server;
+use xenstore::server::reattach::Reattachment;
 use xenstore::server::stream::load;
-use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::stream::record::Version;
 use xenstore::wire::header::{Header, MessageType};
@@ -387,7 +387,7 @@ fn paths_of_3072_bytes_survive_a_live_update() {
         testbed.server.save_to(&mut stream, version, &SaveOptions { now_ms: testbed.now_ms, reply: None }).unwrap();
         testbed.server = Server::restored(load(&stream, &Config::default(), testbed.now_ms).unwrap());
         testbed.machine.mapped.clear();
-        testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+        testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
         assert_eq!(testbed.read(0, &longest), Ok(b"x".to_vec()));
         assert_eq!(testbed.rm(0, &longest), ok());
         assert_eq!(testbed.events(0), [event(&longest, "t")]);
@@ -548,7 +548,7 @@ fn what_another_servers_state_holds_counts_for_the_maxima() {
     let records: Vec<_> = saved.into_iter().filter(|item| !matches!(item, Item::Extension(_))).collect();
     testbed.server = Server::restored(restore(&records, &Config::default(), testbed.now_ms).unwrap());
     testbed.machine.mapped.clear();
-    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+    testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
     testbed.forget_incoming(0);
     assert_eq!(figures(&mut testbed, 1, "nodes"), (30, 30, 30));
 }
@@ -565,6 +565,6 @@ fn update(testbed: &mut Testbed, config: &Config) {
     testbed.server = Server::restored(restore(&saved, config, testbed.now_ms).unwrap());
     // The successor maps rings again, and ports remain bound.
     testbed.machine.mapped.clear();
-    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+    testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
     testbed.run();
 }

@@ -6,8 +6,8 @@ use xenstore::engine::config::Config;
 use xenstore::engine::report::crash::Crash;
 use xenstore::engine::requests::in_flight::InFlight;
 use xenstore::server::Server;
+use xenstore::server::reattach::Reattachment;
 use xenstore::server::stream::load;
-use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::{Field, RingPage as _};
@@ -29,7 +29,7 @@ fn crash(testbed: &mut Testbed, domid: u16, is_repeated: bool) {
     testbed.machine.mapped.clear();
     testbed.machine.notified.clear();
     testbed.server = Server::restored(load(&stream, &Config::default(), testbed.now_ms).unwrap());
-    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+    testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
     let crash = Crash { domid: DomId(domid), is_repeated, report: "it broke", node: NODE };
     testbed.server.handle_crash(&crash, &mut testbed.machine, testbed.now_ms);
     testbed.run();

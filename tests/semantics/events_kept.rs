@@ -2,7 +2,7 @@
 //! server holds back the guest that causes events, or drops them, before it drops an event of another domain.
 
 use xenstore::limits;
-use xenstore::server::take_over::TakeOver;
+use xenstore::server::reattach::Reattachment;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
@@ -10,8 +10,8 @@ use xenstore::wire::ring::Field;
 use xenstore::engine::hypervisor::DomainState;
 
 use crate::log_lines;
+use crate::reattach::replace;
 use crate::slow_reader::{lift_quotas, queued};
-use crate::take_over::replace;
 use crate::testbed::{Testbed, event, ok};
 
 /// Bytes of payload of the events that [`flood`] causes.
@@ -297,7 +297,7 @@ fn a_held_back_sender_and_the_rest_of_its_events_go_over_to_a_successor() {
     let mut testbed = watched();
     commit_many(&mut testbed, "a", 400);
     testbed.send(1, 0, MessageType::Read.to_wire(), b"state\0");
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert!(testbed.message(1).is_none(), "it is held back");
     let events = testbed.events(0);
     assert_eq!(events.iter().filter(|(path, _)| path.contains("/state/a")).count(), 400);

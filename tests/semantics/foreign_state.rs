@@ -6,8 +6,8 @@ use xenstore::engine::snapshot::{
     StreamPeer, TransactionItem, WatchItem,
 };
 use xenstore::server::Server;
+use xenstore::server::reattach::{Reattached, Reattachment};
 use xenstore::server::stream::load;
-use xenstore::server::take_over::{TakeOver, TakenOver};
 use xenstore::store::domain::DomId;
 use xenstore::store::path::{Path, PathScratch};
 use xenstore::store::permission::{Access, Entry, Permissions};
@@ -72,9 +72,10 @@ fn testbed(items: &[Item<'_>], guests: &[u16]) -> Testbed {
     }
     let engine = restore(items, &Config::default(), testbed.now_ms).unwrap();
     testbed.server = Server::restored(engine);
-    let taken = testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Cold { control_port: None });
+    let taken =
+        testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Cold { control_port: None });
     let connections = guests.len() + 1;
-    assert_eq!(taken, TakenOver { connections, lost: 0, has_control: true });
+    assert_eq!(taken, Reattached { connections, lost: 0, has_control: true });
     testbed.run();
     testbed.check();
     testbed
@@ -252,7 +253,7 @@ fn what_another_server_had_to_send_is_sent_and_its_events_wait_for_twenty_second
         testbed.set_word(3, xenstore::wire::ring::Field::EventPort, 3);
         let engine = restore(&items, &Config::default(), testbed.now_ms).unwrap();
         testbed.server = Server::restored(engine);
-        testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Cold { control_port: Some(1) });
+        testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Cold { control_port: Some(1) });
         testbed.pass(waits_ms);
         let received: Vec<u8> = std::iter::repeat_with(|| testbed.take_bytes(3, 1024)).take(3).flatten().collect();
         let rest =
@@ -335,8 +336,8 @@ fn a_domain_whose_id_the_other_server_did_not_know_stays_where_the_hypervisor_gi
         let items = [of_c(1, 0), guest, node("/", "", owner(0)), node("/mine", "v", owner(3))];
         testbed.server = Server::restored(restore(&items, &Config::default(), testbed.now_ms).unwrap());
         let taken =
-            testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Cold { control_port: None });
-        assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
+            testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Cold { control_port: None });
+        assert_eq!(taken, Reattached { connections: 2, lost: 0, has_control: true });
         testbed.run();
         assert!(testbed.is_introduced(3), "the live domain is not released");
         assert_eq!(testbed.read(3, "/mine"), Ok(b"v".to_vec()));

@@ -4,7 +4,7 @@ use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::limits;
 use xenstore::server::Server;
-use xenstore::server::take_over::TakeOver;
+use xenstore::server::reattach::Reattachment;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
@@ -219,7 +219,7 @@ fn after_a_live_update_a_client_starts_its_list_again_if_the_directory_changed()
         let saved = save(testbed.server.engine(), &SaveOptions { now_ms: testbed.now_ms, reply: None });
         testbed.server = Server::restored(restore(&saved, &Config::default(), testbed.now_ms).unwrap());
         testbed.machine.mapped.clear();
-        testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+        testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
         if changes {
             assert_eq!(testbed.mkdir(0, "/many/new"), ok());
         }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use xenstore::engine::work;
 use xenstore::limits;
-use xenstore::server::take_over::TakeOver;
+use xenstore::server::reattach::Reattachment;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::Field;
 
 use crate::random::Random;
+use crate::reattach::replace;
 use crate::slow_reader::{LONG, lift_quotas, long, queued};
-use crate::take_over::replace;
 use crate::testbed::{Testbed, error};
 
 /// Returns the steps and the time of a request of domain 1.
@@ -226,7 +226,7 @@ fn whatever_happens_everybody_goes_on_and_nothing_stays_outstanding() {
                     dead[domid as usize] = true;
                 }
                 9 => {
-                    replace(&mut testbed, TakeOver::Live, |_| {});
+                    replace(&mut testbed, Reattachment::Live, |_| {});
                 }
                 10 => {
                     testbed.take_bytes(0, 20_000);

@@ -3,13 +3,13 @@
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::limits;
-use xenstore::server::take_over::TakeOver;
+use xenstore::server::reattach::Reattachment;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
 
 use crate::random::Random;
-use crate::take_over::replace;
+use crate::reattach::replace;
 use crate::testbed::{Testbed, error, ok};
 
 /// Bytes of a long name.
@@ -116,7 +116,7 @@ fn events_of_long_paths_that_wait_go_over_to_a_successor() {
     }
     testbed.events(0);
     testbed.send(0, transaction, MessageType::TransactionEnd.to_wire(), b"T\0");
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert_eq!(testbed.reply(0).unwrap().payload, b"OK\0");
     assert_eq!(testbed.events(0).len(), 200);
 }
@@ -136,7 +136,7 @@ fn what_a_dead_guest_committed_goes_over_to_a_successor() {
     lift_quotas(&mut testbed);
     commit_to_nodes_of_dom0(&mut testbed, 400);
     testbed.kill(1);
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert_eq!(testbed.events(0).len(), 400);
 }
 
@@ -224,7 +224,7 @@ fn the_events_of_a_dead_guests_nodes_count_for_it_after_an_update() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     die_slowly(&mut testbed);
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert!(queued(&testbed, 0) <= limits::GUESTS_EVENTS_BYTES, "{}", queued(&testbed, 0));
     // The server still reads from dom0.
     testbed.send(0, 0, MessageType::Read.to_wire(), b"/local\0");
@@ -238,7 +238,7 @@ fn an_introduction_that_waits_for_a_removal_goes_over_to_a_successor() {
     die_slowly(&mut testbed);
     testbed.build(DomId(1));
     testbed.send(0, 0, MessageType::Introduce.to_wire(), b"1\x001\x001\0");
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert_eq!(testbed.reply(0).unwrap().payload, b"OK\0");
     assert!(testbed.is_introduced(1));
     assert_eq!(testbed.nodes(1), 0);
@@ -284,9 +284,9 @@ fn nothing_stays_outstanding_when_all_is_told_after_two_updates() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     testbed.take_bytes(0, 1000);
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     while !testbed.take_bytes(0, 1000).is_empty() {}
     testbed.send(1, 0, MessageType::Read.to_wire(), b"state\0");
     assert!(testbed.reply(1).is_some());
@@ -316,7 +316,7 @@ fn a_reader_that_was_given_up_before_an_update_is_given_up_after_it() {
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
     testbed.pass(limits::PRIVILEGED_UNREAD_MS / 2);
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     testbed.send(1, 0, MessageType::Read.to_wire(), b"state\0");
     assert!(testbed.message(1).is_none());
     testbed.pass(limits::PRIVILEGED_UNREAD_MS / 2);
@@ -385,7 +385,7 @@ fn rights_that_commits_gave_to_a_dead_domain_are_all_removed() {
             }
             drop(testbed.end(1, transaction, random.below(5) > 0));
             if round == 3 {
-                replace(&mut testbed, TakeOver::Live, |_| {});
+                replace(&mut testbed, Reattachment::Live, |_| {});
             }
         }
         testbed.check();

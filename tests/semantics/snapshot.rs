@@ -6,8 +6,8 @@ use xenstore::engine::Engine;
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::{Extension, Item, SaveOptions};
 use xenstore::server::Server;
+use xenstore::server::reattach::Reattachment;
 use xenstore::server::stream::load;
-use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType;
@@ -151,7 +151,7 @@ fn serve(storm: &mut Storm, engine: Engine) {
     let testbed = &mut storm.testbed;
     testbed.machine.mapped.clear();
     testbed.server = Server::restored(engine);
-    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+    testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
     testbed.run();
     for domid in 0..5 {
         if !testbed.machine.pages.contains_key(&DomId(domid)) {

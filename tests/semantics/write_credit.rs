@@ -1,12 +1,12 @@
 //! Write credits. A guest pays for writes to nodes that open transactions have accessed. Without credits, the server does not
 //! read from it (the C server's write rate limit; XSA-206).
 
-use xenstore::server::take_over::TakeOver;
+use xenstore::server::reattach::Reattachment;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::Field;
 
-use crate::take_over::replace;
+use crate::reattach::replace;
 use crate::testbed::{Testbed, error, event, ok};
 
 /// A testbed with guests that have a node "data" each, at their burst, with a reserve that is empty.
@@ -360,7 +360,7 @@ fn an_access_counts_after_a_live_update() {
     let mut testbed = with_writers(1..3);
     access(&mut testbed, 0, DATA);
     testbed.write(1, "data", "x").unwrap();
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert_eq!(credit(&testbed, 1), 9);
     testbed.write(1, "elsewhere", "x").unwrap();
     assert_eq!(credit(&testbed, 1), 9);

@@ -196,7 +196,7 @@ impl Model {
     }
 
     /// Another server goes on. `closed` is a domain whose port is gone.
-    pub fn taken_over(&mut self, machine: &Machine, closed: Option<u16>) {
+    pub fn reattached(&mut self, machine: &Machine, closed: Option<u16>) {
         let all: Vec<u16> = self.connections.keys().copied().collect();
         for domid in all {
             let state = self.state_of_known(domid, machine);

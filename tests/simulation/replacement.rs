@@ -6,8 +6,8 @@ use xenstore::engine::report::crash::Crash;
 use xenstore::engine::requests::in_flight::InFlight;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::server::Server;
+use xenstore::server::reattach::Reattachment;
 use xenstore::server::stream::load;
-use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType as T;
@@ -66,12 +66,12 @@ impl Runner {
         self.machine.mapped.clear();
         let engine = load(stream, &config(), self.now_ms).map_err(|error| format!("not restored: {error:?}"))?;
         self.server = Server::restored(engine);
-        let taken = self.server.take_over(&mut self.machine, self.now_ms, TakeOver::Live);
+        let taken = self.server.reattach(&mut self.machine, self.now_ms, Reattachment::Live);
         self.counts.add("connections lost in an update", taken.lost as u64);
         if !taken.has_control {
             return Err("G1: dom0 is not served any more".into());
         }
-        self.model.taken_over(&self.machine, closed);
+        self.model.reattached(&self.machine, closed);
         self.is_told = true;
         Ok(())
     }

@@ -8,8 +8,8 @@ use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::server::Server;
+use xenstore::server::reattach::Reattachment;
 use xenstore::server::stream::load;
-use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::stream::record::Version;
 use xenstore::wire::header::{Header, MessageType as T};
@@ -244,7 +244,7 @@ impl Runner {
         // The predecessor's mappings go with it; its ports stay.
         let before: BTreeSet<DomId> = std::mem::take(&mut self.testbed.machine.mapped).into_keys().collect();
         let mut server = Server::restored(engine);
-        let taken = server.take_over(&mut self.testbed.machine, self.testbed.now_ms, TakeOver::Live);
+        let taken = server.reattach(&mut self.testbed.machine, self.testbed.now_ms, Reattachment::Live);
         assert!(taken.has_control, "{taken:?}");
         assert_eq!((taken.connections, taken.lost), (before.len(), 0));
         assert_eq!(before, self.testbed.machine.mapped.keys().copied().collect());
@@ -282,7 +282,7 @@ impl Runner {
             any(&|of| of.session().is_some_and(|session| session.output.partial_bytes() > 0));
         counts.updates_with_unread_replies += any(&|of| of.session().is_some_and(|session| !session.output.is_empty()));
         counts.updates_with_open_transactions += usize::from(engine.open_transactions().1 > 0);
-        counts.updates_with_shut_connections += any(&|of| of.fault().is_some());
+        counts.updates_with_shut_connections += any(&|of| of.error().is_some());
         let held_back = connections().any(|id| engine.is_held_back(id));
         counts.updates_with_guests_held_back += usize::from(held_back);
     }

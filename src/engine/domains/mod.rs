@@ -6,7 +6,7 @@
 //! one, is preceded by a look at the domains that it names (`Engine::look_at_named`).
 
 pub(super) mod departures;
-pub mod take_over;
+pub mod reattach;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -3,8 +3,8 @@
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::engine::snapshot::SaveOptions;
+use xenstore::server::reattach::{Reattached, Reattachment};
 use xenstore::server::stream::load;
-use xenstore::server::take_over::{TakeOver, TakenOver};
 use xenstore::server::{Action, Server};
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
@@ -15,26 +15,26 @@ use crate::live_update::{action, answer, kernel, own_text, start, upload};
 use crate::testbed::{BAD_PORT, DOM0, Testbed, error, event, ok};
 
 /// The server is replaced by one that was saved before; `between` is what happens meanwhile.
-pub fn replace(testbed: &mut Testbed, mode: TakeOver, between: impl FnOnce(&mut Testbed)) -> TakenOver {
+pub fn replace(testbed: &mut Testbed, mode: Reattachment, between: impl FnOnce(&mut Testbed)) -> Reattached {
     let items = save(testbed.server.engine(), &SaveOptions { now_ms: testbed.now_ms, reply: None });
     between(testbed);
     testbed.machine.mapped.clear();
-    if mode != TakeOver::Live {
+    if mode != Reattachment::Live {
         testbed.machine.bound.clear();
         testbed.machine.remote.clear();
     }
     testbed.server = Server::restored(restore(&items, &Config::default(), testbed.now_ms).unwrap());
-    let taken = testbed.server.take_over(&mut testbed.machine, testbed.now_ms, mode);
+    let taken = testbed.server.reattach(&mut testbed.machine, testbed.now_ms, mode);
     testbed.run();
     testbed.check();
     taken
 }
 
-const COLD: TakeOver = TakeOver::Cold { control_port: Some(1) };
+const COLD: Reattachment = Reattachment::Cold { control_port: Some(1) };
 
 #[test]
 fn a_domain_that_died_during_the_update_is_released() {
-    for mode in [TakeOver::Live, COLD] {
+    for mode in [Reattachment::Live, COLD] {
         let mut testbed = Testbed::with_homes([3, 4]);
         testbed.set_word(4, Field::EventPort, 5);
         testbed.watch(4, "@releaseDomain", "gone").unwrap();
@@ -42,7 +42,7 @@ fn a_domain_that_died_during_the_update_is_released() {
         let taken = replace(&mut testbed, mode, |testbed| {
             testbed.machine.domains.remove(&DomId(3));
         });
-        assert_eq!(taken, TakenOver { connections: 2, lost: 1, has_control: true });
+        assert_eq!(taken, Reattached { connections: 2, lost: 1, has_control: true });
         assert_eq!(testbed.events(4), [event("@releaseDomain", "gone")], "{mode:?}");
         assert_eq!(testbed.read(0, "/local/domain/3"), error("ENOENT"));
         assert!(!testbed.machine.bound.values().any(|domid| *domid == DomId(3)), "its port is closed");
@@ -55,7 +55,7 @@ fn another_domain_with_the_number_of_a_dead_one_is_not_taken_for_it() {
     testbed.machine.unique_ids.insert(DomId(3), 33);
     testbed.start(3);
     testbed.make_home(3);
-    let taken = replace(&mut testbed, TakeOver::Live, |testbed| {
+    let taken = replace(&mut testbed, Reattachment::Live, |testbed| {
         testbed.machine.unique_ids.insert(DomId(3), 34);
     });
     assert_eq!(taken.lost, 1);
@@ -69,7 +69,7 @@ fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
     for without_port in [true, false] {
         let mut testbed = Testbed::with_homes([3, 4]);
         let page = testbed.machine.pages[&DomId(3)].clone();
-        let taken = replace(&mut testbed, TakeOver::Live, |testbed| {
+        let taken = replace(&mut testbed, Reattachment::Live, |testbed| {
             if without_port {
                 let port = testbed.port(3);
                 testbed.machine.bound.remove(&port);
@@ -78,7 +78,7 @@ fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
                 testbed.machine.pages.remove(&DomId(3));
             }
         });
-        assert_eq!(taken, TakenOver { connections: 2, lost: 1, has_control: true });
+        assert_eq!(taken, Reattached { connections: 2, lost: 1, has_control: true });
         assert!(testbed.is_introduced(3) && testbed.read(0, "/local/domain/3").is_ok());
         assert_eq!(testbed.write(4, "x", "on"), ok(), "others go on");
         testbed.machine.pages.insert(DomId(3), page);
@@ -93,7 +93,7 @@ fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
 #[test]
 fn a_domain_whose_port_is_gone_reads_in_its_ring_that_it_is_not_served_any_more() {
     let mut testbed = Testbed::with_homes([3, 4]);
-    replace(&mut testbed, TakeOver::Live, |testbed| {
+    replace(&mut testbed, Reattachment::Live, |testbed| {
         let port = testbed.port(3);
         testbed.machine.bound.remove(&port);
         testbed.machine.remote.remove(&port);
@@ -107,7 +107,7 @@ fn a_domain_without_a_port_is_not_told_that_it_is_connected_until_it_is_introduc
     let mut testbed = Testbed::with_homes([3]);
     assert_eq!(testbed.introduce(0, 3, BAD_PORT), ok());
     testbed.set_word(3, Field::Connection, 1);
-    replace(&mut testbed, TakeOver::Live, |_| ());
+    replace(&mut testbed, Reattachment::Live, |_| ());
     assert_eq!((testbed.word(3, Field::Connection), testbed.word(3, Field::Error)), (1, 1));
     assert_eq!(testbed.introduce(0, 3, 2), ok());
     assert_eq!((testbed.word(3, Field::Connection), testbed.word(3, Field::Error)), (0, 0));
@@ -129,7 +129,7 @@ fn after_a_cold_start_ports_are_bound_anew_and_who_has_none_waits_to_be_introduc
     testbed.events(3);
     testbed.events(4);
     let taken = replace(&mut testbed, COLD, |_| ());
-    assert_eq!(taken, TakenOver { connections: 2, lost: 1, has_control: true });
+    assert_eq!(taken, Reattached { connections: 2, lost: 1, has_control: true });
     assert_eq!(testbed.machine.remote.values().copied().collect::<Vec<_>>(), [(DomId(0), 1), (DomId(3), 7)]);
     testbed.write(0, "/tool", "v").unwrap();
     assert_eq!(testbed.events(3), [event("/tool", "t")]);
@@ -152,7 +152,7 @@ fn a_shut_down_domain_is_not_reported_again() {
     testbed.events(0);
     testbed.set_state(3, DomainState::Shutdown);
     assert_eq!(testbed.events(0), [event("@releaseDomain", "t")]);
-    replace(&mut testbed, TakeOver::Live, |_| ());
+    replace(&mut testbed, Reattachment::Live, |_| ());
     assert_eq!(testbed.events(0), []);
 }
 
@@ -169,7 +169,7 @@ fn the_reply_to_who_asked_for_the_successor_is_sent_by_the_successor_behind_what
     assert!(!testbed.server.has_to_transmit(id), "it is not sent by the predecessor");
     testbed.machine.mapped.clear();
     testbed.server = Server::restored(restore(&items, &Config::default(), testbed.now_ms).unwrap());
-    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+    testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
     testbed.run();
     assert_eq!(testbed.message(0).unwrap().kind, MessageType::WatchEvent.to_wire());
     assert_eq!(testbed.message(0).unwrap().kind, MessageType::Write.to_wire());
@@ -201,8 +201,8 @@ fn the_tools_commands_lead_to_a_successor_that_answers_and_nobody_else_notices()
         testbed.machine.mapped.clear();
         testbed.server = Server::restored(load(&stream, &Config::default(), 5).unwrap());
         testbed.now_ms = 5;
-        let taken = testbed.server.take_over(&mut testbed.machine, 5, TakeOver::Live);
-        assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
+        let taken = testbed.server.reattach(&mut testbed.machine, 5, Reattachment::Live);
+        assert_eq!(taken, Reattached { connections: 2, lost: 0, has_control: true });
         testbed.run();
         assert_eq!(answer(&mut testbed).as_deref(), Some("OK"));
         assert_eq!(answer(&mut testbed), None, "once");
@@ -227,7 +227,7 @@ fn what_a_forced_update_lost_stands_behind_its_ok() {
     testbed.server.save_for(&successor, &mut stream, testbed.now_ms).unwrap();
     testbed.machine.mapped.clear();
     testbed.server = Server::restored(load(&stream, &Config::default(), 5).unwrap());
-    testbed.server.take_over(&mut testbed.machine, testbed.now_ms, TakeOver::Live);
+    testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
     testbed.run();
     let reply = testbed.reply(0).unwrap();
     assert_eq!(reply.payload, b"OK\0domain 3: 1 open transactions, the oldest for 0 s\0");
@@ -255,7 +255,7 @@ fn a_server_that_dropped_its_state_for_a_successor_takes_it_back_and_says_why_th
     let now_ms = testbed.now_ms;
     let taken =
         testbed.server.take_state_back(engine, &successor.asked, "it did not serve", &mut testbed.machine, now_ms);
-    assert_eq!(taken, TakenOver { connections: 2, lost: 0, has_control: true });
+    assert_eq!(taken, Reattached { connections: 2, lost: 0, has_control: true });
     testbed.run();
     assert_eq!(answer(&mut testbed).as_deref(), Some("it did not serve"));
     assert_eq!(answer(&mut testbed), None, "once");
@@ -281,7 +281,7 @@ fn a_transaction_that_conflicts_is_to_be_tried_again_after_an_update_as_well() {
         // What it sees of the node above is younger than what it saw of the one below.
         testbed.rm_in(0, transaction, "/a").unwrap();
         if updates {
-            replace(&mut testbed, TakeOver::Live, |_| {});
+            replace(&mut testbed, Reattachment::Live, |_| {});
         }
         assert_eq!(testbed.end(0, transaction, true), error("EAGAIN"), "with an update: {updates}");
         assert!(testbed.read(0, "/a").is_ok());
@@ -320,10 +320,10 @@ fn who_asked_is_told_why_there_is_no_successor_also_when_connections_have_other_
 fn what_was_said_of_the_streams_version_is_carried_and_goes_before_the_boot_option() {
     let mut testbed = Testbed::with(Config { stream_version: Some(1), ..Config::default() });
     assert_eq!(own_text(&mut testbed, &["stream-version"]), "1");
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert_eq!(own_text(&mut testbed, &["stream-version"]), "auto", "the successor has no such option");
     assert_eq!(own_text(&mut testbed, &["stream-version", "1"]), "OK");
-    replace(&mut testbed, TakeOver::Live, |_| {});
+    replace(&mut testbed, Reattachment::Live, |_| {});
     assert_eq!(own_text(&mut testbed, &["stream-version"]), "1");
 
     let mut testbed = Testbed::with(Config { stream_version: Some(1), ..Config::default() });

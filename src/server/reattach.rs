@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
-use crate::engine::domains::take_over::Restored;
+use crate::engine::domains::reattach::Restored;
 use crate::limits;
 use crate::server::{Platform, Server};
 use crate::wire::errno::Errno;
@@ -15,7 +15,7 @@ use crate::wire::ring::{Field, RingPage};
 
 /// The source of the restored state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TakeOver {
+pub enum Reattachment {
     /// A predecessor in this domain, whose ports are still bound.
     Live,
     /// A stream that was saved earlier, in another domain.
@@ -25,9 +25,9 @@ pub enum TakeOver {
     },
 }
 
-/// The outcome of [`Server::take_over`].
+/// The outcome of [`Server::reattach`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TakenOver {
+pub struct Reattached {
     /// Number of reattached connections.
     pub connections: usize,
     /// Number of lost connections.
@@ -37,7 +37,7 @@ pub struct TakenOver {
 }
 
 impl Server {
-    /// Creates a server with a restored engine. To be followed by [`Server::take_over`].
+    /// Creates a server with a restored engine. To be followed by [`Server::reattach`].
     #[must_use]
     pub fn restored(engine: Engine) -> Self {
         Self::with_engine(engine)
@@ -45,18 +45,18 @@ impl Server {
 
     /// Maps the rings and binds the ports of all restored connections, and then serves all of them. Domains that no
     /// longer exist are released; in a live update this happens at the next [`Server::poll`].
-    pub fn take_over<P: Platform>(&mut self, platform: &mut P, now_ms: u64, mode: TakeOver) -> TakenOver {
+    pub fn reattach<P: Platform>(&mut self, platform: &mut P, now_ms: u64, mode: Reattachment) -> Reattached {
         let all = self.engine.restored_connections();
         let privileged = self.engine.privileged();
-        let mut outcome = TakenOver::default();
+        let mut outcome = Reattached::default();
         let mut waiting = Vec::new();
-        if mode != TakeOver::Live {
+        if mode != Reattachment::Live {
             all.iter().for_each(|restored| self.engine.handle_port_adopted(restored.id, None));
         }
         for restored in all {
             let taken = match mode {
-                TakeOver::Live => self.take_live(restored, platform),
-                TakeOver::Cold { control_port } => {
+                Reattachment::Live => self.reattach_live(restored, platform),
+                Reattachment::Cold { control_port } => {
                     let told = control_port.filter(|_| restored.domid == privileged);
                     self.take_cold(restored, told, platform)
                 }
@@ -73,7 +73,7 @@ impl Server {
                 }
             }
         }
-        if mode == TakeOver::Live {
+        if mode == Reattachment::Live {
             waiting.into_iter().for_each(|id| self.engine.handle_not_taken_over(id));
             self.handle_domain_exception();
         } else {
@@ -85,7 +85,7 @@ impl Server {
         outcome
     }
 
-    fn take_live<P: Platform>(&mut self, restored: Restored, platform: &mut P) -> Result<(), Errno> {
+    fn reattach_live<P: Platform>(&mut self, restored: Restored, platform: &mut P) -> Result<(), Errno> {
         let Restored { id, domid, port } = restored;
         // This also applies to a domain that no longer exists: its release closes the port.
         let port = port.map(|port| platform.adopt_port(domid, port.0)).transpose();
