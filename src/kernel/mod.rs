@@ -280,7 +280,7 @@ fn find_domains(boot: &BootInfo, options: &Options) -> domctl::Interface {
 fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatform) {
     let first = options.boot_domain();
     let Some(remote_port) = options.event else {
-        let count = server.handle_existing_domains(platform);
+        let count = server.auto_introduce_domains(platform);
         if count == 0 {
             stop(format_args!(
                 "no --event on the command line and no port in any domain's ring: start by init-xenstore-domain"

@@ -7,7 +7,7 @@
 //! ([`crate::limits::REQUESTS_PER_TURN`], [`crate::limits::TURN_STEPS`]). One domain's flood therefore does not delay
 //! another.
 
-mod existing;
+mod auto_introduce;
 pub mod reattach;
 mod restart;
 pub mod stream;

@@ -20,7 +20,7 @@ fn with_ports(config: Config, ports: &[(u16, u32)]) -> Testbed {
 
 /// The server comes up and looks around.
 fn connect(testbed: &mut Testbed) -> usize {
-    let count = testbed.server.handle_existing_domains(&mut testbed.machine);
+    let count = testbed.server.auto_introduce_domains(&mut testbed.machine);
     testbed.run();
     count
 }

@@ -15,12 +15,12 @@ impl Server {
     /// The server skips a domain whose ring cannot be mapped, whose ring page names no port, or whose port cannot be
     /// bound. INTRODUCE can still connect that domain. Requests that wait in a ring are kept, unless the domain has
     /// requested a reconnection. The ring is then reset, and its connection word reports the connection.
-    pub fn handle_existing_domains<P: Platform>(&mut self, platform: &mut P) -> usize {
+    pub fn auto_introduce_domains<P: Platform>(&mut self, platform: &mut P) -> usize {
         let privileged = self.engine.privileged();
-        let mut connected = usize::from(self.connect_existing(privileged, platform));
+        let mut connected = usize::from(self.auto_introduce(privileged, platform));
         let mut from = DomId(0);
         while let Some(domid) = platform.next_domain(from).filter(|domid| !domid.is_reserved()) {
-            if domid != privileged && self.connect_existing(domid, platform) {
+            if domid != privileged && self.auto_introduce(domid, platform) {
                 connected = connected.saturating_add(1);
             }
             from = DomId(domid.0.saturating_add(1));
@@ -29,7 +29,7 @@ impl Server {
     }
 
     /// Connects one domain, if it exists and its ring page names a port. Returns whether the domain was connected.
-    fn connect_existing<P: Platform>(&mut self, domid: DomId, platform: &mut P) -> bool {
+    fn auto_introduce<P: Platform>(&mut self, domid: DomId, platform: &mut P) -> bool {
         let is_alive = matches!(platform.domain_state(domid), DomainState::Running | DomainState::Shutdown);
         if !is_alive || self.engine.state().domains.is_introduced(domid) {
             return false;
