@@ -93,7 +93,7 @@ fn load_dump(bytes: &[u8], config: &Config, now_ms: u64) -> Result<Engine, LoadE
 impl Server {
     /// Returns the oldest version of the stream that can express the whole state.
     pub(super) fn lossless_version(&self) -> Version {
-        if self.engine.needs_version_2() { Version::Two } else { Version::One }
+        if self.engine.requires_version_2() { Version::Two } else { Version::One }
     }
 
     /// Writes the state as a stream.

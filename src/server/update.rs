@@ -295,15 +295,16 @@ pub(super) fn payload(text: &str) -> Vec<u8> {
 /// starts anyway, and any other update is refused.
 fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
     let lossless = |version| Decision::Go(Decided { version, lost: Cow::Borrowed("") });
-    if !engine.needs_version_2() {
+    if !engine.requires_version_2() {
         return lossless(Version::One);
     }
     if start.limit >= Version::Two as u32 {
         return lossless(Version::Two);
     }
-    let mut needs = engine.version_2_needs(now_ms);
-    let only_transactions = needs.all(|need| need.features.is_none() && need.depth_watches == 0);
-    let has_transactions = engine.version_2_needs(now_ms).any(|need| need.transactions > 0);
+    let mut requirements = engine.version_2_requirements(now_ms);
+    let only_transactions =
+        requirements.all(|requirement| requirement.features.is_none() && requirement.depth_watches == 0);
+    let has_transactions = engine.version_2_requirements(now_ms).any(|requirement| requirement.transactions > 0);
     let is_over = now_ms >= start.deadline_ms;
     if start.force {
         // Other losses are certain, but transactions may still end by themselves.
@@ -311,7 +312,7 @@ fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
             return Decision::Wait;
         }
         log::warn!("live update with a version 1 stream, which loses:");
-        engine.version_2_needs(now_ms).for_each(|need| log::warn!("{need}"));
+        engine.version_2_requirements(now_ms).for_each(|requirement| log::warn!("{requirement}"));
         return Decision::Go(Decided { version: Version::One, lost: list(engine, now_ms).into() });
     }
     if only_transactions && !is_over {
@@ -323,13 +324,13 @@ fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
 /// Returns one line for each requirement of version 2, up to the length of a message: there may be thousands.
 pub(super) fn list(engine: &Engine, now_ms: u64) -> String {
     let mut text = String::new();
-    for need in engine.version_2_needs(now_ms) {
+    for requirement in engine.version_2_requirements(now_ms) {
         if text.len() >= limits::PAYLOAD_BYTES {
             break;
         }
         let line_end = if text.is_empty() { "" } else { "\n" };
         // Writing to a string cannot fail.
-        let _ = write!(text, "{line_end}{need}");
+        let _ = write!(text, "{line_end}{requirement}");
     }
     text
 }

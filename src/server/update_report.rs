@@ -18,7 +18,7 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 impl Server {
     /// Returns a report on an update that would start now. Changes nothing.
     pub(super) fn update_report<P: Platform>(&self, version: Option<u32>, platform: &P, now_ms: u64) -> String {
-        let is_enough = !self.engine().needs_version_2();
+        let is_enough = !self.engine().requires_version_2();
         let limit = self.version_limit(version);
         let mut text = String::new();
         let verdict = match (is_enough, limit >= Version::Two as u32) {

@@ -133,9 +133,9 @@ fn features_of_a_domain_that_is_only_named_need_no_version_2() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     testbed.request(0, MessageType::SetFeature, "5\x002\0").unwrap();
-    assert!(!testbed.server.engine().needs_version_2());
+    assert!(!testbed.server.engine().requires_version_2());
     testbed.start_built(5);
-    assert!(testbed.server.engine().needs_version_2(), "a record has features in version 2 only");
+    assert!(testbed.server.engine().requires_version_2(), "a record has features in version 2 only");
 }
 
 #[test]

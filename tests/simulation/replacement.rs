@@ -22,7 +22,7 @@ const CRASH_NODE: &str = "/tool/xenstored/crash";
 impl Runner {
     /// The server is saved, and another one goes on.
     pub fn update(&mut self, newest: bool, clock: u64, meanwhile: Meanwhile) -> Result<(), String> {
-        let needs_newest = self.server.engine().needs_version_2();
+        let needs_newest = self.server.engine().requires_version_2();
         let version = if newest || needs_newest { Version::Two } else { Version::One };
         self.counts.add(if version == Version::One { "updates, version 1" } else { "updates, version 2" }, 1);
         self.count_connections();

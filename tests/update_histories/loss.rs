@@ -1,6 +1,6 @@
 //! What a state loses when an update is forced on version 1: what the list that the update answers with says, no more.
 
-use xenstore::engine::snapshot::needs::Need;
+use xenstore::engine::snapshot::stream_requirements::StreamRequirement;
 use xenstore::engine::snapshot::{ConnectionNumber, Item, StreamPeer};
 use xenstore::store::domain::DomId;
 
@@ -13,7 +13,7 @@ pub struct Loss {
 }
 
 /// Takes what `needs` lists out of a state. Each figure of the list has to be that of the state.
-pub fn lose(items: &mut Vec<Item<'static>>, needs: &[Need]) -> Loss {
+pub fn lose(items: &mut Vec<Item<'static>>, needs: &[StreamRequirement]) -> Loss {
     let mut sum = Loss::default();
     for need in needs {
         let domid = need.domid.expect("there are no clients here");
@@ -27,7 +27,7 @@ pub fn lose(items: &mut Vec<Item<'static>>, needs: &[Need]) -> Loss {
     sum
 }
 
-fn lose_of(items: &mut Vec<Item<'static>>, domid: DomId, need: &Need) -> Loss {
+fn lose_of(items: &mut Vec<Item<'static>>, domid: DomId, need: &StreamRequirement) -> Loss {
     let connection = number_of(items, domid);
     let is_of = |number: ConnectionNumber| connection == Some(number);
     let mut lost = Loss::default();

@@ -217,7 +217,7 @@ impl Runner {
 
     /// The server is saved, and another one goes on.
     fn replace(&mut self) {
-        let needs_2 = self.testbed.server.engine().needs_version_2();
+        let needs_2 = self.testbed.server.engine().requires_version_2();
         let version = if needs_2 || self.random.once_in(4) { Version::Two } else { Version::One };
         match version {
             Version::One => self.counts.updates_by_version_1 += 1,
@@ -258,7 +258,7 @@ impl Runner {
             self.counts.updates_forced += 1;
             self.replace_by(Version::One);
         } else {
-            let needs: Vec<_> = self.testbed.server.engine().version_2_needs(self.testbed.now_ms).collect();
+            let needs: Vec<_> = self.testbed.server.engine().version_2_requirements(self.testbed.now_ms).collect();
             let mut items = save(self.testbed.server.engine(), &self.save_options());
             let lost = lose(&mut items, &needs);
             self.counts.features_lost += lost.features;

@@ -11,11 +11,11 @@ mod extended;
 mod extension;
 mod finish;
 mod item;
-pub mod needs;
 mod pending;
 mod postponed;
 mod restore;
 mod save;
+pub mod stream_requirements;
 
 pub use bytes::Bytes;
 pub(in crate::engine) use codec::{Reader, Writer};

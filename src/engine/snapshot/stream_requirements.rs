@@ -13,7 +13,7 @@ use crate::wire::feature::Features;
 
 /// What one domain, or all clients of the hosted server, use of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Need {
+pub struct StreamRequirement {
     /// Which domain; `None` for clients of the hosted server.
     pub domid: Option<DomId>,
     /// What it is offered, if that is not what every domain is offered that nothing was said about.
@@ -26,7 +26,7 @@ pub struct Need {
     pub oldest_ms: u64,
 }
 
-impl fmt::Display for Need {
+impl fmt::Display for StreamRequirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.domid {
             Some(domid) => write!(f, "domain {domid}:")?,
@@ -48,39 +48,49 @@ impl fmt::Display for Need {
 impl Engine {
     /// What is in use that only version 2 holds, by domain. Costs a look at all domains and watches, and no memory: it is
     /// asked for when there may be none.
-    pub fn version_2_needs(&self, now_ms: u64) -> impl Iterator<Item = Need> {
+    pub fn version_2_requirements(&self, now_ms: u64) -> impl Iterator<Item = StreamRequirement> {
         let domains = self.state.domains.iter().map(move |(domid, domain)| {
             // For a domain without a record, an extension of either version holds the features.
             let features = Some(domain.features).filter(|bits| *bits != Features::all() && has_record(domain));
-            let mut need = Need { domid: Some(domid), features, depth_watches: 0, transactions: 0, oldest_ms: 0 };
+            let mut requirement =
+                StreamRequirement { domid: Some(domid), features, depth_watches: 0, transactions: 0, oldest_ms: 0 };
             if let Some((id, connection)) = domain.connection.and_then(|id| Some((id, self.connections.get(&id)?))) {
-                self.add_needs(&mut need, id, connection, now_ms);
+                self.add_requirements(&mut requirement, id, connection, now_ms);
             }
-            need
+            requirement
         });
         let clients = core::iter::once_with(move || {
-            let mut need = Need { domid: None, features: None, depth_watches: 0, transactions: 0, oldest_ms: 0 };
+            let mut requirement =
+                StreamRequirement { domid: None, features: None, depth_watches: 0, transactions: 0, oldest_ms: 0 };
             for (id, connection) in self.connections.iter().filter(|(_, connection)| connection.peer == Peer::Socket) {
-                self.add_needs(&mut need, *id, connection, now_ms);
+                self.add_requirements(&mut requirement, *id, connection, now_ms);
             }
-            need
+            requirement
         });
-        let is_there = |need: &Need| need.features.is_some() || need.depth_watches > 0 || need.transactions > 0;
+        let is_there = |requirement: &StreamRequirement| {
+            requirement.features.is_some() || requirement.depth_watches > 0 || requirement.transactions > 0
+        };
         domains.chain(clients).filter(is_there)
     }
 
     /// Whether anything is in use that only version 2 holds.
     #[must_use]
-    pub fn needs_version_2(&self) -> bool {
-        self.version_2_needs(0).next().is_some()
+    pub fn requires_version_2(&self) -> bool {
+        self.version_2_requirements(0).next().is_some()
     }
 
-    fn add_needs(&self, need: &mut Need, id: ConnectionId, connection: &Connection, now_ms: u64) {
+    fn add_requirements(
+        &self,
+        requirement: &mut StreamRequirement,
+        id: ConnectionId,
+        connection: &Connection,
+        now_ms: u64,
+    ) {
         let depth = self.state.watches.of_connection(id).iter().filter(|watch| watch.depth.is_some()).count();
-        need.depth_watches = need.depth_watches.saturating_add(depth);
+        requirement.depth_watches = requirement.depth_watches.saturating_add(depth);
         for start_ms in connection.session().into_iter().flat_map(Session::transaction_starts_ms) {
-            need.transactions = need.transactions.saturating_add(1);
-            need.oldest_ms = need.oldest_ms.max(now_ms.saturating_sub(start_ms));
+            requirement.transactions = requirement.transactions.saturating_add(1);
+            requirement.oldest_ms = requirement.oldest_ms.max(now_ms.saturating_sub(start_ms));
         }
     }
 }
