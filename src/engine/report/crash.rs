@@ -35,8 +35,8 @@ impl Engine {
         // The handler was filling it in, so that nothing is sure about it: it is left where it is.
         core::mem::forget(core::mem::take(&mut self.changes));
         let InFlight { connection, header, .. } = *request;
-        let row = MessageType::from_wire(header.kind).and_then(requests::row);
-        if header.transaction_id != 0 && row.is_some_and(|row| !row.ignores_transaction) {
+        let spec = MessageType::from_wire(header.kind).and_then(requests::command_spec);
+        if header.transaction_id != 0 && spec.is_some_and(|spec| !spec.ignores_transaction) {
             self.note_lost(connection);
         }
         let origin = core::mem::take(&mut self.cause).event.origin;

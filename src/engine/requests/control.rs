@@ -5,7 +5,7 @@ use alloc::string::String;
 
 use crate::engine::report::Report;
 use crate::engine::report::trace::Trace;
-use crate::engine::requests::Call;
+use crate::engine::requests::RequestContext;
 use crate::engine::requests::change_set::{Effect, QuotaScope};
 use crate::engine::requests::live_update::{live_update, stream, stream_version, update_report};
 use crate::store::domain::DomId;
@@ -14,7 +14,7 @@ use crate::wire::errno::Errno;
 use crate::wire::payload;
 
 /// Does what a command says with the strings that follow its name.
-type Command = fn(&mut Call<'_>, parameters: &[u8]) -> Result<(), Errno>;
+type Command = fn(&mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno>;
 
 /// The commands, with their parameters as `help` shows them.
 const COMMANDS: &[(&str, &str, Command)] = &[
@@ -36,120 +36,120 @@ const COMMANDS: &[(&str, &str, Command)] = &[
 const WHERE_THE_LOG_IS: &str = "The log is on the console of the Xenstore domain: xl console Xenstore\n";
 
 /// CONTROL `<command>|[<parameter>|…]`.
-pub(super) fn control(call: &mut Call<'_>) -> Result<(), Errno> {
-    let (name, parameters) = payload::split_string(call.payload).ok_or(Errno::Inval)?;
+pub(super) fn control(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let (name, parameters) = payload::split_string(context.payload).ok_or(Errno::Inval)?;
     let known = COMMANDS.iter().find(|(known, ..)| known.as_bytes() == name);
     let (_, _, command) = known.ok_or(Errno::Inval)?;
-    command(call, parameters)
+    command(context, parameters)
 }
 
 /// `check`: counts everything again, and answers what does not agree. Nothing is repaired.
-fn check(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn check(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [] = strings(parameters)?;
-    report(call, Report::Check)
+    report(context, Report::Check)
 }
 
 /// `log`: shows the switches, or sets one.
-fn log(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn log(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     if payload::count_strings(parameters) == 0 {
-        call.answer_text(format_args!("Log switch settings:\n"))?;
+        context.answer_text(format_args!("Log switch settings:\n"))?;
         for (name, switch) in Trace::NAMES {
-            let state = if call.trace.switches.contains(switch) { "on" } else { "off" };
-            call.answer_text(format_args!("{name:8}: {state}\n"))?;
+            let state = if context.trace.switches.contains(switch) { "on" } else { "off" };
+            context.answer_text(format_args!("{name:8}: {state}\n"))?;
         }
-        return call.answer(b"\0");
+        return context.answer(b"\0");
     }
     let [command] = strings(parameters)?;
-    call.changes.effect = Some(Effect::SetTrace(call.trace.after(command).ok_or(Errno::Inval)?));
-    call.ok()
+    context.changes.effect = Some(Effect::SetTrace(context.trace.after(command).ok_or(Errno::Inval)?));
+    context.ok()
 }
 
 /// `logfile <file>`: there are no files here.
-fn logfile(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn logfile(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [_file] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
-    call.answer_text(format_args!("{WHERE_THE_LOG_IS}\0"))
+    context.answer_text(format_args!("{WHERE_THE_LOG_IS}\0"))
 }
 
 /// `memreport [<file>]`: what takes how much, as the answer; what the host knows goes to the log.
-fn memreport(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn memreport(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     if payload::count_strings(parameters) > 1 {
         return Err(Errno::Inval);
     }
-    report(call, Report::Memory)
+    report(context, Report::Memory)
 }
 
 /// `print <string>`: a line in the log.
-fn print(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn print(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [text] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
-    call.changes.effect = Some(Effect::Print(String::from_utf8_lossy(text).into_owned()));
-    call.ok()
+    context.changes.effect = Some(Effect::Print(String::from_utf8_lossy(text).into_owned()));
+    context.ok()
 }
 
 /// `quota`: shows or sets quotas, or shows what a domain has and has had at most, or any domain.
-fn quota(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn quota(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     match first_word(parameters) {
-        None => show_quotas(call, false),
-        Some((b"set", rest)) => set_quota(call, rest, false),
-        Some((b"max", rest)) => show_peaks(call, rest),
+        None => show_quotas(context, false),
+        Some((b"set", rest)) => set_quota(context, rest, false),
+        Some((b"max", rest)) => show_peaks(context, rest),
         Some(_) => {
             let [domid] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
             let domid = payload::decimal(domid).ok_or(Errno::Inval)?;
             let domid = u16::try_from(domid).map(DomId).map_err(|_| Errno::NoEnt)?;
-            call.view.state.domains.get(domid).ok_or(Errno::NoEnt)?;
-            report(call, Report::Usage(domid))
+            context.view.state.domains.get(domid).ok_or(Errno::NoEnt)?;
+            report(context, Report::Usage(domid))
         }
     }
 }
 
 /// `quota-soft`: shows or sets those that are only warned about.
-fn quota_soft(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn quota_soft(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     match first_word(parameters) {
-        None => show_quotas(call, true),
-        Some((b"set", rest)) => set_quota(call, rest, true),
+        None => show_quotas(context, true),
+        Some((b"set", rest)) => set_quota(context, rest, true),
         Some(_) => Err(Errno::Inval),
     }
 }
 
-fn show_quotas(call: &mut Call<'_>, soft: bool) -> Result<(), Errno> {
-    call.answer_text(format_args!("Quota settings:\n"))?;
+fn show_quotas(context: &mut RequestContext<'_>, soft: bool) -> Result<(), Errno> {
+    context.answer_text(format_args!("Quota settings:\n"))?;
     for quota in Quota::ALL.into_iter().filter(|quota| quota.is_soft() == soft) {
-        let value = call.view.state.domains.default_quotas().get(quota);
-        call.answer_text(format_args!("{:17}: {value:8} {}\n", quota.name(), quota.description()))?;
+        let value = context.view.state.domains.default_quotas().get(quota);
+        context.answer_text(format_args!("{:17}: {value:8} {}\n", quota.name(), quota.description()))?;
     }
-    call.answer(b"\0")
+    context.answer(b"\0")
 }
 
 /// `set <name> <val>`, for all domains. No limit can be spelled only by SET_QUOTA: here it would be a slip.
-fn set_quota(call: &mut Call<'_>, parameters: &[u8], soft: bool) -> Result<(), Errno> {
+fn set_quota(context: &mut RequestContext<'_>, parameters: &[u8], soft: bool) -> Result<(), Errno> {
     let [name, value] = strings(parameters)?;
     let quota = Quota::from_name(name, soft).ok_or(Errno::Inval)?;
     let value = payload::decimal(value.as_bytes()).and_then(|value| i32::try_from(value).ok());
     let value = value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).ok_or(Errno::Inval)?;
-    call.changes.effect = Some(Effect::SetQuota { whom: QuotaScope::AllDomains, quota, value });
-    call.ok()
+    context.changes.effect = Some(Effect::SetQuota { whom: QuotaScope::AllDomains, quota, value });
+    context.ok()
 }
 
 /// `max [-r]`: shows the most that any guest has had; with `-r` counted from now on.
-fn show_peaks(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn show_peaks(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let clear = match first_word(parameters) {
         None => false,
         Some((b"-r", b"")) => true,
         Some(_) => return Err(Errno::Inval),
     };
-    report(call, Report::Peaks { clear })
+    report(context, Report::Peaks { clear })
 }
 
 /// `help`: the commands.
-fn help(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+fn help(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [] = strings(parameters)?;
     for (name, parameters, _) in COMMANDS {
-        call.answer_text(format_args!("{name:15} {parameters}\n"))?;
+        context.answer_text(format_args!("{name:15} {parameters}\n"))?;
     }
-    call.answer(b"\0")
+    context.answer(b"\0")
 }
 
-fn report(call: &mut Call<'_>, report: Report) -> Result<(), Errno> {
-    call.changes.effect = Some(Effect::Report(report));
+fn report(context: &mut RequestContext<'_>, report: Report) -> Result<(), Errno> {
+    context.changes.effect = Some(Effect::Report(report));
     Ok(())
 }
 

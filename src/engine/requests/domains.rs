@@ -1,7 +1,7 @@
 //! INTRODUCE, RELEASE, RESUME, SET_TARGET, IS_DOMAIN_INTRODUCED and GET_DOMAIN_PATH.
 
 use crate::engine::requests::change_set::Effect;
-use crate::engine::requests::{Call, parse_domid};
+use crate::engine::requests::{RequestContext, parse_domid};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
@@ -13,78 +13,78 @@ use crate::wire::payload;
 ///
 /// For an introduced domain the server binds the request's port and resets the connection. The toolstack has just created
 /// that port, and the ring page may still name an older one. The C server does the same.
-pub(super) fn introduce(call: &mut Call<'_>) -> Result<(), Errno> {
-    let [domid, _frame, port] = payload::first_strings(call.payload).ok_or(Errno::Inval)?;
+pub(super) fn introduce(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let [domid, _frame, port] = payload::first_strings(context.payload).ok_or(Errno::Inval)?;
     let domid = parse_domid(domid)?;
     if domid.is_reserved() {
         return Err(Errno::Inval);
     }
     let remote_port = payload::decimal(port).and_then(|port| u32::try_from(port).ok()).filter(|port| *port > 0);
     let remote_port = remote_port.ok_or(Errno::Inval)?;
-    call.changes.effect = Some(if call.view.state.domains.is_introduced(domid) {
+    context.changes.effect = Some(if context.view.state.domains.is_introduced(domid) {
         Effect::Rebind { domid, remote_port }
     } else {
-        call.grow(limits::CONNECTION_BYTES)?;
-        call.hypervisor.map_ring(domid)?;
-        let in_ring = call.hypervisor.port_in_ring(domid);
-        match call.hypervisor.bind_port(domid, if in_ring == 0 { remote_port } else { in_ring }) {
+        context.grow(limits::CONNECTION_BYTES)?;
+        context.hypervisor.map_ring(domid)?;
+        let in_ring = context.hypervisor.port_in_ring(domid);
+        match context.hypervisor.bind_port(domid, if in_ring == 0 { remote_port } else { in_ring }) {
             Ok(port) => Effect::Introduce { domid, port },
             Err(errno) => {
-                call.hypervisor.unmap_ring(domid);
+                context.hypervisor.unmap_ring(domid);
                 return Err(errno);
             }
         }
     });
-    call.ok()
+    context.ok()
 }
 
 /// RELEASE `<domid>|`.
-pub(super) fn release(call: &mut Call<'_>) -> Result<(), Errno> {
-    let domid = introduced_guest(call)?;
-    call.changes.effect = Some(Effect::Release(domid));
-    call.ok()
+pub(super) fn release(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let domid = introduced_guest(context)?;
+    context.changes.effect = Some(Effect::Release(domid));
+    context.ok()
 }
 
 /// RESUME `<domid>|`: the domain's next shutdown is reported again.
-pub(super) fn resume(call: &mut Call<'_>) -> Result<(), Errno> {
-    let domid = introduced_guest(call)?;
-    call.changes.effect = Some(Effect::Resume(domid));
-    call.ok()
+pub(super) fn resume(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let domid = introduced_guest(context)?;
+    context.changes.effect = Some(Effect::Resume(domid));
+    context.ok()
 }
 
 /// SET_TARGET `<domid>|<target domid>|…`.
-pub(super) fn set_target(call: &mut Call<'_>) -> Result<(), Errno> {
-    let [domid, target] = payload::first_strings(call.payload).ok_or(Errno::Inval)?;
+pub(super) fn set_target(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let [domid, target] = payload::first_strings(context.payload).ok_or(Errno::Inval)?;
     let (domid, target) = (parse_domid(domid)?, parse_domid(target)?);
     for domid in [domid, target] {
-        if !call.view.state.domains.is_introduced(domid) {
+        if !context.view.state.domains.is_introduced(domid) {
             return Err(Errno::NoEnt);
         }
     }
-    call.changes.effect = Some(Effect::SetTarget { domid, target });
-    call.ok()
+    context.changes.effect = Some(Effect::SetTarget { domid, target });
+    context.ok()
 }
 
 /// IS_DOMAIN_INTRODUCED `<domid>|` answers T or F.
-pub(super) fn is_domain_introduced(call: &mut Call<'_>) -> Result<(), Errno> {
-    let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
-    let is_introduced = domid == DomId::SELF || call.view.state.domains.is_introduced(domid);
-    call.answer(if is_introduced { b"T\0" } else { b"F\0" })
+pub(super) fn is_domain_introduced(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let domid = parse_domid(payload::only_string(context.payload).ok_or(Errno::Inval)?)?;
+    let is_introduced = domid == DomId::SELF || context.view.state.domains.is_introduced(domid);
+    context.answer(if is_introduced { b"T\0" } else { b"F\0" })
 }
 
 /// GET_DOMAIN_PATH `<domid>|` answers `/local/domain/<domid>`, whether or not there is such a domain.
-pub(super) fn get_domain_path(call: &mut Call<'_>) -> Result<(), Errno> {
-    let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
-    call.answer(b"/local/domain/")?;
-    call.answer_number(domid.0)
+pub(super) fn get_domain_path(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let domid = parse_domid(payload::only_string(context.payload).ok_or(Errno::Inval)?)?;
+    context.answer(b"/local/domain/")?;
+    context.answer_number(domid.0)
 }
 
 /// The introduced domain that the request names. The control domain is refused. The Xenstore domain, which the C server
 /// refuses as well, is never introduced here.
-fn introduced_guest(call: &Call<'_>) -> Result<DomId, Errno> {
-    let domid = parse_domid(payload::only_string(call.payload).ok_or(Errno::Inval)?)?;
-    if domid == call.view.config.privileged {
+fn introduced_guest(context: &RequestContext<'_>) -> Result<DomId, Errno> {
+    let domid = parse_domid(payload::only_string(context.payload).ok_or(Errno::Inval)?)?;
+    if domid == context.view.config.privileged {
         return Err(Errno::Inval);
     }
-    if call.view.state.domains.is_introduced(domid) { Ok(domid) } else { Err(Errno::NoEnt) }
+    if context.view.state.domains.is_introduced(domid) { Ok(domid) } else { Err(Errno::NoEnt) }
 }

@@ -8,7 +8,7 @@ use crate::engine::report::trace::Switches;
 use crate::engine::requests::change_set::Effect;
 use crate::engine::requests::in_flight;
 use crate::engine::requests::view::View;
-use crate::engine::requests::{self, Call, Reply, Row, replay};
+use crate::engine::requests::{self, CommandSpec, Reply, RequestContext, replay};
 use crate::engine::{Cause, Engine, work};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -104,13 +104,13 @@ impl Engine {
         hypervisor: &mut dyn Hypervisor,
         now_ms: u64,
     ) -> Result<Option<Effect>, Errno> {
-        let row = MessageType::from_wire(header.kind).and_then(requests::row).ok_or(Errno::NoSys)?;
-        if row.is_privileged && !requester.is_privileged() {
+        let spec = MessageType::from_wire(header.kind).and_then(requests::command_spec).ok_or(Errno::NoSys)?;
+        if spec.is_privileged && !requester.is_privileged() {
             return Err(Errno::Acces);
         }
-        let mut transaction = self.take_transaction(id, row, header.transaction_id)?;
+        let mut transaction = self.take_transaction(id, spec, header.transaction_id)?;
         if let Some(transaction) =
-            transaction.as_mut().filter(|_| row.ends_transaction && payload.first() == Some(&b'T'))
+            transaction.as_mut().filter(|_| spec.ends_transaction && payload.first() == Some(&b'T'))
         {
             self.forget_departing(transaction);
         }
@@ -121,7 +121,7 @@ impl Engine {
         let budget = self.budget(connection, transaction.as_deref(), hypervisor);
         let used_before = budget.used();
         let domid = connection.domid().unwrap_or(DomId::DOM0);
-        let mut call = Call {
+        let mut context = RequestContext {
             view: View {
                 state: &self.state,
                 config: &self.config,
@@ -145,15 +145,16 @@ impl Engine {
         };
         in_flight::begin(id, header, payload);
         #[cfg(feature = "boot-test")]
-        in_flight::crash_if_asked(&mut call);
-        let mut outcome = (row.handler)(&mut call);
+        in_flight::crash_if_asked(&mut context);
+        let mut outcome = (spec.handler)(&mut context);
         in_flight::end();
-        let has_grown = call.view.budget.used() > used_before;
-        if outcome.is_ok() && call.reply.len() > limits::SMALL_REPLY_BYTES {
-            outcome = call.grow_reply();
+        let has_grown = context.view.budget.used() > used_before;
+        if outcome.is_ok() && context.reply.len() > limits::SMALL_REPLY_BYTES {
+            outcome = context.grow_reply();
         }
-        let (was_refused, used, mut budget) = (call.was_refused_memory, call.view.budget.used(), call.view.budget);
-        let (seen, answered) = (call.view.steps, work::of_bytes(call.reply.len().saturating_add(payload.len())));
+        let (was_refused, used, mut budget) =
+            (context.was_refused_memory, context.view.budget.used(), context.view.budget);
+        let (seen, answered) = (context.view.steps, work::of_bytes(context.reply.len().saturating_add(payload.len())));
         self.work.spend(seen.saturating_add(answered));
         self.work.begin_events();
         // The maxima already include the request's own growth.
@@ -292,8 +293,13 @@ impl Engine {
     }
 
     /// The transaction that a request names, taken out while the request is handled.
-    fn take_transaction(&mut self, id: ConnectionId, row: Row, number: u32) -> Result<Option<Box<Transaction>>, Errno> {
-        if number == 0 || row.ignores_transaction {
+    fn take_transaction(
+        &mut self,
+        id: ConnectionId,
+        spec: CommandSpec,
+        number: u32,
+    ) -> Result<Option<Box<Transaction>>, Errno> {
+        if number == 0 || spec.ignores_transaction {
             return Ok(None);
         }
         let session = self.session_mut(id).ok_or(Errno::NoEnt)?;

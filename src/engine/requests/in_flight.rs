@@ -47,13 +47,13 @@ pub(in crate::engine) fn end() {
 /// test's hypervisor makes the fault.
 #[cfg(feature = "boot-test")]
 #[expect(clippy::panic, reason = "that is what it is for")]
-pub(in crate::engine) fn crash_if_asked(call: &mut crate::engine::requests::Call<'_>) {
-    let name = call.payload.split(|byte| *byte == 0).next().unwrap_or_default();
+pub(in crate::engine) fn crash_if_asked(context: &mut crate::engine::requests::RequestContext<'_>) {
+    let name = context.payload.split(|byte| *byte == 0).next().unwrap_or_default();
     if name.ends_with(b"/crash-by-panic") {
         panic!("asked for by a request");
     }
     if name.ends_with(b"/crash-by-fault") {
-        let _ = call.hypervisor.domain_info(FAULT);
+        let _ = context.hypervisor.domain_info(FAULT);
     }
 }
 

@@ -6,41 +6,41 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::engine::requests::Call;
+use crate::engine::requests::RequestContext;
 use crate::engine::requests::change_set::{Effect, UpdateCommand};
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
 /// `live-update <word>|…`.
-pub(super) fn live_update(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+pub(super) fn live_update(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let command = parse(parameters).ok_or(Errno::Inval)?;
-    call.changes.effect = Some(Effect::Update(command));
+    context.changes.effect = Some(Effect::Update(command));
     Ok(())
 }
 
 /// `stream-version [<version>|auto]`: shows or sets the newest version of the stream that an update may write.
-pub(super) fn stream_version(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+pub(super) fn stream_version(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let command = match optional(parameters)? {
         None => UpdateCommand::ShowVersion,
         Some(b"auto") => UpdateCommand::LimitVersion(None),
         Some(number) => UpdateCommand::LimitVersion(Some(small(number)?)),
     };
-    call.changes.effect = Some(Effect::Update(command));
+    context.changes.effect = Some(Effect::Update(command));
     Ok(())
 }
 
 /// `update-report [<version>]`: what an update would do now.
-pub(super) fn update_report(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+pub(super) fn update_report(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let version = optional(parameters)?.map(small).transpose()?;
-    call.changes.effect = Some(Effect::Update(UpdateCommand::Report { version }));
+    context.changes.effect = Some(Effect::Update(UpdateCommand::Report { version }));
     Ok(())
 }
 
 /// `stream [<offset>]`: a part of the state.
-pub(super) fn stream(call: &mut Call<'_>, parameters: &[u8]) -> Result<(), Errno> {
+pub(super) fn stream(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let offset = optional(parameters)?.map(|offset| payload::decimal(offset).ok_or(Errno::Inval)).transpose()?;
     let offset = usize::try_from(offset.unwrap_or(0)).map_err(|_| Errno::Inval)?;
-    call.changes.effect = Some(Effect::Update(UpdateCommand::Stream { offset }));
+    context.changes.effect = Some(Effect::Update(UpdateCommand::Stream { offset }));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What each request does: one table, and a handler for each row.
+//! What each request does: one table of commands, and a handler for each.
 //!
 //! A handler reads the state and fills in a reply and a change set. It changes nothing; when it refuses, the change set is
 //! dropped. Order of checks and codes: `docs/architecture.md`, "Error codes".
@@ -43,7 +43,7 @@ use crate::wire::payload;
 pub type Reply = heapless::Vec<u8, { limits::PAYLOAD_BYTES }>;
 
 /// A request on its way through a handler.
-pub struct Call<'a> {
+pub struct RequestContext<'a> {
     /// The nodes, as the requester sees them.
     pub view: View<'a>,
     /// Whose request it is.
@@ -71,11 +71,11 @@ pub struct Call<'a> {
 }
 
 /// Reads the state, fills in reply and changes.
-pub type Handler = fn(&mut Call<'_>) -> Result<(), Errno>;
+pub type Handler = fn(&mut RequestContext<'_>) -> Result<(), Errno>;
 
-/// A row of the table.
+/// A command's entry in the table.
 #[derive(Clone, Copy)]
-pub struct Row {
+pub struct CommandSpec {
     /// What does it.
     pub handler: Handler,
     /// Whether only the control domain may ask.
@@ -86,7 +86,7 @@ pub struct Row {
     pub ends_transaction: bool,
 }
 
-impl Row {
+impl CommandSpec {
     const fn open(handler: Handler) -> Option<Self> {
         Some(Self { handler, is_privileged: false, ignores_transaction: false, ends_transaction: false })
     }
@@ -104,39 +104,39 @@ impl Row {
     }
 }
 
-/// The row of a message type; `None` when no request has that type.
+/// Returns the entry of a message type; `None` if no request has that type.
 #[must_use]
-pub const fn row(kind: MessageType) -> Option<Row> {
+pub const fn command_spec(kind: MessageType) -> Option<CommandSpec> {
     match kind {
-        MessageType::Control => Row::privileged(control::control),
-        MessageType::Directory => Row::open(directory::directory),
-        MessageType::DirectoryPart => Row::open(directory::directory_part),
-        MessageType::Read => Row::open(nodes::read),
-        MessageType::Write => Row::open(nodes::write),
-        MessageType::Mkdir => Row::open(nodes::mkdir),
-        MessageType::Rm => Row::open(nodes::rm),
-        MessageType::GetPerms => Row::open(permissions::get_perms),
-        MessageType::SetPerms => Row::open(permissions::set_perms),
-        MessageType::Watch => Row::without_transaction(watches::watch),
-        MessageType::Unwatch => Row::without_transaction(watches::unwatch),
-        MessageType::ResetWatches => Row::open(watches::reset_watches),
-        MessageType::TransactionStart => Row::open(transactions::start),
-        MessageType::TransactionEnd => Row::at_end(transactions::end),
-        MessageType::Introduce => Row::privileged(domains::introduce),
-        MessageType::Release => Row::privileged(domains::release),
-        MessageType::Resume => Row::privileged(domains::resume),
-        MessageType::SetTarget => Row::privileged(domains::set_target),
-        MessageType::IsDomainIntroduced => Row::privileged(domains::is_domain_introduced),
-        MessageType::GetDomainPath => Row::open(domains::get_domain_path),
-        MessageType::GetQuota => Row::privileged(quotas::get_quota),
-        MessageType::SetQuota => Row::privileged(quotas::set_quota),
-        MessageType::GetFeature => Row::open(features::get_feature),
-        MessageType::SetFeature => Row::privileged(features::set_feature),
+        MessageType::Control => CommandSpec::privileged(control::control),
+        MessageType::Directory => CommandSpec::open(directory::directory),
+        MessageType::DirectoryPart => CommandSpec::open(directory::directory_part),
+        MessageType::Read => CommandSpec::open(nodes::read),
+        MessageType::Write => CommandSpec::open(nodes::write),
+        MessageType::Mkdir => CommandSpec::open(nodes::mkdir),
+        MessageType::Rm => CommandSpec::open(nodes::rm),
+        MessageType::GetPerms => CommandSpec::open(permissions::get_perms),
+        MessageType::SetPerms => CommandSpec::open(permissions::set_perms),
+        MessageType::Watch => CommandSpec::without_transaction(watches::watch),
+        MessageType::Unwatch => CommandSpec::without_transaction(watches::unwatch),
+        MessageType::ResetWatches => CommandSpec::open(watches::reset_watches),
+        MessageType::TransactionStart => CommandSpec::open(transactions::start),
+        MessageType::TransactionEnd => CommandSpec::at_end(transactions::end),
+        MessageType::Introduce => CommandSpec::privileged(domains::introduce),
+        MessageType::Release => CommandSpec::privileged(domains::release),
+        MessageType::Resume => CommandSpec::privileged(domains::resume),
+        MessageType::SetTarget => CommandSpec::privileged(domains::set_target),
+        MessageType::IsDomainIntroduced => CommandSpec::privileged(domains::is_domain_introduced),
+        MessageType::GetDomainPath => CommandSpec::open(domains::get_domain_path),
+        MessageType::GetQuota => CommandSpec::privileged(quotas::get_quota),
+        MessageType::SetQuota => CommandSpec::privileged(quotas::set_quota),
+        MessageType::GetFeature => CommandSpec::open(features::get_feature),
+        MessageType::SetFeature => CommandSpec::privileged(features::set_feature),
         MessageType::WatchEvent | MessageType::Error => None,
     }
 }
 
-impl Call<'_> {
+impl RequestContext<'_> {
     /// Reads a path as the client spells it.
     ///
     /// # Errors
@@ -246,9 +246,9 @@ pub(super) fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
 }
 
 /// Refuses what is about a domain that is neither known nor there.
-fn refuse_missing(call: &mut Call<'_>, domid: DomId) -> Result<(), Errno> {
-    let is_known = call.view.state.domains.get(domid).is_some();
-    if is_known || call.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
+fn refuse_missing(context: &mut RequestContext<'_>, domid: DomId) -> Result<(), Errno> {
+    let is_known = context.view.state.domains.get(domid).is_some();
+    if is_known || context.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
 }
 
 /// Appends text to a reply, without a NUL.

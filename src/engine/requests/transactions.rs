@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use crate::engine::requests::Call;
+use crate::engine::requests::RequestContext;
 use crate::engine::requests::change_set::Effect;
 use crate::engine::requests::replay::replay;
 use crate::engine::work;
@@ -14,75 +14,77 @@ use crate::wire::errno::Errno;
 use crate::wire::payload;
 
 /// TRANSACTION_START answers the number of a new transaction. Any payload will do.
-pub(super) fn start(call: &mut Call<'_>) -> Result<(), Errno> {
-    if call.view.transaction.is_some() {
+pub(super) fn start(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    if context.view.transaction.is_some() {
         return Err(Errno::Busy);
     }
-    if call.exceeds(Quota::Transactions, call.open_transactions.saturating_add(1)) {
+    if context.exceeds(Quota::Transactions, context.open_transactions.saturating_add(1)) {
         return Err(Errno::NoSpc);
     }
-    call.grow(limits::TRANSACTION_ENTRY_BYTES)?;
-    call.changes.effect = Some(Effect::StartTransaction);
+    context.grow(limits::TRANSACTION_ENTRY_BYTES)?;
+    context.changes.effect = Some(Effect::StartTransaction);
     Ok(())
 }
 
 /// TRANSACTION_END `T|` commits, `F|` aborts. The transaction is over after any answer but EINVAL.
-pub(super) fn end(call: &mut Call<'_>) -> Result<(), Errno> {
-    let commit = match payload::only_string(call.payload) {
+pub(super) fn end(context: &mut RequestContext<'_>) -> Result<(), Errno> {
+    let commit = match payload::only_string(context.payload) {
         Some(b"T") => true,
         Some(b"F") => false,
         _ => return Err(Errno::Inval),
     };
-    let Some(transaction) = call.view.transaction.take() else { return Err(Errno::NoEnt) };
+    let Some(transaction) = context.view.transaction.take() else { return Err(Errno::NoEnt) };
     // Its paths are taken out of the index of all that open transactions have accessed.
-    call.view.spend(work::of_transaction(transaction));
-    call.changes.ends_transaction = true;
+    context.view.spend(work::of_transaction(transaction));
+    context.changes.ends_transaction = true;
     if commit {
-        self::commit(call, transaction)?;
+        self::commit(context, transaction)?;
     }
-    call.ok()
+    context.ok()
 }
 
 /// Commits a transaction, or what a replay made of it.
-fn commit(call: &mut Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
+fn commit(context: &mut RequestContext<'_>, transaction: &Transaction) -> Result<(), Errno> {
     if transaction.has_failed() {
         return Err(Errno::NoMem);
     }
     if transaction.is_outdated() {
         return Err(Errno::Again);
     }
-    check_counts(call, transaction)?;
-    call.view.spend(work::of_transaction(transaction));
-    let state = call.view.state;
+    check_counts(context, transaction)?;
+    context.view.spend(work::of_transaction(transaction));
+    let state = context.view.state;
     if !transaction.conflicts(&state.tree) && transaction.conflicting_specials(&state.specials).next().is_none() {
-        call.changes.effect = Some(Effect::Commit);
+        context.changes.effect = Some(Effect::Commit);
         return Ok(());
     }
-    let outcome = replay(call, transaction);
-    call.reply.clear();
+    let outcome = replay(context, transaction);
+    context.reply.clear();
     match outcome {
         // Whether the counts allow it now is looked at again; the client learns that when it tries again.
-        Ok(replayed) if check_counts(call, &replayed.transaction).is_ok() => {
-            call.changes.effect = Some(Effect::CommitReplayed(Box::new(replayed)));
+        Ok(replayed) if check_counts(context, &replayed.transaction).is_ok() => {
+            context.changes.effect = Some(Effect::CommitReplayed(Box::new(replayed)));
             Ok(())
         }
         Ok(_) => Err(Errno::Again),
         Err(in_the_way) => {
-            call.changes.in_the_way = in_the_way;
+            context.changes.in_the_way = in_the_way;
             Err(Errno::Again)
         }
     }
 }
 
 /// Refuses more nodes than their owners may have after the commit.
-fn check_counts(call: &Call<'_>, transaction: &Transaction) -> Result<(), Errno> {
-    let privileged = call.view.config.privileged;
+fn check_counts(context: &RequestContext<'_>, transaction: &Transaction) -> Result<(), Errno> {
+    let privileged = context.view.config.privileged;
     for (domid, count) in transaction.counts().filter(|(domid, count)| *count > 0 && *domid != DomId::ANY) {
         // A dead domain owns nothing. The client learns that when it tries again; libxl repeats only EAGAIN.
-        let domain = call.view.state.domains.get(domid).ok_or(Errno::Again)?;
+        let domain = context.view.state.domains.get(domid).ok_or(Errno::Again)?;
         let after = usize::try_from(domain.nodes.saturating_add_signed(count)).unwrap_or(usize::MAX);
-        let is_limited = !call.view.requester.is_privileged() && domid != privileged;
-        if is_limited && transaction.has_created() && !call.view.state.domains.quotas(domid).allows(Quota::Nodes, after)
+        let is_limited = !context.view.requester.is_privileged() && domid != privileged;
+        if is_limited
+            && transaction.has_created()
+            && !context.view.state.domains.quotas(domid).allows(Quota::Nodes, after)
         {
             return Err(Errno::NoSpc);
         }
