@@ -3,7 +3,9 @@
 //! Three implementations: the kernel's, the hosted server's and the simulator's.
 
 pub use crate::store::domain::DomId;
+use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
+use crate::wire::header::Header;
 
 /// An event channel port of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +83,16 @@ pub trait Hypervisor {
 
     /// What state `domid` is in, and which domain it is.
     fn domain_info(&mut self, domid: DomId) -> DomainInfo;
+
+    /// Notes that a request is executed now, so that a crash report can name it. `payload` stays where it is until
+    /// [`Hypervisor::request_ends`].
+    ///
+    /// From here to there the state does not change. A crash in between therefore leaves the state of before the request,
+    /// but for a preparation ([`crate::engine::Engine::undo_preparation`]).
+    fn request_begins(&mut self, _connection: ConnectionId, _header: Header, _payload: &[u8]) {}
+
+    /// Notes that no request is executed now.
+    fn request_ends(&mut self) {}
 
     /// What state `domid` is in.
     fn domain_state(&mut self, domid: DomId) -> DomainState {

@@ -32,6 +32,7 @@ pub mod hypervisor;
 pub mod report;
 pub mod requests;
 pub mod snapshot;
+pub mod turn;
 pub mod work;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -41,16 +42,18 @@ use alloc::vec::Vec;
 
 use crate::engine::config::{Config, StreamLimit};
 use crate::engine::connection::buffer_pool::BufferPool;
-use crate::engine::connection::output::{Dropped, EventCause, Origin};
+use crate::engine::connection::output::{Dropped, Origin};
 use crate::engine::connection::{Connection, Peer, ProtocolError, Session};
 use crate::engine::domains::departures::{Departures, has_to_look_at};
+use crate::engine::domains::introduce::Preparation;
 use crate::engine::events::announcements::Announcements;
 use crate::engine::events::drops::Drops;
 use crate::engine::events::postponed::Discarded;
 use crate::engine::fairness::Fairness;
-use crate::engine::hypervisor::{Hypervisor, Port};
+use crate::engine::hypervisor::Port;
 use crate::engine::report::trace::{Switches, Trace};
 use crate::engine::requests::change_set::{ChangeSet, UpdateCommand};
+use crate::engine::turn::Turn;
 use crate::engine::work::Work;
 use crate::limits;
 use crate::store::domain::DomId;
@@ -99,14 +102,6 @@ enum NextSession {
     Failed(ProtocolError),
 }
 
-/// The cause of events: the request in flight, or the server's own work.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cause {
-    /// The connection that sent the request; `None` for the server's own work.
-    connection: Option<ConnectionId>,
-    event: EventCause,
-}
-
 /// The engine: all state, and all connections.
 #[derive(Debug)]
 pub struct Engine {
@@ -129,8 +124,6 @@ pub struct Engine {
     next_ticket: u64,
     /// The number of the newest request that is answered later.
     next_deferred: u64,
-    /// The request in flight, as the cause of events.
-    cause: Cause,
     /// Clients of the hosted server.
     sockets: BTreeSet<ConnectionId>,
     /// Announcements that take more than one turn.
@@ -141,14 +134,14 @@ pub struct Engine {
     discarded: Discarded,
     /// Counts of dropped events.
     drops: Drops,
-    /// The work meter.
-    work: Work,
     /// The time of the latest [`Engine::handle_timeout`].
     now_ms: u64,
     /// Found watches; kept between events for its capacity.
     told: Vec<Rc<Watch>>,
     /// Kept between requests for its room; empty then.
     changes: ChangeSet,
+    /// The introduction that is prepared and not applied.
+    preparation: Option<Preparation>,
     /// The same for replies.
     buffer_pool: BufferPool,
     /// The most that any guest has had of what is limited.
@@ -157,8 +150,6 @@ pub struct Engine {
     trace: Trace,
     /// What was said of the newest version of the stream.
     stream_limit: StreamLimit,
-    /// Bytes of memory that are left for the events of what is being handled.
-    free_for_events: usize,
 }
 
 impl Engine {
@@ -180,20 +171,18 @@ impl Engine {
             starting: Vec::new(),
             next_ticket: 0,
             next_deferred: 0,
-            cause: Cause::default(),
             sockets: BTreeSet::new(),
             announcements: Announcements::default(),
             departures: Departures::default(),
             discarded: Discarded::default(),
             drops: Drops::default(),
-            work: Work::default(),
             now_ms: 0,
             told: Vec::new(),
             changes: ChangeSet::default(),
+            preparation: None,
             buffer_pool: BufferPool::default(),
             peaks: Peaks::default(),
             stream_limit: StreamLimit::default(),
-            free_for_events: usize::MAX,
         }
     }
 
@@ -228,9 +217,9 @@ impl Engine {
     }
 
     /// Removes a client of the hosted server.
-    pub fn handle_disconnected(&mut self, id: ConnectionId) {
+    pub fn handle_disconnected(&mut self, id: ConnectionId, work: &mut Work) {
         if self.connections.get(&id).is_some_and(|connection| connection.peer == Peer::Socket) {
-            self.drop_session(id, NextSession::Reset);
+            self.drop_session(id, NextSession::Reset, work);
             self.connections.remove(&id);
             self.sockets.remove(&id);
             self.forget_reader(id);
@@ -302,14 +291,14 @@ impl Engine {
 
     /// Drops events that were not read in time, and resumes guests that were held back for long enough. If events remain
     /// after [`limits::EXPIRED_AT_ONCE`] drops, the next timeout is due at once.
-    pub fn handle_timeout(&mut self, now_ms: u64) {
-        self.now_ms = now_ms;
-        self.advance_fairness(now_ms);
-        self.drop_old_lists(now_ms);
-        self.log_drops(now_ms);
+    pub fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
+        self.now_ms = turn.now_ms;
+        self.advance_fairness(turn);
+        self.drop_old_lists(turn);
+        self.log_drops(turn);
         let mut left = limits::EXPIRED_AT_ONCE;
         while let Some((deadline_ms, id)) = self.deadlines.first().copied().filter(|_| left > 0) {
-            if deadline_ms > now_ms {
+            if deadline_ms > turn.now_ms {
                 return;
             }
             self.deadlines.pop_first();
@@ -317,17 +306,17 @@ impl Engine {
                 connection.deadline_ms = None;
             }
             if self.guest_of(id).is_none() {
-                self.give_up_reader(id, now_ms);
+                self.give_up_reader(id, turn);
                 continue;
             }
             let Some(session) = self.session_mut(id) else { continue };
-            let dropped = session.output.expire(now_ms, left);
+            let dropped = session.output.expire(turn.now_ms, left);
             let next = session.output.next_deadline_ms();
             // A connection with nothing to drop costs a check, too.
             left = left.saturating_sub(dropped.len().max(1));
             for Dropped { origin, originator } in &dropped {
-                self.work.spend(1);
-                self.note_dropped(*originator, id, now_ms);
+                turn.work.spend(1);
+                self.note_dropped(*originator, id, turn);
                 if let Some(origin) = origin {
                     self.settle(*origin);
                 }
@@ -365,17 +354,11 @@ impl Engine {
     }
 
     /// Whether the complete request has to wait because it names a departing domain.
-    fn is_held_for_departure(
-        &mut self,
-        id: ConnectionId,
-        kind: MessageType,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) -> bool {
+    fn is_held_for_departure(&mut self, id: ConnectionId, kind: MessageType, turn: &mut Turn<'_>) -> bool {
         let payload = self.session_mut(id).and_then(|session| session.input.take_payload());
         let Some(payload) = payload else { return false };
-        self.free_for_events = hypervisor.free_memory();
-        self.look_at_named(id, kind, &payload, hypervisor, now_ms);
+        turn.note_free_memory();
+        self.look_at_named(id, kind, &payload, turn);
         let is_held = self.hold_for_departure(id, kind, &payload);
         if let Some(session) = self.session_mut(id) {
             session.input.put_payload_back(payload);
@@ -383,39 +366,16 @@ impl Engine {
         is_held
     }
 
-    /// Begins a connection's turn, and counts the steps of its requests from here on.
-    pub const fn begin_turn(&mut self) {
-        self.work.begin_turn();
-    }
-
-    /// Whether a connection's turn has used up its steps.
-    #[must_use]
-    pub const fn is_turn_over(&self) -> bool {
-        self.work.is_turn_over()
-    }
-
-    /// Elementary steps since the start ([`work`]).
-    #[must_use]
-    pub const fn steps(&self) -> u64 {
-        self.work.steps()
-    }
-
     /// Notes that `count` bytes were put into a connection's [`Input::space`](connection::input::Input::space), and handles the request if it is
     /// complete. Returns whether it did.
-    pub fn handle_received(
-        &mut self,
-        id: ConnectionId,
-        count: usize,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) -> bool {
+    pub fn handle_received(&mut self, id: ConnectionId, count: usize, turn: &mut Turn<'_>) -> bool {
         let any_departs = !self.departures.is_empty();
         let Some(connection) = self.connections.get_mut(&id) else { return false };
         let is_guest = connection.domid().is_some_and(|domid| domid != self.config.privileged);
-        let has_room = !is_guest || hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES;
+        let has_room = !is_guest || turn.hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES;
         let Some((session, _)) = connection.session_mut() else { return false };
         if session.input.advance(count, has_room).is_err() {
-            self.handle_protocol_error(id, ProtocolError::Protocol, now_ms);
+            self.handle_protocol_error(id, ProtocolError::Protocol, turn);
             return false;
         }
         if !session.input.is_complete() {
@@ -423,7 +383,7 @@ impl Engine {
         }
         let kind = MessageType::from_wire(session.input.header().kind);
         let (header, payload) = if let Some(kind) = kind.filter(|kind| has_to_look_at(*kind, any_departs)) {
-            if self.is_held_for_departure(id, kind, hypervisor, now_ms) {
+            if self.is_held_for_departure(id, kind, turn) {
                 return false;
             }
             let Some(session) = self.session_mut(id) else { return false };
@@ -431,8 +391,8 @@ impl Engine {
         } else {
             session.input.take()
         };
-        self.handle_request(id, header, payload.as_deref(), hypervisor, now_ms);
-        self.note_growth(now_ms);
+        self.handle_request(id, header, payload.as_deref(), turn);
+        self.note_growth(turn);
         if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
             session.input.recycle(payload);
         }

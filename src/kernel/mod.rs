@@ -8,6 +8,7 @@ pub(crate) mod heap;
 #[cfg(feature = "hostile-guest")]
 #[path = "../../tests/xen/hostile-guest/mod.rs"]
 mod hostile;
+mod in_flight;
 pub(crate) mod intrinsics;
 pub(crate) mod line_buffer;
 pub(crate) mod log;

@@ -6,11 +6,13 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
 
 use xenstore::engine::hypervisor::{DomId, DomainInfo, DomainState, Hypervisor, Port};
-use xenstore::server::{Platform, UpdateFigures};
+use xenstore::server::{ConnectionId, Platform, UpdateFigures};
 use xenstore::wire::errno::Errno;
+use xenstore::wire::header::Header;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 use super::heap;
+use super::in_flight;
 use super::slots::Slots;
 use super::update::{self, successor};
 use super::work;
@@ -235,6 +237,14 @@ impl Hypervisor for XenPlatform {
         heap::usage().free
     }
 
+    fn request_begins(&mut self, connection: ConnectionId, header: Header, payload: &[u8]) {
+        in_flight::begin(connection, header, payload);
+    }
+
+    fn request_ends(&mut self) {
+        in_flight::end();
+    }
+
     fn port_in_ring(&self, domid: DomId) -> u32 {
         self.page(domid).map_or(0, |page| page.load(Field::EventPort))
     }
@@ -244,8 +254,6 @@ impl Hypervisor for XenPlatform {
     }
 
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
-        #[cfg(feature = "boot-test")]
-        super::update_test::fault_for(domid);
         let description = self.domains.describe(domid.0);
         let state = match description.state {
             State::Running => DomainState::Running,

@@ -10,7 +10,6 @@ use core::hint::black_box;
 use core::ptr;
 
 use xenstore::engine::config::Config;
-use xenstore::engine::requests::in_flight::FAULT;
 use xenstore::engine::snapshot::Restorer;
 use xenstore::store::domain::DomId;
 use xenstore::stream::reader::Reader;
@@ -96,12 +95,10 @@ pub(crate) fn restore_some(boot: &BootInfo, stream: &[u8], config: &Config) {
     fail(boot, Place::During);
 }
 
-/// Faults if `domid` is the number that requests a processor fault.
-pub(crate) fn fault_for(domid: DomId) {
-    if domid == FAULT {
-        // SAFETY: the instruction is meant to fault.
-        unsafe { asm!("ud2") }
-    }
+/// Causes a processor fault.
+pub(super) fn fault() {
+    // SAFETY: the instruction is meant to fault.
+    unsafe { asm!("ud2") }
 }
 
 /// Hangs.

@@ -19,6 +19,8 @@ use alloc::collections::VecDeque;
 pub use crate::engine::Engine;
 use crate::engine::connection::{Connection, Peer, ProtocolError, RingStart};
 use crate::engine::hypervisor::{Hypervisor, Port};
+use crate::engine::turn::Turn;
+use crate::engine::work::Work;
 use crate::engine::{self, config::Config};
 use crate::limits;
 use crate::server::update::Updates;
@@ -79,6 +81,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Server {
     engine: Engine,
+    /// The work meter of all turns.
+    work: Work,
     updates: Updates,
     actions: VecDeque<Action>,
     /// Whether the hypervisor has reported that a domain shut down or died, since the last turn.
@@ -100,7 +104,7 @@ enum Told {
 
 /// The outcome of one ring's turn.
 #[derive(Default)]
-struct Turn {
+struct RingTurn {
     /// Bytes were moved, and the other end needs a notification.
     moved: bool,
     /// The turn ended before the ring was empty.
@@ -117,6 +121,7 @@ impl Server {
     fn with_engine(engine: Engine) -> Self {
         Self {
             engine,
+            work: Work::default(),
             updates: Updates::default(),
             actions: VecDeque::new(),
             has_exception: false,
@@ -135,6 +140,12 @@ impl Server {
     #[must_use]
     pub const fn requests_handled(&self) -> u64 {
         self.requests
+    }
+
+    /// Returns the elementary steps of work since the start ([`crate::engine::work`]).
+    #[must_use]
+    pub const fn steps(&self) -> u64 {
+        self.work.steps()
     }
 
     /// Connects a domain that exists before the server, as [`Engine::handle_boot_domain`].
@@ -167,7 +178,7 @@ impl Server {
 
     /// Removes a client of the hosted server.
     pub fn handle_disconnected(&mut self, id: ConnectionId) {
-        self.engine.handle_disconnected(id);
+        self.engine.handle_disconnected(id, &mut self.work);
     }
 
     /// Takes bytes that a client of the hosted server sent, and executes up to [`limits::REQUESTS_PER_TURN`] requests.
@@ -181,10 +192,10 @@ impl Server {
     ) -> usize {
         let mut rest = bytes;
         let mut requests = 0;
-        self.engine.begin_turn();
+        self.work.begin_turn();
         while (!rest.is_empty() || self.engine.has_complete_request(id))
             && requests < limits::REQUESTS_PER_TURN
-            && !self.engine.is_turn_over()
+            && !self.work.is_turn_over()
             && self.engine.may_receive(id)
         {
             let Some((session, _)) = self.engine.connection_mut(id).and_then(Connection::session_mut) else { break };
@@ -195,7 +206,7 @@ impl Server {
             };
             to.copy_from_slice(from);
             rest = behind;
-            if self.engine.handle_received(id, count, platform, now_ms) {
+            if self.engine.handle_received(id, count, &mut Turn::new(platform, now_ms, &mut self.work)) {
                 requests = requests.saturating_add(1);
                 self.requests = self.requests.saturating_add(1);
                 self.start_introduced(platform);
@@ -273,14 +284,14 @@ impl Server {
     /// without work costs nothing.
     pub fn poll<P: Platform>(&mut self, platform: &mut P, now_ms: u64) -> Poll {
         if core::mem::take(&mut self.has_exception) {
-            self.engine.handle_domain_exception(platform, now_ms);
+            self.engine.handle_domain_exception(&mut Turn::new(platform, now_ms, &mut self.work));
         }
-        self.engine.handle_timeout(now_ms);
+        self.engine.handle_timeout(&mut Turn::new(platform, now_ms, &mut self.work));
         for _ in 0..self.engine.ready_len() {
             let Some(id) = self.engine.poll_ready() else { break };
             self.serve(id, platform, now_ms);
         }
-        self.engine.handle_postponed(platform.free_memory(), now_ms);
+        self.engine.handle_postponed(&mut Turn::new(platform, now_ms, &mut self.work));
         self.act(platform, now_ms);
         let deadlines = [self.engine.poll_timeout(), self.updates.deadline_ms()];
         Poll { busy: self.is_busy(), deadline_ms: deadlines.into_iter().flatten().min() }
@@ -311,7 +322,8 @@ impl Server {
             if self.look_for_reconnection(id, domid, platform) {
                 return self.engine.wake(id);
             }
-            self.engine.handle_protocol_error(id, ProtocolError::RingIndex, now_ms);
+            let mut turn = Turn::new(platform, now_ms, &mut self.work);
+            self.engine.handle_protocol_error(id, ProtocolError::RingIndex, &mut turn);
         }
         // A request on this very ring may have introduced the domain again, with a different port.
         let port = self.port_of(id);
@@ -369,7 +381,7 @@ impl Server {
         if self.engine.features(id).contains(Features::RECONNECTION)
             && page.load(Field::Connection) == CONNECTION_REQUESTED
         {
-            self.engine.handle_reconnect(id);
+            self.engine.handle_reconnect(id, &mut self.work);
             return false;
         }
         let session = self.engine.connection_mut(id).and_then(Connection::session_mut);
@@ -387,14 +399,14 @@ impl Server {
         domid: DomId,
         platform: &mut P,
         now_ms: u64,
-    ) -> Result<Turn, ImpossibleIndex> {
-        let mut turn = Turn::default();
-        self.engine.begin_turn();
+    ) -> Result<RingTurn, ImpossibleIndex> {
+        let mut turn = RingTurn::default();
+        self.work.begin_turn();
         self.start_ring(id, domid, platform, &mut turn);
         self.send(id, domid, platform, &mut turn)?;
         let mut requests = 0;
         loop {
-            if requests == limits::REQUESTS_PER_TURN || self.engine.is_turn_over() {
+            if requests == limits::REQUESTS_PER_TURN || self.work.is_turn_over() {
                 turn.unfinished = true;
                 break;
             }
@@ -403,7 +415,7 @@ impl Server {
                 break;
             }
             turn.moved |= count > 0;
-            if self.engine.handle_received(id, count, platform, now_ms) {
+            if self.engine.handle_received(id, count, &mut Turn::new(platform, now_ms, &mut self.work)) {
                 requests = requests.saturating_add(1);
                 self.requests = self.requests.saturating_add(1);
                 self.start_introduced(platform);
@@ -421,7 +433,7 @@ impl Server {
                 continue;
             };
             let (domid, port) = (*domid, *port);
-            let mut turn = Turn::default();
+            let mut turn = RingTurn::default();
             self.start_ring(id, domid, platform, &mut turn);
             if let Some(port) = port
                 && turn.moved
@@ -432,7 +444,7 @@ impl Server {
     }
 
     /// Starts a ring at introduction.
-    fn start_ring<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P, turn: &mut Turn) {
+    fn start_ring<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P, turn: &mut RingTurn) {
         let features = self.engine.features(id);
         let (Some(connection), Some(page)) = (self.engine.connection_mut(id), platform.page(domid)) else { return };
         let Some(start) = connection.ring_start.take() else { return };
@@ -461,7 +473,7 @@ impl Server {
         id: ConnectionId,
         domid: DomId,
         platform: &P,
-        turn: &mut Turn,
+        turn: &mut RingTurn,
     ) -> Result<(), ImpossibleIndex> {
         loop {
             let Some(page) = platform.page(domid) else { return Ok(()) };

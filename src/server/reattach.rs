@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use crate::engine::Engine;
 use crate::engine::domains::reattach::Restored;
+use crate::engine::turn::Turn;
 use crate::limits;
 use crate::server::{Platform, Server};
 use crate::wire::errno::Errno;
@@ -74,12 +75,13 @@ impl Server {
             }
         }
         if mode == Reattachment::Live {
-            waiting.into_iter().for_each(|id| self.engine.handle_not_taken_over(id));
+            waiting.into_iter().for_each(|id| self.engine.handle_not_taken_over(id, &mut self.work));
             self.handle_domain_exception();
         } else {
             // Domains that no longer exist are released completely. The others may be introduced again.
-            self.engine.handle_domain_exception(platform, now_ms);
-            waiting.into_iter().for_each(|id| self.engine.handle_left_waiting(id, now_ms));
+            let mut turn = Turn::new(platform, now_ms, &mut self.work);
+            self.engine.handle_domain_exception(&mut turn);
+            waiting.into_iter().for_each(|id| self.engine.handle_left_waiting(id, &mut turn));
         }
         self.engine.wake_all();
         outcome

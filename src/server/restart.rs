@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::engine::report::crash::Crash;
 use crate::engine::requests::in_flight::InFlight;
 use crate::engine::snapshot::SaveOptions;
+use crate::engine::turn::Turn;
 use crate::server::update::payload;
 use crate::server::{Platform, Server};
 use crate::store::domain::DomId;
@@ -46,6 +47,11 @@ impl Server {
         self.save_to(sink, self.lossless_version(), &options)
     }
 
+    /// Undoes what a request in flight had prepared, as [`Engine::undo_preparation`](crate::engine::Engine::undo_preparation).
+    pub fn undo_preparation<P: Platform>(&mut self, platform: &mut P) {
+        self.engine.undo_preparation(platform);
+    }
+
     /// Abandons a request whose handler never ended, so that this server can resume in place. To be followed by
     /// [`handle_crash`](Self::handle_crash). For use if there is no memory to save and restore the state.
     pub fn abandon_request(&mut self, request: &InFlight) {
@@ -55,7 +61,7 @@ impl Server {
 
     /// Resumes after a crash, once all connections are reattached.
     pub fn handle_crash<P: Platform>(&mut self, crash: &Crash<'_>, platform: &mut P, now_ms: u64) {
-        self.engine.handle_crash(crash, platform, now_ms);
+        self.engine.handle_crash(crash, &mut Turn::new(platform, now_ms, &mut self.work));
         // The crash ended a turn before its notifications were sent. If that turn filled a ring, the server can send
         // nothing more, and a domain without a notification does not read.
         for port in self.engine.ports() {

@@ -4,6 +4,8 @@
 use xenstore::engine::Engine;
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
+use xenstore::engine::turn::Turn;
+use xenstore::engine::work::Work;
 use xenstore::store::domain::DomId;
 use xenstore::store::watch::ConnectionId;
 use xenstore::wire::errno::Errno;
@@ -77,6 +79,7 @@ impl Message {
 /// The engine and its connections.
 pub struct Driver {
     engine: Engine,
+    work: Work,
     dom0: ConnectionId,
     guest: ConnectionId,
     now_ms: u64,
@@ -88,7 +91,14 @@ impl Driver {
     pub fn new() -> Self {
         let mut engine = Engine::new(Config::default());
         let dom0 = engine.handle_connected();
-        let mut driver = Self { engine, dom0, guest: dom0, now_ms: STEP_MS, reply: Vec::with_capacity(1 << 16) };
+        let mut driver = Self {
+            engine,
+            work: Work::default(),
+            dom0,
+            guest: dom0,
+            now_ms: STEP_MS,
+            reply: Vec::with_capacity(1 << 16),
+        };
         for (kind, payload) in [
             (MessageType::Mkdir, &b"/local/domain/7\0"[..]),
             (MessageType::SetPerms, b"/local/domain/7\0n7\0"),
@@ -126,7 +136,7 @@ impl Driver {
             let count = space.len().min(rest.len());
             space[..count].copy_from_slice(&rest[..count]);
             rest = &rest[count..];
-            self.engine.handle_received(id, count, &mut Host, self.now_ms);
+            self.engine.handle_received(id, count, &mut Turn::new(&mut Host, self.now_ms, &mut self.work));
         }
         while self.engine.poll_starting().is_some() {}
         while let Some(ready) = self.engine.poll_ready() {

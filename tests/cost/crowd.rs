@@ -51,9 +51,9 @@ fn a_death_that_each_level_of_a_deep_chain_names_takes_many_turns() {
     (1..=LEVELS).for_each(|levels| ask(&mut scene, 1, T::SetPerms, &format!("{}\0b1\0r2\0", path(levels))));
     scene.settle();
     scene.end(2);
-    let before = scene.testbed.server.engine().steps();
+    let before = scene.testbed.server.steps();
     let turns = (0..).take_while(|_| scene.poll()).count();
-    let steps = scene.testbed.server.engine().steps() - before;
+    let steps = scene.testbed.server.steps() - before;
     assert!(steps > (LEVELS * LEVELS / 10) as u64, "the removal walks from the root for each level: {steps} steps");
     assert!(turns > 40, "{turns} turns");
     assert!(scene.worst.exceeded.is_empty());

@@ -77,7 +77,7 @@ impl Scene {
 
     /// Whether the history has made all of its requests, or has taken more than [`STEPS`].
     pub const fn is_over(&self) -> bool {
-        self.left == 0 || self.testbed.server.engine().steps() > STEPS
+        self.left == 0 || self.testbed.server.steps() > STEPS
     }
 
     /// Starts a guest and makes its home.
@@ -158,11 +158,11 @@ impl Scene {
         let Some(id) = self.testbed.connection(domid) else { return };
         self.left -= requests;
         self.worst.requests += requests as u64;
-        let before = self.testbed.server.engine().steps();
+        let before = self.testbed.server.steps();
         let begun = clock::now();
         self.testbed.server.handle_received(id, bytes, &mut self.testbed.machine, self.testbed.now_ms);
         let time = clock::now() - begun;
-        let steps = self.testbed.server.engine().steps() - before;
+        let steps = self.testbed.server.steps() - before;
         if let Some(objective) = objective {
             self.worst.note(objective, Cost { steps, time, works: 1 });
         }
@@ -230,11 +230,11 @@ impl Scene {
     /// Measures one round of the main loop. Returns whether the server has more to do.
     pub fn poll(&mut self) -> bool {
         let works = self.testbed.server.engine().ready_len() as u64 + std::mem::take(&mut self.ended);
-        let before = self.testbed.server.engine().steps();
+        let before = self.testbed.server.steps();
         let begun = clock::now();
         let outcome = self.testbed.server.poll(&mut self.testbed.machine, self.testbed.now_ms);
         let time = clock::now() - begun;
-        let steps = self.testbed.server.engine().steps() - before;
+        let steps = self.testbed.server.steps() - before;
         let objective = if works == 0 { Objective::Postponed } else { Objective::Poll };
         self.worst.note(objective, Cost { steps, time, works });
         outcome.busy

@@ -16,10 +16,10 @@ use crate::testbed::{Testbed, error};
 
 /// Returns the steps and the time of a request of domain 1.
 fn cost(testbed: &mut Testbed, kind: MessageType, transaction: u32, payload: &str) -> (u64, Duration) {
-    let before = testbed.server.engine().steps();
+    let before = testbed.server.steps();
     let started = Instant::now();
     testbed.send(1, transaction, kind.to_wire(), payload.as_bytes());
-    let (taken, steps) = (started.elapsed(), testbed.server.engine().steps() - before);
+    let (taken, steps) = (started.elapsed(), testbed.server.steps() - before);
     assert_ne!(testbed.reply(1).unwrap().kind, MessageType::Error.to_wire());
     (steps, taken)
 }
@@ -50,9 +50,9 @@ fn the_removal_of_a_node_that_all_guests_watch_is_told_over_several_turns() {
         testbed.put_bytes(1, &[&header.emit()[..], payload].concat());
         let port = testbed.port(1);
         testbed.server.handle_event(port);
-        let before = testbed.server.engine().steps();
+        let before = testbed.server.steps();
         testbed.server.poll(&mut testbed.machine, testbed.now_ms);
-        let steps = testbed.server.engine().steps() - before;
+        let steps = testbed.server.steps() - before;
         testbed.run();
         steps
     };
@@ -136,10 +136,10 @@ fn the_meter_counts_the_missing_levels_that_a_read_in_a_transaction_notes() {
     let mut testbed = Testbed::with_homes([1]);
     let transaction = testbed.begin(1);
     let missing = format!("m/{}\0", chain(980));
-    let before = testbed.server.engine().steps();
+    let before = testbed.server.steps();
     let started = Instant::now();
     testbed.send(1, transaction, MessageType::Read.to_wire(), missing.as_bytes());
-    let (taken, steps) = (started.elapsed(), testbed.server.engine().steps() - before);
+    let (taken, steps) = (started.elapsed(), testbed.server.steps() - before);
     assert!(steps >= 980, "{steps} steps in {taken:?}");
 }
 
@@ -155,9 +155,9 @@ fn many_deaths_at_once_are_worked_off_over_several_turns() {
         testbed.machine.pages.remove(&DomId(domid));
     }
     testbed.server.handle_domain_exception();
-    let before = testbed.server.engine().steps();
+    let before = testbed.server.steps();
     testbed.server.poll(&mut testbed.machine, testbed.now_ms);
-    let steps = testbed.server.engine().steps() - before;
+    let steps = testbed.server.steps() - before;
     // Each of the two passes ends after the home that uses up its steps.
     let most = 2 * (limits::POSTPONED_STEPS + 900 * work::REMOVAL_STEPS);
     testbed.run();

@@ -13,9 +13,9 @@ fn a_crash_in_a_request_costs_its_client_alone_and_the_store_goes_on() {
     assert!(!output.contains("FAILED"), "{output}");
     for wanted in [
         "dom0 panic: ",
-        "domain 0, Some(Write) /crash-by-panic: panic at src/engine/requests/in_flight.rs",
+        "domain 0, Some(Write) /crash-by-panic: panic at src/kernel/in_flight.rs",
         "domain 0, Some(Write) /crash-by-fault: fault 6 (invalid opcode)",
-        "guest: domain N, Some(Write) data/crash-by-panic: panic at src/engine/requests/in_flight.rs",
+        "guest: domain N, Some(Write) data/crash-by-panic: panic at src/kernel/in_flight.rs",
         "no room: xenstore-write: could not write path /crash-by-panic; domain 0, Some(Write) /crash-by-panic: panic at",
         "restarts: 3\n",
     ] {
@@ -39,8 +39,8 @@ fn a_crash_during_the_restart_ends_it_with_both_reports() {
     assert!(!output.contains("FAILED"), "{output}");
     let mut rest = output.as_str();
     for wanted in [
-        "panic at src/engine/requests/in_flight.rs",
-        "asked for by a request",
+        "panic at src/kernel/in_flight.rs",
+        "requested by a test",
         "panic at src/kernel/update_test.rs",
         "asked for",
         "no warm restart: the restart failed as well",

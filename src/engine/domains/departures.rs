@@ -12,6 +12,8 @@ use core::ops::Bound;
 
 use crate::engine::report::trace::Switches;
 use crate::engine::requests::parse_domid;
+use crate::engine::turn::Turn;
+use crate::engine::work::Work;
 use crate::engine::{Engine, work};
 use crate::store::domain::DomId;
 use crate::store::path::{Path, PathBuf};
@@ -92,13 +94,18 @@ pub(in crate::engine) const fn has_to_look_at(kind: MessageType, any_departs: bo
 impl Engine {
     /// Begins to remove the nodes of a domain that is gone. `originator` is its former connection. Few nodes are removed
     /// at once.
-    pub(in crate::engine) fn begin_departure(&mut self, domid: DomId, originator: Option<ConnectionId>, now_ms: u64) {
+    pub(in crate::engine) fn begin_departure(
+        &mut self,
+        domid: DomId,
+        originator: Option<ConnectionId>,
+        turn: &mut Turn<'_>,
+    ) {
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.connection = None;
             domain.target = None;
         }
         self.departures.by_domain.insert(domid, Departure::new(originator));
-        self.continue_departure(domid, now_ms);
+        self.continue_departure(domid, turn);
     }
 
     /// Restores the removal of a domain's nodes that a predecessor began.
@@ -113,19 +120,19 @@ impl Engine {
     }
 
     /// Continues a departure until it ends, the steps are used up, or a reader has to read first.
-    fn continue_departure(&mut self, domid: DomId, now_ms: u64) {
-        while !self.work.is_over()
+    fn continue_departure(&mut self, domid: DomId, turn: &mut Turn<'_>) {
+        while !turn.work.is_over()
             && let Some(departure) = self.departures.by_domain.get(&domid)
         {
             let originator = departure.originator;
             match departure.progress.clone() {
                 Progress::Nodes(next) => {
-                    if !self.remove_nodes_and_rights(domid, next, originator, now_ms) {
+                    if !self.remove_nodes_and_rights(domid, next, originator, turn) {
                         return;
                     }
                     self.set_progress(domid, Progress::Transactions(None));
                 }
-                Progress::Transactions(done) => self.forget_in_connections(domid, done),
+                Progress::Transactions(done) => self.forget_in_connections(domid, done, turn.work),
                 Progress::Done => return self.end_departure(domid),
             }
         }
@@ -137,12 +144,12 @@ impl Engine {
         domid: DomId,
         next: Option<PathBuf>,
         originator: Option<ConnectionId>,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) -> bool {
         // The node may have been removed since the last turn, or no longer name the domain.
         let still = next.filter(|path| self.state.tree.get(path.as_path()).is_some_and(|node| node.names(domid)));
         let mut is_whole = still.is_none();
-        let mut next = still.or_else(|| self.next_naming(domid, None));
+        let mut next = still.or_else(|| self.next_naming(domid, None, turn.work));
         loop {
             let Some(path) = next else {
                 if is_whole {
@@ -150,7 +157,7 @@ impl Engine {
                 }
                 // Search again from the start: nodes before the one where this turn began may have changed.
                 is_whole = true;
-                next = self.next_naming(domid, None);
+                next = self.next_naming(domid, None, turn.work);
                 if next.is_none() {
                     return true;
                 }
@@ -158,44 +165,44 @@ impl Engine {
             };
             let receiver = self.crowded_reader(originator);
             if let Some(receiver) = receiver {
-                self.await_reading(receiver, now_ms);
+                self.await_reading(receiver, turn);
                 if let Some(departure) = self.departures.by_domain.get_mut(&domid) {
                     departure.receiver = Some(receiver);
                 }
             }
-            if receiver.is_some() || self.announcements.has_unattended() || self.work.is_over() {
+            if receiver.is_some() || self.announcements.has_unattended() || turn.work.is_over() {
                 self.set_progress(domid, Progress::Nodes(Some(path)));
                 return false;
             }
             // The search for the next node needs this one, which is about to be removed.
-            next = self.next_naming(domid, Some(path.as_path()));
-            self.work.spend(work::of_path(path.as_path().as_str().len()));
-            self.remove_node_or_rights(path.as_path(), domid, originator, now_ms);
+            next = self.next_naming(domid, Some(path.as_path()), turn.work);
+            turn.work.spend(work::of_path(path.as_path().as_str().len()));
+            self.remove_node_or_rights(path.as_path(), domid, originator, turn);
         }
     }
 
-    fn next_naming(&mut self, domid: DomId, behind: Option<Path<'_>>) -> Option<PathBuf> {
+    fn next_naming(&mut self, domid: DomId, behind: Option<Path<'_>>, work: &mut Work) -> Option<PathBuf> {
         let mut steps = 0;
         let next = self.state.tree.next_naming(domid, behind, self.config.keep_orphans, &mut steps);
-        self.work.spend(steps);
+        work.spend(steps);
         next
     }
 
     /// Takes a domain's rights out of the transactions of the connections after `done`, until the steps are used up.
     /// Transactions opened meanwhile no longer see these rights.
-    fn forget_in_connections(&mut self, domid: DomId, done: Option<ConnectionId>) {
+    fn forget_in_connections(&mut self, domid: DomId, done: Option<ConnectionId>, work: &mut Work) {
         let behind = (done.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut progress = Progress::Done;
         let mut done = done;
         for (id, connection) in self.connections.range_mut(behind) {
-            if self.work.is_over() {
+            if work.is_over() {
                 progress = Progress::Transactions(done);
                 break;
             }
-            self.work.spend(1);
+            work.spend(1);
             let transactions = connection.session_mut().map(|(session, _)| &mut session.transactions);
             for transaction in transactions.into_iter().flat_map(|transactions| transactions.values_mut()) {
-                self.work.spend(transaction.len() as u64);
+                work.spend(transaction.len() as u64);
                 transaction.forget_domain(domid);
             }
             done = Some(*id);
@@ -205,9 +212,9 @@ impl Engine {
 
     /// Takes the rights of all departing domains out of a transaction before its commit, which must not bring removed rights
     /// back.
-    pub(in crate::engine) fn forget_departing(&mut self, transaction: &mut Transaction) {
+    pub(in crate::engine) fn forget_departing(&mut self, transaction: &mut Transaction, work: &mut Work) {
         for domid in self.departures.by_domain.keys() {
-            self.work.spend(transaction.len() as u64);
+            work.spend(transaction.len() as u64);
             transaction.forget_domain(*domid);
         }
     }
@@ -228,14 +235,14 @@ impl Engine {
     }
 
     /// Continues all departures until the steps are used up.
-    pub(in crate::engine) fn run_departures(&mut self, now_ms: u64) {
+    pub(in crate::engine) fn run_departures(&mut self, turn: &mut Turn<'_>) {
         let runnable = self.departures.by_domain.iter().filter(|(_, departure)| departure.receiver.is_none());
         let runnable: Vec<DomId> = runnable.map(|(domid, _)| *domid).collect();
         for domid in runnable {
-            if self.work.is_over() {
+            if turn.work.is_over() {
                 return;
             }
-            self.continue_departure(domid, now_ms);
+            self.continue_departure(domid, turn);
         }
     }
 

@@ -6,6 +6,7 @@
 //! one, is preceded by a look at the domains that it names (`Engine::look_at_named`).
 
 pub(super) mod departures;
+pub mod introduce;
 pub mod reattach;
 
 use alloc::boxed::Box;
@@ -14,58 +15,32 @@ use alloc::vec::Vec;
 use crate::engine::connection::input::Input;
 use crate::engine::connection::output::EventCause;
 use crate::engine::connection::{Connection, Peer, Phase, ProtocolError, RingStart};
-use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor, Port};
+use crate::engine::hypervisor::{DomainInfo, DomainState, Hypervisor};
 use crate::engine::requests::parse_domid;
-use crate::engine::{Cause, Engine, NextSession, work};
+use crate::engine::turn::{Cause, Turn};
+use crate::engine::work::Work;
+use crate::engine::{Engine, NextSession, work};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::path::Path;
 use crate::store::special::{Special, SpecialNode};
 use crate::store::watch::ConnectionId;
-use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
 use crate::wire::header::MessageType;
 use crate::wire::ring::Ring;
 
 impl Engine {
-    /// Connects a domain that was there before us: its ring is mapped and its port bound, and what its ring says is
-    /// taken over.
-    ///
-    /// # Errors
-    /// The hypervisor's error if the ring cannot be mapped or the port cannot be bound; nothing has changed then.
-    pub fn handle_boot_domain(
-        &mut self,
-        domid: DomId,
-        remote_port: u32,
-        hypervisor: &mut dyn Hypervisor,
-    ) -> Result<(), Errno> {
-        if self.state.domains.is_introduced(domid) {
-            return Err(Errno::Exist);
-        }
-        hypervisor.map_ring(domid)?;
-        let port = match hypervisor.bind_port(domid, remote_port) {
-            Ok(port) => port,
-            Err(errno) => {
-                hypervisor.unmap_ring(domid);
-                return Err(errno);
-            }
-        };
-        let id = self.connect_domain(domid, port, RingStart::Adopt, hypervisor);
-        self.wake(id);
-        Ok(())
-    }
-
     /// Looks at all known domains, after the hypervisor said that one of them shut down or died.
-    pub fn handle_domain_exception(&mut self, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
+    pub fn handle_domain_exception(&mut self, turn: &mut Turn<'_>) {
         let known: Vec<DomId> = self.state.domains.iter().map(|(domid, _)| domid).collect();
         let mut shut_down = None;
         // One allowance for all domains: later turns remove the rest of their nodes.
-        self.work.begin_postponed();
+        turn.work.begin_postponed();
         for domid in known.into_iter().filter(|domid| !self.departures.contains(*domid)).collect::<Vec<_>>() {
-            self.free_for_events = hypervisor.free_memory();
+            turn.note_free_memory();
             let Some(domain) = self.state.domains.get(domid) else { continue };
             let (is_introduced, was_shutdown) = (domain.connection.is_some(), domain.shutdown);
-            let info = hypervisor.domain_info(domid);
+            let info = turn.hypervisor.domain_info(domid);
             match self.state_of_known(domid, info) {
                 DomainState::Running => {}
                 _ if domid == self.config.privileged => {}
@@ -75,12 +50,12 @@ impl Engine {
                         if let Some(domain) = self.state.domains.get_mut(domid) {
                             domain.shutdown = true;
                         }
-                        self.announce_special_domain(Special::ReleaseDomain, domid, now_ms);
+                        self.announce_special_domain(Special::ReleaseDomain, domid, turn);
                     }
                 }
                 DomainState::Dying if !is_introduced => {}
                 DomainState::Dying | DomainState::Absent => {
-                    self.release(domid, hypervisor, now_ms);
+                    self.release(domid, turn);
                     if is_introduced {
                         shut_down = None;
                     }
@@ -88,9 +63,9 @@ impl Engine {
             }
         }
         if let Some(domid) = shut_down {
-            self.announce_special(Special::ReleaseDomain, domid, now_ms);
+            self.announce_special(Special::ReleaseDomain, domid, turn);
         }
-        self.note_growth(now_ms);
+        self.note_growth(turn);
     }
 
     /// What has become of a known domain. That there is another one with its number means that it is gone.
@@ -108,14 +83,7 @@ impl Engine {
     /// Looks whether the domains that a request will introduce or give rights to are those that are known by these
     /// numbers, and forgets those that are not. This is news of the hypervisor and no part of the request, so that it
     /// holds also if the request is refused.
-    pub(super) fn look_at_named(
-        &mut self,
-        id: ConnectionId,
-        kind: MessageType,
-        payload: &[u8],
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) {
+    pub(super) fn look_at_named(&mut self, id: ConnectionId, kind: MessageType, payload: &[u8], turn: &mut Turn<'_>) {
         // Of an introduction the domid; of permissions the domid behind each entry's letter.
         let (strings, skipped, letters) = match kind {
             MessageType::Introduce => (1, 0, 0),
@@ -130,10 +98,10 @@ impl Engine {
             if !is_known_by_id || is_departing || domid == self.config.privileged || Some(domid) == self.domain_of(id) {
                 continue;
             }
-            let info = hypervisor.domain_info(domid);
+            let info = turn.hypervisor.domain_info(domid);
             // A domain that is merely gone is left to the signal, as ever.
             if info.unique_id.is_some() && self.state_of_known(domid, info) == DomainState::Absent {
-                self.release(domid, hypervisor, now_ms);
+                self.release(domid, turn);
             }
         }
     }
@@ -146,83 +114,15 @@ impl Engine {
         }
     }
 
-    /// Makes a connection for a domain whose ring is mapped and whose port is bound.
-    fn connect_domain(
-        &mut self,
-        domid: DomId,
-        port: Port,
-        start: RingStart,
-        hypervisor: &mut dyn Hypervisor,
-    ) -> ConnectionId {
-        let id = self.add_connection(Connection::new(Peer::Domain { domid, port: Some(port) }, Some(start)));
-        self.ports.insert(port, id);
-        let known = self.state.domains.get(domid).map(|domain| domain.born);
-        let born = known.unwrap_or_else(|| self.state.next_generation());
-        self.learn_domain(domid, born, hypervisor);
-        if let Some(domain) = self.state.domains.get_mut(domid) {
-            domain.connection = Some(id);
-            domain.shutdown = false;
-        }
-        self.open_account(domid);
-        id
-    }
-
-    pub(super) fn introduce(&mut self, domid: DomId, port: Port, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
-        let id = self.connect_domain(domid, port, RingStart::Reset, hypervisor);
-        self.starting.push(id);
-        log::debug!("domain {domid} introduced");
-        self.announce_special(Special::IntroduceDomain, domid, now_ms);
-        self.announce_special_domain(Special::IntroduceDomain, domid, now_ms);
-        self.wake(id);
-    }
-
-    /// Introduces a connected domain again: another port, and a connection as if new.
-    pub(super) fn rebind(&mut self, domid: DomId, remote_port: u32, hypervisor: &mut dyn Hypervisor) {
-        let Some(id) = self.state.domains.connection(domid) else { return };
-        self.drop_session(id, NextSession::Reset);
-        self.forget_outstanding(id);
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.ring_start = Some(RingStart::Reset);
-        connection.is_shut_out = false;
-        let Peer::Domain { port, .. } = &mut connection.peer else { return };
-        self.starting.push(id);
-        if let Some(old) = port.take() {
-            self.ports.remove(&old);
-            hypervisor.close_port(old);
-        }
-        // A ring that could not be mapped when the connection was taken over may be there now.
-        connection.is_mapped = connection.is_mapped || hypervisor.map_ring(domid).is_ok();
-        let bound = if connection.is_mapped { hypervisor.bind_port(domid, remote_port) } else { Err(Errno::Inval) };
-        match bound {
-            Ok(new) => {
-                *port = Some(new);
-                self.ports.insert(new, id);
-            }
-            Err(errno) => {
-                log::warn!("domain {domid}: port {remote_port} can't be bound: {}", errno.name());
-                self.shut(id, ProtocolError::Communication);
-            }
-        }
-        self.wake(id);
-    }
-
-    /// Forgets a connection's outstanding requests. Their messages may still be pending somewhere, but no later request gets
-    /// the same ticket.
-    fn forget_outstanding(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.forget_tickets();
-        }
-    }
-
     /// A domain asked for a fresh connection: all that the old one had going on is dropped, and its ring is emptied.
     /// Also a connection that was shut is open again, unless it was shut out, or has no port: it would be open and never
     /// looked at. Then only the control domain helps, by introducing the domain again.
-    pub fn handle_reconnect(&mut self, id: ConnectionId) {
+    pub fn handle_reconnect(&mut self, id: ConnectionId, work: &mut Work) {
         let has_no_port = |connection: &Connection| matches!(connection.peer, Peer::Domain { port: None, .. });
         if self.connections.get(&id).is_some_and(|connection| connection.is_shut_out || has_no_port(connection)) {
             return;
         }
-        self.drop_session(id, NextSession::Reset);
+        self.drop_session(id, NextSession::Reset, work);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.ring_start = Some(RingStart::Reset);
         }
@@ -254,29 +154,29 @@ impl Engine {
     }
 
     /// Forgets a domain: its connection, what it owns, its rights, and its record.
-    pub(super) fn release(&mut self, domid: DomId, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
+    pub(super) fn release(&mut self, domid: DomId, turn: &mut Turn<'_>) {
         let connection = self.state.domains.connection(domid);
         if let Some(id) = connection {
-            self.drop_session(id, NextSession::Reset);
+            self.drop_session(id, NextSession::Reset, turn.work);
             if let Some(Connection { peer: Peer::Domain { port, .. }, is_mapped, .. }) = self.connections.remove(&id) {
                 if let Some(port) = port {
                     self.ports.remove(&port);
-                    hypervisor.close_port(port);
+                    turn.hypervisor.close_port(port);
                 }
                 if is_mapped {
-                    hypervisor.unmap_ring(domid);
+                    turn.hypervisor.unmap_ring(domid);
                 }
             }
             self.forget_reader(id);
         }
         self.forget_rights(domid);
-        self.begin_departure(domid, connection, now_ms);
+        self.begin_departure(domid, connection, turn);
         // The release is announced now: the events of all its nodes may take many turns.
         if connection.is_some() {
-            self.close_account(domid, now_ms);
+            self.close_account(domid, turn);
             log::debug!("domain {domid} released");
-            self.announce_special(Special::ReleaseDomain, domid, now_ms);
-            self.announce_special_domain(Special::ReleaseDomain, domid, now_ms);
+            self.announce_special(Special::ReleaseDomain, domid, turn);
+            self.announce_special_domain(Special::ReleaseDomain, domid, turn);
         }
     }
 
@@ -301,7 +201,7 @@ impl Engine {
         path: Path<'_>,
         domid: DomId,
         originator: Option<ConnectionId>,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) {
         let Some(node) = self.state.tree.get(path) else { return };
         let (permissions, generation) = (node.permissions(), node.generation());
@@ -316,31 +216,31 @@ impl Engine {
             self.state.set_permissions(path, permissions, generation);
         } else {
             let event = EventCause { originator, ..EventCause::default() };
-            self.remove_subtree(path, Cause { connection: None, event }, now_ms);
+            self.remove_subtree(path, Cause { connection: None, event }, turn);
         }
     }
 
     /// Shuts a connection whose peer broke the rules, and tells the log, not too often.
-    pub fn handle_protocol_error(&mut self, id: ConnectionId, error: ProtocolError, now_ms: u64) {
+    pub fn handle_protocol_error(&mut self, id: ConnectionId, error: ProtocolError, turn: &mut Turn<'_>) {
         let domain = self.domain_of(id).and_then(|domid| self.state.domains.get_mut(domid));
-        if domain.is_none_or(|domain| domain.error_logged.is_due(limits::ERROR_LOG_INTERVAL_MS, now_ms)) {
-            self.shut(id, error);
+        if domain.is_none_or(|domain| domain.error_logged.is_due(limits::ERROR_LOG_INTERVAL_MS, turn.now_ms)) {
+            self.shut(id, error, turn.work);
         } else {
-            self.drop_session(id, NextSession::Failed(error));
+            self.drop_session(id, NextSession::Failed(error), turn.work);
         }
     }
 
     /// Shuts a connection. The domain stays known until it is released or dies.
-    pub fn shut(&mut self, id: ConnectionId, error: ProtocolError) {
+    pub fn shut(&mut self, id: ConnectionId, error: ProtocolError, work: &mut Work) {
         log::warn!("connection of {:?} shut: {error:?}", self.connections.get(&id).map(|connection| connection.peer));
-        self.drop_session(id, NextSession::Failed(error));
+        self.drop_session(id, NextSession::Failed(error), work);
     }
 
     /// Drops all that a connection has going on, and either opens or shuts it.
-    pub(super) fn drop_session(&mut self, id: ConnectionId, phase: NextSession) {
-        self.reset_watches_and_transactions(id);
+    pub(super) fn drop_session(&mut self, id: ConnectionId, phase: NextSession, work: &mut Work) {
+        self.reset_watches_and_transactions(id, work);
         if let Some(output) = self.session_mut(id).map(|session| core::mem::take(&mut session.output)) {
-            self.discard(output);
+            self.discard(output, work);
             self.release_waiting(id);
         }
         if let Some(connection) = self.connections.get_mut(&id) {
@@ -352,9 +252,9 @@ impl Engine {
     }
 
     /// Withdraws all watches and transactions of a connection.
-    pub(super) fn reset_watches_and_transactions(&mut self, id: ConnectionId) {
+    pub(super) fn reset_watches_and_transactions(&mut self, id: ConnectionId, work: &mut Work) {
         let removed = self.state.watches.remove_connection(id) as u64;
-        self.work.spend(removed.saturating_mul(work::EVENT_STEPS));
+        work.spend(removed.saturating_mul(work::EVENT_STEPS));
         if let Some(domid) = self.domain_of(id)
             && let Some(domain) = self.state.domains.get_mut(domid)
         {
@@ -363,7 +263,7 @@ impl Engine {
         }
         if let Some(session) = self.session_mut(id).filter(|session| !session.transactions.is_empty()) {
             let open = core::mem::take(&mut session.transactions);
-            self.discard_transactions(id, open.into_values());
+            self.discard_transactions(id, open.into_values(), work);
         }
     }
 }

@@ -4,6 +4,8 @@ use alloc::vec::Vec;
 
 use crate::engine::connection::{Connection, Peer, ProtocolError};
 use crate::engine::hypervisor::{DomainState, Hypervisor, Port};
+use crate::engine::turn::Turn;
+use crate::engine::work::Work;
 use crate::engine::{Engine, NextSession};
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
@@ -58,24 +60,24 @@ impl Engine {
     }
 
     /// A restored connection can't be taken over. It is shut, and its domain stays introduced.
-    pub fn handle_not_taken_over(&mut self, id: ConnectionId) {
+    pub fn handle_not_taken_over(&mut self, id: ConnectionId, work: &mut Work) {
         if self.connections.get(&id).is_some_and(|connection| connection.error().is_none()) {
-            self.shut(id, ProtocolError::Communication);
+            self.shut(id, ProtocolError::Communication, work);
         }
     }
 
     /// Handles a restored connection that cannot be reattached. Its domain keeps its nodes, rights, features and quotas, and
     /// waits for an INTRODUCE; its watches and transactions are gone.
-    pub fn handle_left_waiting(&mut self, id: ConnectionId, now_ms: u64) {
+    pub fn handle_left_waiting(&mut self, id: ConnectionId, turn: &mut Turn<'_>) {
         let Some(domid) = self.domain_of(id) else { return };
         self.handle_port_adopted(id, None);
-        self.drop_session(id, NextSession::Reset);
+        self.drop_session(id, NextSession::Reset, turn.work);
         self.connections.remove(&id);
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.connection = None;
             domain.target = None;
         }
-        self.close_account(domid, now_ms);
+        self.close_account(domid, turn);
     }
 
     /// Lets the connection of every domain be looked at, also one without a port: its ring has to say that it was shut.

@@ -14,10 +14,11 @@ use alloc::collections::{BTreeMap, TryReserveError, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::engine::Engine;
 use crate::engine::connection::output::{EventCause, Origin};
 use crate::engine::events::removal::{Removal, Step};
 use crate::engine::events::{Change, Readable, Stopped};
-use crate::engine::{Cause, Engine};
+use crate::engine::turn::{Cause, Turn};
 use crate::limits;
 use crate::store::node::Node;
 use crate::store::path::Path;
@@ -58,11 +59,11 @@ impl Changes {
 }
 
 /// The postponed announcements. The key is the receiver whose room an announcement waits for (`None` if it can continue),
-/// and the turn in which it was last postponed.
+/// and its position in the queue.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Announcements {
     postponed: BTreeMap<(Option<ConnectionId>, u64), Announcement>,
-    next_turn: u64,
+    next_position: u64,
     /// The number of announcements that hold back no connection, such as those of removed domains.
     unattended: usize,
 }
@@ -73,9 +74,9 @@ impl Announcements {
         self.unattended > 0
     }
 
-    const fn take_turn(&mut self) -> u64 {
-        self.next_turn = self.next_turn.saturating_add(1);
-        self.next_turn
+    const fn take_position(&mut self) -> u64 {
+        self.next_position = self.next_position.saturating_add(1);
+        self.next_position
     }
 
     /// Whether an announcement can continue now.
@@ -83,16 +84,16 @@ impl Announcements {
         self.postponed.first_key_value().is_some_and(|((receiver, _), _)| receiver.is_none())
     }
 
-    /// Takes the longest-waiting announcement that can continue, with its turn.
+    /// Takes the longest-waiting announcement that can continue, with its position.
     fn take_runnable(&mut self) -> Option<(u64, Announcement)> {
         if !self.has_runnable() {
             return None;
         }
-        let ((_, turn), announcement) = self.postponed.pop_first()?;
+        let ((_, position), announcement) = self.postponed.pop_first()?;
         if announcement.connection.is_none() {
             self.unattended = self.unattended.saturating_sub(1);
         }
-        Some((turn, announcement))
+        Some((position, announcement))
     }
 
     /// Lets the announcements continue that wait for a receiver.
@@ -111,26 +112,26 @@ impl Announcements {
         self.postponed.values()
     }
 
-    /// All announcements, in the order of their turns.
+    /// All announcements, in the order of the queue.
     ///
     /// # Errors
     /// Fails if there is no memory for the list.
     pub(in crate::engine) fn in_order(&self) -> Result<Vec<(u64, &Announcement)>, TryReserveError> {
         let mut all = Vec::new();
         all.try_reserve_exact(self.postponed.len())?;
-        all.extend(self.postponed.iter().map(|((_, turn), announcement)| (*turn, announcement)));
-        all.sort_unstable_by_key(|(turn, _)| *turn);
+        all.extend(self.postponed.iter().map(|((_, position), announcement)| (*position, announcement)));
+        all.sort_unstable_by_key(|(position, _)| *position);
         Ok(all)
     }
 }
 
 impl Engine {
     /// Announces changes that were just applied, and postpones the rest if necessary.
-    pub(in crate::engine) fn announce_all(&mut self, events: VecDeque<CommitEvent>, now_ms: u64) {
+    pub(in crate::engine) fn announce_all(&mut self, events: VecDeque<CommitEvent>, turn: &mut Turn<'_>) {
         let bytes = events.iter().map(CommitEvent::bytes).fold(0, usize::saturating_add);
-        let Cause { connection, event: cause } = self.cause;
+        let Cause { connection, event: cause } = turn.cause;
         let changes = Changes::Listed(events);
-        self.begin_announcement(Announcement { connection, cause, changes, after: None, bytes }, now_ms);
+        self.begin_announcement(Announcement { connection, cause, changes, after: None, bytes }, turn);
     }
 
     /// Announces the change of one node that was just applied.
@@ -138,9 +139,9 @@ impl Engine {
         &mut self,
         change: Change<'_>,
         Cause { connection, event: cause }: Cause,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) {
-        if let Err(Stopped { after, receiver }) = self.announce(change, cause, None, now_ms) {
+        if let Err(Stopped { after, receiver }) = self.announce(change, cause, None, turn) {
             let event = change.to_owned();
             let bytes = event.bytes();
             let changes = Changes::Listed([event].into());
@@ -155,29 +156,29 @@ impl Engine {
         (node, above): (Rc<Node>, Option<Before>),
         Cause { connection, event: cause }: Cause,
         bytes: usize,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) {
         if node.children().is_empty() || !self.state.watches.any_below(top) {
             let above = above.as_ref().map(Readable::before);
             let change = Change { above, ..Change::of(top, Some(Readable::node(&node))) };
-            return self.announce_one(change, Cause { connection, event: cause }, now_ms);
+            return self.announce_one(change, Cause { connection, event: cause }, turn);
         }
         let changes = Changes::Removal(Box::new(Removal::new(top, node, above)));
-        self.begin_announcement(Announcement { connection, cause, changes, after: None, bytes }, now_ms);
+        self.begin_announcement(Announcement { connection, cause, changes, after: None, bytes }, turn);
     }
 
-    fn begin_announcement(&mut self, mut announcement: Announcement, now_ms: u64) {
-        if let Err(stopped) = self.continue_announcement(&mut announcement, now_ms) {
+    fn begin_announcement(&mut self, mut announcement: Announcement, turn: &mut Turn<'_>) {
+        if let Err(stopped) = self.continue_announcement(&mut announcement, turn) {
             self.postpone(announcement, stopped.receiver);
         }
     }
 
     /// Queues events until all changes are announced, the steps are used up, or a receiver has no room.
-    fn continue_announcement(&mut self, announcement: &mut Announcement, now_ms: u64) -> Result<(), Stopped> {
+    fn continue_announcement(&mut self, announcement: &mut Announcement, turn: &mut Turn<'_>) -> Result<(), Stopped> {
         let Announcement { cause, changes, after, .. } = announcement;
         match changes {
-            Changes::Listed(events) => self.continue_list(events, *cause, after, now_ms),
-            Changes::Removal(removal) => self.continue_removal(removal, *cause, after, now_ms),
+            Changes::Listed(events) => self.continue_list(events, *cause, after, turn),
+            Changes::Removal(removal) => self.continue_removal(removal, *cause, after, turn),
         }
     }
 
@@ -186,16 +187,16 @@ impl Engine {
         events: &mut VecDeque<CommitEvent>,
         cause: EventCause,
         after: &mut Option<ConnectionId>,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         while let Some(event) = events.front() {
-            if let Err(stopped) = self.announce(Change::committed(event), cause, *after, now_ms) {
+            if let Err(stopped) = self.announce(Change::committed(event), cause, *after, turn) {
                 *after = stopped.after;
                 return Err(stopped);
             }
             *after = None;
             events.pop_front();
-            if self.work.is_over() && !events.is_empty() {
+            if turn.work.is_over() && !events.is_empty() {
                 return Err(Stopped { after: None, receiver: None });
             }
         }
@@ -207,13 +208,13 @@ impl Engine {
         removal: &mut Removal,
         cause: EventCause,
         after: &mut Option<ConnectionId>,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         loop {
-            self.work.spend(1);
+            turn.work.spend(1);
             match removal.step(&self.state.watches) {
                 Step::Node(removed) => {
-                    if let Err(stopped) = self.announce(Change::removed(&removed), cause, *after, now_ms) {
+                    if let Err(stopped) = self.announce(Change::removed(&removed), cause, *after, turn) {
                         removal.put_back(removed);
                         *after = stopped.after;
                         return Err(stopped);
@@ -223,7 +224,7 @@ impl Engine {
                 Step::Nothing => {}
                 Step::End => return Ok(()),
             }
-            if self.work.is_over() {
+            if turn.work.is_over() {
                 return Err(Stopped { after: None, receiver: None });
             }
         }
@@ -239,8 +240,8 @@ impl Engine {
         {
             sender.extend_ticket(ticket);
         }
-        let turn = self.announcements.take_turn();
-        self.put_back(turn, announcement, receiver);
+        let position = self.announcements.take_position();
+        self.put_back(position, announcement, receiver);
     }
 
     /// Restores an announcement of a predecessor.
@@ -258,28 +259,28 @@ impl Engine {
         self.postpone(announcement, None);
     }
 
-    fn put_back(&mut self, turn: u64, announcement: Announcement, receiver: Option<ConnectionId>) {
+    fn put_back(&mut self, position: u64, announcement: Announcement, receiver: Option<ConnectionId>) {
         if announcement.connection.is_none() {
             self.announcements.unattended = self.announcements.unattended.saturating_add(1);
         }
-        self.announcements.postponed.insert((receiver, turn), announcement);
+        self.announcements.postponed.insert((receiver, position), announcement);
     }
 
     /// Continues postponed announcements until the steps are used up.
-    pub(in crate::engine) fn run_announcements(&mut self, now_ms: u64) {
-        while !self.work.is_over()
-            && let Some((turn, mut announcement)) = self.announcements.take_runnable()
+    pub(in crate::engine) fn run_announcements(&mut self, turn: &mut Turn<'_>) {
+        while !turn.work.is_over()
+            && let Some((position, mut announcement)) = self.announcements.take_runnable()
         {
             let before = (announcement.changes.place(), announcement.after);
-            let outcome = self.continue_announcement(&mut announcement, now_ms);
+            let outcome = self.continue_announcement(&mut announcement, turn);
             let Err(stopped) = outcome else {
                 self.end_announcement(&announcement);
                 continue;
             };
             // An announcement that made progress goes to the end of the queue; any other keeps its turn.
             let is_further = stopped.receiver.is_none() || before != (announcement.changes.place(), announcement.after);
-            let turn = if is_further { self.announcements.take_turn() } else { turn };
-            self.put_back(turn, announcement, stopped.receiver);
+            let position = if is_further { self.announcements.take_position() } else { position };
+            self.put_back(position, announcement, stopped.receiver);
         }
     }
 
@@ -306,12 +307,12 @@ impl Engine {
     }
 
     /// Notes that work waits for a client of the control domain to read.
-    pub(in crate::engine) fn await_reading(&mut self, id: ConnectionId, now_ms: u64) {
+    pub(in crate::engine) fn await_reading(&mut self, id: ConnectionId, turn: &Turn<'_>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.reading.unread_since_ms.is_none() {
-            connection.reading.unread_since_ms = Some(now_ms);
+            connection.reading.unread_since_ms = Some(turn.now_ms);
             connection.reading.bytes = 0;
-            self.note_deadline(id, now_ms.saturating_add(limits::PRIVILEGED_UNREAD_MS));
+            self.note_deadline(id, turn.now_ms.saturating_add(limits::PRIVILEGED_UNREAD_MS));
         }
     }
 
@@ -335,11 +336,11 @@ impl Engine {
 
     /// Gives up a client of the control domain that has read nothing for [`limits::PRIVILEGED_UNREAD_MS`]. Work no longer
     /// waits for its room.
-    pub(in crate::engine) fn give_up_reader(&mut self, id: ConnectionId, now_ms: u64) {
+    pub(in crate::engine) fn give_up_reader(&mut self, id: ConnectionId, turn: &Turn<'_>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(since_ms) = connection.reading.unread_since_ms else { return };
         let due_ms = since_ms.saturating_add(limits::PRIVILEGED_UNREAD_MS);
-        if due_ms > now_ms {
+        if due_ms > turn.now_ms {
             return self.note_deadline(id, due_ms);
         }
         connection.reading.is_given_up = true;
@@ -347,7 +348,7 @@ impl Engine {
         log::warn!(
             "{}: nothing read for {} ms, {queued} bytes pending: events without room are dropped",
             self.name(id),
-            now_ms.saturating_sub(since_ms)
+            turn.now_ms.saturating_sub(since_ms)
         );
         self.release_waiting(id);
     }

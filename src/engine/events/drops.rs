@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use crate::engine::Engine;
 use crate::engine::snapshot::{ConnectionNumber, Reader, Writer};
+use crate::engine::turn::Turn;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::Quota;
@@ -138,20 +139,20 @@ impl Engine {
         &mut self,
         originator: Option<ConnectionId>,
         receiver: ConnectionId,
-        now_ms: u64,
+        turn: &Turn<'_>,
     ) {
         let originator = originator.and_then(|id| self.domain_of(id));
         let pair = self.drops.count((originator, receiver));
         let due_ms = self.drops.due_ms(pair.0);
-        if due_ms <= now_ms {
-            self.log_dropped(pair, now_ms);
+        if due_ms <= turn.now_ms {
+            self.log_dropped(pair, turn);
         } else {
             self.drops.next_log_ms = Some(self.drops.next_log_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
         }
     }
 
-    fn log_dropped(&mut self, pair: Pair, now_ms: u64) {
-        let count = self.drops.take_unlogged(pair, now_ms);
+    fn log_dropped(&mut self, pair: Pair, turn: &Turn<'_>) {
+        let count = self.drops.take_unlogged(pair, turn.now_ms);
         let (originator, receiver) = pair;
         let events = Grouped(count);
         let to = if receiver == OTHERS { "various receivers".into() } else { self.name(receiver) };
@@ -169,8 +170,8 @@ impl Engine {
     }
 
     /// Logs earlier drops whose log line is due by now: one line for each originator, for its receiver with most drops.
-    pub(in crate::engine) fn log_drops(&mut self, now_ms: u64) {
-        if self.drops.next_log_ms.is_none_or(|due_ms| due_ms > now_ms) {
+    pub(in crate::engine) fn log_drops(&mut self, turn: &Turn<'_>) {
+        if self.drops.next_log_ms.is_none_or(|due_ms| due_ms > turn.now_ms) {
             return;
         }
         let mut largest = BTreeMap::<Option<DomId>, (u64, ConnectionId)>::new();
@@ -179,8 +180,8 @@ impl Engine {
             *most = (*most).max((count.unlogged, *to));
         }
         let due: Vec<Pair> = largest.iter().map(|(by, (_, to))| (*by, *to)).collect();
-        for pair in due.into_iter().filter(|(by, _)| self.drops.due_ms(*by) <= now_ms).collect::<Vec<_>>() {
-            self.log_dropped(pair, now_ms);
+        for pair in due.into_iter().filter(|(by, _)| self.drops.due_ms(*by) <= turn.now_ms).collect::<Vec<_>>() {
+            self.log_dropped(pair, turn);
         }
         self.drops.next_log_ms = self.drops.first_due_ms();
     }

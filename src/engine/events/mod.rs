@@ -14,6 +14,7 @@ use alloc::string::String;
 use crate::engine::connection::Peer;
 use crate::engine::connection::output::EventCause;
 use crate::engine::events::removal::Removed;
+use crate::engine::turn::Turn;
 use crate::engine::{Engine, work};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -161,7 +162,6 @@ struct Telling<'a> {
     pace: Pace,
     /// The connection after which to begin.
     after: Option<ConnectionId>,
-    now_ms: u64,
 }
 
 impl Engine {
@@ -175,63 +175,84 @@ impl Engine {
         Change { path, scope, before, above }: Change<'_>,
         cause: EventCause,
         after: Option<ConnectionId>,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         // A clone costs nothing, and can be read while events are queued.
         let tree = self.state.tree.clone();
-        let telling = Telling { after, ..Telling::of_change(path, scope, cause, Pace::Bounded, now_ms) };
-        self.tell_change(telling, || {
-            let node = tree.get(path);
-            let parent = path.parent().and_then(|parent| tree.get(parent)).or(node);
-            Readables {
-                node: node.map(|node| Readable::node(node)),
-                parent: parent.map(|parent| Readable::node(parent)),
-                before,
-                above,
-            }
-        })
+        let telling = Telling { after, ..Telling::of_change(path, scope, cause, Pace::Bounded) };
+        self.tell_change(
+            telling,
+            || {
+                let node = tree.get(path);
+                let parent = path.parent().and_then(|parent| tree.get(parent)).or(node);
+                Readables {
+                    node: node.map(|node| Readable::node(node)),
+                    parent: parent.map(|parent| Readable::node(parent)),
+                    before,
+                    above,
+                }
+            },
+            turn,
+        )
     }
 
     /// Reports a change of a node to the clients that may know of it. Most changes concern no watch: `readables` runs only
     /// if one does.
-    fn tell_change<'a>(&mut self, telling: Telling<'_>, readables: impl Fn() -> Readables<'a>) -> Result<(), Stopped> {
+    fn tell_change<'a>(
+        &mut self,
+        telling: Telling<'_>,
+        readables: impl Fn() -> Readables<'a>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Stopped> {
         let mut known = None;
-        self.tell(telling, &mut |engine: &Self, id| {
-            // The control domain may read everything, including nodes that are removed by now.
-            let who = engine.requester_of(id);
-            who.is_some_and(|who| who.is_privileged() || known.get_or_insert_with(&readables).by(&who))
-        })
+        self.tell(
+            telling,
+            &mut |engine: &Self, id| {
+                // The control domain may read everything, including nodes that are removed by now.
+                let who = engine.requester_of(id);
+                who.is_some_and(|who| who.is_privileged() || known.get_or_insert_with(&readables).by(&who))
+            },
+            turn,
+        )
     }
 
     /// Reports a special event without its domain. The domain only distinguishes duplicates.
-    pub(super) fn announce_special(&mut self, special: Special, subject: DomId, now_ms: u64) {
+    pub(super) fn announce_special(&mut self, special: Special, subject: DomId, turn: &mut Turn<'_>) {
         let name = special.name();
         let cause = EventCause { subject: Some(subject), ..EventCause::default() };
-        let telling = Telling { news: News::Special(name), path: name, cause, pace: Pace::AtOnce, after: None, now_ms };
-        let _ = self.tell(telling, &mut |engine: &Self, id| engine.may_know(id, special));
+        let telling = Telling { news: News::Special(name), path: name, cause, pace: Pace::AtOnce, after: None };
+        let _ = self.tell(telling, &mut |engine: &Self, id| engine.may_know(id, special), turn);
     }
 
     /// Reports a special event with its domain, to the clients with the feature for it.
-    pub(super) fn announce_special_domain(&mut self, special: Special, domid: DomId, now_ms: u64) {
+    pub(super) fn announce_special_domain(&mut self, special: Special, domid: DomId, turn: &mut Turn<'_>) {
         let mut of_domain = String::from(special.name());
         of_domain.push('/');
         of_domain.push_str(itoa::Buffer::new().format(domid.0));
         let news = News::SpecialDomain { name: special.name(), of_domain: &of_domain };
         let cause = EventCause { subject: Some(domid), ..EventCause::default() };
-        let telling = Telling { news, path: &of_domain, cause, pace: Pace::AtOnce, after: None, now_ms };
-        let _ = self.tell(telling, &mut |engine: &Self, id| {
-            engine.features(id).contains(Features::WATCH_DEPTH) && engine.may_know(id, special)
-        });
+        let telling = Telling { news, path: &of_domain, cause, pace: Pace::AtOnce, after: None };
+        let _ = self.tell(
+            telling,
+            &mut |engine: &Self, id| {
+                engine.features(id).contains(Features::WATCH_DEPTH) && engine.may_know(id, special)
+            },
+            turn,
+        );
     }
 
     /// Reports new permissions of a special node to its watches whose clients could read it before or can now.
-    pub(super) fn announce_special_change(&mut self, special: Special, before: Readable<'_>, now_ms: u64) {
+    pub(super) fn announce_special_change(&mut self, special: Special, before: Readable<'_>, turn: &mut Turn<'_>) {
         let name = special.name();
-        let (news, cause) = (News::SpecialChange(name), self.cause.event);
-        let telling = Telling { news, path: name, cause, pace: Pace::AtOnce, after: None, now_ms };
-        let _ = self.tell(telling, &mut |engine: &Self, id| {
-            engine.requester_of(id).is_some_and(|who| before.by(&who)) || engine.may_know(id, special)
-        });
+        let (news, cause) = (News::SpecialChange(name), turn.cause.event);
+        let telling = Telling { news, path: name, cause, pace: Pace::AtOnce, after: None };
+        let _ = self.tell(
+            telling,
+            &mut |engine: &Self, id| {
+                engine.requester_of(id).is_some_and(|who| before.by(&who)) || engine.may_know(id, special)
+            },
+            turn,
+        );
     }
 
     /// Whether a client may read a special node.
@@ -245,30 +266,31 @@ impl Engine {
         &mut self,
         telling: Telling<'_>,
         may_know: &mut dyn FnMut(&Self, ConnectionId) -> bool,
+        turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
-        let Telling { news, path, cause, pace, now_ms, .. } = telling;
+        let Telling { news, path, cause, pace, .. } = telling;
         let levels = if matches!(news, News::Change(_, Scope::Subtree)) { work::of_path(path.len()) } else { 1 };
         let (mut found, mut done) = (core::mem::take(&mut self.told), telling.after);
         let outcome = loop {
-            self.work.spend(levels);
+            turn.work.spend(levels);
             let next = self.state.watches.told(news, done, &mut found);
             let groups = found.chunk_by(|one, other| one.connection == other.connection);
             let mut stopped = None;
             let count = groups.clone().count();
             for (at, group) in groups.enumerate() {
                 let Some(id) = group.first().map(|watch| watch.connection) else { continue };
-                self.work.spend(1);
+                turn.work.spend(1);
                 if may_know(self, id) {
                     let to = self.receiver(id);
-                    if pace == Pace::Bounded && !self.can_take(to, group, path, cause, now_ms) {
+                    if pace == Pace::Bounded && !self.can_take(to, group, path, cause, turn) {
                         stopped = Some(Stopped { after: done, receiver: Some(id) });
                         break;
                     }
-                    group.iter().for_each(|watch| self.queue_event(to, watch, path, cause, now_ms));
+                    group.iter().for_each(|watch| self.queue_event(to, watch, path, cause, turn));
                 }
                 done = Some(id);
                 let is_last = at.saturating_add(1) == count && next.is_none();
-                if pace == Pace::Bounded && self.work.is_over() && !is_last {
+                if pace == Pace::Bounded && turn.work.is_over() && !is_last {
                     stopped = Some(Stopped { after: done, receiver: None });
                     break;
                 }
@@ -289,19 +311,26 @@ impl Engine {
     /// Whether a client can take the events for its watches. A guest always can: events that do not fit are dropped. A
     /// client of the control domain needs room, unless the events are pending already. The check is for one event only:
     /// a client that watches the same path with many tokens gets all of them.
-    fn can_take(&mut self, to: Receiver, group: &[Rc<Watch>], path: &str, cause: EventCause, now_ms: u64) -> bool {
+    fn can_take(
+        &mut self,
+        to: Receiver,
+        group: &[Rc<Watch>],
+        path: &str,
+        cause: EventCause,
+        turn: &mut Turn<'_>,
+    ) -> bool {
         if to.guest.is_some() {
             return true;
         }
         let tokens = group.iter().map(|watch| watch.token.len()).max().unwrap_or(0);
         let bytes = path.len().saturating_add(tokens).saturating_add(2).min(limits::PAYLOAD_BYTES);
-        if self.has_room_for_event(to, bytes, cause.originator)
+        if self.has_room_for_event(to, bytes, cause.originator, turn)
             || self.is_given_up(to.id)
             || group.iter().all(|watch| self.is_pending(watch, path, cause))
         {
             return true;
         }
-        self.await_reading(to.id, now_ms);
+        self.await_reading(to.id, turn);
         false
     }
 
@@ -323,12 +352,19 @@ impl Engine {
     }
 
     /// Queues an event for a watch, unless an identical one is pending. An event too long for a message is dropped.
-    pub(super) fn queue_event(&mut self, to: Receiver, watch: &Watch, path: &str, cause: EventCause, now_ms: u64) {
+    pub(super) fn queue_event(
+        &mut self,
+        to: Receiver,
+        watch: &Watch,
+        path: &str,
+        cause: EventCause,
+        turn: &mut Turn<'_>,
+    ) {
         let mut payload = Payload::new();
         if !write_payload(&mut payload, watch, path) {
             return;
         }
-        self.work.spend(work::EVENT_STEPS.saturating_add(work::of_bytes(payload.len())));
+        turn.work.spend(work::EVENT_STEPS.saturating_add(work::of_bytes(payload.len())));
         let is_special = path.starts_with('@');
         let key = self.config.hash_key;
         // The first event of a watch on a special node has no subject. Each new watch gets one.
@@ -340,16 +376,16 @@ impl Engine {
         if may_collapse && session.output.has_event(&payload, cause.subject, key) {
             return;
         }
-        if may_be_full && !self.has_room_for_event(to, payload.len(), cause.originator) {
-            return self.note_dropped(cause.originator, to.id, now_ms);
+        if may_be_full && !self.has_room_for_event(to, payload.len(), cause.originator, turn) {
+            return self.note_dropped(cause.originator, to.id, turn);
         }
         let timeout_ms = self.config.event_timeout_ms;
-        let deadline_ms = (timeout_ms > 0 && to.guest.is_some()).then(|| now_ms.saturating_add(timeout_ms));
+        let deadline_ms = (timeout_ms > 0 && to.guest.is_some()).then(|| turn.now_ms.saturating_add(timeout_ms));
         let Some(connection) = self.connections.get_mut(&to.id) else { return };
         let Some((session, _)) = connection.session_mut() else { return };
         session.output.push_event(&payload, cause, deadline_ms);
         Self::queue_turn(&mut self.ready, to.id, connection);
-        self.note_event(payload.len());
+        Self::note_event(payload.len(), turn);
         if let Some(domid) = to.domain {
             self.state.domains.note_grown(domid);
         }
@@ -382,7 +418,7 @@ fn write_payload(payload: &mut Payload, watch: &Watch, path: &str) -> bool {
 }
 
 impl<'a> Telling<'a> {
-    const fn of_change(path: Path<'a>, scope: Scope, cause: EventCause, pace: Pace, now_ms: u64) -> Self {
-        Self { news: News::Change(path, scope), path: path.as_str(), cause, pace, after: None, now_ms }
+    const fn of_change(path: Path<'a>, scope: Scope, cause: EventCause, pace: Pace) -> Self {
+        Self { news: News::Change(path, scope), path: path.as_str(), cause, pace, after: None }
     }
 }

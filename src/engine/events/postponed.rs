@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use crate::engine::connection::output::Output;
+use crate::engine::turn::Turn;
+use crate::engine::work::Work;
 use crate::engine::{Engine, work};
 use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
@@ -40,26 +42,26 @@ impl Engine {
 
     /// Continues postponed work. Each of the three kinds gets [`crate::limits::POSTPONED_STEPS`] steps; its last piece may
     /// exceed them.
-    pub fn handle_postponed(&mut self, free_memory: usize, now_ms: u64) {
+    pub fn handle_postponed(&mut self, turn: &mut Turn<'_>) {
         if !self.has_postponed() {
             return;
         }
-        self.free_for_events = free_memory;
+        turn.note_free_memory();
         // Each kind has its own steps, so that no kind delays another.
-        self.work.begin_postponed();
-        self.run_discarded();
-        self.work.begin_postponed();
-        self.run_announcements(now_ms);
-        self.work.begin_postponed();
-        self.run_departures(now_ms);
-        self.note_growth(now_ms);
+        turn.work.begin_postponed();
+        self.run_discarded(turn.work);
+        turn.work.begin_postponed();
+        self.run_announcements(turn);
+        turn.work.begin_postponed();
+        self.run_departures(turn);
+        self.note_growth(turn);
     }
 
     /// Drops a queue, and settles the requests that caused its messages.
-    pub(in crate::engine) fn discard(&mut self, mut output: Output) {
+    pub(in crate::engine) fn discard(&mut self, mut output: Output, work: &mut Work) {
         let count = output.len();
         for _ in 0..count.min(DROPPED_AT_ONCE) {
-            self.discard_first(&mut output);
+            self.discard_first(&mut output, work);
         }
         if !output.is_empty() {
             self.discarded.outputs.push_back(output);
@@ -71,28 +73,29 @@ impl Engine {
         &mut self,
         id: ConnectionId,
         transactions: impl ExactSizeIterator<Item = Box<Transaction>>,
+        work: &mut Work,
     ) {
         self.count_closed(id, transactions.len());
         self.discarded.transactions.extend(transactions);
-        self.run_discarded_transactions();
+        self.run_discarded_transactions(work);
     }
 
-    fn run_discarded_transactions(&mut self) {
-        while !self.work.is_over()
+    fn run_discarded_transactions(&mut self, work: &mut Work) {
+        while !work.is_over()
             && let Some(transaction) = self.discarded.transactions.pop_front()
         {
-            self.work.spend(work::of_transaction(&transaction));
+            work.spend(work::of_transaction(&transaction));
             self.fairness.accesses.forget(&transaction);
         }
     }
 
-    fn run_discarded(&mut self) {
-        self.run_discarded_transactions();
-        while !self.work.is_over()
+    fn run_discarded(&mut self, work: &mut Work) {
+        self.run_discarded_transactions(work);
+        while !work.is_over()
             && let Some(mut output) = self.discarded.outputs.pop_front()
         {
-            while !self.work.is_over() && !output.is_empty() {
-                self.discard_first(&mut output);
+            while !work.is_over() && !output.is_empty() {
+                self.discard_first(&mut output, work);
             }
             if !output.is_empty() {
                 self.discarded.outputs.push_front(output);
@@ -100,8 +103,8 @@ impl Engine {
         }
     }
 
-    fn discard_first(&mut self, output: &mut Output) {
-        self.work.spend(1);
+    fn discard_first(&mut self, output: &mut Output, work: &mut Work) {
+        work.spend(1);
         if let Some((Some(origin), _)) = output.discard_first() {
             self.settle(origin);
         }

@@ -8,6 +8,7 @@ use crate::engine::connection::output::Output;
 use crate::engine::connection::{Connection, Session};
 use crate::engine::events::Receiver;
 use crate::engine::requests::lists::KeptList;
+use crate::engine::turn::Turn;
 use crate::engine::{Engine, hypervisor::Hypervisor};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -154,12 +155,13 @@ impl Engine {
         to: Receiver,
         bytes: usize,
         originator: Option<ConnectionId>,
+        turn: &Turn<'_>,
     ) -> bool {
         let Some(session) = self.connections.get(&to.id).and_then(Connection::session) else { return true };
         let output = &session.output;
         let Some(domid) = to.guest else {
             // One event always fits into an empty queue: the reserve covers it.
-            let affordable = self.free_for_events.saturating_sub(limits::PRIVILEGED_WORK_BYTES);
+            let affordable = turn.free_for_events.saturating_sub(limits::PRIVILEGED_WORK_BYTES);
             let is_affordable = output.is_empty() || heap_bytes(with_overhead(bytes)) <= affordable;
             return is_affordable && has_room_for_control(output, bytes, originator);
         };
@@ -167,7 +169,7 @@ impl Engine {
         let share = originator.map_or(0, |by| output.bytes_by(by)).saturating_add(bytes);
         let has = self.memory_of(domid);
         let room = self.state.domains.quotas(domid).limit(Quota::MemoryHard).saturating_sub(has);
-        let affordable = self.free_for_events.saturating_sub(limits::GUEST_EVENT_RESERVE_BYTES);
+        let affordable = turn.free_for_events.saturating_sub(limits::GUEST_EVENT_RESERVE_BYTES);
         share <= room && bytes <= room && heap_bytes(bytes) <= affordable && has.saturating_add(bytes) <= affordable
     }
 
@@ -184,8 +186,8 @@ impl Engine {
     }
 
     /// Notes that an event with `bytes` of payload was queued.
-    pub(in crate::engine) fn note_event(&mut self, bytes: usize) {
-        self.free_for_events = self.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
+    pub(in crate::engine) fn note_event(bytes: usize, turn: &mut Turn<'_>) {
+        turn.free_for_events = turn.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
     }
 
     /// Whether a client must read before it may send another request. A client of the control domain must if it leaves too
@@ -203,7 +205,7 @@ impl Engine {
 
     /// Raises the maxima of the domains that have grown, and logs those over a memory quota. The request that made them grow
     /// does not matter.
-    pub(in crate::engine) fn note_growth(&mut self, now_ms: u64) {
+    pub(in crate::engine) fn note_growth(&mut self, turn: &Turn<'_>) {
         if !self.state.domains.has_grown() {
             return;
         }
@@ -212,7 +214,7 @@ impl Engine {
         while let Some(domid) = next {
             let (used, is_over) = self.note_figures(domid);
             if is_over {
-                self.warn_of_memory(domid, used, now_ms);
+                self.warn_of_memory(domid, used, turn);
             }
             next = self.state.domains.next_grown(&grown, Some(domid));
         }
@@ -244,23 +246,23 @@ impl Engine {
     }
 
     /// Logs a guest over one of its memory quotas, at most once per [`limits::MEMORY_LOG_INTERVAL_MS`].
-    fn warn_of_memory(&mut self, domid: DomId, used: usize, now_ms: u64) {
+    fn warn_of_memory(&mut self, domid: DomId, used: usize, turn: &Turn<'_>) {
         let quotas = self.state.domains.quotas(domid);
         let over = [(Quota::MemoryHard, "hard"), (Quota::MemorySoft, "soft")]
             .map(|(quota, name)| (quotas.limit(quota), name))
             .into_iter()
             .find(|(limit, _)| used > *limit);
         if let Some((limit, name)) = over
-            && self.may_log_memory(domid, now_ms)
+            && self.may_log_memory(domid, turn)
         {
             log::warn!("memory: domain {domid} takes {used} bytes, over its {name} quota of {limit}");
         }
     }
 
     /// Logs a guest that was refused memory, at most once per [`limits::MEMORY_LOG_INTERVAL_MS`].
-    pub(in crate::engine) fn warn_of_refusal(&mut self, id: ConnectionId, used: usize, now_ms: u64) {
+    pub(in crate::engine) fn warn_of_refusal(&mut self, id: ConnectionId, used: usize, turn: &Turn<'_>) {
         if let Some(domid) = self.domain_of(id)
-            && self.may_log_memory(domid, now_ms)
+            && self.may_log_memory(domid, turn)
         {
             let limit = self.state.domains.quotas(domid).get(Quota::MemoryHard);
             log::warn!("memory: domain {domid}: more memory refused, {used} of {limit} bytes (hard quota) in use");
@@ -268,9 +270,9 @@ impl Engine {
     }
 
     /// Whether it is time to log a guest's memory.
-    fn may_log_memory(&mut self, domid: DomId, now_ms: u64) -> bool {
+    fn may_log_memory(&mut self, domid: DomId, turn: &Turn<'_>) -> bool {
         let is_guest = domid != self.config.privileged;
         let domain = self.state.domains.get_mut(domid).filter(|_| is_guest);
-        domain.is_some_and(|domain| domain.memory_logged.is_due(limits::MEMORY_LOG_INTERVAL_MS, now_ms))
+        domain.is_some_and(|domain| domain.memory_logged.is_due(limits::MEMORY_LOG_INTERVAL_MS, turn.now_ms))
     }
 }

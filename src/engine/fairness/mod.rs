@@ -16,6 +16,7 @@ use crate::engine::fairness::accesses::Accesses;
 use crate::engine::fairness::conflict_credit::{ConflictCredits, History};
 use crate::engine::fairness::write_credit::WriteCredits;
 use crate::engine::report::trace::Switches;
+use crate::engine::turn::Turn;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::transaction::Transaction;
@@ -70,8 +71,8 @@ impl Engine {
     }
 
     /// An introduced domain is gone.
-    pub(super) fn close_account(&mut self, domid: DomId, now_ms: u64) {
-        self.fairness.writes.remove(domid, now_ms);
+    pub(super) fn close_account(&mut self, domid: DomId, turn: &Turn<'_>) {
+        self.fairness.writes.remove(domid, turn.now_ms);
         self.fairness.conflicts.remove(domid);
         self.fairness.history.remove(domid);
         self.wake_recovered();
@@ -128,21 +129,21 @@ impl Engine {
     ///
     /// A request pays for all nodes that it writes if any of them was accessed. A count of only the accessed nodes would
     /// take a look-up per removed node, and would make the removal of a large directory as cheap as a single write.
-    pub(super) fn account_write(&mut self, id: ConnectionId, before: u64, nodes: usize, now_ms: u64) {
+    pub(super) fn account_write(&mut self, id: ConnectionId, before: u64, nodes: usize, turn: &Turn<'_>) {
         let Some(domid) = self.guest_of(id).filter(|_| nodes > 0) else { return };
         if self.trace.wants(Switches::WRL) {
             log::info!("wrl: domain {domid} pays {nodes}");
         }
         self.fairness.history.note(domid, before, self.state.generation());
-        let is_new_debt = self.fairness.writes.debit(domid, nodes, now_ms);
-        if is_new_debt && self.fairness.last_debt_ms.replace(now_ms).is_none() {
+        let is_new_debt = self.fairness.writes.debit(domid, nodes, turn.now_ms);
+        if is_new_debt && self.fairness.last_debt_ms.replace(turn.now_ms).is_none() {
             log::info!("write rate limit: domain {domid} is held back, perhaps others too from now on");
         }
         self.wake_recovered();
     }
 
     /// A commit of `victim` failed because of writes with these generations. Their writers pay.
-    pub(super) fn blame(&mut self, victim: ConnectionId, writes: &[u64], now_ms: u64) {
+    pub(super) fn blame(&mut self, victim: ConnectionId, writes: &[u64], turn: &Turn<'_>) {
         if writes.is_empty() {
             return;
         }
@@ -157,12 +158,12 @@ impl Engine {
             }
         }
         for domid in guilty {
-            if self.fairness.conflicts.charge(domid, now_ms) {
+            if self.fairness.conflicts.charge(domid, turn.now_ms) {
                 log::debug!("domain {domid} has made too many transactions fail and is held back");
             }
         }
         if is_guests_doing && own.is_none() {
-            self.fairness.conflicts.restart(now_ms);
+            self.fairness.conflicts.restart(turn.now_ms);
         }
     }
 
@@ -173,11 +174,14 @@ impl Engine {
     }
 
     /// Lets those go on that have waited long enough.
-    pub(super) fn advance_fairness(&mut self, now_ms: u64) {
+    pub(super) fn advance_fairness(&mut self, turn: &Turn<'_>) {
         let fairness = &mut self.fairness;
-        fairness.writes.advance_if_due(now_ms);
-        let recovered = fairness.conflicts.advance(now_ms, fairness.open_privileged > 0);
-        if fairness.last_debt_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) >= limits::WRITE_LOG_QUIET_MS) {
+        fairness.writes.advance_if_due(turn.now_ms);
+        let recovered = fairness.conflicts.advance(turn.now_ms, fairness.open_privileged > 0);
+        if fairness
+            .last_debt_ms
+            .is_some_and(|last_ms| turn.now_ms.saturating_sub(last_ms) >= limits::WRITE_LOG_QUIET_MS)
+        {
             fairness.last_debt_ms = None;
             log::info!("write rate limit: not in force recently");
         }

@@ -5,9 +5,12 @@
 
 use crate::engine::Engine;
 use crate::engine::connection::ProtocolError;
-use crate::engine::hypervisor::{Hypervisor, Port};
-use crate::engine::requests::in_flight::{self, InFlight};
+use crate::engine::connection::output::Origin;
+use crate::engine::hypervisor::Port;
+use crate::engine::requests::handling::Request;
+use crate::engine::requests::in_flight::InFlight;
 use crate::engine::requests::{self, Reply};
+use crate::engine::turn::Turn;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
 use crate::wire::errno::Errno;
@@ -31,7 +34,6 @@ impl Engine {
     /// memory for another. The control domain is answered EIO; a guest gets no answer, as [`Engine::handle_crash`] shuts its
     /// connection. The request's transaction is lost with it.
     pub fn abandon_request(&mut self, request: &InFlight) {
-        in_flight::end();
         // The handler was filling it in, so that nothing is sure about it: it is left where it is.
         core::mem::forget(core::mem::take(&mut self.changes));
         let InFlight { connection, header, .. } = *request;
@@ -39,7 +41,8 @@ impl Engine {
         if header.transaction_id != 0 && spec.is_some_and(|spec| !spec.ignores_transaction) {
             self.note_lost(connection);
         }
-        let origin = core::mem::take(&mut self.cause).event.origin;
+        // The request in flight has the newest ticket.
+        let origin = self.guest_of(connection).map(|_| Origin { connection, ticket: self.next_ticket });
         if self.domid_of(connection) == self.config.privileged {
             self.queue_reply(connection, header, Err(Errno::Io), origin);
         } else if let Some(origin) = origin {
@@ -55,11 +58,11 @@ impl Engine {
     /// Shuts the connection whose request crashed, and writes what happened into a node. The node inherits its parent's
     /// permissions: below `/tool/xenstored`, only the control domain may read it.
     /// If the path is invalid, only the console has the report.
-    pub fn handle_crash(&mut self, crash: &Crash<'_>, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
+    pub fn handle_crash(&mut self, crash: &Crash<'_>, turn: &mut Turn<'_>) {
         if crash.domid != self.config.privileged
             && let Some(id) = self.state.domains.connection(crash.domid)
         {
-            self.shut(id, ProtocolError::Communication);
+            self.shut(id, ProtocolError::Communication, turn.work);
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.is_shut_out = crash.is_repeated;
             }
@@ -73,7 +76,8 @@ impl Engine {
             transaction_id: 0,
             payload_bytes: u32::try_from(payload.len()).unwrap_or(0),
         };
-        let outcome = self.run(control, Requester::Privileged, header, &payload, &mut Reply::new(), hypervisor, now_ms);
+        let request = Request { connection: control, requester: Requester::Privileged, header, payload: &payload };
+        let outcome = self.run(request, &mut Reply::new(), turn);
         if let Err(errno) = outcome {
             log::warn!("{} can't tell of the crash: {}", crash.node, errno.name());
         }

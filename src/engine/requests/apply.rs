@@ -1,16 +1,19 @@
-//! Makes a change set true. Nothing here can fail: everything that could has been checked by the handler.
+//! Applies a change set. Nothing here can fail: the handler, or the preparation of an introduction, has checked
+//! everything that could.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 
+use crate::engine::Engine;
 use crate::engine::connection::output::EventCause;
 use crate::engine::events::{Change, Readable};
-use crate::engine::hypervisor::Hypervisor;
 use crate::engine::report::trace::Switches;
+use crate::engine::requests::Reply;
 use crate::engine::requests::change_set::{Effect, QuotaScope};
+use crate::engine::requests::handling::Completion;
 use crate::engine::requests::replay::Replayed;
+use crate::engine::turn::{Cause, Turn};
 use crate::engine::work::{self, REMOVAL_STEPS};
-use crate::engine::{Cause, Engine};
 use crate::store::domain_table::NodeCount;
 use crate::store::path::{Path, PathBuf};
 use crate::store::special::SpecialNode;
@@ -19,10 +22,10 @@ use crate::store::watch::ConnectionId;
 
 impl Engine {
     /// Lets domains become known that permissions name.
-    pub(in crate::engine) fn learn_domains(&mut self, hypervisor: &mut dyn Hypervisor) {
+    pub(in crate::engine) fn learn_domains(&mut self, turn: &mut Turn<'_>) {
         for domid in core::mem::take(&mut self.changes.domains) {
             let born = self.state.next_generation();
-            self.learn_domain(domid, born, hypervisor);
+            self.learn_domain(domid, born, turn.hypervisor);
         }
     }
 
@@ -36,7 +39,7 @@ impl Engine {
 
     /// Applies changes of nodes and announces them. Returns the number of written nodes, including the parents of
     /// created and removed nodes. Returns 0 if no open transaction has accessed any of them.
-    pub(in crate::engine) fn apply_nodes(&mut self, now_ms: u64) -> usize {
+    pub(in crate::engine) fn apply_nodes(&mut self, turn: &mut Turn<'_>) -> usize {
         let mut written = 0_usize;
         let mut is_in_the_way = false;
         // Taken out for the time, and put back for its room.
@@ -54,13 +57,13 @@ impl Engine {
                     }
                     let generation = self.state.next_generation();
                     self.state.tree.write(path.as_path(), value, generation);
-                    self.announce_one(Change::of(path.as_path(), None), self.cause, now_ms);
+                    self.announce_one(Change::of(path.as_path(), None), turn.cause, turn);
                     1
                 }
                 NodeChange::Create { path, levels, value, permissions } => {
-                    self.work.spend(levels as u64);
+                    turn.work.spend(levels as u64);
                     self.state.create(path.as_path(), levels, value, permissions);
-                    self.announce_one(Change::of(path.as_path(), None), self.cause, now_ms);
+                    self.announce_one(Change::of(path.as_path(), None), turn.cause, turn);
                     levels.saturating_add(1)
                 }
                 NodeChange::SetPermissions { path, permissions } => {
@@ -68,19 +71,17 @@ impl Engine {
                     let before = Readable::node(node).to_owned();
                     let generation = self.state.next_generation();
                     self.state.set_permissions(path.as_path(), permissions, generation);
-                    self.announce_one(Change::of(path.as_path(), Some(Readable::before(&before))), self.cause, now_ms);
+                    self.announce_one(Change::of(path.as_path(), Some(Readable::before(&before))), turn.cause, turn);
                     1
                 }
                 NodeChange::SetSpecial { special, permissions } => {
                     let generation = self.state.next_generation();
                     let node = SpecialNode { permissions, generation };
                     let before = core::mem::replace(self.state.specials.get_mut(special), node);
-                    self.announce_special_change(special, Readable::special(&before), now_ms);
+                    self.announce_special_change(special, Readable::special(&before), turn);
                     1
                 }
-                NodeChange::Remove { path } => {
-                    self.remove_subtree(path.as_path(), self.cause, now_ms).saturating_add(1)
-                }
+                NodeChange::Remove { path } => self.remove_subtree(path.as_path(), turn.cause, turn).saturating_add(1),
             };
             written = written.saturating_add(nodes);
         }
@@ -107,7 +108,7 @@ impl Engine {
 
     /// Removes a node and its descendants, adjusts the owners' counts, and announces the removal. Returns the number of
     /// removed nodes.
-    pub(in crate::engine) fn remove_subtree(&mut self, path: Path<'_>, cause: Cause, now_ms: u64) -> usize {
+    pub(in crate::engine) fn remove_subtree(&mut self, path: Path<'_>, cause: Cause, turn: &mut Turn<'_>) -> usize {
         let generation = self.state.next_generation();
         let (tree, domains, accesses) = (&self.state.tree, &mut self.state.domains, &mut self.fairness.accesses);
         let was_accessed = accesses.has_within(path);
@@ -121,62 +122,71 @@ impl Engine {
                 accesses.note_removal(visit.path, generation);
             }
         });
-        self.work.spend((removed as u64).saturating_mul(REMOVAL_STEPS));
+        turn.work.spend((removed as u64).saturating_mul(REMOVAL_STEPS));
         let parent = path.parent().and_then(|parent| self.state.tree.get(parent));
         // A second owner of the parent would make its change copy the list of its children.
         let above = parent.map(|parent| Readable::node(parent).to_owned());
         if cause.connection.is_some() {
-            self.work.begin_events();
+            turn.work.begin_events();
         }
         if let Some(node) = self.state.tree.remove(path, generation) {
-            self.announce_removal(path, (node, above), cause, bytes, now_ms);
+            self.announce_removal(path, (node, above), cause, bytes, turn);
         }
         removed
     }
 
     /// Commits a transaction that has been checked, and announces its changes. A commit costs its client a single write
     /// credit, whatever it changes. It is free if no other open transaction has accessed the changed nodes.
-    pub(in crate::engine) fn commit(&mut self, id: ConnectionId, mut transaction: Box<Transaction>, now_ms: u64) {
+    pub(in crate::engine) fn commit(
+        &mut self,
+        id: ConnectionId,
+        mut transaction: Box<Transaction>,
+        turn: &mut Turn<'_>,
+    ) {
         if transaction.has_seen_nothing() {
             return;
         }
         let before = self.state.generation();
         // Each path takes a look-up in the index of accessed paths, and a write.
-        self.work.spend(work::of_transaction(&transaction).saturating_mul(2));
+        turn.work.spend(work::of_transaction(&transaction).saturating_mul(2));
         let is_in_the_way = self.fairness.accesses.note_commit(&transaction, before.saturating_add(1));
         let specials = self.state.commit_specials(&mut transaction);
         let events = self.state.commit(*transaction);
         if self.trace.wants(Switches::TDB) {
             events.iter().for_each(|event| log::info!("tdb: commits {}", event.path.as_path().as_str()));
         }
-        self.work.begin_events();
-        self.announce_all(events.into(), now_ms);
+        turn.work.begin_events();
+        self.announce_all(events.into(), turn);
         for (special, before) in specials.iter().flatten() {
-            self.announce_special_change(*special, Readable::before(before), now_ms);
+            self.announce_special_change(*special, Readable::before(before), turn);
         }
-        self.account_write(id, before, is_in_the_way.into(), now_ms);
+        self.account_write(id, before, is_in_the_way.into(), turn);
     }
 
     /// Commits what a replay made of a transaction.
-    fn commit_replayed(&mut self, id: ConnectionId, replayed: Replayed, hypervisor: &mut dyn Hypervisor, now_ms: u64) {
+    fn commit_replayed(&mut self, id: ConnectionId, replayed: Replayed, turn: &mut Turn<'_>) {
         for (domid, born) in replayed.domains {
-            self.learn_domain(domid, born, hypervisor);
+            self.learn_domain(domid, born, turn.hypervisor);
         }
         self.state.skip_generations(replayed.generation);
-        self.commit(id, Box::new(replayed.transaction), now_ms);
+        self.commit(id, Box::new(replayed.transaction), turn);
     }
 
-    /// Makes true what is not a change of nodes.
+    /// Applies a change of the state besides nodes. `ended` is the transaction that the request ended.
     pub(in crate::engine) fn apply_effect(
         &mut self,
         id: ConnectionId,
         effect: Effect,
-        transaction: Option<Box<Transaction>>,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) {
+        ended: Option<Box<Transaction>>,
+        reply: &mut Reply,
+        turn: &mut Turn<'_>,
+    ) -> Completion {
         match effect {
-            Effect::Watch { path, token, relative, depth } => self.add_watch(id, &path, &token, relative, depth),
+            Effect::Watch { path, token, relative, depth } => {
+                self.add_watch(id, &path, &token, relative, depth);
+                return Completion::FirstEvent { path, token };
+            }
+            Effect::StartTransaction => self.start_transaction(id, reply, turn),
             Effect::Unwatch { path, token } => {
                 self.state.watches.remove(id, &path, &token);
                 let bytes = path.len().saturating_add(token.len());
@@ -185,17 +195,16 @@ impl Engine {
                     log::info!("obj: {} watches {path} no longer", self.name(id));
                 }
             }
-            Effect::Reset => self.reset_watches_and_transactions(id),
-            Effect::StartTransaction | Effect::Report(_) | Effect::Update(_) => {}
+            Effect::Reset => self.reset_watches_and_transactions(id, turn.work),
             Effect::Commit => {
-                if let Some(transaction) = transaction {
-                    self.commit(id, transaction, now_ms);
+                if let Some(transaction) = ended {
+                    self.commit(id, transaction, turn);
                 }
             }
-            Effect::CommitReplayed(replayed) => self.commit_replayed(id, *replayed, hypervisor, now_ms),
-            Effect::Introduce { domid, port } => self.introduce(domid, port, hypervisor, now_ms),
-            Effect::Rebind { domid, remote_port } => self.rebind(domid, remote_port, hypervisor),
-            Effect::Release(domid) => self.release(domid, hypervisor, now_ms),
+            Effect::CommitReplayed(replayed) => self.commit_replayed(id, *replayed, turn),
+            Effect::Introduce { domid, port } => self.introduce(domid, port, turn),
+            Effect::Rebind { domid, remote_port } => self.rebind(domid, remote_port, turn),
+            Effect::Release(domid) => self.release(domid, turn),
             Effect::Resume(domid) => {
                 if let Some(domain) = self.state.domains.get_mut(domid) {
                     domain.shutdown = false;
@@ -224,6 +233,7 @@ impl Engine {
             Effect::SetTrace(trace) => self.trace = trace,
             Effect::Print(text) => log::info!("control: {text}"),
         }
+        Completion::Reply
     }
 
     pub(in crate::engine) fn add_watch(
@@ -250,11 +260,11 @@ impl Engine {
         path: &str,
         token: &[u8],
         originator: Option<ConnectionId>,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) {
         let cause = EventCause { originator, ..EventCause::default() };
         if let Some(watch) = self.state.watches.find(id, path, token).map(Rc::clone) {
-            self.queue_event(self.receiver(id), &watch, path, cause, now_ms);
+            self.queue_event(self.receiver(id), &watch, path, cause, turn);
         }
     }
 

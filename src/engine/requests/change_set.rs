@@ -1,5 +1,5 @@
-//! What a request would change. A handler fills it in and changes nothing itself; [`crate::engine`] makes it true in one
-//! step that can't fail, or drops it.
+//! A request's changes. The handler fills the change set in and changes nothing itself. [`crate::engine`] applies it in a
+//! step that cannot fail, or discards it. Only an introduction has a step in between that can fail ([`Introduction`]).
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -23,8 +23,12 @@ pub struct ChangeSet {
     pub domains: Vec<DomId>,
     /// Changes of nodes, in order; in a transaction they stay in it.
     pub nodes: Vec<NodeChange>,
-    /// What else happens.
+    /// The introduction to prepare before anything is applied.
+    pub introduction: Option<Introduction>,
+    /// The change besides those of nodes.
     pub effect: Option<Effect>,
+    /// How the request is answered.
+    pub answer: Answer,
     /// The change to the connection's lists that are read in parts.
     pub list: Option<ListChange>,
     /// What the client would have of what is limited.
@@ -74,7 +78,7 @@ pub enum UpdateCommand {
     },
 }
 
-/// What a request does beside changing nodes. At most one per request.
+/// A change of the state besides nodes. At most one per request.
 #[derive(Debug)]
 pub enum Effect {
     /// A watch is set.
@@ -103,13 +107,11 @@ pub enum Effect {
     Commit,
     /// The request's transaction conflicts. Its requests were executed again, and the result is committed.
     CommitReplayed(Box<Replayed>),
-    /// The host is asked for a live update, and answers.
-    Update(UpdateCommand),
-    /// A domain is introduced; its ring is mapped and its port bound.
+    /// A domain is introduced. Its ring is mapped and its port bound ([`Introduction`]).
     Introduce {
-        /// Which domain.
+        /// The domain.
         domid: DomId,
-        /// Our port of its event channel.
+        /// The server's port of its event channel.
         port: Port,
     },
     /// An introduced domain is introduced again, with another port.
@@ -151,8 +153,27 @@ pub enum Effect {
     SetTrace(Trace),
     /// A line is logged.
     Print(String),
-    /// The answer is a report.
+}
+
+/// The answer to a request that is granted.
+#[derive(Debug, Default)]
+pub enum Answer {
+    /// The reply that the handler wrote, and what applying its effect adds.
+    #[default]
+    Complete,
+    /// A report on the state after the request.
     Report(Report),
+    /// The host executes the command and answers later.
+    Deferred(UpdateCommand),
+}
+
+/// A step between handler and change set, which may fail: the ring of a domain is mapped and its port bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Introduction {
+    /// The domain.
+    pub domid: DomId,
+    /// The domain's port that the request names.
+    pub remote_port: u32,
 }
 
 /// Whose quota is set.
@@ -175,7 +196,9 @@ impl ChangeSet {
         } else {
             self.nodes.clear();
         }
+        self.introduction = None;
         self.effect = None;
+        self.answer = Answer::default();
         self.list = None;
         self.peaks.clear();
         self.ends_transaction = false;

@@ -6,7 +6,7 @@ use alloc::string::String;
 use crate::engine::report::Report;
 use crate::engine::report::trace::Trace;
 use crate::engine::requests::RequestContext;
-use crate::engine::requests::change_set::{Effect, QuotaScope};
+use crate::engine::requests::change_set::{Answer, Effect, QuotaScope};
 use crate::engine::requests::live_update::{live_update, stream, stream_version, update_report};
 use crate::store::domain::DomId;
 use crate::store::quota::Quota;
@@ -149,7 +149,7 @@ fn help(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno
 }
 
 fn report(context: &mut RequestContext<'_>, report: Report) -> Result<(), Errno> {
-    context.changes.effect = Some(Effect::Report(report));
+    context.changes.answer = Answer::Report(report);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! INTRODUCE, RELEASE, RESUME, SET_TARGET, IS_DOMAIN_INTRODUCED and GET_DOMAIN_PATH.
 
-use crate::engine::requests::change_set::Effect;
+use crate::engine::requests::change_set::{Effect, Introduction};
 use crate::engine::requests::{RequestContext, parse_domid};
 use crate::limits;
 use crate::store::domain::DomId;
@@ -21,20 +21,12 @@ pub(super) fn introduce(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     }
     let remote_port = payload::decimal(port).and_then(|port| u32::try_from(port).ok()).filter(|port| *port > 0);
     let remote_port = remote_port.ok_or(Errno::Inval)?;
-    context.changes.effect = Some(if context.view.state.domains.is_introduced(domid) {
-        Effect::Rebind { domid, remote_port }
+    if context.view.state.domains.is_introduced(domid) {
+        context.changes.effect = Some(Effect::Rebind { domid, remote_port });
     } else {
         context.grow(limits::CONNECTION_BYTES)?;
-        context.hypervisor.map_ring(domid)?;
-        let in_ring = context.hypervisor.port_in_ring(domid);
-        match context.hypervisor.bind_port(domid, if in_ring == 0 { remote_port } else { in_ring }) {
-            Ok(port) => Effect::Introduce { domid, port },
-            Err(errno) => {
-                context.hypervisor.unmap_ring(domid);
-                return Err(errno);
-            }
-        }
-    });
+        context.changes.introduction = Some(Introduction { domid, remote_port });
+    }
     context.ok()
 }
 

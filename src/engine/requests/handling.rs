@@ -1,15 +1,14 @@
-//! One request from its bytes to its reply: the handler computes a change set, and that is made true or dropped.
+//! One request from its bytes to its reply: the handler computes a change set, which is then applied or discarded.
 
 use crate::engine::connection::Session;
 use crate::engine::connection::output::{EventCause, Origin};
 use crate::engine::fairness::memory::Budget;
-use crate::engine::hypervisor::Hypervisor;
 use crate::engine::report::trace::Switches;
-use crate::engine::requests::change_set::Effect;
-use crate::engine::requests::in_flight;
+use crate::engine::requests::change_set::{Answer, UpdateCommand};
 use crate::engine::requests::view::View;
 use crate::engine::requests::{self, CommandSpec, Reply, RequestContext, replay};
-use crate::engine::{Cause, Engine, work};
+use crate::engine::turn::{Cause, Turn};
+use crate::engine::{Engine, work};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::permission::Requester;
@@ -21,6 +20,38 @@ use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 use alloc::boxed::Box;
 
+/// A complete request.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct Request<'a> {
+    /// The connection that sent it.
+    pub(in crate::engine) connection: ConnectionId,
+    /// The identities whose rights it has.
+    pub(in crate::engine) requester: Requester,
+    pub(in crate::engine) header: Header,
+    pub(in crate::engine) payload: &'a [u8],
+}
+
+/// What is left to do after a request was executed and its change set applied.
+pub(in crate::engine) enum Completion {
+    /// The reply is sent.
+    Reply,
+    /// The reply is sent, and then the first event of the new watch.
+    FirstEvent { path: Box<str>, token: Box<[u8]> },
+    /// The host executes the command and replies later.
+    Deferred(UpdateCommand),
+}
+
+/// A handler's outcome, and what it used.
+struct Executed {
+    outcome: Result<(), Errno>,
+    /// The memory budget after the handler.
+    budget: Budget,
+    /// Whether the handler took memory.
+    has_grown: bool,
+    /// Whether the handler was refused memory.
+    was_refused: bool,
+}
+
 impl Engine {
     /// Handles one request, and queues exactly one reply. `payload` is `None` if there was no memory for it.
     pub(in crate::engine) fn handle_request(
@@ -28,18 +59,16 @@ impl Engine {
         id: ConnectionId,
         header: Header,
         payload: Option<&[u8]>,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
+        turn: &mut Turn<'_>,
     ) {
-        self.free_for_events = hypervisor.free_memory();
-        self.work.begin_request();
+        turn.work.begin_request();
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let requester = connection.domid().map_or(Requester::Privileged, |domid| self.state.requester(domid));
         let origin = match &requester {
             Requester::Privileged => None,
             Requester::Domain { .. } => {
-                // Never used again, not even by a later session of the same connection: messages that an earlier one
-                // caused may still wait somewhere.
+                // A ticket is never used again, not even by a later session of the same connection: messages that an
+                // earlier session caused may still be pending.
                 self.next_ticket = self.next_ticket.wrapping_add(1);
                 connection.issue_ticket(self.next_ticket);
                 Some(Origin { connection: id, ticket: self.next_ticket })
@@ -47,30 +76,30 @@ impl Engine {
         };
         // Only a guest's request has an origin.
         let event = EventCause { origin, originator: origin.map(|origin| origin.connection), subject: None };
-        self.cause = Cause { connection: Some(id), event };
+        turn.cause = Cause { connection: Some(id), event };
         if self.trace.wants(Switches::IO) {
             self.trace_request(id, header);
         }
         let mut reply = Reply::new();
-        let outcome = match payload {
-            Some(payload) => self.run(id, requester, header, payload, &mut reply, hypervisor, now_ms),
+        let completion = match payload {
+            Some(payload) => self.run(Request { connection: id, requester, header, payload }, &mut reply, turn),
             None => Err(Errno::NoSpc),
         };
+        let outcome = completion.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno);
         if self.trace.wants(Switches::IO) || self.trace.wants(Switches::ACC) {
-            self.trace_outcome(id, outcome.as_ref().map(|_| reply.len()).map_err(|errno| *errno));
+            self.trace_outcome(id, outcome.map(<[u8]>::len));
         }
-        let cause = core::mem::take(&mut self.cause);
-        let origin = cause.event.origin;
-        if let Ok(Some(Effect::Update(command))) = outcome {
+        let cause = core::mem::take(&mut turn.cause);
+        if let Ok(Completion::Deferred(command)) = completion {
             return self.defer(id, header, origin, command);
         }
-        self.queue_reply(id, header, outcome.as_ref().map(|_| reply.as_slice()).map_err(|errno| *errno), origin);
-        if let Ok(Some(Effect::Watch { path, token, .. })) = outcome {
-            self.announce_watch(id, &path, &token, cause.event.originator, now_ms);
+        self.queue_reply(id, header, outcome, origin);
+        if let Ok(Completion::FirstEvent { path, token }) = completion {
+            self.announce_watch(id, &path, &token, cause.event.originator, turn);
         }
     }
 
-    /// Logs a request before it is handled. Cold, so that it takes no room in the instruction cache beside what runs.
+    /// Logs a request before it is executed. Cold, so that it takes no room in the instruction cache.
     #[cold]
     #[inline(never)]
     fn trace_request(&self, id: ConnectionId, header: Header) {
@@ -78,7 +107,7 @@ impl Engine {
         log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
     }
 
-    /// Logs the bytes of a request's reply, or its error, and what its domain has now.
+    /// Logs the bytes of a request's reply, or its error, and the nodes and watches of its domain.
     #[cold]
     #[inline(never)]
     fn trace_outcome(&self, id: ConnectionId, outcome: Result<usize, Errno>) {
@@ -92,19 +121,16 @@ impl Engine {
         }
     }
 
-    /// Finds the handler, runs it, and makes its changes true or drops them. Returns the effect that took place.
-    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
+    /// Finds the handler of a request, executes it, and applies its change set or discards it.
     pub(in crate::engine) fn run(
         &mut self,
-        id: ConnectionId,
-        requester: Requester,
-        header: Header,
-        payload: &[u8],
+        request: Request<'_>,
         reply: &mut Reply,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) -> Result<Option<Effect>, Errno> {
-        let spec = MessageType::from_wire(header.kind).and_then(requests::command_spec).ok_or(Errno::NoSys)?;
+        turn: &mut Turn<'_>,
+    ) -> Result<Completion, Errno> {
+        let Request { connection: id, requester, header, payload } = request;
+        let kind = MessageType::from_wire(header.kind).ok_or(Errno::NoSys)?;
+        let spec = requests::command_spec(kind).ok_or(Errno::NoSys)?;
         if spec.is_privileged && !requester.is_privileged() {
             return Err(Errno::Acces);
         }
@@ -112,67 +138,85 @@ impl Engine {
         if let Some(transaction) =
             transaction.as_mut().filter(|_| spec.ends_transaction && payload.first() == Some(&b'T'))
         {
-            self.forget_departing(transaction);
+            self.forget_departing(transaction, turn.work);
         }
+        let executed = self.execute(request, spec, transaction.as_deref_mut(), reply, turn)?;
+        let Executed { outcome, mut budget, has_grown, was_refused } = executed;
+        let used = budget.used();
+        turn.work.begin_events();
+        let domid = self.domid_of(id);
+        // The maxima already include the request's own growth.
+        if has_grown && self.state.domains.get(domid).is_some_and(|domain| used > domain.memory_warned_from()) {
+            self.state.domains.note_grown(domid);
+        }
+        if let Some(transaction) = &mut transaction {
+            self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
+        }
+        let completion = self.finish(request, outcome, transaction, reply, turn);
+        if was_refused {
+            self.warn_of_refusal(id, used, turn);
+        }
+        completion
+    }
+
+    /// Runs a request's handler, and the step of its change set that can fail. The host knows the request as in flight
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Errno::NoEnt`] if the connection is gone.
+    fn execute(
+        &mut self,
+        request: Request<'_>,
+        spec: CommandSpec,
+        transaction: Option<&mut Transaction>,
+        reply: &mut Reply,
+        turn: &mut Turn<'_>,
+    ) -> Result<Executed, Errno> {
+        let Request { connection: id, requester, header, payload } = request;
         let connection = self.connections.get(&id).ok_or(Errno::NoEnt)?;
         let session = connection.session();
         let open_transactions = session.map_or(0, Session::open_transactions);
         let lists = session.map_or(&[][..], |session| &session.lists);
-        let budget = self.budget(connection, transaction.as_deref(), hypervisor);
+        let budget = self.budget(connection, transaction.as_deref(), turn.hypervisor);
         let used_before = budget.used();
-        let domid = connection.domid().unwrap_or(DomId::DOM0);
+        turn.hypervisor.request_begins(id, header, payload);
         let mut context = RequestContext {
             view: View {
                 state: &self.state,
                 config: &self.config,
                 requester,
-                transaction: transaction.as_deref_mut(),
+                transaction,
                 accesses: Some(&mut self.fairness.accesses),
                 budget,
                 steps: 0,
             },
             connection: id,
-            domid,
+            domid: connection.domid().unwrap_or(DomId::DOM0),
             open_transactions,
             lists,
             history: &self.fairness.history,
             trace: self.trace,
             was_refused_memory: false,
             payload,
-            hypervisor,
+            hypervisor: &mut *turn.hypervisor,
             changes: &mut self.changes,
             reply,
         };
-        in_flight::begin(id, header, payload);
-        #[cfg(feature = "boot-test")]
-        in_flight::crash_if_asked(&mut context);
         let mut outcome = (spec.handler)(&mut context);
-        in_flight::end();
         let has_grown = context.view.budget.used() > used_before;
         if outcome.is_ok() && context.reply.len() > limits::SMALL_REPLY_BYTES {
             outcome = context.grow_reply();
         }
-        let (was_refused, used, mut budget) =
-            (context.was_refused_memory, context.view.budget.used(), context.view.budget);
-        let (seen, answered) = (context.view.steps, work::of_bytes(context.reply.len().saturating_add(payload.len())));
-        self.work.spend(seen.saturating_add(answered));
-        self.work.begin_events();
-        // The maxima already include the request's own growth.
-        if has_grown && self.state.domains.get(domid).is_some_and(|domain| used > domain.memory_warned_from()) {
-            self.state.domains.note_grown(domid);
-        }
-        if let (Some(transaction), Some(kind)) = (&mut transaction, MessageType::from_wire(header.kind)) {
-            self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
-        }
-        let outcome = self.finish(id, header, outcome, transaction, reply, hypervisor, now_ms);
-        if was_refused {
-            self.warn_of_refusal(id, used, now_ms);
-        }
-        outcome
+        let (was_refused, budget, seen) = (context.was_refused_memory, context.view.budget, context.view.steps);
+        let copied = work::of_bytes(reply.len().saturating_add(payload.len()));
+        turn.work.spend(seen.saturating_add(copied));
+        let outcome = outcome.and_then(|()| self.prepare(turn));
+        turn.hypervisor.request_ends();
+        Ok(Executed { outcome, budget, has_grown, was_refused })
     }
 
-    /// Keeps a request with its transaction, so that it can be replayed; one that did something else as well is not. Without
-    /// memory for it there will be no replay.
+    /// Records a request with its transaction, for a replay. A request with another effect is not recorded. Without
+    /// memory for the record there is no replay.
     fn record(
         &self,
         transaction: &mut Transaction,
@@ -195,40 +239,39 @@ impl Engine {
         }
     }
 
-    /// Makes the changes true, or drops them, and puts the transaction back unless it is over.
-    #[expect(clippy::too_many_arguments, reason = "one request's circumstances, used once")]
+    /// Applies the change set or discards it, and puts the transaction back unless it has ended.
     fn finish(
         &mut self,
-        id: ConnectionId,
-        header: Header,
+        request: Request<'_>,
         outcome: Result<(), Errno>,
         mut transaction: Option<Box<Transaction>>,
         reply: &mut Reply,
-        hypervisor: &mut dyn Hypervisor,
-        now_ms: u64,
-    ) -> Result<Option<Effect>, Errno> {
-        // Before the transaction counts as over: with the last one of all it is forgotten who wrote what.
+        turn: &mut Turn<'_>,
+    ) -> Result<Completion, Errno> {
+        let id = request.connection;
+        // Before the transaction counts as ended: the end of the last one clears the history of writers.
         let in_the_way = core::mem::take(&mut self.changes.in_the_way);
-        self.blame(id, &in_the_way, now_ms);
+        self.blame(id, &in_the_way, turn);
         if outcome.is_err() {
             self.changes.peaks.clear();
         }
         self.note_peaks(id, transaction.as_deref().map(Transaction::len));
-        let mut effect = None;
+        let (mut effect, mut answer) = (None, Answer::default());
         if outcome.is_ok() {
-            self.learn_domains(hypervisor);
+            self.learn_domains(turn);
             match &mut transaction {
                 Some(transaction) => self.apply_in_transaction(transaction),
                 None if self.changes.nodes.is_empty() => {}
                 None => {
                     let before = self.state.generation();
-                    let written = self.apply_nodes(now_ms);
-                    self.account_write(id, before, written, now_ms);
+                    let written = self.apply_nodes(turn);
+                    self.account_write(id, before, written, turn);
                 }
             }
             effect = self.changes.effect.take();
+            answer = core::mem::take(&mut self.changes.answer);
             if let Some(change) = self.changes.list.take() {
-                self.change_list(id, change, now_ms);
+                self.change_list(id, change, turn);
             }
         }
         let mut ended = None;
@@ -237,34 +280,23 @@ impl Engine {
                 self.note_closed(id, &transaction);
                 ended = Some(transaction);
             } else if let Some(session) = self.session_mut(id) {
-                session.transactions.insert(header.transaction_id, transaction);
+                session.transactions.insert(request.header.transaction_id, transaction);
             }
         }
         self.changes.clear();
         outcome?;
-        match effect {
-            Some(Effect::StartTransaction) => {
-                self.start_transaction(id, reply, now_ms);
-                Ok(None)
-            }
-            Some(Effect::Watch { path, token, relative, depth }) => {
-                self.add_watch(id, &path, &token, relative, depth);
-                Ok(Some(Effect::Watch { path, token, relative, depth }))
-            }
-            Some(Effect::Report(report)) => {
+        let completion = effect.map_or(Completion::Reply, |effect| self.apply_effect(id, effect, ended, reply, turn));
+        Ok(match answer {
+            Answer::Complete => completion,
+            Answer::Report(report) => {
                 self.report(report, reply);
-                Ok(None)
+                completion
             }
-            Some(Effect::Update(command)) => Ok(Some(Effect::Update(command))),
-            Some(effect) => {
-                self.apply_effect(id, effect, ended, hypervisor, now_ms);
-                Ok(None)
-            }
-            None => Ok(None),
-        }
+            Answer::Deferred(command) => Completion::Deferred(command),
+        })
     }
 
-    /// Notes how much a request's client has had, now that the request is granted or refused.
+    /// Raises the requester's maxima, now that the request is granted or refused.
     fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
         let Some(connection) = self.connections.get(&id) else { return };
         let Some(domid) = connection.domid() else { return };
@@ -278,11 +310,11 @@ impl Engine {
         }
     }
 
-    /// Opens a transaction and answers its number.
-    fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply, now_ms: u64) {
+    /// Opens a transaction and writes its number into the reply.
+    pub(in crate::engine) fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply, turn: &Turn<'_>) {
         let Some(session) = self.session_mut(id) else { return };
         let transaction = session.free_transaction_id();
-        session.transactions.insert(transaction, Box::new(Transaction::started(now_ms)));
+        session.transactions.insert(transaction, Box::new(Transaction::started(turn.now_ms)));
         if self.trace.wants(Switches::OBJ) {
             log::info!("obj: {} opens transaction {transaction}", self.name(id));
         }
@@ -292,7 +324,7 @@ impl Engine {
         let _ = requests::number(reply, transaction);
     }
 
-    /// The transaction that a request names, taken out while the request is handled.
+    /// The transaction that a request names, taken out while the request is executed.
     fn take_transaction(
         &mut self,
         id: ConnectionId,

@@ -12,6 +12,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
+use crate::engine::turn::Turn;
 use crate::limits;
 use crate::store::node::Node;
 use crate::store::path::{Path, PathBuf};
@@ -104,7 +105,7 @@ pub fn find(lists: &[KeptList], path: Path<'_>, offset: usize) -> Option<usize> 
 
 impl Engine {
     /// Applies a request's change to the lists of its connection.
-    pub(in crate::engine) fn change_list(&mut self, id: ConnectionId, change: ListChange, now_ms: u64) {
+    pub(in crate::engine) fn change_list(&mut self, id: ConnectionId, change: ListChange, turn: &Turn<'_>) {
         let Some(session) = self.session_mut(id) else { return };
         let lists = &mut session.lists;
         match change {
@@ -112,7 +113,7 @@ impl Engine {
                 if lists.len() >= limits::LISTS_KEPT {
                     lists.remove(0);
                 }
-                let until_ms = now_ms.saturating_add(limits::LIST_KEPT_MS);
+                let until_ms = turn.now_ms.saturating_add(limits::LIST_KEPT_MS);
                 lists.push(KeptList { until_ms, ..list });
                 self.note_list_deadline(id, until_ms);
             }
@@ -136,12 +137,12 @@ impl Engine {
     }
 
     /// Drops lists that are too old.
-    pub(in crate::engine) fn drop_old_lists(&mut self, now_ms: u64) {
-        while let Some((_, id)) = pop_due(&mut self.list_deadlines, now_ms) {
+    pub(in crate::engine) fn drop_old_lists(&mut self, turn: &Turn<'_>) {
+        while let Some((_, id)) = pop_due(&mut self.list_deadlines, turn.now_ms) {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             connection.lists_deadline_ms = None;
             let Some((session, _)) = connection.session_mut() else { continue };
-            session.lists.retain(|list| list.until_ms > now_ms);
+            session.lists.retain(|list| list.until_ms > turn.now_ms);
             if session.lists.is_empty() {
                 session.lists = Vec::new();
             }

@@ -7,14 +7,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::requests::RequestContext;
-use crate::engine::requests::change_set::{Effect, UpdateCommand};
+use crate::engine::requests::change_set::{Answer, UpdateCommand};
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
 /// `live-update <word>|…`.
 pub(super) fn live_update(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let command = parse(parameters).ok_or(Errno::Inval)?;
-    context.changes.effect = Some(Effect::Update(command));
+    context.changes.answer = Answer::Deferred(command);
     Ok(())
 }
 
@@ -25,14 +25,14 @@ pub(super) fn stream_version(context: &mut RequestContext<'_>, parameters: &[u8]
         Some(b"auto") => UpdateCommand::LimitVersion(None),
         Some(number) => UpdateCommand::LimitVersion(Some(small(number)?)),
     };
-    context.changes.effect = Some(Effect::Update(command));
+    context.changes.answer = Answer::Deferred(command);
     Ok(())
 }
 
 /// `update-report [<version>]`: what an update would do now.
 pub(super) fn update_report(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let version = optional(parameters)?.map(small).transpose()?;
-    context.changes.effect = Some(Effect::Update(UpdateCommand::Report { version }));
+    context.changes.answer = Answer::Deferred(UpdateCommand::Report { version });
     Ok(())
 }
 
@@ -40,7 +40,7 @@ pub(super) fn update_report(context: &mut RequestContext<'_>, parameters: &[u8])
 pub(super) fn stream(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let offset = optional(parameters)?.map(|offset| payload::decimal(offset).ok_or(Errno::Inval)).transpose()?;
     let offset = usize::try_from(offset.unwrap_or(0)).map_err(|_| Errno::Inval)?;
-    context.changes.effect = Some(Effect::Update(UpdateCommand::Stream { offset }));
+    context.changes.answer = Answer::Deferred(UpdateCommand::Stream { offset });
     Ok(())
 }
 

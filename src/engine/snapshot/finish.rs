@@ -8,6 +8,7 @@ use crate::engine::fairness::conflict_credit::{ConflictCredits, History};
 use crate::engine::fairness::write_credit::WriteCredits;
 use crate::engine::snapshot::restore::Restorer;
 use crate::engine::snapshot::{RestoreError, extension, pending};
+use crate::engine::work::Work;
 use crate::engine::{Engine, NextSession};
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
@@ -23,7 +24,7 @@ impl Restorer {
             self.engine.state.charge_root();
         }
         for (id, error) in core::mem::take(&mut self.errors) {
-            self.engine.drop_session(id, NextSession::Failed(error));
+            self.engine.drop_session(id, NextSession::Failed(error), &mut Work::default());
         }
         for ((connection, id), nodes) in core::mem::take(&mut self.pending) {
             nodes

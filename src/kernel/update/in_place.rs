@@ -9,7 +9,7 @@
 use xenstore::engine::requests::in_flight::InFlight;
 
 use super::restart::{self, Serving};
-use crate::kernel::main_loop;
+use crate::kernel::{in_flight, main_loop};
 use crate::xen::entry;
 use crate::xen::trampoline::CrashNote;
 
@@ -27,6 +27,7 @@ impl Rest {
         // SAFETY: neither the handler nor its callers run again.
         let (server, platform, home) = unsafe { serving.everything() };
         log::warn!("going on where it is, without the request");
+        in_flight::end();
         server.abandon_request(&request);
         restart::tell(&crash, home.crash_node, server, platform);
         restart::serve_again(serving);

@@ -10,7 +10,7 @@ use core::ptr;
 
 use spin::Mutex;
 use xenstore::engine::report::crash::Crash;
-use xenstore::engine::requests::in_flight::{self, InFlight};
+use xenstore::engine::requests::in_flight::InFlight;
 use xenstore::server::Server;
 use xenstore::stream::writer::WriteError;
 use xenstore::wire::header::MessageType;
@@ -20,6 +20,7 @@ use super::pages::PageStream;
 use super::program::Program;
 use super::{Home, Try, bytes_beside_stream, try_successor};
 use crate::kernel::heap;
+use crate::kernel::in_flight;
 use crate::kernel::platform::XenPlatform;
 use crate::xen::time;
 use crate::xen::trampoline::{CrashNote, Handover, RECENT_CRASHES, REPORT_BYTES, RecentCrash};
@@ -135,9 +136,10 @@ pub(crate) fn start(what: &str) -> Refused {
     }
     let stopped_ns = time::now_ns();
     // SAFETY: the main loop never runs again. Neither does the handler below it, which had no more than a shared view
-    // of the state.
+    // of the state. A preparation after the handler changes only its own record, which is undone below.
     let (server, platform, home) = unsafe { serving.everything() };
     platform.gain_all_memory();
+    server.undo_preparation(platform);
     let domain = server.domain_in_flight(&request).0;
     let crash = describe(what, domain, &request, note(domain, time::now_ms()));
     let state_bytes = heap::usage().used;
