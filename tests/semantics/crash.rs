@@ -222,3 +222,28 @@ fn a_command_that_was_taken_in_the_turn_of_the_crash_is_answered_as_well() {
     assert!(reply.payload.starts_with(NOT_DONE.as_bytes()), "{}", reply.payload.escape_ascii());
     assert_eq!(answer(&mut testbed), None, "once");
 }
+
+#[test]
+fn a_crash_while_an_introduction_is_prepared_leaves_no_ring_mapped() {
+    let mut testbed = Testbed::with_homes([3]);
+    let connection = testbed.server.engine().state().domains.connection(DomId(0)).expect("dom0 is connected");
+    testbed.build(DomId(9));
+    let mapped = testbed.machine.mapped.len();
+    testbed.machine.bind_probe = Some(|_| panic!("before the port is bound"));
+    let payload = b"9\00\07\0";
+    let kind = MessageType::Introduce.to_wire();
+    let sent = catch_unwind(AssertUnwindSafe(|| testbed.send(0, 0, kind, payload)));
+    assert!(sent.is_err(), "the preparation panicked");
+    testbed.machine.bind_probe = None;
+    assert_eq!(testbed.machine.mapped.len(), mapped + 1, "the ring was mapped");
+    let payload_bytes = payload.len() as u32;
+    let header = Header { kind, request_id: 4711, transaction_id: 0, payload_bytes };
+    testbed.server.undo_preparation(&mut testbed.machine);
+    assert_eq!(testbed.machine.mapped.len(), mapped, "and is unmapped again");
+    testbed.server.abandon_request(&InFlight { connection, header, payload: 0 });
+    testbed.run();
+    assert_eq!(testbed.reply(0).expect("an answer").payload, b"EIO\0");
+    assert!(!testbed.is_introduced(9));
+    assert_eq!(testbed.introduce(0, 9, 7), ok(), "a later request introduces the domain");
+    testbed.check();
+}

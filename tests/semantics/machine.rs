@@ -138,6 +138,8 @@ pub struct Machine {
     pub free_probe: Option<fn() -> usize>,
     /// What is done each time that the server asks about a domain.
     pub info_probe: Option<fn(DomId)>,
+    /// Called before a port is bound.
+    pub bind_probe: Option<fn(DomId)>,
     /// What a domain's other processor does to its ring at the moment when it is signalled, without a signal of its own.
     pub meanwhile: Option<fn(&Page)>,
     last_port: u32,
@@ -163,6 +165,9 @@ impl Hypervisor for Machine {
     }
 
     fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno> {
+        if let Some(probe) = self.bind_probe {
+            probe(domid);
+        }
         if remote_port == BAD_PORT || self.remote.values().any(|remote| *remote == (domid, remote_port)) {
             return Err(Errno::Inval);
         }
