@@ -35,15 +35,16 @@ pub mod snapshot;
 pub mod turn;
 pub mod work;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::engine::config::{Config, StreamLimit};
 use crate::engine::connection::buffer_pool::BufferPool;
+use crate::engine::connection::connections::Connections;
 use crate::engine::connection::output::{Dropped, Origin};
-use crate::engine::connection::{Connection, Peer, ProtocolError, Session};
+use crate::engine::connection::{Connection, Peer, ProtocolError};
 use crate::engine::domains::departures::{Departures, has_to_look_at};
 use crate::engine::domains::introduce::Preparation;
 use crate::engine::events::announcements::Announcements;
@@ -107,25 +108,13 @@ enum NextSession {
 pub struct Engine {
     config: Config,
     state: State,
-    connections: BTreeMap<ConnectionId, Connection>,
-    ports: BTreeMap<Port, ConnectionId>,
-    next_connection: u64,
-    /// Connections that may have something to do.
-    ready: VecDeque<ConnectionId>,
-    /// When the first event of which connection may be over; at most one entry for each connection.
-    deadlines: BTreeSet<(u64, ConnectionId)>,
-    /// The drop times of kept lists, with one entry at most for each connection: its first list's.
-    list_deadlines: BTreeSet<(u64, ConnectionId)>,
+    connections: Connections,
     fairness: Fairness,
     actions: VecDeque<Action>,
-    /// Connections whose ring has to be reset before anything else is said to anybody.
-    starting: Vec<ConnectionId>,
     /// The number of the newest request that counts as outstanding.
     next_ticket: u64,
     /// The number of the newest request that is answered later.
     next_deferred: u64,
-    /// Clients of the hosted server.
-    sockets: BTreeSet<ConnectionId>,
     /// Announcements that take more than one turn.
     announcements: Announcements,
     /// Domains that are gone and whose nodes are being removed.
@@ -160,18 +149,11 @@ impl Engine {
             state: State::new(config.privileged, config.quotas.clone()),
             trace: config.trace,
             config,
-            connections: BTreeMap::new(),
-            ports: BTreeMap::new(),
-            next_connection: 0,
-            ready: VecDeque::new(),
-            deadlines: BTreeSet::new(),
-            list_deadlines: BTreeSet::new(),
+            connections: Connections::default(),
             fairness: Fairness::default(),
             actions: VecDeque::new(),
-            starting: Vec::new(),
             next_ticket: 0,
             next_deferred: 0,
-            sockets: BTreeSet::new(),
             announcements: Announcements::default(),
             departures: Departures::default(),
             discarded: Discarded::default(),
@@ -201,79 +183,61 @@ impl Engine {
     /// A connection.
     #[must_use]
     pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
-        self.connections.get(&id)
+        self.connections.get(id)
     }
 
     /// A connection, to fill its input or to empty its output.
     pub fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections.get_mut(&id)
+        self.connections.get_mut(id)
     }
 
     /// Adds a client of the hosted server.
     pub fn handle_connected(&mut self) -> ConnectionId {
-        let id = self.add_connection(Connection::new(Peer::Socket, None));
-        self.sockets.insert(id);
-        id
+        self.add_connection(Connection::new(Peer::Socket, None))
     }
 
     /// Removes a client of the hosted server.
     pub fn handle_disconnected(&mut self, id: ConnectionId, work: &mut Work) {
-        if self.connections.get(&id).is_some_and(|connection| connection.peer == Peer::Socket) {
+        if self.connections.get(id).is_some_and(|connection| connection.peer == Peer::Socket) {
             self.drop_session(id, NextSession::Reset, work);
-            self.connections.remove(&id);
-            self.sockets.remove(&id);
+            self.connections.remove(id);
             self.forget_reader(id);
         }
     }
 
     /// Notes that a domain signalled its port.
     pub fn handle_port(&mut self, port: Port) {
-        if let Some(id) = self.ports.get(&port) {
-            self.wake(*id);
+        if let Some(id) = self.connections.with_port(port) {
+            self.connections.wake(id);
         }
     }
 
     /// Puts a connection into the queue of those that have something to do.
     pub fn wake(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            Self::queue_turn(&mut self.ready, id, connection);
-        }
-    }
-
-    /// The same for a connection that was looked up already.
-    fn queue_turn(ready: &mut VecDeque<ConnectionId>, id: ConnectionId, connection: &mut Connection) {
-        if !core::mem::replace(&mut connection.is_queued, true) {
-            ready.push_back(id);
-        }
+        self.connections.wake(id);
     }
 
     /// The next connection that may have something to do.
     pub fn poll_ready(&mut self) -> Option<ConnectionId> {
-        while let Some(id) = self.ready.pop_front() {
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.is_queued = false;
-                return Some(id);
-            }
-        }
-        None
+        self.connections.pop_ready()
     }
 
     /// How many connections may have something to do.
     #[must_use]
     pub fn ready_len(&self) -> usize {
-        self.ready.len()
+        self.connections.ready_len()
     }
 
     /// Whether any connection may have something to do.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        self.connections.ready_len() > 0
     }
 
     /// A connection whose ring has to be started now: as soon as the one who introduced the domain has his reply, the
     /// domain may use it.
     pub fn poll_starting(&mut self) -> Option<ConnectionId> {
-        self.starting.pop()
+        self.connections.pop_starting()
     }
 
     /// What the host is to do.
@@ -284,8 +248,7 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do, in milliseconds of the same clock.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let events_ms = self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms);
-        let all_ms = [events_ms, self.next_list_deadline_ms(), self.next_fairness_ms(), self.next_drop_log_ms()];
+        let all_ms = [self.connections.next_deadline_ms(), self.next_fairness_ms(), self.next_drop_log_ms()];
         all_ms.into_iter().flatten().min()
     }
 
@@ -297,19 +260,14 @@ impl Engine {
         self.drop_old_lists(turn);
         self.log_drops(turn);
         let mut left = limits::EXPIRED_AT_ONCE;
-        while let Some((deadline_ms, id)) = self.deadlines.first().copied().filter(|_| left > 0) {
-            if deadline_ms > turn.now_ms {
-                return;
-            }
-            self.deadlines.pop_first();
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.deadline_ms = None;
-            }
+        while left > 0
+            && let Some(id) = self.connections.pop_expired(turn.now_ms)
+        {
             if self.guest_of(id).is_none() {
                 self.give_up_reader(id, turn);
                 continue;
             }
-            let Some(session) = self.session_mut(id) else { continue };
+            let Some(session) = self.connections.session_mut(id) else { continue };
             let dropped = session.output.expire(turn.now_ms, left);
             let next = session.output.next_deadline_ms();
             // A connection with nothing to drop costs a check, too.
@@ -323,10 +281,10 @@ impl Engine {
             }
             if !dropped.is_empty() {
                 // There may be room again for requests of its own.
-                self.wake(id);
+                self.connections.wake(id);
             }
             if let Some(next_ms) = next {
-                self.note_deadline(id, next_ms);
+                self.connections.note_deadline(id, next_ms);
             }
         }
     }
@@ -336,7 +294,7 @@ impl Engine {
     /// waits than it may have has to read first.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
-        let Some(connection) = self.connections.get(&id).filter(|connection| connection.error().is_none()) else {
+        let Some(connection) = self.connections.get(id).filter(|connection| connection.error().is_none()) else {
             return false;
         };
         let is_privileged = self.requester_of(id).is_none_or(|requester| requester.is_privileged());
@@ -349,18 +307,18 @@ impl Engine {
     /// Whether a complete request that was held back may be handled now.
     #[must_use]
     pub fn has_complete_request(&self, id: ConnectionId) -> bool {
-        let session = self.connections.get(&id).and_then(Connection::session);
+        let session = self.connections.session(id);
         session.is_some_and(|session| session.input.is_complete()) && self.may_receive(id)
     }
 
     /// Whether the complete request has to wait because it names a departing domain.
     fn is_held_for_departure(&mut self, id: ConnectionId, kind: MessageType, turn: &mut Turn<'_>) -> bool {
-        let payload = self.session_mut(id).and_then(|session| session.input.take_payload());
+        let payload = self.connections.session_mut(id).and_then(|session| session.input.take_payload());
         let Some(payload) = payload else { return false };
         turn.note_free_memory();
         self.look_at_named(id, kind, &payload, turn);
         let is_held = self.hold_for_departure(id, kind, &payload);
-        if let Some(session) = self.session_mut(id) {
+        if let Some(session) = self.connections.session_mut(id) {
             session.input.put_payload_back(payload);
         }
         is_held
@@ -370,7 +328,7 @@ impl Engine {
     /// complete. Returns whether it did.
     pub fn handle_received(&mut self, id: ConnectionId, count: usize, turn: &mut Turn<'_>) -> bool {
         let any_departs = !self.departures.is_empty();
-        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let Some(connection) = self.connections.get_mut(id) else { return false };
         let is_guest = connection.domid().is_some_and(|domid| domid != self.config.privileged);
         let has_room = !is_guest || turn.hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES;
         let Some((session, _)) = connection.session_mut() else { return false };
@@ -386,14 +344,14 @@ impl Engine {
             if self.is_held_for_departure(id, kind, turn) {
                 return false;
             }
-            let Some(session) = self.session_mut(id) else { return false };
+            let Some(session) = self.connections.session_mut(id) else { return false };
             session.input.take()
         } else {
             session.input.take()
         };
         self.handle_request(id, header, payload.as_deref(), turn);
         self.note_growth(turn);
-        if let (Some(session), Some(payload)) = (self.session_mut(id), payload) {
+        if let (Some(session), Some(payload)) = (self.connections.session_mut(id), payload) {
             session.input.recycle(payload);
         }
         true
@@ -401,7 +359,7 @@ impl Engine {
 
     /// Notes that `count` bytes of a connection's [`Output::bytes`](connection::output::Output::bytes) were sent.
     pub fn handle_sent(&mut self, id: ConnectionId, count: usize) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let is_awaited = connection.reading.is_noted();
         let sent = connection.session_mut().and_then(|(session, _)| session.output.advance(count));
         if let Some((cause, buffer)) = sent {
@@ -421,52 +379,24 @@ impl Engine {
         self.drops.forget_receiver(id);
     }
 
-    /// All open connections.
-    fn sessions(&self) -> impl Iterator<Item = &Session> {
-        self.connections.values().filter_map(Connection::session)
-    }
-
     /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.
     fn settle(&mut self, cause: Origin) {
-        if let Some(sender) = self.connections.get_mut(&cause.connection) {
+        if let Some(sender) = self.connections.get_woken(cause.connection) {
             sender.settle_ticket(cause.ticket);
-            Self::queue_turn(&mut self.ready, cause.connection, sender);
-        }
-    }
-
-    /// Sees to it that a connection's events are looked at when the first one's time is over. One entry is enough: later
-    /// events have later times.
-    fn note_deadline(&mut self, id: ConnectionId, deadline_ms: u64) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && connection.deadline_ms.is_none()
-        {
-            connection.deadline_ms = Some(deadline_ms);
-            self.deadlines.insert((deadline_ms, id));
         }
     }
 
     fn add_connection(&mut self, connection: Connection) -> ConnectionId {
-        self.next_connection = self.next_connection.saturating_add(1);
-        let id = ConnectionId(self.next_connection);
-        self.connections.insert(id, connection);
+        let id = self.connections.add(connection);
         if self.trace.wants(Switches::OBJ) {
             log::info!("obj: {} is connected", self.name(id));
         }
         id
     }
 
-    fn session_mut(&mut self, id: ConnectionId) -> Option<&mut Session> {
-        Some(self.connections.get_mut(&id)?.session_mut()?.0)
-    }
-
-    /// The domain of a connection; sockets have none.
-    fn domain_of(&self, id: ConnectionId) -> Option<DomId> {
-        self.connections.get(&id)?.domid()
-    }
-
     /// What a connection is called in the log.
     fn name(&self, id: ConnectionId) -> String {
-        match self.domain_of(id) {
+        match self.connections.domain_of(id) {
             Some(domid) => alloc::format!("domain {domid}"),
             None => alloc::format!("client {}", id.0),
         }
@@ -486,13 +416,13 @@ impl Engine {
     /// The domain to which a connection's relative paths belong.
     #[must_use]
     pub fn domid_of(&self, id: ConnectionId) -> DomId {
-        self.domain_of(id).unwrap_or(DomId::DOM0)
+        self.connections.domain_of(id).unwrap_or(DomId::DOM0)
     }
 
     /// How many rings and ports are in use.
     #[must_use]
     pub fn rings_and_ports(&self) -> (usize, usize) {
-        let rings = self.connections.values().filter(|connection| connection.peer != Peer::Socket).count();
-        (rings, self.ports.len())
+        let rings = self.connections.iter().filter(|(_, connection)| connection.peer != Peer::Socket).count();
+        (rings, self.connections.ports().len())
     }
 }

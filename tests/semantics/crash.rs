@@ -230,7 +230,7 @@ fn a_crash_while_an_introduction_is_prepared_leaves_no_ring_mapped() {
     testbed.build(DomId(9));
     let mapped = testbed.machine.mapped.len();
     testbed.machine.bind_probe = Some(|_| panic!("before the port is bound"));
-    let payload = b"9\00\07\0";
+    let payload = b"9\x000\x007\0";
     let kind = MessageType::Introduce.to_wire();
     let sent = catch_unwind(AssertUnwindSafe(|| testbed.send(0, 0, kind, payload)));
     assert!(sent.is_err(), "the preparation panicked");

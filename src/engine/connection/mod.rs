@@ -1,6 +1,7 @@
 //! One connection: what it is receiving, what waits to be sent, its open transactions, and its side of the ring.
 
 pub(super) mod buffer_pool;
+pub(super) mod connections;
 pub mod input;
 pub mod output;
 pub(super) mod queue;
@@ -149,6 +150,14 @@ impl Connection {
         match self.peer {
             Peer::Socket => None,
             Peer::Domain { domid, .. } => Some(domid),
+        }
+    }
+
+    /// The server's port of a domain's connection.
+    pub(super) const fn port(&self) -> Option<Port> {
+        match self.peer {
+            Peer::Socket => None,
+            Peer::Domain { port, .. } => port,
         }
     }
 

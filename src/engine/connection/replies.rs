@@ -2,7 +2,6 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::connection::Connection;
 use crate::engine::connection::output::Origin;
 use crate::engine::requests::change_set::UpdateCommand;
 use crate::engine::{Action, Deferred, Engine};
@@ -31,15 +30,12 @@ impl Engine {
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
         let header = Header { kind, payload_bytes, ..request };
         let bytes = HEADER_BYTES.saturating_add(payload.len());
-        let Self { connections, buffer_pool, ready, .. } = self;
-        if let Some(connection) = connections.get_mut(&id)
-            && let Some((session, _)) = connection.session_mut()
-        {
+        let Self { connections, buffer_pool, .. } = self;
+        if let Some(session) = connections.session_woken(id) {
             // What is not sent at once gets no more room than it needs.
             let is_next = session.output.is_empty();
             let buffer = if is_next { buffer_pool.take(bytes) } else { Vec::with_capacity(bytes) };
             session.output.push_reply(buffer, header, payload, origin);
-            Self::queue_turn(ready, id, connection);
         } else if let Some(origin) = origin {
             self.settle(origin);
         }
@@ -55,7 +51,7 @@ impl Engine {
     ) {
         self.next_deferred = self.next_deferred.saturating_add(1);
         let number = self.next_deferred;
-        let Some(session) = self.session_mut(id) else { return };
+        let Some(session) = self.connections.session_mut(id) else { return };
         session.deferred.push(number);
         let asked = Deferred { connection: id, header, origin, number };
         self.actions.push_back(Action::Update { asked, command });
@@ -64,7 +60,7 @@ impl Engine {
     /// Answers a request that was left to the host. Nothing happens if its connection is gone or has begun anew since.
     pub fn answer(&mut self, asked: Deferred, outcome: Result<&[u8], Errno>) {
         let Deferred { connection, header, origin, number } = asked;
-        let Some(session) = self.session_mut(connection) else { return };
+        let Some(session) = self.connections.session_mut(connection) else { return };
         if let Some(at) = session.deferred.iter().position(|waiting| *waiting == number) {
             session.deferred.swap_remove(at);
             self.queue_reply(connection, header, outcome, origin);
@@ -74,7 +70,7 @@ impl Engine {
     /// Puts another answer in the place of the last one to a request, if nothing of that was sent. The request may be one of
     /// the engine's from which this one was restored, so that its connection is told by the number that it has here.
     pub fn replace_last_reply(&mut self, id: ConnectionId, asked: &Deferred, payload: &[u8]) {
-        if let Some(session) = self.session_mut(id) {
+        if let Some(session) = self.connections.session_mut(id) {
             session.output.replace_last_reply(&asked.header, payload);
         }
     }
@@ -90,7 +86,7 @@ impl Engine {
     /// Whether a request still waits for its answer.
     #[must_use]
     pub fn waits_for_answer(&self, asked: &Deferred) -> bool {
-        let session = self.connections.get(&asked.connection).and_then(Connection::session);
+        let session = self.connections.session(asked.connection);
         session.is_some_and(|session| session.deferred.contains(&asked.number))
     }
 }

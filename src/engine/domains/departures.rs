@@ -227,10 +227,10 @@ impl Engine {
             log::info!("obj: domain {domid} is forgotten");
         }
         for id in core::mem::take(&mut self.departures.held) {
-            if let Some(connection) = self.connections.get_mut(&id) {
+            if let Some(connection) = self.connections.get_mut(id) {
                 connection.waits_for_departure = false;
             }
-            self.wake(id);
+            self.connections.wake(id);
         }
     }
 
@@ -257,7 +257,7 @@ impl Engine {
         if self.departures.is_empty() || !self.names_departing(kind, payload) {
             return false;
         }
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.waits_for_departure = true;
             self.departures.held.push(id);
         }

@@ -37,7 +37,7 @@ impl Engine {
         }
         let port = self.map_and_bind(domid, hypervisor, |_| remote_port)?;
         let id = self.connect_domain(domid, port, RingStart::Adopt, hypervisor);
-        self.wake(id);
+        self.connections.wake(id);
         Ok(())
     }
 
@@ -96,7 +96,6 @@ impl Engine {
     ) -> ConnectionId {
         self.preparation = None;
         let id = self.add_connection(Connection::new(Peer::Domain { domid, port: Some(port) }, Some(start)));
-        self.ports.insert(port, id);
         let known = self.state.domains.get(domid).map(|domain| domain.born);
         let born = known.unwrap_or_else(|| self.state.next_generation());
         self.learn_domain(domid, born, hypervisor);
@@ -110,11 +109,11 @@ impl Engine {
 
     pub(in crate::engine) fn introduce(&mut self, domid: DomId, port: Port, turn: &mut Turn<'_>) {
         let id = self.connect_domain(domid, port, RingStart::Reset, turn.hypervisor);
-        self.starting.push(id);
+        self.connections.add_starting(id);
         log::debug!("domain {domid} introduced");
         self.announce_special(Special::IntroduceDomain, domid, turn);
         self.announce_special_domain(Special::IntroduceDomain, domid, turn);
-        self.wake(id);
+        self.connections.wake(id);
     }
 
     /// Introduces a connected domain again: another port, and a connection as if new.
@@ -122,36 +121,33 @@ impl Engine {
         let Some(id) = self.state.domains.connection(domid) else { return };
         self.drop_session(id, NextSession::Reset, turn.work);
         self.forget_outstanding(id);
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.ring_start = Some(RingStart::Reset);
-        connection.is_shut_out = false;
-        let Peer::Domain { port, .. } = &mut connection.peer else { return };
-        self.starting.push(id);
-        if let Some(old) = port.take() {
-            self.ports.remove(&old);
+        self.connections.add_starting(id);
+        if let Some(old) = self.connections.set_port(id, None) {
             turn.hypervisor.close_port(old);
         }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.ring_start = Some(RingStart::Reset);
+        connection.is_shut_out = false;
         // A ring that could not be mapped when the connection was taken over may be there now.
         connection.is_mapped = connection.is_mapped || turn.hypervisor.map_ring(domid).is_ok();
         let bound =
             if connection.is_mapped { turn.hypervisor.bind_port(domid, remote_port) } else { Err(Errno::Inval) };
         match bound {
             Ok(new) => {
-                *port = Some(new);
-                self.ports.insert(new, id);
+                self.connections.set_port(id, Some(new));
             }
             Err(errno) => {
                 log::warn!("domain {domid}: port {remote_port} can't be bound: {}", errno.name());
                 self.shut(id, ProtocolError::Communication, turn.work);
             }
         }
-        self.wake(id);
+        self.connections.wake(id);
     }
 
     /// Forgets a connection's outstanding requests. Their messages may still be pending somewhere, but no later request gets
     /// the same ticket.
     fn forget_outstanding(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.forget_tickets();
         }
     }

@@ -95,7 +95,11 @@ impl Engine {
         for domid in named {
             let is_known_by_id = self.state.domains.get(domid).is_some_and(|domain| domain.unique_id.is_some());
             let is_departing = self.departures.contains(domid);
-            if !is_known_by_id || is_departing || domid == self.config.privileged || Some(domid) == self.domain_of(id) {
+            if !is_known_by_id
+                || is_departing
+                || domid == self.config.privileged
+                || Some(domid) == self.connections.domain_of(id)
+            {
                 continue;
             }
             let info = turn.hypervisor.domain_info(domid);
@@ -119,11 +123,11 @@ impl Engine {
     /// looked at. Then only the control domain helps, by introducing the domain again.
     pub fn handle_reconnect(&mut self, id: ConnectionId, work: &mut Work) {
         let has_no_port = |connection: &Connection| matches!(connection.peer, Peer::Domain { port: None, .. });
-        if self.connections.get(&id).is_some_and(|connection| connection.is_shut_out || has_no_port(connection)) {
+        if self.connections.get(id).is_some_and(|connection| connection.is_shut_out || has_no_port(connection)) {
             return;
         }
         self.drop_session(id, NextSession::Reset, work);
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.ring_start = Some(RingStart::Reset);
         }
     }
@@ -132,7 +136,7 @@ impl Engine {
     /// A partial request is forgotten, and a partly sent message is sent again as a whole. All else stays, so that a
     /// domain cannot drop outstanding requests, watches or transactions this way.
     pub fn handle_erased_ring(&mut self, id: ConnectionId) {
-        let Some((session, ring)) = self.connections.get_mut(&id).and_then(Connection::session_mut) else { return };
+        let Some((session, ring)) = self.connections.get_mut(id).and_then(Connection::session_mut) else { return };
         *ring = Ring::default();
         session.input = Input::default();
         let dropped = session.output.restart_first();
@@ -143,14 +147,14 @@ impl Engine {
         self.note_reading(id, 0);
         // The event was partly sent until now, and had no deadline.
         if let Some(next_ms) = next_ms {
-            self.note_deadline(id, next_ms);
+            self.connections.note_deadline(id, next_ms);
         }
     }
 
     /// What the domain of a connection is offered; everything for sockets.
     #[must_use]
     pub fn features(&self, id: ConnectionId) -> Features {
-        self.domain_of(id).map_or(Features::all(), |domid| self.state.domains.features(domid))
+        self.connections.domain_of(id).map_or(Features::all(), |domid| self.state.domains.features(domid))
     }
 
     /// Forgets a domain: its connection, what it owns, its rights, and its record.
@@ -158,14 +162,11 @@ impl Engine {
         let connection = self.state.domains.connection(domid);
         if let Some(id) = connection {
             self.drop_session(id, NextSession::Reset, turn.work);
-            if let Some(Connection { peer: Peer::Domain { port, .. }, is_mapped, .. }) = self.connections.remove(&id) {
-                if let Some(port) = port {
-                    self.ports.remove(&port);
-                    turn.hypervisor.close_port(port);
-                }
-                if is_mapped {
-                    turn.hypervisor.unmap_ring(domid);
-                }
+            if let Some(port) = self.connections.set_port(id, None) {
+                turn.hypervisor.close_port(port);
+            }
+            if self.connections.remove(id).is_some_and(|connection| connection.is_mapped) {
+                turn.hypervisor.unmap_ring(domid);
             }
             self.forget_reader(id);
         }
@@ -222,7 +223,7 @@ impl Engine {
 
     /// Shuts a connection whose peer broke the rules, and tells the log, not too often.
     pub fn handle_protocol_error(&mut self, id: ConnectionId, error: ProtocolError, turn: &mut Turn<'_>) {
-        let domain = self.domain_of(id).and_then(|domid| self.state.domains.get_mut(domid));
+        let domain = self.connections.domain_of(id).and_then(|domid| self.state.domains.get_mut(domid));
         if domain.is_none_or(|domain| domain.error_logged.is_due(limits::ERROR_LOG_INTERVAL_MS, turn.now_ms)) {
             self.shut(id, error, turn.work);
         } else {
@@ -232,18 +233,18 @@ impl Engine {
 
     /// Shuts a connection. The domain stays known until it is released or dies.
     pub fn shut(&mut self, id: ConnectionId, error: ProtocolError, work: &mut Work) {
-        log::warn!("connection of {:?} shut: {error:?}", self.connections.get(&id).map(|connection| connection.peer));
+        log::warn!("connection of {:?} shut: {error:?}", self.connections.get(id).map(|connection| connection.peer));
         self.drop_session(id, NextSession::Failed(error), work);
     }
 
     /// Drops all that a connection has going on, and either opens or shuts it.
     pub(super) fn drop_session(&mut self, id: ConnectionId, phase: NextSession, work: &mut Work) {
         self.reset_watches_and_transactions(id, work);
-        if let Some(output) = self.session_mut(id).map(|session| core::mem::take(&mut session.output)) {
+        if let Some(output) = self.connections.session_mut(id).map(|session| core::mem::take(&mut session.output)) {
             self.discard(output, work);
             self.release_waiting(id);
         }
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.phase = match phase {
                 NextSession::Reset => Phase::Open(Box::default()),
                 NextSession::Failed(error) => Phase::Failed(error),
@@ -255,13 +256,13 @@ impl Engine {
     pub(super) fn reset_watches_and_transactions(&mut self, id: ConnectionId, work: &mut Work) {
         let removed = self.state.watches.remove_connection(id) as u64;
         work.spend(removed.saturating_mul(work::EVENT_STEPS));
-        if let Some(domid) = self.domain_of(id)
+        if let Some(domid) = self.connections.domain_of(id)
             && let Some(domain) = self.state.domains.get_mut(domid)
         {
             domain.watches = 0;
             domain.watch_bytes = 0;
         }
-        if let Some(session) = self.session_mut(id).filter(|session| !session.transactions.is_empty()) {
+        if let Some(session) = self.connections.session_mut(id).filter(|session| !session.transactions.is_empty()) {
             let open = core::mem::take(&mut session.transactions);
             self.discard_transactions(id, open.into_values(), work);
         }

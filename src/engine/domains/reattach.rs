@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::connection::{Connection, Peer, ProtocolError};
+use crate::engine::connection::{Peer, ProtocolError};
 use crate::engine::hypervisor::{DomainState, Hypervisor, Port};
 use crate::engine::turn::Turn;
 use crate::engine::work::Work;
@@ -27,7 +27,7 @@ impl Engine {
     pub fn restored_connections(&self) -> Vec<Restored> {
         let waiting = self.connections.iter().filter(|(_, connection)| !connection.is_mapped);
         let restored = waiting.filter_map(|(id, connection)| match connection.peer {
-            Peer::Domain { domid, port } => Some(Restored { id: *id, domid, port }),
+            Peer::Domain { domid, port } => Some(Restored { id, domid, port }),
             Peer::Socket => None,
         });
         restored.collect()
@@ -40,28 +40,21 @@ impl Engine {
         domid == self.config.privileged || matches!(state, DomainState::Running | DomainState::Shutdown)
     }
 
-    /// Says what our port of a restored connection is now; `None` for none.
+    /// Notes the server's port of a restored connection; `None` for none.
     pub fn handle_port_adopted(&mut self, id: ConnectionId, new: Option<Port>) {
-        let Some(Connection { peer: Peer::Domain { port, .. }, .. }) = self.connections.get_mut(&id) else { return };
-        let old = core::mem::replace(port, new);
-        if let Some(old) = old.filter(|old| self.ports.get(old) == Some(&id)) {
-            self.ports.remove(&old);
-        }
-        if let Some(new) = new {
-            self.ports.insert(new, id);
-        }
+        self.connections.set_port(id, new);
     }
 
     /// Notes whether the ring of a restored connection is mapped.
     pub fn handle_ring_mapped(&mut self, id: ConnectionId, is_mapped: bool) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.is_mapped = is_mapped && connection.peer != Peer::Socket;
         }
     }
 
     /// A restored connection can't be taken over. It is shut, and its domain stays introduced.
     pub fn handle_not_taken_over(&mut self, id: ConnectionId, work: &mut Work) {
-        if self.connections.get(&id).is_some_and(|connection| connection.error().is_none()) {
+        if self.connections.get(id).is_some_and(|connection| connection.error().is_none()) {
             self.shut(id, ProtocolError::Communication, work);
         }
     }
@@ -69,10 +62,10 @@ impl Engine {
     /// Handles a restored connection that cannot be reattached. Its domain keeps its nodes, rights, features and quotas, and
     /// waits for an INTRODUCE; its watches and transactions are gone.
     pub fn handle_left_waiting(&mut self, id: ConnectionId, turn: &mut Turn<'_>) {
-        let Some(domid) = self.domain_of(id) else { return };
+        let Some(domid) = self.connections.domain_of(id) else { return };
         self.handle_port_adopted(id, None);
         self.drop_session(id, NextSession::Reset, turn.work);
-        self.connections.remove(&id);
+        self.connections.remove(id);
         if let Some(domain) = self.state.domains.get_mut(domid) {
             domain.connection = None;
             domain.target = None;
@@ -83,9 +76,9 @@ impl Engine {
     /// Lets the connection of every domain be looked at, also one without a port: its ring has to say that it was shut.
     pub fn wake_all(&mut self) {
         let domains = self.connections.iter().filter(|(_, connection)| connection.peer != Peer::Socket);
-        let all: Vec<ConnectionId> = domains.map(|(id, _)| *id).collect();
+        let all: Vec<ConnectionId> = domains.map(|(id, _)| id).collect();
         for id in all {
-            self.wake(id);
+            self.connections.wake(id);
         }
     }
 }

@@ -232,11 +232,11 @@ impl Engine {
 
     /// Postpones an announcement, and holds back the connection that sent the request.
     pub(in crate::engine) fn postpone(&mut self, announcement: Announcement, receiver: Option<ConnectionId>) {
-        if let Some(connection) = announcement.connection.and_then(|id| self.connections.get_mut(&id)) {
+        if let Some(connection) = announcement.connection.and_then(|id| self.connections.get_mut(id)) {
             connection.announced_bytes = Some(announcement.bytes);
         }
         if let Some(Origin { connection, ticket }) = announcement.cause.origin
-            && let Some(sender) = self.connections.get_mut(&connection)
+            && let Some(sender) = self.connections.get_mut(connection)
         {
             sender.extend_ticket(ticket);
         }
@@ -247,7 +247,7 @@ impl Engine {
     /// Restores an announcement of a predecessor.
     pub(in crate::engine) fn restore_announcement(&mut self, announcement: Announcement) {
         if let Some(origin) = announcement.cause.origin
-            && let Some(sender) = self.connections.get_mut(&origin.connection)
+            && let Some(sender) = self.connections.get_mut(origin.connection)
             && !sender.has_ticket(origin.ticket)
             && origin.ticket != 0
         {
@@ -289,10 +289,10 @@ impl Engine {
             self.settle(origin);
         }
         if let Some(id) = announcement.connection {
-            if let Some(connection) = self.connections.get_mut(&id) {
+            if let Some(connection) = self.connections.get_mut(id) {
                 connection.announced_bytes = None;
             }
-            self.wake(id);
+            self.connections.wake(id);
         }
     }
 
@@ -300,7 +300,7 @@ impl Engine {
     pub(in crate::engine) fn release_waiting(&mut self, receiver: ConnectionId) {
         self.announcements.release(receiver);
         self.departures.release(receiver);
-        if let Some(connection) = self.connections.get_mut(&receiver) {
+        if let Some(connection) = self.connections.get_mut(receiver) {
             connection.reading.unread_since_ms = None;
             connection.reading.bytes = 0;
         }
@@ -308,21 +308,21 @@ impl Engine {
 
     /// Notes that work waits for a client of the control domain to read.
     pub(in crate::engine) fn await_reading(&mut self, id: ConnectionId, turn: &Turn<'_>) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.reading.unread_since_ms.is_none() {
             connection.reading.unread_since_ms = Some(turn.now_ms);
             connection.reading.bytes = 0;
-            self.note_deadline(id, turn.now_ms.saturating_add(limits::PRIVILEGED_UNREAD_MS));
+            self.connections.note_deadline(id, turn.now_ms.saturating_add(limits::PRIVILEGED_UNREAD_MS));
         }
     }
 
     /// Notes that a client read `bytes`. Waiting work continues once the queue is empty or the client has read enough.
     pub(in crate::engine) fn note_reading(&mut self, id: ConnectionId, bytes: usize) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         if bytes > 0 && core::mem::take(&mut connection.reading.is_given_up) {
             log::info!("{}: reads again", self.name(id));
         }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.reading.unread_since_ms.is_none() {
             return;
         }
@@ -337,11 +337,11 @@ impl Engine {
     /// Gives up a client of the control domain that has read nothing for [`limits::PRIVILEGED_UNREAD_MS`]. Work no longer
     /// waits for its room.
     pub(in crate::engine) fn give_up_reader(&mut self, id: ConnectionId, turn: &Turn<'_>) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let Some(since_ms) = connection.reading.unread_since_ms else { return };
         let due_ms = since_ms.saturating_add(limits::PRIVILEGED_UNREAD_MS);
         if due_ms > turn.now_ms {
-            return self.note_deadline(id, due_ms);
+            return self.connections.note_deadline(id, due_ms);
         }
         connection.reading.is_given_up = true;
         let queued = connection.session().map_or(0, |session| session.output.queued_bytes());
@@ -355,6 +355,6 @@ impl Engine {
 
     /// Whether a client of the control domain was given up ([`Engine::give_up_reader`]).
     pub(in crate::engine) fn is_given_up(&self, id: ConnectionId) -> bool {
-        self.connections.get(&id).is_some_and(|connection| connection.reading.is_given_up)
+        self.connections.get(id).is_some_and(|connection| connection.reading.is_given_up)
     }
 }

@@ -141,7 +141,7 @@ impl Engine {
         receiver: ConnectionId,
         turn: &Turn<'_>,
     ) {
-        let originator = originator.and_then(|id| self.domain_of(id));
+        let originator = originator.and_then(|id| self.connections.domain_of(id));
         let pair = self.drops.count((originator, receiver));
         let due_ms = self.drops.due_ms(pair.0);
         if due_ms <= turn.now_ms {

@@ -341,13 +341,13 @@ impl Engine {
             return true;
         }
         let key = self.config.hash_key;
-        let session = self.session_mut(watch.connection);
+        let session = self.connections.session_mut(watch.connection);
         session.is_none_or(|session| session.output.has_event(&payload, cause.subject, key))
     }
 
     /// Returns the receiver of events for a connection's watches.
     pub(super) fn receiver(&self, id: ConnectionId) -> Receiver {
-        let domain = self.domain_of(id);
+        let domain = self.connections.domain_of(id);
         Receiver { id, domain, guest: domain.filter(|domid| *domid != self.config.privileged) }
     }
 
@@ -369,7 +369,7 @@ impl Engine {
         let key = self.config.hash_key;
         // The first event of a watch on a special node has no subject. Each new watch gets one.
         let may_collapse = !is_special || cause.subject.is_some();
-        let Some(connection) = self.connections.get_mut(&to.id) else { return };
+        let Some(connection) = self.connections.get_mut(to.id) else { return };
         // A client of the control domain has room, unless it was given up.
         let may_be_full = to.guest.is_some() || !is_special && connection.reading.is_given_up;
         let Some((session, _)) = connection.session_mut() else { return };
@@ -381,27 +381,25 @@ impl Engine {
         }
         let timeout_ms = self.config.event_timeout_ms;
         let deadline_ms = (timeout_ms > 0 && to.guest.is_some()).then(|| turn.now_ms.saturating_add(timeout_ms));
-        let Some(connection) = self.connections.get_mut(&to.id) else { return };
-        let Some((session, _)) = connection.session_mut() else { return };
+        let Some(session) = self.connections.session_woken(to.id) else { return };
         session.output.push_event(&payload, cause, deadline_ms);
-        Self::queue_turn(&mut self.ready, to.id, connection);
         Self::note_event(payload.len(), turn);
         if let Some(domid) = to.domain {
             self.state.domains.note_grown(domid);
         }
         if let Some(origin) = cause.origin
-            && let Some(sender) = self.connections.get_mut(&origin.connection)
+            && let Some(sender) = self.connections.get_mut(origin.connection)
         {
             sender.extend_ticket(origin.ticket);
         }
         if let Some(deadline_ms) = deadline_ms {
-            self.note_deadline(to.id, deadline_ms);
+            self.connections.note_deadline(to.id, deadline_ms);
         }
     }
 
     /// Who the client of a connection is, for permissions.
     pub(super) fn requester_of(&self, id: ConnectionId) -> Option<Requester> {
-        Some(match self.connections.get(&id)?.peer {
+        Some(match self.connections.get(id)?.peer {
             Peer::Socket => Requester::Privileged,
             Peer::Domain { domid, .. } => self.state.requester(domid),
         })

@@ -119,7 +119,7 @@ impl Engine {
     #[must_use]
     pub fn memory_of(&self, domid: DomId) -> usize {
         let Some(domain) = self.state.domains.get(domid) else { return 0 };
-        bytes_of(domain, domain.connection.and_then(|id| self.connections.get(&id)))
+        bytes_of(domain, domain.connection.and_then(|id| self.connections.get(id)))
     }
 
     /// Computes the budget of a client's request. `transaction` is the request's own, which the session does not hold now.
@@ -157,7 +157,7 @@ impl Engine {
         originator: Option<ConnectionId>,
         turn: &Turn<'_>,
     ) -> bool {
-        let Some(session) = self.connections.get(&to.id).and_then(Connection::session) else { return true };
+        let Some(session) = self.connections.session(to.id) else { return true };
         let output = &session.output;
         let Some(domid) = to.guest else {
             // One event always fits into an empty queue: the reserve covers it.
@@ -177,9 +177,9 @@ impl Engine {
     /// considered: the control domain's watches bound the events to queue.
     pub(in crate::engine) fn crowded_reader(&self, originator: Option<ConnectionId>) -> Option<ConnectionId> {
         let control = self.state.domains.connection(self.config.privileged);
-        let mut readers = control.into_iter().chain(self.sockets.iter().copied());
+        let mut readers = control.into_iter().chain(self.connections.sockets());
         readers.find(|id| {
-            let session = self.connections.get(id).and_then(Connection::session);
+            let session = self.connections.session(*id);
             let has_room = |session: &Session| has_room_for_control(&session.output, limits::PAYLOAD_BYTES, originator);
             !self.is_given_up(*id) && !session.is_none_or(has_room)
         })
@@ -226,7 +226,7 @@ impl Engine {
         let privileged = self.config.privileged;
         let Self { state, connections, peaks: of_all, .. } = self;
         let Some(domain) = state.domains.get_mut(domid) else { return (0, false) };
-        let connection = domain.connection.and_then(|id| connections.get(&id));
+        let connection = domain.connection.and_then(|id| connections.get(id));
         let session = connection.and_then(Connection::session);
         let used = bytes_of(domain, connection);
         let nodes = usize::try_from(domain.nodes).unwrap_or(usize::MAX);
@@ -261,7 +261,7 @@ impl Engine {
 
     /// Logs a guest that was refused memory, at most once per [`limits::MEMORY_LOG_INTERVAL_MS`].
     pub(in crate::engine) fn warn_of_refusal(&mut self, id: ConnectionId, used: usize, turn: &Turn<'_>) {
-        if let Some(domid) = self.domain_of(id)
+        if let Some(domid) = self.connections.domain_of(id)
             && self.may_log_memory(domid, turn)
         {
             let limit = self.state.domains.quotas(domid).get(Quota::MemoryHard);

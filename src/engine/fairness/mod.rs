@@ -11,7 +11,6 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
-use crate::engine::connection::Connection;
 use crate::engine::fairness::accesses::Accesses;
 use crate::engine::fairness::conflict_credit::{ConflictCredits, History};
 use crate::engine::fairness::write_credit::WriteCredits;
@@ -61,7 +60,7 @@ impl Engine {
     /// How many transactions are open: as counted along the way, and counted now.
     #[must_use]
     pub fn open_transactions(&self) -> (usize, usize) {
-        let sessions = self.connections.values().filter_map(|connection| connection.session());
+        let sessions = self.connections.sessions();
         (self.fairness.open_transactions, sessions.map(|session| session.open_transactions()).sum())
     }
 
@@ -96,9 +95,8 @@ impl Engine {
     pub(super) fn note_lost(&mut self, id: ConnectionId) {
         // The new count leaves the discarded transactions out.
         self.discarded.transactions.clear();
-        let sessions = self.connections.values().filter_map(Connection::session);
         self.fairness.accesses.recount(|path| {
-            let transactions = sessions.clone().flat_map(|session| session.transactions.values());
+            let transactions = self.connections.sessions().flat_map(|session| session.transactions.values());
             transactions.filter(|transaction| transaction.seen(path.as_path()).is_some()).count()
         });
         self.count_closed(id, 1);
@@ -119,7 +117,7 @@ impl Engine {
     /// transaction.
     #[must_use]
     pub fn accesses_agree(&self) -> bool {
-        let sessions = self.connections.values().filter_map(Connection::session);
+        let sessions = self.connections.sessions();
         self.fairness.accesses.agree(sessions.flat_map(|session| session.transactions.values().map(Box::as_ref)))
     }
 
@@ -199,12 +197,12 @@ impl Engine {
 
     fn wake_domain(&mut self, domid: DomId) {
         if let Some(id) = self.state.domains.connection(domid) {
-            self.wake(id);
+            self.connections.wake(id);
         }
     }
 
     /// The domain of a connection, if it is one that can be held back.
     pub(super) fn guest_of(&self, id: ConnectionId) -> Option<DomId> {
-        self.domain_of(id).filter(|domid| *domid != self.config.privileged)
+        self.connections.domain_of(id).filter(|domid| *domid != self.config.privileged)
     }
 }

@@ -52,7 +52,7 @@ impl Engine {
 
     /// All ports of connections.
     pub fn ports(&self) -> impl Iterator<Item = Port> {
-        self.ports.keys().copied()
+        self.connections.ports()
     }
 
     /// Shuts the connection whose request crashed, and writes what happened into a node. The node inherits its parent's
@@ -63,10 +63,10 @@ impl Engine {
             && let Some(id) = self.state.domains.connection(crash.domid)
         {
             self.shut(id, ProtocolError::Communication, turn.work);
-            if let Some(connection) = self.connections.get_mut(&id) {
+            if let Some(connection) = self.connections.get_mut(id) {
                 connection.is_shut_out = crash.is_repeated;
             }
-            self.wake(id);
+            self.connections.wake(id);
         }
         let Some(control) = self.state.domains.connection(self.config.privileged) else { return };
         let payload = [crash.node.as_bytes(), b"\0", crash.report.as_bytes()].concat();

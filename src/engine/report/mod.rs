@@ -100,7 +100,7 @@ impl Engine {
     /// How much a domain has now of what is limited. What is looked at request by request leaves nothing behind.
     fn has(&self, domid: DomId, quota: Quota) -> u64 {
         let Some(domain) = self.state.domains.get(domid) else { return 0 };
-        let connection = domain.connection.and_then(|id| self.connections.get(&id));
+        let connection = domain.connection.and_then(|id| self.connections.get(id));
         let session = connection.and_then(Connection::session);
         match quota {
             Quota::Nodes => domain.nodes,
@@ -120,7 +120,7 @@ impl Engine {
             lists = lists.saturating_add(visit.node.children().list_bytes() as u64);
         });
         let (open_transactions, _) = self.open_transactions();
-        let queued: u64 = self.sessions().map(|session| session.output.queued_bytes() as u64).sum();
+        let queued: u64 = self.connections.sessions().map(|session| session.output.queued_bytes() as u64).sum();
         let lines = [
             ("nodes", nodes),
             ("bytes of values", values),
@@ -143,21 +143,21 @@ impl Engine {
 
     /// Compares the requests that count as outstanding with what waits because of them, wherever it waits.
     fn check_outstanding(&self, reply: &mut Reply) -> bool {
-        let pending = self.sessions().map(|session| &session.output).chain(&self.discarded.outputs);
+        let pending = self.connections.sessions().map(|session| &session.output).chain(&self.discarded.outputs);
         let postponed = self.announcements.iter().filter_map(|announcement| announcement.cause.origin);
         // Messages caused by requests of an earlier session no longer count for any request.
         let counts = |origin: &Origin| {
-            self.connections.get(&origin.connection).is_some_and(|sender| sender.has_ticket(origin.ticket))
+            self.connections.get(origin.connection).is_some_and(|sender| sender.has_ticket(origin.ticket))
         };
         let origins = pending.flat_map(Output::origins).chain(postponed).filter(counts);
         // One by one: all at once would be sorted first, which is 5 KB of code.
         let mut waiting = BTreeSet::new();
         waiting.extend(origins.map(|origin| (origin.connection, origin.ticket)));
         let mut is_fine = true;
-        for (id, connection) in &self.connections {
-            let found = waiting.range((*id, 0)..=(*id, u64::MAX)).count() as u64;
+        for (id, connection) in self.connections.iter() {
+            let found = waiting.range((id, 0)..=(id, u64::MAX)).count() as u64;
             let counted = connection.outstanding() as u64;
-            is_fine &= compare(reply, "outstanding requests", self.domid_of(*id), counted, found);
+            is_fine &= compare(reply, "outstanding requests", self.domid_of(id), counted, found);
         }
         is_fine
     }
@@ -175,7 +175,7 @@ impl Engine {
             let bytes = bytes.fold(0, usize::saturating_add);
             is_fine &= compare(reply, "watches", domid, domain.watches as u64, watches.len() as u64);
             is_fine &= compare(reply, "bytes of watches", domid, domain.watch_bytes as u64, bytes as u64);
-            let connection = domain.connection.and_then(|id| self.connections.get(&id));
+            let connection = domain.connection.and_then(|id| self.connections.get(id));
             if let Some(output) = connection.and_then(Connection::session).map(|session| &session.output) {
                 let (counted, found) = (output.queued_bytes() as u64, output.count_bytes() as u64);
                 is_fine &= compare(reply, "bytes to be sent", domid, counted, found);

@@ -270,7 +270,7 @@ impl Engine {
 
     /// Changes the count of watches of a connection's domain and of their bytes; sockets are not counted.
     pub(in crate::engine) fn charge_watches(&mut self, id: ConnectionId, by: isize, bytes: isize) {
-        if let Some(domid) = self.domain_of(id)
+        if let Some(domid) = self.connections.domain_of(id)
             && let Some(domain) = self.state.domains.get_mut(domid)
         {
             domain.watches = domain.watches.saturating_add_signed(by);

@@ -62,7 +62,7 @@ impl Engine {
         turn: &mut Turn<'_>,
     ) {
         turn.work.begin_request();
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let requester = connection.domid().map_or(Requester::Privileged, |domid| self.state.requester(domid));
         let origin = match &requester {
             Requester::Privileged => None,
@@ -173,7 +173,7 @@ impl Engine {
         turn: &mut Turn<'_>,
     ) -> Result<Executed, Errno> {
         let Request { connection: id, requester, header, payload } = request;
-        let connection = self.connections.get(&id).ok_or(Errno::NoEnt)?;
+        let connection = self.connections.get(id).ok_or(Errno::NoEnt)?;
         let session = connection.session();
         let open_transactions = session.map_or(0, Session::open_transactions);
         let lists = session.map_or(&[][..], |session| &session.lists);
@@ -279,7 +279,7 @@ impl Engine {
             if self.changes.ends_transaction {
                 self.note_closed(id, &transaction);
                 ended = Some(transaction);
-            } else if let Some(session) = self.session_mut(id) {
+            } else if let Some(session) = self.connections.session_mut(id) {
                 session.transactions.insert(request.header.transaction_id, transaction);
             }
         }
@@ -298,7 +298,7 @@ impl Engine {
 
     /// Raises the requester's maxima, now that the request is granted or refused.
     fn note_peaks(&mut self, id: ConnectionId, transaction_nodes: Option<usize>) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(id) else { return };
         let Some(domid) = connection.domid() else { return };
         self.changes.peaks.note(Quota::TransactionNodes, transaction_nodes.unwrap_or(0));
         self.changes.peaks.note(Quota::Outstanding, connection.outstanding());
@@ -312,7 +312,7 @@ impl Engine {
 
     /// Opens a transaction and writes its number into the reply.
     pub(in crate::engine) fn start_transaction(&mut self, id: ConnectionId, reply: &mut Reply, turn: &Turn<'_>) {
-        let Some(session) = self.session_mut(id) else { return };
+        let Some(session) = self.connections.session_mut(id) else { return };
         let transaction = session.free_transaction_id();
         session.transactions.insert(transaction, Box::new(Transaction::started(turn.now_ms)));
         if self.trace.wants(Switches::OBJ) {
@@ -334,7 +334,7 @@ impl Engine {
         if number == 0 || spec.ignores_transaction {
             return Ok(None);
         }
-        let session = self.session_mut(id).ok_or(Errno::NoEnt)?;
+        let session = self.connections.session_mut(id).ok_or(Errno::NoEnt)?;
         session.transactions.remove(&number).map(Some).ok_or(Errno::NoEnt)
     }
 }

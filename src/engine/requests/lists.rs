@@ -8,7 +8,6 @@
 //! the whole tree. The text is charged to the client's memory. A client that cannot afford it reads the present list. Each
 //! part is cheap: the server finds an offset in the text without a pass over the names.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::engine::Engine;
@@ -106,7 +105,7 @@ pub fn find(lists: &[KeptList], path: Path<'_>, offset: usize) -> Option<usize> 
 impl Engine {
     /// Applies a request's change to the lists of its connection.
     pub(in crate::engine) fn change_list(&mut self, id: ConnectionId, change: ListChange, turn: &Turn<'_>) {
-        let Some(session) = self.session_mut(id) else { return };
+        let Some(session) = self.connections.session_mut(id) else { return };
         let lists = &mut session.lists;
         match change {
             ListChange::Keep(list) => {
@@ -115,7 +114,7 @@ impl Engine {
                 }
                 let until_ms = turn.now_ms.saturating_add(limits::LIST_KEPT_MS);
                 lists.push(KeptList { until_ms, ..list });
-                self.note_list_deadline(id, until_ms);
+                self.connections.note_list_deadline(id, until_ms);
             }
             ListChange::Advance { at, next } => {
                 if let Some(list) = lists.get_mut(at) {
@@ -131,40 +130,17 @@ impl Engine {
         }
     }
 
-    /// The time at which the first list that is not read to its end is dropped.
-    pub(in crate::engine) fn next_list_deadline_ms(&self) -> Option<u64> {
-        self.list_deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
-    }
-
     /// Drops lists that are too old.
     pub(in crate::engine) fn drop_old_lists(&mut self, turn: &Turn<'_>) {
-        while let Some((_, id)) = pop_due(&mut self.list_deadlines, turn.now_ms) {
-            let Some(connection) = self.connections.get_mut(&id) else { continue };
-            connection.lists_deadline_ms = None;
-            let Some((session, _)) = connection.session_mut() else { continue };
+        while let Some(id) = self.connections.pop_list_expired(turn.now_ms) {
+            let Some(session) = self.connections.session_mut(id) else { continue };
             session.lists.retain(|list| list.until_ms > turn.now_ms);
             if session.lists.is_empty() {
                 session.lists = Vec::new();
             }
             if let Some(next_ms) = session.lists.first().map(|list| list.until_ms) {
-                self.note_list_deadline(id, next_ms);
+                self.connections.note_list_deadline(id, next_ms);
             }
         }
     }
-
-    /// Notes the time at which a connection's first list is dropped. One entry is enough: later lists have later times.
-    fn note_list_deadline(&mut self, id: ConnectionId, deadline_ms: u64) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && connection.lists_deadline_ms.is_none()
-        {
-            connection.lists_deadline_ms = Some(deadline_ms);
-            self.list_deadlines.insert((deadline_ms, id));
-        }
-    }
-}
-
-/// Takes the first entry if it is due.
-fn pop_due(deadlines: &mut BTreeSet<(u64, ConnectionId)>, now_ms: u64) -> Option<(u64, ConnectionId)> {
-    deadlines.first().filter(|(deadline_ms, _)| *deadline_ms <= now_ms)?;
-    deadlines.pop_first()
 }

@@ -50,7 +50,7 @@ impl Restorer {
     fn connection_extension(&mut self, body: &[u8]) -> Option<()> {
         let (state, messages) = ConnectionState::read(body)?;
         let id = ConnectionId(state.number.0.into());
-        let connection = self.engine.connections.get_mut(&id)?;
+        let connection = self.engine.connections.get_mut(id)?;
         if self.extended.contains(&state.number) {
             return None;
         }
@@ -83,7 +83,7 @@ impl Restorer {
         self.errors.extend(state.error.map(|error| (id, error)));
         self.extended.insert(state.number);
         if let Some(deadline_ms) = deadlines_ms.into_iter().flatten().min() {
-            self.engine.note_deadline(id, deadline_ms);
+            self.engine.connections.note_deadline(id, deadline_ms);
         }
         Some(())
     }

@@ -72,7 +72,7 @@ impl Restorer {
     /// Keeps transactions from being committed that do not fit the tree.
     fn look_at_transactions(&mut self) {
         let tree = &self.engine.state.tree;
-        for connection in self.engine.connections.values_mut() {
+        for (_, connection) in self.engine.connections.iter_mut() {
             let Some((session, _)) = connection.session_mut() else { continue };
             let unfit = session.transactions.values_mut().filter(|transaction| !transaction.fits(tree));
             unfit.for_each(|transaction| transaction.fail());
@@ -82,10 +82,10 @@ impl Restorer {
     /// Which requests are outstanding: those that caused what waits to be sent.
     fn restore_tickets(&mut self) {
         let connections = &mut self.engine.connections;
-        let known: Vec<ConnectionId> = connections.keys().copied().collect();
+        let known: Vec<ConnectionId> = connections.iter().map(|(id, _)| id).collect();
         let mut waiting: BTreeMap<ConnectionId, BTreeMap<u64, usize>> = BTreeMap::new();
         let newest = self.engine.next_ticket;
-        for connection in connections.values_mut() {
+        for (_, connection) in connections.iter_mut() {
             let Some((session, _)) = connection.session_mut() else { continue };
             session.output.map_origins(|origin| {
                 if known.binary_search(&origin.connection).is_err() || origin.ticket > newest {
@@ -100,7 +100,7 @@ impl Restorer {
             });
         }
         for (id, tickets) in waiting {
-            if let Some(connection) = connections.get_mut(&id) {
+            if let Some(connection) = connections.get_mut(id) {
                 connection.restore_tickets(VecDeque::from_iter(tickets));
             }
         }
@@ -108,11 +108,11 @@ impl Restorer {
 
     /// Sees to it that events are dropped in time, for connections whose extension does not say when to look.
     fn restore_deadlines(&mut self) {
-        let ids: Vec<ConnectionId> = self.engine.connections.keys().copied().collect();
+        let ids: Vec<ConnectionId> = self.engine.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
             let next_ms = self.engine.connection(id).and_then(Connection::session);
             if let Some(next_ms) = next_ms.and_then(|session| session.output.next_deadline_ms()) {
-                self.engine.note_deadline(id, next_ms);
+                self.engine.connections.note_deadline(id, next_ms);
             }
         }
     }

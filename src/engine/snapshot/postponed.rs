@@ -27,7 +27,7 @@ impl Saver<'_> {
         // Announcements of the hosted server's clients are left out, as the clients are. Number 0 is a connection that
         // is gone.
         let all = engine.announcements.in_order().map_err(NoMemory::from)?;
-        let is_socket = |id| engine.sockets.contains(&id);
+        let is_socket = |id| engine.connections.is_socket(id);
         let kept = || all.iter().filter(|(_, announcement)| !announcement.connection.is_some_and(is_socket));
         body.size(kept().count());
         for (_, announcement) in kept() {

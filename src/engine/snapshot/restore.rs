@@ -145,7 +145,7 @@ impl Restorer {
     /// The connection of a number, unless what belongs to it is left out.
     fn known(&self, number: ConnectionNumber) -> Result<Option<ConnectionId>, RestoreError> {
         let id = ConnectionId(number.0.into());
-        if self.engine.connections.contains_key(&id) {
+        if self.engine.connections.get(id).is_some() {
             Ok(Some(id))
         } else if self.left_out.contains(&number) {
             Ok(None)
@@ -171,14 +171,12 @@ impl Restorer {
         }
         let id = ConnectionId(item.number.0.into());
         let bound = (port != 0).then_some(Port(port));
-        if bound.is_some_and(|port| self.engine.ports.contains_key(&port)) {
+        if bound.is_some_and(|port| self.engine.connections.with_port(port).is_some()) {
             return Err(RestoreError::Port(port));
         }
-        self.engine.ports.extend(bound.map(|port| (port, id)));
         let mut connection = Connection::new(Peer::Domain { domid, port: bound }, Some(RingStart::Adopt));
         connection.is_mapped = false;
-        self.engine.connections.insert(id, connection);
-        self.engine.next_connection = self.engine.next_connection.max(id.0);
+        self.engine.connections.restore(id, connection);
         let domain = self.engine.state.domains.learn(domid, 0);
         domain.connection = Some(id);
         domain.unique_id = item.unique_id.filter(|id| *id != 0);
@@ -190,9 +188,9 @@ impl Restorer {
     fn fill(&mut self, id: ConnectionId, item: &ConnectionItem<'_>) -> Result<(), RestoreError> {
         let wrong = RestoreError::Output(item.output.len());
         let timeout_ms = self.engine.config.event_timeout_ms;
-        let is_privileged = self.engine.domain_of(id) == Some(self.engine.config.privileged);
+        let is_privileged = self.engine.connections.domain_of(id) == Some(self.engine.config.privileged);
         let deadline_ms = (timeout_ms > 0 && !is_privileged).then(|| self.now_ms.saturating_add(timeout_ms));
-        let Some(session) = self.engine.session_mut(id) else { return Ok(()) };
+        let Some(session) = self.engine.connections.session_mut(id) else { return Ok(()) };
         session.input.restore(&item.input);
         session.output.restore(&item.output.to_block(), item.partial_bytes, deadline_ms).map_err(|_| wrong)
     }
@@ -235,7 +233,7 @@ impl Restorer {
 
     fn transaction(&mut self, item: TransactionItem) -> Result<(), RestoreError> {
         let Some(id) = self.known(item.connection)? else { return Ok(()) };
-        let session = self.engine.session_mut(id);
+        let session = self.engine.connections.session_mut(id);
         let is_open = session.as_ref().is_some_and(|session| session.transactions.contains_key(&item.id));
         if item.id == 0 || is_open || self.pending.contains_key(&(item.connection, item.id)) {
             return Err(RestoreError::Transaction(item.id));
@@ -388,11 +386,11 @@ impl Restorer {
     /// Opens a transaction that is complete.
     pub(super) fn open(&mut self, connection: ConnectionNumber, number: u32, transaction: Transaction) {
         let id = ConnectionId(connection.0.into());
-        if self.engine.connections.get(&id).is_some_and(|connection| connection.session().is_some()) {
+        if self.engine.connections.get(id).is_some_and(|connection| connection.session().is_some()) {
             self.engine.note_opened(id);
             self.engine.fairness.accesses.note_all(&transaction);
         }
-        if let Some(session) = self.engine.session_mut(id) {
+        if let Some(session) = self.engine.connections.session_mut(id) {
             session.transactions.insert(number, Box::new(transaction));
         }
     }

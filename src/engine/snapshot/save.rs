@@ -54,7 +54,7 @@ impl Engine {
         let connections = self.connections.iter().filter(|(_, connection)| is_domain(connection));
         let mut numbers = Vec::new();
         numbers.try_reserve_exact(self.connections.len()).map_err(NoMemory::from)?;
-        numbers.extend(connections.map(|(id, _)| *id));
+        numbers.extend(connections.map(|(id, _)| id));
         let saver = Saver { engine: self, options, numbers };
         visit(&Item::Global(Global::NONE))?;
         visit(&saver.global_quotas())?;

@@ -54,7 +54,7 @@ impl Engine {
             let features = Some(domain.features).filter(|bits| *bits != Features::all() && has_record(domain));
             let mut requirement =
                 StreamRequirement { domid: Some(domid), features, depth_watches: 0, transactions: 0, oldest_ms: 0 };
-            if let Some((id, connection)) = domain.connection.and_then(|id| Some((id, self.connections.get(&id)?))) {
+            if let Some((id, connection)) = domain.connection.and_then(|id| Some((id, self.connections.get(id)?))) {
                 self.add_requirements(&mut requirement, id, connection, now_ms);
             }
             requirement
@@ -63,7 +63,7 @@ impl Engine {
             let mut requirement =
                 StreamRequirement { domid: None, features: None, depth_watches: 0, transactions: 0, oldest_ms: 0 };
             for (id, connection) in self.connections.iter().filter(|(_, connection)| connection.peer == Peer::Socket) {
-                self.add_requirements(&mut requirement, *id, connection, now_ms);
+                self.add_requirements(&mut requirement, id, connection, now_ms);
             }
             requirement
         });
