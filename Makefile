@@ -1,6 +1,4 @@
-# What can be made here: `make help`.
-#
-# The kernel is the default. Everything that is downloaded or built lands in target/.
+# `make help` lists the targets; the kernel is the default. All downloads and build results go to target/.
 
 XEN ?= 4.17
 export XEN CMD
@@ -9,7 +7,7 @@ CARGO ?= cargo
 KERNEL_BUILD = --profile kernel --target x86_64-unknown-linux-gnu --bin xenstore-stubdom --features kernel
 KERNEL_CARGO = $(CARGO) --config .cargo/kernel.toml
 
-# Bash for its pipefail; recipes report on stderr, so that `make run CMD=…` has the command's output alone on stdout.
+# Bash for its pipefail. Recipes report on stderr: the stdout of `make run CMD=…` has only the command's output.
 SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
@@ -29,7 +27,7 @@ host: have-rust ## the same engine on a plain Linux host: target/xenstored-hoste
 	@cp target/release/xenstored-hosted target/xenstored-hosted
 	@echo "==> target/xenstored-hosted" >&2
 
-tools: have-rust ## the tool that looks at migration streams: target/xs-stream
+tools: have-rust ## the tool for migration streams: target/xs-stream
 	@$(CARGO) build --release --features tools --bin xs-stream >&2
 	@cp target/release/xs-stream target/xs-stream
 	@echo "==> target/xs-stream" >&2
@@ -40,7 +38,7 @@ run: kernel ## boot Xen with this kernel as the Xenstore: a shell in dom0 (XEN=4
 fetch: ## download and prepare what the emulated hosts need (all three releases), so that later runs need no network
 	@for release in 4.14 4.17 4.20; do tests/xen/initramfs.sh $$release >/dev/null; done
 
-# A part of `lint` and `test-host`, with the same features for clippy, so that both share what was built.
+# A part of `lint` and `test-host`, with the same features for clippy: all share one build.
 check: have-rust ## before each commit: format, clippy of the host parts, unit tests, layers, doctests (under 2 minutes once built)
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --features hosted,tools,image-tests,xen-tests,bench -- -D warnings
@@ -49,7 +47,7 @@ check: have-rust ## before each commit: format, clippy of the host parts, unit t
 
 test: lint test-host test-xen ## everything: style, host tests, tests on real Xen (under 40 minutes on 2 cores)
 
-# The fuzz targets are looked at without libFuzzer, which would have to be compiled: the path stands for it and need not exist.
+# Clippy checks the fuzz targets without a build of libFuzzer: the path replaces the library and need not exist.
 lint: have-rust ## formatting and clippy, warnings being errors
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
@@ -59,10 +57,10 @@ lint: have-rust ## formatting and clippy, warnings being errors
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),boot-test -- -D warnings
 	$(KERNEL_CARGO) clippy $(KERNEL_BUILD),hostile-guest -- -D warnings
 
-test-host: kernel ## unit and integration tests that need no Xen, and what can panic in the kernel's image
+test-host: kernel ## unit and integration tests that need no Xen, and the places in the kernel's image that can panic
 	$(CARGO) test --features hosted,tools,image-tests
 
-# Images for tests: one that fails on purpose, one that knows only version 1 of the stream, and a hostile guest.
+# Images for tests: one that fails on purpose, one that supports only version 1 of the stream, and a hostile guest.
 test-kernels: have-rust
 	@for kind in boot-test stream-v1 hostile-guest; do \
 	    $(KERNEL_CARGO) build $(KERNEL_BUILD),$$kind --target-dir target/test-kernels >&2 || exit 1; \
@@ -71,12 +69,12 @@ test-kernels: have-rust
 test-xen: kernel test-kernels ## tests on emulated hosts with Xen 4.14, 4.17 and 4.20
 	$(CARGO) test --features xen-tests --test xen -- --nocapture --test-threads=1
 
-# What the simulation finds in a seed it finds again: the seed is all that a report needs.
+# A seed always gives the same histories: a report needs only the seed.
 simulate: have-rust ## random histories against the model, and costly ones against the bounds: SEEDS=20000, SEEDS=FIRST-LAST or SEED=n
 	@PROGRESS=1 SEEDS=$(or $(SEEDS),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --test simulation --test cost -- --nocapture \
 	    the_server_does_what_the_model_says no_history_within_the_quotas_exceeds_a_bound_of_work
 
-# Compares the work meter's steps with time. The search maximizes steps, or time (COST_BY=time): that finds uncounted work.
+# Compares the work meter's steps with time. The search maximizes steps, or time (COST_BY=time) to find uncounted work.
 cost: have-rust ## the most expensive requests within the quotas: steps, bounds and microseconds (SEEDS=5000, or SEED=n, COST_BY=time)
 	@PROGRESS=1 COST_BY=$(or $(COST_BY),steps) SEEDS=$(or $(SEEDS),5000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --test cost -- --nocapture
 
@@ -88,7 +86,7 @@ SOAK_SECONDS ?= 1800
 soak: test-kernels ## everything together on Xen 4.17 for SOAK_SECONDS (1800): guests, load, attacks, updates, crashes
 	tests/xen/soak.sh $(SOAK_SECONDS)
 
-# Benchmarks: the peers are downloaded first, so that no time is measured meanwhile.
+# Downloads the peers before the benchmarks: a download would disturb a measurement.
 bench: have-rust ## host part of docs/benchmarks.md against Debian's servers, under 25 minutes on 2 idle cores (ROUNDS=5, ONLY=plain,two,nodes,children,watches,domains or engine)
 	@tests/peers/fetch.sh >/dev/null
 	@case ",$(or $(ONLY),engine)," in *,engine,*) $(CARGO) bench --features bench --bench engine >&2 ;; esac

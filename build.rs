@@ -1,7 +1,7 @@
 //! Gives the kernel, and only the kernel, its linker script.
 //!
-//! The kernel and the host binaries may share one target triple, so these arguments can't go into a `rustflags` table:
-//! they would reach every binary. `cargo:rustc-link-arg-bin` names the one that they are for.
+//! The kernel and the host binaries may share one target triple. In a `rustflags` table these arguments would reach
+//! every binary; `cargo:rustc-link-arg-bin` gives them to one.
 
 use std::env;
 
@@ -19,19 +19,19 @@ fn main() {
     let arguments = [
         // No crt1.o: `boot/pv.s` is the entry.
         "-nostartfiles",
-        // No libc and no libgcc: `src/kernel/intrinsics.rs` has the few functions that the compiler asks for.
+        // No libc and no libgcc: `src/kernel/intrinsics.rs` has the few functions that the compiler's code calls.
         "-nostdlib",
         // No dynamic section and no interpreter.
         "-static",
-        // Fixed addresses, as the relocation model in `.cargo/kernel.toml` says.
+        // Fixed addresses, as with the relocation model in `.cargo/kernel.toml`.
         "-no-pie",
-        // A build id would be a second note in the note segment and differs from build to build.
+        // A build id would be a second note in the note segment, and differs from build to build.
         "-Wl,--build-id=none",
         // Segments are aligned to 4 KiB pages, not to 2 MiB: the file stays small.
         "-Wl,-z,max-page-size=4096",
-        // The domain builder sets up no executable stack, so none is asked for.
+        // The domain builder sets up no executable stack.
         "-Wl,-z,noexecstack",
-        // Where everything goes.
+        // The addresses of all sections.
         script.as_str(),
     ];
     for argument in arguments {

@@ -1,11 +1,11 @@
-# Where Xen enters the kernel as a 64-bit PV guest: at the start, at an event and at a fault.
+# The places where Xen enters the kernel as a 64-bit PV guest: the start, an event and a processor fault.
 #
 # Names in braces come from src/xen/entry.rs, names that begin with two underscores from linker.ld.
 # Intel syntax. The labels are the steps.
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The notes: what the domain builder must know (xen/include/public/elfnote.h). All for PV; a note of the kind
-# PHYS32_ENTRY would make init-xenstore-domain boot the image as PVH.
+# The notes for the domain builder (xen/include/public/elfnote.h). All are for PV: a note of the type PHYS32_ENTRY
+# would make init-xenstore-domain boot the image as PVH.
 # ---------------------------------------------------------------------------------------------------------------------
 .macro note_address type, value
     .balign 4
@@ -23,17 +23,17 @@
 
 .section .note.Xen, "a", @note
     note_address 1, _start              # ENTRY
-    note_address 2, hypercall_page      # HYPERCALL_PAGE: the builder fills it
-    note_address 3, __virt_base         # VIRT_BASE: where physical page 0 is mapped
+    note_address 2, hypercall_page      # HYPERCALL_PAGE: the builder fills the page
+    note_address 3, __virt_base         # VIRT_BASE: the address at which physical page 0 is mapped
     note_address 4, __virt_base         # PADDR_OFFSET: physical addresses in the ELF file are virtual ones
     note_text 5, "xen-3.0"              # XEN_VERSION: the guest interface, the same since then
     note_text 6, "xenstore-stubdom"     # GUEST_OS
     note_text 8, "generic"              # LOADER
-    note_text 9, "yes"                  # PAE_MODE: builders ask for it, whatever the word size
+    note_text 9, "yes"                  # PAE_MODE: builders require the note, for 64-bit guests too
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Start. rsi: start_info. rsp: the end of the builder's boot stack, which is the last thing that it allocated.
-# Paging is on and the kernel is where it was linked. Upcalls are masked.
+# Start. rsi: start_info. rsp: the end of the builder's boot stack, which the builder allocated last.
+# Paging is on, and the kernel is at its link address. Upcalls are masked.
 # ---------------------------------------------------------------------------------------------------------------------
 .section .text.boot, "ax", @progbits
 .globl _start
@@ -45,15 +45,15 @@ take_own_stack:
     xor     ebp, ebp
 enter_rust:
     mov     rdi, rsi                # start_info
-    mov     rsi, rax                # the first byte that the builder has not used
+    mov     rsi, rax                # the first byte that the builder did not use
     call    {start}
-    ud2                             # it never returns
+    ud2                             # the call never returns
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sleep until an event. The only place where upcalls are unmasked.
+# Sleeps until an event. Upcalls are unmasked only here.
 #
-# In: rdi = address of this vCPU's upcall mask byte. Being a function of its own, it runs with nothing live below rsp:
-# Xen may push an upcall's frame there without touching a red zone.
+# In: rdi = address of this vCPU's upcall mask byte. A separate function has nothing live below rsp: Xen may push an
+# upcall's frame there without touching a red zone.
 # ---------------------------------------------------------------------------------------------------------------------
 .globl block_until_event
 block_until_event:
@@ -61,15 +61,15 @@ block_until_event:
     mov     rbx, rdi
     mov     edi, {sched_block}
     xor     esi, esi
-    call    hypercall_page + {sched_op} * 32    # Xen clears the mask, looks for events, sleeps
+    call    hypercall_page + {sched_op} * 32    # Xen clears the mask, checks for events, sleeps
 mask_again:
-    mov     byte ptr [rbx], 1                   # no upcall came if the vCPU woke up for another reason
+    mov     byte ptr [rbx], 1                   # without an upcall, the mask is still clear
     pop     rbx
     ret
 
 # An event was delivered: Xen has set the mask and pushed rcx, r11, rip, cs, rflags, rsp, ss.
-# The main loop finds out what happened, so just go on where the event came in between, with upcalls masked. That is
-# in block_until_event or in the hypercall page on its behalf, where neither r11 nor the flags hold anything.
+# The main loop finds the event. This code only resumes the interrupted instruction, with upcalls masked. It belongs to
+# block_until_event or to the hypercall page called there, where r11 and the flags hold no value in use.
 .globl event_upcall
 event_upcall:
     mov     rcx, [rsp]
@@ -78,9 +78,9 @@ event_upcall:
     jmp     r11
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Faults. Xen pushed rcx, r11, an error code for some vectors, rip, cs, rflags, rsp, ss.
-# Nobody returns from a fault, so the state goes to a fixed place and the handler gets a stack of its own: it works
-# with whatever rsp the fault left behind.
+# Processor faults. Xen pushed rcx, r11, an error code for some vectors, rip, cs, rflags, rsp, ss.
+# No code returns from a fault. The state goes to a fixed place, and the handler gets a stack of its own: it works with
+# any rsp at the time of the fault.
 # ---------------------------------------------------------------------------------------------------------------------
 .macro fault vector, kind
     .balign 16
@@ -157,7 +157,7 @@ failsafe_callback:
     ud2
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Xen's page of hypercall stubs, 32 bytes each; filled by the domain builder.
+# Xen's page of hypercall stubs, 32 bytes each. The domain builder fills the page.
 # ---------------------------------------------------------------------------------------------------------------------
 .section .text.hypercall_page, "ax", @progbits
 .globl hypercall_page
@@ -167,7 +167,7 @@ hypercall_page:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Whole pages: a window that the kernel points at the shared-info frame, and the stacks. The page below each stack is
-# unmapped at boot, so that running out of stack stops the domain instead of eating data.
+# unmapped at boot: a stack overflow then stops the domain instead of overwriting data.
 # ---------------------------------------------------------------------------------------------------------------------
 .section .bss.pages, "aw", @nobits
 .globl shared_info_page

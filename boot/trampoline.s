@@ -1,7 +1,7 @@
-# The trampoline between two kernels in one domain: a page of code and a page of data that are mapped at the same addresses in
-# the predecessor's and in the successor's address space (src/xen/trampoline.rs, docs/live-update.md).
+# The trampoline between two kernels in one domain: a page of code and a page of data. Both are mapped at the same
+# addresses in the predecessor's and in the successor's address space (src/xen/trampoline.rs, docs/live-update.md).
 #
-# The code is copied to its page and finds everything relative to itself; the data page follows it. Names in braces
+# The code is copied to its page, and the data page follows it: all addresses are relative to the code. Names in braces
 # are offsets in the data page and hypercall numbers, and come from src/xen/trampoline.rs.
 
 .section .text.trampoline, "ax", @progbits
@@ -11,8 +11,8 @@ trampoline_start:
 .set trampoline_data, trampoline_start + 4096
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Over. Called by the predecessor; the call returns when the way goes back (trampoline_return), if ever.
-# From the moment when upcalls are unmasked, the only port that is not masked is the alarm: the successor's time is over.
+# To the successor. The predecessor calls this; the call returns only through trampoline_return.
+# When upcalls are unmasked, the only unmasked port is the alarm at the end of the successor's time.
 # ---------------------------------------------------------------------------------------------------------------------
 .globl trampoline_enter
 trampoline_enter:
@@ -36,10 +36,10 @@ trampoline_enter:
     jmp     qword ptr [rip + trampoline_data + {entry_rip}]
 refused:
     mov     qword ptr [rip + trampoline_data + {outcome}], {outcome_refused}
-    # and back, although there was no way over
+    # falls through: return to the predecessor, whose address space is still active
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Back, from anywhere in the successor. The outcome is in the data page.
+# Back to the predecessor, from any place in the successor. The outcome is in the data page.
 # ---------------------------------------------------------------------------------------------------------------------
 .globl trampoline_return
 trampoline_return:
@@ -63,7 +63,7 @@ switch_space:
     syscall
     ret
 
-# The predecessor's root is no root any more: nobody is left who could say so.
+# Xen refused the predecessor's root page table. No kernel is left to report this, so the domain crashes.
 lost:
     push    {crash}
     mov     rsi, rsp
@@ -72,11 +72,11 @@ lost:
     syscall
     jmp     lost
 
-# The successor's time is over. Xen set the mask and pushed rcx, r11, rip, cs, rflags, rsp, ss.
+# The alarm: the successor's time is over. Xen set the mask and pushed rcx, r11, rip, cs, rflags, rsp, ss.
 .globl trampoline_upcall
 trampoline_upcall:
     cmp     qword ptr [rip + trampoline_data + {outcome}], 0
-    jne     trampoline_return                       # it is on its way back already
+    jne     trampoline_return                       # the way back has begun already
     mov     qword ptr [rip + trampoline_data + {outcome}], {outcome_late}
     mov     rax, [rsp + 16]
     mov     [rip + trampoline_data + {fault_rip}], rax
@@ -88,8 +88,8 @@ trampoline_failsafe:
     jmp     trampoline_return
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Faults, until the successor has handlers of its own. Xen pushed rcx, r11, an error code for some vectors, rip, cs, rflags,
-# rsp, ss.
+# Processor faults, until the successor has handlers of its own. Xen pushed rcx, r11, an error code for some vectors,
+# rip, cs, rflags, rsp, ss.
 # ---------------------------------------------------------------------------------------------------------------------
 .macro trampoline_fault vector, kind
     .balign 16
@@ -135,7 +135,8 @@ trampoline_end:
 .text
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The predecessor's call of trampoline_enter, with all that a function has to keep. In: rdi = where trampoline_enter is.
+# The predecessor's call of trampoline_enter, around which the callee-saved registers are kept. In: rdi = the address
+# of trampoline_enter.
 # ---------------------------------------------------------------------------------------------------------------------
 .globl cross_trampoline
 cross_trampoline:
