@@ -1,11 +1,11 @@
-//! The Xenstore server without Xen: everything that a guest's bytes pass through. This crate is `no_std` with `alloc`, and
-//! forbids `unsafe`. The kernel, the hosted server and the tests use it alike.
+//! The Xenstore server without Xen: all code that handles a guest's bytes. This crate is `no_std` with `alloc`, and
+//! forbids `unsafe`. The kernel, the hosted server and the tests use it.
 //!
 //! # The layers
 //!
 //! From the outside in. No layer uses one above it (`tests/architecture.rs`).
 //!
-//! | Module | What it does |
+//! | Module | Task |
 //! |---|---|
 //! | [`server`] | moves bytes between rings and the engine, in turns; live update; restore from a stream |
 //! | [`update`] | checks an uploaded kernel before a live update starts it |
@@ -19,33 +19,34 @@
 //! The host below all layers is a trait: [`engine::hypervisor::Hypervisor`] answers the engine's questions, and
 //! [`server::Platform`] adds the mapped ring pages.
 //!
-//! # The way of a request
+//! # The path of a request
 //!
 //! 1. A domain writes a message into its ring page and signals its event channel. The host calls
 //!    [`Server::handle_event`](server::Server::handle_event), which only queues the connection.
 //! 2. [`Server::poll`](server::Server::poll) gives each queued connection a turn. [`wire::ring::Ring::read`] checks the
 //!    domain's index and copies bytes out of the page.
-//! 3. When the message is complete, [`engine::requests::row`] finds its handler. The handler reads the state. It fills in a
-//!    reply and a [`ChangeSet`](engine::requests::change_set::ChangeSet), and changes nothing itself.
-//! 4. The engine applies the change set in a step that cannot fail, or discards it. It queues the reply for the client, and
-//!    events for the watchers.
+//! 3. When the message is complete, [`engine::requests::row`] finds its handler. The handler reads the state. It fills
+//!    in a reply and a [`ChangeSet`](engine::requests::change_set::ChangeSet), and changes nothing itself.
+//! 4. The engine applies the change set in a step that cannot fail, or discards it. It queues the reply for the client,
+//!    and events for the watchers.
 //! 5. The server copies queued messages into each ring as far as they fit, and signals the domain.
 //!
 //! # Three kinds of calls
 //!
-//! The crate does no input or output, and has no clock: time is an argument. [`server::Server`] and [`engine::Engine`] have
-//! three kinds of methods:
+//! The crate does no input or output, and has no clock: time is an argument. [`server::Server`] and [`engine::Engine`]
+//! have three kinds of methods:
 //!
 //! - `handle_*` take an input: a signal, bytes, the end of a domain.
-//! - `poll_*` give output. [`Server::poll`](server::Server::poll) also does the pending work, a bounded amount at a time. It
-//!   returns whether to call it again now, or at which time.
-//! - All others only look, such as [`Server::engine`](server::Server::engine). The exceptions belong to live update and
+//! - `poll_*` give output. [`Server::poll`](server::Server::poll) also does the pending work, a bounded amount at a
+//!   time. It returns whether to call it again now, or at which time.
+//! - All others only read, such as [`Server::engine`](server::Server::engine). The exceptions belong to live update and
 //!   warm restart.
 //!
 //! # Example
 //!
 //! A server with two domains in memory. dom0 introduces domain 1 and makes its home directory. Domain 1 writes a node
-//! there, and dom0 reads it. `examples/server_in_memory.rs` shows more: watches, a refused request, the end of a domain.
+//! there, and dom0 reads the node. `examples/server_in_memory.rs` also has watches, a refused request, and the end of a
+//! domain.
 //!
 //! ```
 //! use std::cell::RefCell;
@@ -115,10 +116,10 @@
 //!     fn page(&self, domid: DomId) -> Option<&Page> {
 //!         self.mapped.get(&domid)
 //!     }
-//!     fn notify(&mut self, _port: Port) {} // The domains below look without a signal.
+//!     fn notify(&mut self, _port: Port) {} // The domains below check the ring without a signal.
 //! }
 //!
-//! /// The part of a domain: sends a request, lets the server work, and returns the payload of the reply.
+//! /// Plays a domain: sends a request, lets the server work, and returns the payload of the reply.
 //! fn request(server: &mut Server, host: &mut Host, domid: DomId, kind: MessageType, payload: &[u8]) -> Vec<u8> {
 //!     let page = host.pages[&domid].clone();
 //!     let payload_bytes = payload.len() as u32;

@@ -121,8 +121,9 @@ pub const POSTPONED_STEPS: u64 = 2 * 1024;
 /// - a list of [`LIST_BYTES`] that is read and kept
 /// - a reset that ends a transaction
 ///
-/// Two requests may exceed this bound: RM of nodes that many guests have made, and the read of a longer list, which only the
-/// control domain can make. `docs/security.md`, "Work", has the requests that the client's own quotas do not bound.
+/// Two requests may exceed this bound: RM of nodes that many guests have made, and the read of a longer list, which
+/// only the control domain can make. `docs/security.md`, "Work", has the requests that the client's own quotas do not
+/// bound.
 pub const PLAIN_REQUEST_STEPS_MOST: u64 = 52_000;
 
 /// Most steps of one request of a guest in a transaction, its end included. The most expensive request is a commit by a
@@ -204,7 +205,8 @@ pub const WRITE_RESERVE_SHORTAGE: u32 = 50;
 /// second's gain is late. Otherwise thousands of domains below their burst would cost this work each millisecond.
 pub const WRITE_SHARE_MS: u64 = 100;
 
-/// Milliseconds without a domain held back for writing, after which the log says so (`WRL_LOGEVERY`).
+/// Milliseconds without a domain held back for writing, after which the server logs the end of that state
+/// (`WRL_LOGEVERY`).
 pub const WRITE_LOG_QUIET_MS: u64 = 120_000;
 
 /// Conflict points that a domain can lose by making other domains' transactions fail (oxenstored's
@@ -283,7 +285,7 @@ pub const UNKNOWN_QUOTAS: usize = 32;
 /// Most bytes of such a name. The longest known name has 17.
 pub const QUOTA_NAME_BYTES: usize = 64;
 
-/// Most bytes of requests that a connection may bring along from another server: a few messages of the greatest length.
+/// Most bytes of requests that a connection may have from another server: a few messages of the greatest length.
 /// This server leaves one request at most. A server that delays requests leaves a few.
 pub const BACKLOG_BYTES: usize = 64 * 1024;
 

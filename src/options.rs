@@ -1,6 +1,6 @@
 //! The boot options: the C server's by their names, long and short, and four additional ones:
 //!
-//! - `--log-level`: what is logged
+//! - `--log-level`: the lines that are logged
 //! - `--stream-version`: the newest stream version that a live update may write
 //! - `--crash-node`: the node that reports a crash
 //! - `--no-replay`: refuse a conflicting commit at once, as the C server does
@@ -45,9 +45,9 @@ pub struct Options {
     pub stream_version: Option<u32>,
     /// The node that reports a crash after a warm restart (`--crash-node`).
     pub crash_node: String,
-    /// What is logged in addition (`--trace-control`).
+    /// The additional log switches (`--trace-control`).
     pub trace: Trace,
-    /// What is logged (`--log-level`).
+    /// The lines that are logged (`--log-level`).
     pub log_level: LevelFilter,
 }
 
@@ -217,14 +217,14 @@ fn find(word: &str) -> Option<(&'static Known, Option<&str>)> {
 
 fn number<T: FromStr>(value: &str) -> Result<T, &'static str> {
     if value.starts_with('+') {
-        return Err("is no number that fits");
+        return Err("is not a number in range");
     }
-    value.parse().map_err(|_| "is no number that fits")
+    value.parse().map_err(|_| "is not a number in range")
 }
 
 fn domid(value: &str) -> Result<DomId, &'static str> {
     let domid = DomId(number(value)?);
-    if domid < DomId::FIRST_RESERVED { Ok(domid) } else { Err("is no domain's number") }
+    if domid < DomId::FIRST_RESERVED { Ok(domid) } else { Err("is not the number of a domain") }
 }
 
 fn set_quota(options: &mut Options, quota: Quota, value: &str) -> Result<(), &'static str> {
@@ -235,13 +235,13 @@ fn set_quota(options: &mut Options, quota: Quota, value: &str) -> Result<(), &'s
 
 fn set_named_quota(options: &mut Options, text: &str, soft: bool) -> Result<(), &'static str> {
     let (name, value) = text.split_once('=').ok_or("is not of the form name=number")?;
-    set_quota(options, Quota::from_name(name, soft).ok_or("is no known quota")?, value)
+    set_quota(options, Quota::from_name(name, soft).ok_or("is not a known quota")?, value)
 }
 
 fn set_timeout(options: &mut Options, text: &str) -> Result<(), &'static str> {
     let (name, value) = text.split_once('=').ok_or("is not of the form name=seconds")?;
     if name != "watch-event" {
-        return Err("is no known time-out");
+        return Err("is not a known time-out");
     }
     options.event_timeout_ms = u64::from(number::<u32>(value)?).saturating_mul(1000);
     Ok(())
@@ -252,7 +252,7 @@ fn set_stream_version(options: &mut Options, version: &str) -> Result<(), &'stat
         "auto" => None,
         "1" => Some(1),
         "2" => Some(2),
-        _ => return Err("is none of 1, 2, auto"),
+        _ => return Err("is not 1, 2 or auto"),
     };
     Ok(())
 }
@@ -264,19 +264,19 @@ fn set_crash_node(options: &mut Options, path: &str) -> Result<(), &'static str>
             options.crash_node = String::from(path);
             Ok(())
         }
-        _ => Err("is no absolute path"),
+        _ => Err("is not an absolute path"),
     }
 }
 
 fn set_log_level(options: &mut Options, level: &str) -> Result<(), &'static str> {
-    options.log_level = level.parse().map_err(|_| "is none of off, error, warn, info, debug, trace")?;
+    options.log_level = level.parse().map_err(|_| "is not off, error, warn, info, debug or trace")?;
     Ok(())
 }
 
 /// Applies `--trace-control=+io` and similar: the C server's switches, as CONTROL `log` sets them.
 fn set_trace(options: &mut Options, switch: &str) -> Result<(), &'static str> {
     let is_switch = switch.starts_with(['+', '-']);
-    options.trace = options.trace.after(switch).filter(|_| is_switch).ok_or("is no known switch")?;
+    options.trace = options.trace.after(switch).filter(|_| is_switch).ok_or("is not a known switch")?;
     Ok(())
 }
 

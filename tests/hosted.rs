@@ -125,9 +125,9 @@ fn help_names_the_options_and_what_the_server_is_for() {
 fn wrong_usage_is_status_2_and_a_message() {
     let wrong: [(&[&str], &str); 4] = [
         (&[], "--dir is missing"),
-        (&["--dir"], "--dir lacks its value"),
-        (&["--dir", "/nonexistent/folder"], "/nonexistent/folder is no folder"),
-        (&["--dir=/dev/null"], "/dev/null is no folder"),
+        (&["--dir"], "--dir needs a value"),
+        (&["--dir", "/nonexistent/folder"], "/nonexistent/folder is not a folder"),
+        (&["--dir=/dev/null"], "/dev/null is not a folder"),
     ];
     for (arguments, message) in wrong {
         let output = run(arguments);
@@ -146,7 +146,7 @@ fn an_option_that_is_not_understood_is_a_warning_and_the_server_starts() {
     expect_an_answer(&mut UnixStream::connect(folder.path("socket")).unwrap());
     let log = server.log();
     assert!(log.contains("warn: option \"--nonsense\" is unknown and ignored"), "{log}");
-    assert!(log.contains("warn: option --entry-nb \"x\" is no number that fits: ignored"), "{log}");
+    assert!(log.contains("warn: option --entry-nb \"x\" is not a number in range: ignored"), "{log}");
     assert!(log.contains("for development, comparison and benchmarks only"), "{log}");
 }
 
@@ -193,12 +193,12 @@ fn clients_beyond_the_limit_of_open_files_wait_for_their_turn() {
     command.args(["-c", "ulimit -n 24; exec \"$@\"", "sh", PROGRAM, "--dir"]).arg(&folder.0);
     let server = Server::start_as(command, &folder);
     let mut clients: Vec<_> = (0..40).map(|_| UnixStream::connect(folder.path("socket")).unwrap()).collect();
-    wait_until("the limit is met", || server.log().contains("can't take more clients"));
+    wait_until("the limit is met", || server.log().contains("no client accepted"));
     // A server that was woken by those who wait would say it each time round. The client of `start_as` may have gone
     // meanwhile, which is a reason to try once more.
     (0..100).for_each(|_| expect_an_answer(&mut clients[0]));
     let log = server.log();
-    assert!(log.matches("can't take more clients").count() <= 2, "{log}");
+    assert!(log.matches("no client accepted").count() <= 2, "{log}");
     let waiting = clients.split_off(35);
     drop(clients);
     for mut client in waiting {

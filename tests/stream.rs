@@ -325,15 +325,15 @@ fn an_error_says_which_record_and_where_and_why() {
         bytes[at] = byte;
         read(&bytes).expect_err("wrong").to_string()
     };
-    assert_eq!(with(0, b'X'), "header: this is no migration stream of a Xenstore");
-    assert_eq!(with(11, 3), "header: version 3 is not known here, only 1 and 2");
-    assert_eq!(with(15, 2), "header: flags 0x2 are not known here");
-    assert_eq!(with(0x20 + 12, 2), "record 2 at offset 32: there is no connection of type 0x2");
-    assert_eq!(with(0x20 + 8, 0), "record 2 at offset 32: its connection is 0");
-    assert_eq!(with(0x20 + 26, 1), "record 2 at offset 32: more bytes of a partial message than bytes to be sent");
-    assert_eq!(with(0x20 + 28, 1), "record 2 at offset 32: it is too short for what it says");
-    assert_eq!(with(0x40 + 12, 2), "record 3 at offset 64: its path is no text that ends in NUL");
-    assert_eq!(with(0x40 + 20, 0xff), "record 3 at offset 64: its path is no text that ends in NUL");
+    assert_eq!(with(0, b'X'), "header: not a migration stream of a Xenstore");
+    assert_eq!(with(11, 3), "header: stream version 3 is not supported");
+    assert_eq!(with(15, 2), "header: flags 0x2 are not supported");
+    assert_eq!(with(0x20 + 12, 2), "record 2 at offset 32: connection type 0x2 is unknown");
+    assert_eq!(with(0x20 + 8, 0), "record 2 at offset 32: the connection is 0");
+    assert_eq!(with(0x20 + 26, 1), "record 2 at offset 32: the partial message is longer than the output");
+    assert_eq!(with(0x20 + 28, 1), "record 2 at offset 32: a length or a count exceeds the record");
+    assert_eq!(with(0x40 + 12, 2), "record 3 at offset 64: the path is not a text with one NUL, at its end");
+    assert_eq!(with(0x40 + 20, 0xff), "record 3 at offset 64: the path is not a text with one NUL, at its end");
     assert_eq!(with(0x40, 8), "record 3 at offset 64: this version has no such record");
 }
 
@@ -460,25 +460,25 @@ fn a_line_of_a_dump_that_cannot_be_read_is_skipped_with_its_number_its_text_and_
         (left_out, items, warnings)
     };
     for (line, reason) in [
-        ("watch,1,2f61,61", "its connection is not in the dump before it"),
-        ("watch,x,2f61,61", "a number can't be read"),
-        ("watch,9,2f61,6100", "its token has a NUL"),
-        ("watch,9,ff,61", "a path can't be read"),
-        ("store,2f6,6e30,", "a field is no hexadecimal text"),
-        ("store,2g,6e30,", "a field is no hexadecimal text"),
-        ("store,2f,6e30,zz", "a field is no hexadecimal text"),
-        ("store,2f,,", "its permissions can't be read"),
-        ("store,ff,6e30,", "a path can't be read"),
-        ("store,2f,6e30", "it has not as many fields as it should"),
-        ("dom,x,1,1,1", "a number can't be read"),
-        ("dom,8,1,1,x", "a number can't be read"),
-        ("dom,70000,1,1,1", "a number can't be read"),
-        ("dom,9,1,1,1", "this connection was in the dump before"),
-        ("dom,8", "it has not as many fields as it should"),
-        ("socket,-2147483648", "there is no such descriptor"),
-        ("socket,x", "a number can't be read"),
-        ("global,x", "a number can't be read"),
-        ("evtchn-dev,1", "it has not as many fields as it should"),
+        ("watch,1,2f61,61", "no earlier line has its connection"),
+        ("watch,x,2f61,61", "a number is invalid"),
+        ("watch,9,2f61,6100", "the token has a NUL"),
+        ("watch,9,ff,61", "the path is not UTF-8"),
+        ("store,2f6,6e30,", "a field is not hexadecimal"),
+        ("store,2g,6e30,", "a field is not hexadecimal"),
+        ("store,2f,6e30,zz", "a field is not hexadecimal"),
+        ("store,2f,,", "the permissions are invalid"),
+        ("store,ff,6e30,", "the path is not UTF-8"),
+        ("store,2f,6e30", "the number of fields is wrong"),
+        ("dom,x,1,1,1", "a number is invalid"),
+        ("dom,8,1,1,x", "a number is invalid"),
+        ("dom,70000,1,1,1", "a number is invalid"),
+        ("dom,9,1,1,1", "an earlier line has the same connection"),
+        ("dom,8", "the number of fields is wrong"),
+        ("socket,-2147483648", "the descriptor is out of range"),
+        ("socket,x", "a number is invalid"),
+        ("global,x", "a number is invalid"),
+        ("evtchn-dev,1", "the number of fields is wrong"),
     ] {
         // The lines before and after it are kept.
         let outcome = read_all(&format!("dom,9,1,1,1\n{line}\nstore,2f,6e30,"));
@@ -490,7 +490,7 @@ fn a_line_of_a_dump_that_cannot_be_read_is_skipped_with_its_number_its_text_and_
     }
     let long = format!("store,2f{},6e30,", "2g".repeat(50));
     let (_, _, warnings) = read_all(&format!("global,9\n{long}"));
-    assert_eq!(warnings, [format!("line 3 is skipped: a field is no hexadecimal text: {}...", &long[..80])]);
+    assert_eq!(warnings, [format!("line 3 is skipped: a field is not hexadecimal: {}...", &long[..80])]);
     assert_eq!(read_all("global,9\nsomething,else"), (Ok(LeftOut { unknown: 1, skipped: 0 }), 1, vec![]));
     assert_eq!(read_all("something,else").0, Err(DumpError::NoLine));
     assert_eq!(read_all("").0, Err(DumpError::NoLine));
@@ -518,6 +518,6 @@ fn what_the_receiver_of_a_dump_refuses_is_skipped_and_so_are_the_watches_of_a_co
     };
     let left_out = import(dump, refuse, &mut |line| warnings.push((line.line, line.reason.clone())));
     assert_eq!(left_out, Ok(LeftOut { unknown: 0, skipped: 2 }));
-    assert_eq!(warnings, [(2, "not this one".into()), (4, "its connection is not in the dump before it".into())]);
+    assert_eq!(warnings, [(2, "not this one".into()), (4, "no earlier line has its connection".into())]);
     assert_eq!(items, [ConnectionNumber(1), ConnectionNumber(1)]);
 }

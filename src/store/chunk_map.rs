@@ -50,7 +50,7 @@ pub(super) const CHUNK_STEP: usize = 8;
 /// Distance of the entries that a search compares first: about the square root of a chunk's maximum.
 const STRIDE: usize = 8;
 
-const _: () = assert!(CHUNK_ENTRIES.is_multiple_of(CHUNK_STEP), "a full chunk has no room that it can't use");
+const _: () = assert!(CHUNK_ENTRIES.is_multiple_of(CHUNK_STEP), "a full chunk has no unusable room");
 
 /// Makes room for `step` more entries if the list is full. Doubling would leave a third of all list memory unused.
 pub(super) fn make_room<T>(list: &mut Vec<T>, step: usize) {

@@ -2,8 +2,8 @@
 //! descent starts at the deepest node that both ways share. A deep chain of nodes then costs one step for each node,
 //! not one descent from the root.
 //!
-//! Paths are in byte order, in which `/a-b` comes between `/a` and `/a/b`. All paths below one node still follow each
-//! other. So each edge is walked at most once for the node itself, and once for all nodes below it. Paths in another
+//! Paths are in byte order, in which `/a-b` comes between `/a` and `/a/b`. All paths below one node are still adjacent.
+//! Each edge is therefore walked at most once for the node itself, and once for all nodes below it. Paths in another
 //! order cost more steps and give the same nodes.
 
 use alloc::rc::Rc;

@@ -36,7 +36,7 @@ impl Special {
 /// A special node's permissions and the generation of their last write.
 #[derive(Clone, Debug)]
 pub struct SpecialNode {
-    /// The permissions: which clients receive the events, and which may change that.
+    /// The permissions: which clients receive the events, and which clients may change the permissions.
     pub permissions: Permissions,
     /// The generation of the last write.
     pub generation: u64,

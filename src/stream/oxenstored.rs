@@ -40,7 +40,7 @@ pub enum DumpError {
 impl fmt::Display for DumpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoDump => "line 1: this is no dump of an oxenstored",
+            Self::NoDump => "line 1: not a dump of oxenstored",
             Self::NoLine => "no line of this dump can be read",
         })
     }
@@ -69,12 +69,12 @@ impl fmt::Display for SkippedLine<'_> {
     }
 }
 
-/// Numbers of lines of a dump that were left out.
+/// The numbers of skipped lines of a dump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Lines that begin with an unknown word; oxenstored leaves these out too.
+    /// Lines that begin with an unknown word; oxenstored skips these too.
     pub unknown: usize,
-    /// Lines that cannot be read, or that do not fit the lines before them.
+    /// Invalid lines, and lines that contradict earlier ones.
     pub skipped: usize,
 }
 
@@ -114,7 +114,7 @@ pub fn import(
     if import.taken == 0 { Err(DumpError::NoLine) } else { Ok(left_out) }
 }
 
-/// Whether a line's word is known.
+/// Whether oxenstored writes lines that begin with this word.
 enum Known {
     Yes,
     No,
@@ -141,7 +141,7 @@ impl Import {
             [b"evtchn-dev", _, _] => {}
             [b"socket", descriptor] => {
                 let descriptor: i32 = number(descriptor)?;
-                let name = descriptor.checked_neg().ok_or("there is no such descriptor")?;
+                let name = descriptor.checked_neg().ok_or("the descriptor is out of range")?;
                 self.connection(name, StreamPeer::Socket { descriptor }, visit)?;
             }
             [b"dom", domid, _frame, _remote_port, ref rest @ ..] => {
@@ -153,7 +153,7 @@ impl Import {
             [b"watch", of, path, token] => visit(&self.watch(of, path, token)?)?,
             [b"store", path, permissions, value] => store(path, permissions, value, visit)?,
             [b"global" | b"evtchn-dev" | b"socket" | b"dom" | b"watch" | b"store", ..] => {
-                return Err("it has not as many fields as it should".into());
+                return Err("the number of fields is wrong".into());
             }
             _ => return Ok(Known::No),
         }
@@ -162,21 +162,21 @@ impl Import {
 
     fn connection(&mut self, name: i32, peer: StreamPeer, visit: Visit<'_>) -> Result<(), Reason> {
         if self.numbers.contains_key(&name) {
-            return Err("this connection was in the dump before".into());
+            return Err("an earlier line has the same connection".into());
         }
         let number = ConnectionNumber(self.next_number);
         let (input, output) = (Vec::new().into(), Vec::new().into());
         visit(&Item::Connection(ConnectionItem { number, peer, input, output, partial_bytes: 0, unique_id: None }))?;
-        self.next_number = self.next_number.checked_add(1).ok_or("there are too many connections")?;
+        self.next_number = self.next_number.checked_add(1).ok_or("too many connections")?;
         self.numbers.insert(name, number);
         Ok(())
     }
 
     fn watch(&self, of: &[u8], path: &[u8], token: &[u8]) -> Result<Item<'static>, Reason> {
-        let connection = self.numbers.get(&number(of)?).ok_or("its connection is not in the dump before it")?;
+        let connection = self.numbers.get(&number(of)?).ok_or("no earlier line has its connection")?;
         let token = unhex(token)?;
         if token.contains(&0) {
-            return Err("its token has a NUL".into());
+            return Err("the token has a NUL".into());
         }
         Ok(Item::Watch(WatchItem {
             connection: *connection,
@@ -195,22 +195,22 @@ fn store(path: &[u8], permissions: &[u8], value: &[u8], visit: Visit<'_>) -> Res
     let mut permissions = unhex(permissions)?;
     permissions.push(0);
     let permissions = Permissions::parse(&permissions, payload::count_strings(&permissions))
-        .map_err(|_| "its permissions can't be read")?;
+        .map_err(|_| "the permissions are invalid")?;
     let pending: Option<(TransactionItem, _)> = None;
     let (value, permissions) = (unhex(value)?.into(), Some(permissions));
     visit(&Item::Node(NodeItem { pending, path: path.into(), value, permissions }))
 }
 
 fn number<T: FromStr>(field: &[u8]) -> Result<T, &'static str> {
-    core::str::from_utf8(field).ok().and_then(|text| text.parse().ok()).ok_or("a number can't be read")
+    core::str::from_utf8(field).ok().and_then(|text| text.parse().ok()).ok_or("a number is invalid")
 }
 
 fn text(field: &[u8]) -> Result<String, &'static str> {
-    String::from_utf8(unhex(field)?).map_err(|_| "a path can't be read")
+    String::from_utf8(unhex(field)?).map_err(|_| "the path is not UTF-8")
 }
 
 fn unhex(field: &[u8]) -> Result<Vec<u8>, &'static str> {
-    const WRONG: &str = "a field is no hexadecimal text";
+    const WRONG: &str = "a field is not hexadecimal";
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, []) = field.as_chunks::<2>() else { return Err(WRONG) };
     let byte = |[high, low]: &[u8; 2]| Some(digit(high)? << 4 | digit(low)?);

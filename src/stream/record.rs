@@ -130,20 +130,20 @@ impl fmt::Display for StreamError {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoStream => f.write_str("this is no migration stream of a Xenstore"),
-            Self::Version(version) => write!(f, "version {version} is not known here, only 1 and 2"),
-            Self::Flags(flags) => write!(f, "flags {flags:#x} are not known here"),
+            Self::NoStream => f.write_str("not a migration stream of a Xenstore"),
+            Self::Version(version) => write!(f, "stream version {version} is not supported"),
+            Self::Flags(flags) => write!(f, "flags {flags:#x} are not supported"),
             Self::Ends => f.write_str("the stream ends before its END record"),
-            Self::TooShort => f.write_str("it is too short for what it says"),
-            Self::TooLong => f.write_str("it is longer than what it says"),
+            Self::TooShort => f.write_str("a length or a count exceeds the record"),
+            Self::TooLong => f.write_str("bytes follow the record's last field"),
             Self::NotInVersion => f.write_str("this version has no such record"),
-            Self::ConnectionType(kind) => write!(f, "there is no connection of type {kind:#x}"),
-            Self::Text(what) => write!(f, "its {what} is no text that ends in NUL"),
-            Self::Permission(letter) => write!(f, "there is no permission {:?}", char::from(*letter)),
-            Self::PartialMessage => f.write_str("more bytes of a partial message than bytes to be sent"),
-            Self::Zero(what) => write!(f, "its {what} is 0"),
-            Self::Missing(what) => write!(f, "its {what} is not in the stream before it"),
-            Self::Twice(what) => write!(f, "its {what} was in the stream before"),
+            Self::ConnectionType(kind) => write!(f, "connection type {kind:#x} is unknown"),
+            Self::Text(what) => write!(f, "the {what} is not a text with one NUL, at its end"),
+            Self::Permission(letter) => write!(f, "permission {:?} is unknown", char::from(*letter)),
+            Self::PartialMessage => f.write_str("the partial message is longer than the output"),
+            Self::Zero(what) => write!(f, "the {what} is 0"),
+            Self::Missing(what) => write!(f, "no earlier record has its {what}"),
+            Self::Twice(what) => write!(f, "an earlier record has the same {what}"),
             Self::NoPermissions => f.write_str("the node has no permissions"),
         }
     }

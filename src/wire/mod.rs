@@ -1,4 +1,4 @@
-//! The wire formats: messages, and the ring that carries them. This module knows no nodes.
+//! The wire formats: messages, and the ring that carries them. This module has no nodes.
 
 pub mod errno;
 pub mod feature;

@@ -17,9 +17,8 @@ use crate::platform::FolderPlatform;
 /// Bytes read from a client at once: a few requests of common size.
 const READ_BYTES: usize = 16384;
 
-/// Turns of the server that a client gets at once. One write then usually answers everything that one read brought, and
-/// other clients wait for no more than a few hundred microseconds. The replies of this many turns fit into the client's
-/// queue.
+/// Turns of the server that a client gets at once. One write then usually answers all requests of one read, and other
+/// clients wait at most a few hundred microseconds. The replies of this many turns fit into the client's queue.
 const TURNS: usize = 8;
 
 /// Maximum number of messages in one write.
@@ -59,13 +58,13 @@ pub(crate) const LISTENER: u64 = u64::MAX;
 pub(crate) const CHANNEL: u64 = u64::MAX - 1;
 pub(crate) const END: u64 = u64::MAX - 2;
 
-/// Refuses a folder in which a server listens on `path`. Must be called before anything in the folder is replaced.
+/// Refuses a folder in which a server listens on `path`. Must be called before a file in the folder is replaced.
 ///
 /// # Errors
 /// Fails if a server listens there.
 pub(crate) fn expect_no_server(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there")),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens on its socket")),
         Err(_) => Ok(()),
     }
 }
@@ -112,7 +111,7 @@ impl Clients {
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
                         // Waiting clients keep the listener readable, so it is left out until a client disconnects.
-                        log::warn!("can't take more clients than {}: {error}", self.clients.len());
+                        log::warn!("no client accepted in addition to {} clients: {error}", self.clients.len());
                         return self.take_more(false);
                     }
                 },
@@ -158,8 +157,8 @@ impl Clients {
         }
     }
 
-    /// Serves clients that others' requests concern, and clients from which the server has not taken everything.
-    /// Returns whether one of them can continue at once.
+    /// Serves clients that others' requests concern, and clients with input that the server has not taken yet. Returns
+    /// whether one of them can continue at once.
     pub(crate) fn serve_waiting(&mut self, server: &mut Server, platform: &mut FolderPlatform, now_ms: u64) -> bool {
         let unfinished = std::mem::take(&mut self.unfinished);
         for descriptor in unfinished {

@@ -1,7 +1,7 @@
 //! The kernel's engine and ring code on a plain Linux host, for development, comparison and benchmarks.
 //!
-//! The server talks to dom0's clients on `DIR/socket`. Other processes play domains through files in `DIR`
-//! ([`platform`]). No real Xen is involved, and no host should be run on it.
+//! The server serves dom0's clients on `DIR/socket`. Other processes play domains through files in `DIR`
+//! ([`platform`]). There is no real Xen, and the server is not for production.
 
 mod clients;
 mod page;
@@ -32,9 +32,9 @@ Usage: xenstored-hosted --dir DIR [OPTION...]
 
 Serves Xenstore on a plain Linux host, without Xen: for development, comparison and benchmarks.
 
-  --dir DIR          the folder that stands for Xen: `socket` takes dom0's clients, `ring.N`, `dom.N` and `state.N`
+  --dir DIR          the folder that represents Xen: `socket` is for dom0's clients, `ring.N`, `dom.N` and `state.N`
                      are domain N, `server` is the event channel
-  --clock FACTOR     time runs FACTOR times as fast, so that rate limits don't slow a comparison
+  --clock FACTOR     time passes FACTOR times as fast, so that rate limits don't slow a comparison
   --help             this text; SIGTERM ends the server
   --log-level LEVEL  off, error, warn, info (default), debug or trace
 
@@ -90,7 +90,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
         match word {
             "--help" | "-h" | "-H" => return Ok(None),
             "--clock" => clock_factor = arguments.next().as_deref().and_then(factor).ok_or("--clock needs a number")?,
-            "--dir" => folder = Some(arguments.next().map(PathBuf::from).ok_or("--dir lacks its value")?),
+            "--dir" => folder = Some(arguments.next().map(PathBuf::from).ok_or("--dir needs a value")?),
             _ => match word.strip_prefix("--dir=") {
                 Some(path) => folder = Some(PathBuf::from(path)),
                 None => words.push(word.to_owned()),
@@ -99,7 +99,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
     }
     let folder = folder.ok_or("--dir is missing")?;
     if !folder.is_dir() {
-        return Err(format!("{} is no folder", folder.display()));
+        return Err(format!("{} is not a folder", folder.display()));
     }
     let (options, warnings) = Options::parse(words.iter().map(String::as_str));
     start_log(options.log_level);
@@ -141,8 +141,7 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
                 }
                 Action::StartUpdate => {
                     if let Some(successor) = server.take_successor() {
-                        server
-                            .successor_failed(successor.asked, "This is no domain: a program is updated by a restart.");
+                        server.successor_failed(successor.asked, "This server is a process: restart it to update it.");
                     }
                 }
             }
@@ -174,7 +173,7 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
                     }
                 }
                 END => {
-                    log::info!("told to end");
+                    log::info!("ending after a signal");
                     return Ok(());
                 }
                 descriptor => clients.serve(descriptor, &mut server, &mut platform, now_ms()),

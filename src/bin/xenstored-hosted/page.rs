@@ -20,7 +20,7 @@ impl MappedPage {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         if file.metadata()?.len() < PAGE_BYTES as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "shorter than a page"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is shorter than a page"));
         }
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel chooses an address that nothing else uses.

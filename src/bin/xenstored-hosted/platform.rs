@@ -1,4 +1,4 @@
-//! A Xen made of files in a folder, as `tests/peers/fakexen.c` makes one for other servers:
+//! A Xen made of files in a folder, like that of `tests/peers/fakexen.c` for other servers:
 //!
 //! - `server`: datagram socket of the server's event channels; a sender names a port in four bytes
 //! - `dom.N`: datagram socket of domain N's event channel
@@ -86,7 +86,7 @@ impl Hypervisor for FolderPlatform {
                 Ok(())
             }
             Err(error) => {
-                log::warn!("domain {domid}: no ring page: {error}");
+                log::warn!("domain {domid}: the ring page cannot be mapped: {error}");
                 Err(if error.kind() == io::ErrorKind::NotFound { Errno::NoEnt } else { Errno::Io })
             }
         }
@@ -144,7 +144,7 @@ impl Platform for FolderPlatform {
 
     fn notify(&mut self, port: Port) {
         let domid = DomId(u16::try_from(port.0 - FIRST_PORT).expect("a port that `bind_port` made"));
-        // An event is a level and not a queue, so a full or missing receiver loses nothing that it needs.
+        // An event is a level and not a queue: a full or missing receiver loses nothing.
         let _ = self.channel.send_to(&port.0.to_ne_bytes(), self.file("dom", domid));
     }
 }

@@ -8,49 +8,50 @@ use xenstore::stream::record::Version;
 pub(crate) const HELP: &str = "\
 Usage: xs-stream COMMAND [OPTION...] FILE...
 
-Looks at migration streams of Xenstore servers (docs/designs/xenstore-migration.md of the Xen tree).
+Checks, shows, compares and converts migration streams of Xenstore servers (docs/designs/xenstore-migration.md of the
+Xen tree).
 
-  check FILE                   is it a stream, whole and consistent?
-  dump [--json] FILE           every record, as text or as JSON
-  diff FILE FILE               what one has and the other has not
-  convert --to 1|2 -o OUT FILE writes it in another version; --force also if something is lost
-  import DUMP -o OUT           makes a version 1 stream of the dump of an oxenstored
-  stat FILE                    how much of everything
+  check FILE                   checks that the stream is complete and consistent
+  dump [--json] FILE           prints every record, as text or as JSON
+  diff FILE FILE               prints the records that only one of two streams has
+  convert --to 1|2 -o OUT FILE writes the stream in another version; --force even if records are lost
+  import DUMP -o OUT           makes a version 1 stream of a dump of oxenstored
+  stat FILE                    counts records, bytes and nodes
 
-FILE may be - for standard input. Exit status: 0 all is well; 1 the stream is wrong, two differ, or something would be
-lost; 2 the command line is wrong. `xs-stream COMMAND --help` says more.
+FILE may be - for standard input. Exit status: 0 success; 1 the stream is invalid, two streams differ, or records would
+be lost; 2 the command line is wrong. `xs-stream COMMAND --help` describes a command.
 ";
 
 const CHECK: &str = "\
 Usage: xs-stream check FILE
 
-Reads the whole stream. Every length must fit its record, every reference something before it, and an END must be there.
-Prints a warning for each watch whose depth the C server left out, and for each record at which the C server would stop.
-Warnings do not change the exit status.
+Reads the whole stream. Every length must fit its record, every reference must name an earlier record, and an END record
+must exist. Prints a warning for each watch whose depth the C server left out, and for each record at which the C
+server's restore would end. Warnings do not change the exit status.
 ";
 const DUMP: &str = "\
 Usage: xs-stream dump [--json] FILE
 
-Prints every record. Values are printed with escapes; with --json one object per record, values as text if they are UTF-8
-and else in hexadecimal under the name with `_hex`.
+Prints every record, with escapes in values. With --json, each record is one object. Values that are not UTF-8 are then
+in hexadecimal, under the name with `_hex`.
 ";
 const DIFF: &str = "\
 Usage: xs-stream diff FILE FILE
 
-Prints what only the first stream has with a -, what only the second has with a +. The order of records, connection
-numbers and descriptors of daemons don't count. Exit status 1 if there is a difference.
+Prints each record that only the first stream has with a -, and each that only the second has with a +. Ignores the
+order of records, connection numbers, and descriptors of daemons. Exit status 1 if there is a difference.
 ";
 const CONVERT: &str = "\
 Usage: xs-stream convert --to 1|2 [--force] -o OUT FILE
 
-Writes the stream in another version. What version 1 can't hold is listed, and nothing is written then unless --force
-is given: ring features, the depth of watches, open transactions.
+Writes the stream in another version. Version 1 has no ring features, depth of watches, or open transactions: the
+command lists them, and writes the stream without them only with --force.
 ";
 const IMPORT: &str = "\
 Usage: xs-stream import DUMP -o OUT
 
-Makes a version 1 stream of the text dump that oxenstored hands to its successor. Each line that cannot be read, or that does
-not fit the lines before it, is skipped with a warning. A dump without any readable line is refused.
+Makes a version 1 stream of the text dump that oxenstored hands to its successor. Skips each invalid line, and each line
+that contradicts earlier ones, with a warning. Refuses a dump without any valid line.
 ";
 const STAT: &str = "\
 Usage: xs-stream stat FILE
@@ -93,9 +94,9 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Command, String> {
         "convert" => (CONVERT, &["--to", "--force", "-o"][..], 1),
         "import" => (IMPORT, &["-o"][..], 1),
         "stat" => (STAT, &[][..], 1),
-        _ => return Err(format!("there is no command {name:?}")),
+        _ => return Err(format!("unknown command {name:?}")),
     };
-    let rest = rest(words, options)?;
+    let rest = rest(&name, words, options)?;
     if rest.help {
         return Ok(Command::Help(help));
     }
@@ -118,7 +119,7 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Command, String> {
     })
 }
 
-fn rest(words: &[OsString], allowed: &[&str]) -> Result<Rest, String> {
+fn rest(name: &str, words: &[OsString], allowed: &[&str]) -> Result<Rest, String> {
     let mut rest = Rest::default();
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -128,18 +129,18 @@ fn rest(words: &[OsString], allowed: &[&str]) -> Result<Rest, String> {
         } else if text == "-" || !text.starts_with('-') {
             rest.files.push(word.into());
         } else if !allowed.contains(&&*text) {
-            return Err(format!("there is no option {text:?} here"));
+            return Err(format!("unknown option {text:?} of {name}"));
         } else if text == "--json" {
             rest.json = true;
         } else if text == "--force" {
             rest.force = true;
         } else {
-            let value = words.next().ok_or_else(|| format!("{text} lacks its value"))?;
+            let value = words.next().ok_or_else(|| format!("{text} needs a value"))?;
             if text == "-o" {
                 rest.out = Some(value.into());
             } else {
                 let version = value.to_str().and_then(|text| text.parse().ok()).and_then(Version::from_number);
-                rest.to = Some(version.ok_or("a stream's version is 1 or 2")?);
+                rest.to = Some(version.ok_or("--to takes 1 or 2")?);
             }
         }
     }

@@ -78,12 +78,12 @@ fn check(path: &Path) -> Result<Found, String> {
         println!("warning: {place}: {}", warning.text(&|at| names.get(at)));
     }
     let verdict = match warnings.len() {
-        0 => "all is well".into(),
+        0 => "no warnings".into(),
         count => format!("{count} warnings"),
     };
     println!("{}: version {}, {items} records, {} bytes: {verdict}", path.display(), version as u32, bytes.len());
     if skipped > 0 {
-        println!("{skipped} records of types that are not known were skipped");
+        println!("{skipped} records of unknown types skipped");
     }
     Ok(Found::Fine)
 }
@@ -172,10 +172,19 @@ fn loss(item: &Item<'_>, names: &Names) -> Option<String> {
     }
 }
 
+/// Returns the text of a failure to write the stream made of `path`.
+fn not_written(path: &Path, error: WriteError) -> String {
+    let path = path.display();
+    match error {
+        WriteError::Full => format!("{path}: not enough memory to write the stream"),
+        WriteError::TooLong(what) => format!("{path}: the {what} is too long for its field"),
+    }
+}
+
 fn convert(path: &Path, to: Version, force: bool, out: &Path) -> Result<Found, String> {
     let bytes = file::read(path)?;
     let (mut written, mut names, mut losses) = (Vec::new(), Names::default(), Vec::new());
-    let failed = |error: WriteError| format!("{}: can't be written: {error:?}", path.display());
+    let failed = |error| not_written(path, error);
     let mut writer = Writer::new(&mut written, to).map_err(failed)?;
     let mut outcome = Ok(());
     each(path, &bytes, |item, _| {
@@ -192,7 +201,10 @@ fn convert(path: &Path, to: Version, force: bool, out: &Path) -> Result<Found, S
         println!("lost: {loss}");
     }
     if !losses.is_empty() && !force {
-        return Err(format!("version 1 can't hold {} things: nothing was written (--force writes it)", losses.len()));
+        return Err(format!(
+            "version 1 would lose {} records or fields: nothing written (--force writes the rest)",
+            losses.len()
+        ));
     }
     file::write(out, &written)?;
     println!("{}: version {}, {} bytes", out.display(), to as u32, written.len());
@@ -202,7 +214,7 @@ fn convert(path: &Path, to: Version, force: bool, out: &Path) -> Result<Found, S
 fn import(path: &Path, out: &Path) -> Result<Found, String> {
     let dump = file::read(path)?;
     let mut written = Vec::new();
-    let failed = |error: WriteError| format!("{}: can't be written: {error:?}", path.display());
+    let failed = |error| not_written(path, error);
     let mut writer = Writer::new(&mut written, Version::One).map_err(failed)?;
     let mut outcome = Ok(());
     // An item that a restore would refuse is skipped too.
@@ -224,7 +236,7 @@ fn import(path: &Path, out: &Path) -> Result<Found, String> {
     file::write(out, &written)?;
     let LeftOut { unknown, skipped } = left_out;
     let bytes = written.len();
-    println!("{}: version 1, {bytes} bytes; {unknown} lines were not known, {skipped} were skipped", out.display());
+    println!("{}: version 1, {bytes} bytes; {unknown} unknown lines, {skipped} invalid lines skipped", out.display());
     Ok(Found::Fine)
 }
 

@@ -1,4 +1,4 @@
-//! Text descriptions of items, for people.
+//! Text descriptions of items, for human readers.
 
 use std::fmt::Write as _;
 
