@@ -1,4 +1,4 @@
-//! Prints the records of a migration stream, one a line. `xs-stream dump` is the complete tool.
+//! Prints the records of a migration stream, one per line. `xs-stream dump` is the complete tool.
 //!
 //! ```text
 //! cargo run --example read_stream -- tests/streams/c-xenstored-4.17.xs
@@ -32,14 +32,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// The one argument, if it is no option.
+/// Returns the only argument, unless it is an option.
 fn only_argument() -> Option<OsString> {
     let mut arguments = env::args_os().skip(1);
     let path = arguments.next().filter(|path| !path.as_encoded_bytes().starts_with(b"-"))?;
     arguments.next().is_none().then_some(path)
 }
 
-/// Prints all records up to END, or up to the first that is wrong.
+/// Prints all records up to END, or up to the first invalid one.
 fn print_stream(bytes: &[u8]) -> Result<(), String> {
     let mut out = BufWriter::new(io::stdout().lock());
     let outcome = print_records(bytes, &mut out);
@@ -52,9 +52,9 @@ fn print_stream(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Why the printing stopped.
+/// The reason to stop printing.
 enum Stop {
-    /// The stream is wrong, with the place of the record.
+    /// The stream is invalid; the error names the record's place.
     Stream(String),
     /// The output failed.
     Output(io::Error),
@@ -62,7 +62,7 @@ enum Stop {
 
 fn print_records(bytes: &[u8], out: &mut impl Write) -> Result<(), Stop> {
     let mut reader = Reader::new(bytes).map_err(|error| Stop::Stream(error.to_string()))?;
-    // What later records may refer to.
+    // The objects that later records may refer to.
     let mut references = References::default();
     let mut records = 0_usize;
     while let Some(item) = reader.next_item().map_err(|error| Stop::Stream(error.to_string()))? {
@@ -74,7 +74,7 @@ fn print_records(bytes: &[u8], out: &mut impl Write) -> Result<(), Stop> {
     writeln!(out, "version {version}: {records} records, {skipped} of unknown types skipped").map_err(Stop::Output)
 }
 
-/// A record in words.
+/// Describes a record in words.
 fn describe(item: &Item<'_>) -> String {
     match item {
         Item::Global(global) => format!("global: socket {}, event channel {}", global.socket, global.event_channel),

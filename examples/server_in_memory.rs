@@ -1,4 +1,4 @@
-//! A Xenstore with dom0 and one guest, all in memory: prints each message that a domain sends and receives.
+//! A Xenstore with dom0 and one guest in memory. Prints each message that a domain sends or receives.
 //!
 //! ```text
 //! cargo run --example server_in_memory
@@ -29,7 +29,7 @@ fn main() {
     testbed.build(GUEST);
     testbed.request(DOM0, MessageType::Introduce, "1\x000\x001\0");
 
-    println!("dom0 gives it a home directory, and watches that");
+    println!("dom0 gives domain 1 a home directory, and watches the directory");
     testbed.request(DOM0, MessageType::Mkdir, "/local/domain/1\0");
     testbed.request(DOM0, MessageType::SetPerms, "/local/domain/1\0n1\0");
     testbed.request(DOM0, MessageType::Watch, "/local/domain/1\0home\0");
@@ -50,7 +50,7 @@ fn main() {
     println!("{} requests were handled", testbed.server.requests_handled());
 }
 
-/// A server, and the host around it.
+/// A server and its host.
 struct Testbed {
     server: Server,
     host: Host,
@@ -58,24 +58,24 @@ struct Testbed {
 }
 
 impl Testbed {
-    /// Creates a domain, as a domain builder does.
+    /// Creates a domain, like a domain builder.
     fn build(&mut self, domid: DomId) {
         self.host.pages.insert(domid, Page(Rc::new(RefCell::new([0; 4096]))));
     }
 
-    /// Destroys a domain. The hypervisor tells the server that some domain has ended.
+    /// Destroys a domain. The hypervisor signals that some domain has ended.
     fn destroy(&mut self, domid: DomId) {
         self.host.pages.remove(&domid);
         self.server.handle_domain_exception();
         self.run();
     }
 
-    /// The main loop of the server, until it may sleep.
+    /// Runs the server's main loop until the server may sleep.
     fn run(&mut self) {
         while self.server.poll(&mut self.host, self.now_ms).busy {}
     }
 
-    /// Sends a request in the name of a domain, and prints what comes back.
+    /// Sends a request as a domain, and prints the reply and the events.
     fn request(&mut self, domid: DomId, kind: MessageType, payload: &str) {
         println!("  domain {domid} > {kind:?} {}", visible(payload.as_bytes()));
         let payload_bytes = u32::try_from(payload.len()).expect("a short payload");
@@ -85,13 +85,13 @@ impl Testbed {
         self.print_messages(domid);
     }
 
-    /// A domain signals its event channel.
+    /// Signals the event channel of a domain.
     fn signal(&mut self, domid: DomId) {
         self.server.handle_event(Host::port(domid));
         self.run();
     }
 
-    /// Takes all messages to a domain out of its ring, and prints them.
+    /// Takes all messages for a domain out of its ring, and prints them.
     fn print_messages(&mut self, domid: DomId) {
         let bytes = self.host.pages[&domid].take();
         let mut rest = &bytes[..];
@@ -102,23 +102,23 @@ impl Testbed {
             println!("  domain {domid} < {kind:?} {}", visible(payload));
             rest = behind;
         }
-        // There is room in the ring again.
+        // The ring has room again.
         self.signal(domid);
     }
 }
 
-/// A payload as text.
+/// Returns a payload as text.
 fn visible(payload: &[u8]) -> String {
     String::from_utf8_lossy(payload).replace('\0', "|")
 }
 
-/// A ring page, seen by its domain and by the server: the request queue, the reply queue, then the words.
+/// A ring page, shared by its domain and the server: the request queue, the reply queue, then the words.
 #[derive(Clone)]
 struct Page(Rc<RefCell<[u8; 4096]>>);
 
 /// The domain's side.
 impl Page {
-    /// Puts bytes into the request queue; they have to fit.
+    /// Puts bytes into the request queue, which must have room for them.
     fn put(&self, bytes: &[u8]) {
         let mut index = self.load(Field::RequestProducer);
         for byte in bytes {
@@ -167,7 +167,7 @@ struct Host {
 }
 
 impl Host {
-    /// The server's port of a domain. A real hypervisor chooses one at each bind.
+    /// Returns the server's port of a domain. A real hypervisor chooses a port at each bind.
     fn port(domid: DomId) -> Port {
         Port(domid.0.into())
     }
@@ -189,7 +189,7 @@ impl Hypervisor for Host {
     }
 
     fn adopt_port(&mut self, _domid: DomId, _port: u32) -> Result<Port, Errno> {
-        // Only a server that continues another one's work adopts ports.
+        // Only a successor adopts ports.
         Err(Errno::Inval)
     }
 
