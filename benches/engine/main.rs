@@ -25,14 +25,14 @@ use requests::{CASES, Case};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Where the results go.
+/// The document with the results.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks/engine.md");
-/// The name under which Criterion keeps them.
+/// Criterion's name for the results.
 const GROUP: &str = "engine";
-/// Rounds over which allocations are counted, after as many that make room that is kept.
+/// Rounds over which allocations are counted. As many rounds before them fill the kept buffers.
 const COUNTED: usize = 1000;
 
-/// The CPU time of this thread: what else runs on the machine counts as little as it can.
+/// The CPU time of this thread, on which other programs have the least influence.
 struct CpuTime;
 
 impl Measurement for CpuTime {
@@ -102,7 +102,7 @@ impl Scene {
         }
         let messages = case.requests.iter().map(|(kind, payload)| Message::new(case.who, *kind, payload)).collect();
         let mut scene = Self { driver, messages, in_transaction: case.in_transaction };
-        // Each request has to be granted, or something else is measured.
+        // A refused request would be a different measurement.
         for at in 0..scene.messages.len() {
             let mut message = scene.messages[at].clone();
             scene.driver.succeed(&mut message);
@@ -111,7 +111,7 @@ impl Scene {
         scene
     }
 
-    /// Makes each request once.
+    /// Executes each request once.
     fn round(&mut self) {
         for at in 0..self.messages.len() {
             self.driver.ask(&self.messages[at]);
@@ -119,7 +119,7 @@ impl Scene {
         }
     }
 
-    /// What follows the first request is in the transaction that it opened.
+    /// Returns a request of the transaction that the first request opened.
     fn note_transaction(&mut self, at: usize) {
         if self.in_transaction && at == 0 {
             let digits = self.driver.reply().iter().take_while(|byte| byte.is_ascii_digit());
@@ -129,7 +129,7 @@ impl Scene {
     }
 }
 
-/// Allocations of one round of a case.
+/// Returns the allocations of one round of a case.
 fn allocations_of(case: &Case) -> f64 {
     let mut scene = Scene::new(case);
     let mut rounds = || (0..COUNTED).for_each(|_| scene.round());
@@ -139,10 +139,10 @@ fn allocations_of(case: &Case) -> f64 {
 
 fn write() -> std::io::Result<()> {
     let mut text = String::from(
-        "# Engine alone\n\nWritten by `make bench`; not by hand. What is measured and how: [benchmarks.md](../benchmarks.md).\n\n\
-         CPU time for one request, from its bytes to those of its reply, in one thread, without input or output. Where a row names several, \
-         they are made one after the other and the figures are for all of them together.\n\n\
-         | Requests | Asked by | ns | confidence of 95 % | allocations |\n|---|---|---|---|---|\n",
+        "# Engine alone\n\n`make bench` writes this page. The method: [benchmarks.md](../benchmarks.md).\n\n\
+         CPU time from the bytes of a request to the bytes of its reply, in one thread, without input or output. \
+         If a row names several requests, the figures are for all of them in sequence.\n\n\
+         | Requests | Requester | ns | 95 % confidence interval | allocations |\n|---|---|---|---|---|\n",
     );
     for case in CASES {
         let Some((ns, low, high)) = estimate(case.name) else { continue };
@@ -160,7 +160,7 @@ fn write() -> std::io::Result<()> {
     Ok(())
 }
 
-/// What Criterion found for a case, in nanoseconds: its estimate, with the bounds of its confidence.
+/// Returns Criterion's result for a case in nanoseconds: the estimate, and the bounds of its confidence interval.
 fn estimate(name: &str) -> Option<(f64, f64, f64)> {
     let folder = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target")), PathBuf::from);

@@ -1,20 +1,20 @@
-//! The requests that are measured. Where one alone would change what the next one finds, its contrary follows.
+//! The measured requests. If a request changes the state for the next round, a second one restores it.
 
 use xenstore::wire::header::MessageType as Type;
 
 use crate::driver::Who;
 
-/// What is measured as one.
+/// Requests that are measured together.
 pub struct Case {
-    /// Its name, in tables and in Criterion's folders.
+    /// The case's name, in tables and in Criterion's folders.
     pub name: &'static str,
-    /// Who asks.
+    /// The requester.
     pub who: Who,
-    /// What is asked before, once.
+    /// Requests that are executed once before the measurement.
     pub before: &'static [(Who, Type, &'static [u8])],
-    /// The requests.
+    /// The measured requests.
     pub requests: &'static [(Type, &'static [u8])],
-    /// The first one opens a transaction in which the others are.
+    /// Whether the first request opens a transaction for the others.
     pub in_transaction: bool,
 }
 
@@ -22,7 +22,7 @@ const fn of(who: Who, name: &'static str, requests: &'static [(Type, &'static [u
     Case { name, who, before: &[], requests, in_transaction: false }
 }
 
-/// All.
+/// All cases, in the order of the table.
 pub const CASES: &[Case] = &[
     of(Who::Guest, "READ", &[(Type::Read, b"data/value\0")]),
     of(Who::Guest, "READ of 1900 bytes", &[(Type::Read, b"data/large\0")]),
@@ -31,7 +31,7 @@ pub const CASES: &[Case] = &[
         before: &[(Who::Guest, Type::Watch, b"data\0token\0")],
         ..of(Who::Guest, "WRITE with an event", &[(Type::Write, b"data/value\0y")])
     },
-    of(Who::Guest, "MKDIR of what is there", &[(Type::Mkdir, b"data\0")]),
+    of(Who::Guest, "MKDIR of an existing node", &[(Type::Mkdir, b"data\0")]),
     of(Who::Guest, "MKDIR, RM", &[(Type::Mkdir, b"new\0"), (Type::Rm, b"new\0")]),
     of(Who::Guest, "DIRECTORY of 100", &[(Type::Directory, b"directory\0")]),
     of(Who::Guest, "DIRECTORY_PART of 100", &[(Type::DirectoryPart, b"directory\x000\0")]),

@@ -1,4 +1,4 @@
-//! The tests, group by group: each prepares its state and measures requests on it.
+//! The tests, by group. Each group prepares its state and measures requests on it.
 
 use std::fs;
 use std::io;
@@ -14,22 +14,22 @@ const PLAIN_REQUESTS: usize = 40_000;
 const GROWN_REQUESTS: usize = 20_000;
 /// Transactions of one measurement.
 const TRANSACTIONS: usize = 2_500;
-/// Requests whose time is taken one by one.
+/// Requests that are timed one by one.
 const SINGLE_REQUESTS: usize = 8_000;
 
-/// Nodes that a store has beside the few of the preparation.
+/// Sizes of the store: nodes in addition to the few of the preparation.
 pub const NODES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// From this size on the C server gets one round: each node costs it the more, the more there are.
+/// The size from which the C server gets one round: its cost of a node grows with the number of nodes.
 const C_IN_ONE_ROUND: usize = 100_000;
-/// Children of one node.
+/// Sizes of a directory.
 pub const CHILDREN: [usize; 4] = [10, 100, 1_000, 10_000];
-/// Watches, so many for each client.
+/// Numbers of watches, and watches of each client.
 pub const WATCHES: [usize; 4] = [0, 300, 9_000, 90_000];
 const WATCHES_OF_CLIENT: usize = 300;
-/// Connected domains, of which one asks.
+/// Numbers of connected domains, of which one sends requests.
 pub const DOMAINS: [usize; 3] = [10, 1_000, 4_000];
 
-/// Deaths that are measured on each store, and nodes of each domain that dies.
+/// Deaths that are measured on each store, and the nodes that each dead domain owned.
 const DEATHS: usize = 5;
 const NODES_OF_DOMAIN: usize = 1_000;
 /// The first domain that dies.
@@ -52,12 +52,12 @@ pub fn run(group: Group, kind: Kind, round: usize, results: &mut Results) -> io:
     }
 }
 
-/// The largest size of all is for this project's server alone: what leads there takes the others many minutes.
+/// Returns whether a server skips the size. Only this project's server builds the largest one without many minutes.
 fn is_too_large(sizes: &[usize], size: usize, kind: Kind) -> bool {
     kind != Kind::Ours && sizes.last() == Some(&size)
 }
 
-/// A server with the nodes that single requests are about.
+/// Starts a server, and makes the nodes for single requests.
 fn prepared(kind: Kind) -> io::Result<(Server, Load)> {
     let server = Server::start(kind)?;
     let mut load = Load::connect(server.folder())?;
@@ -77,7 +77,7 @@ fn constant(kind: u32, bytes: &[u8]) -> impl FnMut(usize, &mut Vec<u8>) -> u32 {
     }
 }
 
-/// Makes a node and removes it again, in turns.
+/// Makes payloads that alternately make and remove a node.
 fn mkdir_rm(path: &str) -> impl FnMut(usize, &mut Vec<u8>) -> u32 {
     move |at, payload| {
         payload.extend_from_slice(path.as_bytes());
@@ -86,7 +86,7 @@ fn mkdir_rm(path: &str) -> impl FnMut(usize, &mut Vec<u8>) -> u32 {
     }
 }
 
-/// Reads a node and writes it.
+/// Makes the requests of a transaction that reads and writes a node.
 fn read_and_write(path: &str) -> Vec<(u32, Vec<u8>)> {
     let read = [path.as_bytes(), b"\0"].concat();
     let write = [&read[..], b"z"].concat();
@@ -128,12 +128,12 @@ fn single_kinds(group: Group, server: &Server, load: &mut Load, kind: Kind, resu
     Ok(())
 }
 
-/// The path of a node of the large tree: a hundred to a directory.
+/// Returns the path of a node of the large tree, in which each directory has a hundred nodes.
 fn node(number: usize) -> String {
     format!("/load/{}/{}/{}", number / 10_000, number / 100 % 100, number % 100)
 }
 
-/// Numbers that look like chance, always the same ones.
+/// Pseudo-random numbers, the same in each run.
 struct Random(u32);
 
 impl Random {
@@ -173,7 +173,7 @@ fn nodes(kind: Kind, size: usize, results: &mut Results) -> io::Result<()> {
     deaths(&server, &mut load, test("death"), kind, results)
 }
 
-/// Measures what it costs when a domain with a thousand nodes is released.
+/// Measures the release of a domain that owns a thousand nodes.
 fn deaths(server: &Server, load: &mut Load, test: Test, kind: Kind, results: &mut Results) -> io::Result<()> {
     for domid in (FIRST_TO_DIE..).take(DEATHS) {
         introduce(server, load, domid)?;
@@ -188,7 +188,7 @@ fn deaths(server: &Server, load: &mut Load, test: Test, kind: Kind, results: &mu
     Ok(())
 }
 
-/// Lets a domain exist, with a home of its own, and introduces it.
+/// Creates a domain with a home directory, and introduces it.
 fn introduce(server: &Server, load: &mut Load, domid: u32) -> io::Result<()> {
     let ring = server.folder().join(format!("ring.{domid}"));
     if !ring.exists() {

@@ -1,9 +1,9 @@
-//! Which version of this project is measured.
+//! The measured version of this project.
 
 use std::process::Command;
 
-/// The commit, marked if something is not as it says: pages of figures excepted, which the benchmarks write themselves. `None`
-/// outside of a repository.
+/// Returns the commit, with a mark if files differ from it. Pages of figures are ignored: the benchmarks write them.
+/// Returns `None` outside of a repository.
 pub(crate) fn describe() -> Option<String> {
     let commit = git(&["describe", "--always"])?;
     let changes = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"])?;

@@ -1,6 +1,6 @@
-//! Load on a server's socket: requests of which a number is always in flight, or one at a time.
+//! Load on a server's socket: a fixed number of requests in flight, or one request at a time.
 //!
-//! Each request is written by a call of its own, as libxenstore does; replies are read as many as are there.
+//! As in libxenstore, each request is a write call of its own. One read call takes all available replies.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 use crate::names::{ERROR, TRANSACTION_END, TRANSACTION_START};
 use crate::server::Server;
 
-/// Requests in flight, unless a test is about one at a time.
+/// Requests in flight, except in tests with one request at a time.
 pub const IN_FLIGHT: usize = 32;
-/// How long one measurement lasts at most: a server that is slow at something makes fewer requests.
+/// The longest time of one measurement. A slow server is measured with fewer requests.
 const MOST: Duration = Duration::from_secs(1);
-/// How long a server may take for one answer: it may be in the middle of a removal in a large store.
+/// The longest time for one reply, which may include the end of a removal in a large store.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 const HEADER_BYTES: usize = 16;
 const WATCH_EVENT: u32 = 15;
 const READ_BYTES: usize = 65536;
-/// The longest message.
+/// Bytes of the longest message.
 const SEEN_BYTES: usize = 8192;
 
-/// What some requests cost.
+/// The cost of one request, as the mean of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
     /// The server's CPU time for one request, in microseconds.
@@ -34,16 +34,16 @@ pub struct Cost {
 
 /// One request.
 pub struct Request<'a> {
-    /// Its type.
+    /// The message type's number.
     pub kind: u32,
-    /// Its transaction.
+    /// The transaction's number; 0 for none.
     pub transaction: u32,
-    /// Its payload.
+    /// The payload.
     pub payload: &'a [u8],
 }
 
 impl<'a> Request<'a> {
-    /// A request outside of transactions.
+    /// Creates a request outside of transactions.
     pub const fn new(kind: u32, payload: &'a [u8]) -> Self {
         Self { kind, transaction: 0, payload }
     }
@@ -67,19 +67,19 @@ impl Load {
         Ok(Self { stream, outgoing: Vec::new(), incoming, from: 0, to: 0 })
     }
 
-    /// Makes a request and returns the reply's payload. A refusal is an error.
+    /// Sends a request and returns the reply's payload. A refusal is an error.
     pub fn ask(&mut self, kind: u32, payload: &[u8]) -> io::Result<&[u8]> {
         self.ask_in(0, kind, payload)
     }
 
-    /// The same in a transaction.
+    /// Does the same in a transaction.
     pub fn ask_in(&mut self, transaction: u32, kind: u32, payload: &[u8]) -> io::Result<&[u8]> {
         self.send(&Request { kind, transaction, payload })?;
         self.receive()
     }
 
-    /// Makes up to `count` requests, for [`MOST`] at most, of which up to [`IN_FLIGHT`] are under way, and measures them.
-    /// `next` makes the payload of each in the buffer and returns its type.
+    /// Measures up to `count` requests, for at most [`MOST`], with up to [`IN_FLIGHT`] in flight. `next` writes each
+    /// payload to the buffer and returns the request's type.
     pub fn pipelined(
         &mut self,
         server: &Server,
@@ -89,7 +89,7 @@ impl Load {
         self.pipelined_for(server, count, MOST, next)
     }
 
-    /// The same with all of them, however long it takes.
+    /// Measures all `count` requests, without a limit of time.
     pub fn all(
         &mut self,
         server: &Server,
@@ -124,7 +124,7 @@ impl Load {
         }
     }
 
-    /// Makes up to `count` requests, one at a time, and returns how long each took in nanoseconds.
+    /// Sends up to `count` requests, one at a time. Returns the nanoseconds of each.
     pub fn latencies(&mut self, count: usize, kind: u32, payload: &[u8]) -> io::Result<Vec<u64>> {
         let mut all = Vec::with_capacity(count);
         let first = Instant::now();
@@ -136,8 +136,7 @@ impl Load {
         Ok(all)
     }
 
-    /// Makes up to `count` transactions with the given requests in each, one request at a time, and measures them. `next`
-    /// makes the requests of each.
+    /// Measures up to `count` transactions, one request at a time. `next` makes the requests of each transaction.
     pub fn transactions(
         &mut self,
         server: &Server,
@@ -152,7 +151,7 @@ impl Load {
             }
             let id = self.ask(TRANSACTION_START, b"\0")?;
             let id = str::from_utf8(id).ok().and_then(|id| id.trim_end_matches('\0').parse().ok());
-            let id = id.ok_or_else(|| io::Error::other("no number of a transaction"))?;
+            let id = id.ok_or_else(|| io::Error::other("the transaction's number is missing"))?;
             for (kind, payload) in next(at) {
                 self.ask_in(id, kind, &payload)?;
                 requests += 1;
@@ -163,7 +162,7 @@ impl Load {
         begin.cost(server, requests)
     }
 
-    /// Keeps no more room than a client needs that asks seldom.
+    /// Releases the buffers, as for a client that rarely sends requests.
     pub fn shrink(&mut self) {
         self.incoming = vec![0; SEEN_BYTES].into();
         (self.from, self.to) = (0, 0);
@@ -178,7 +177,7 @@ impl Load {
         self.stream.write_all(&self.outgoing)
     }
 
-    /// The next reply's payload; events are passed over.
+    /// Returns the next reply's payload, and skips events.
     fn receive(&mut self) -> io::Result<&[u8]> {
         loop {
             self.fill(HEADER_BYTES)?;
@@ -206,7 +205,7 @@ impl Load {
         }
     }
 
-    /// Reads until so many bytes are there.
+    /// Reads until `bytes` bytes are available.
     fn fill(&mut self, bytes: usize) -> io::Result<()> {
         while self.to - self.from < bytes {
             if self.from == self.to || self.incoming.len() - self.from < bytes {
@@ -222,24 +221,24 @@ impl Load {
     }
 }
 
-/// When something that is measured began.
+/// The start of a measurement.
 pub struct Begin {
     cpu_ns: u64,
     at: Instant,
 }
 
 impl Begin {
-    /// Begins now.
+    /// Starts a measurement now.
     pub fn now(server: &Server) -> io::Result<Self> {
         Ok(Self { cpu_ns: server.cpu_ns()?, at: Instant::now() })
     }
 
-    /// Whether a measurement has lasted long enough.
+    /// Returns whether the measurement's time is over.
     pub fn is_over(&self) -> bool {
         self.at.elapsed() >= MOST
     }
 
-    /// What `requests` that were made since then cost, one by one.
+    /// Returns the mean cost of `requests` since the start.
     pub fn cost(&self, server: &Server, requests: usize) -> io::Result<Cost> {
         let wall_us = self.at.elapsed().as_secs_f64() * 1e6 / requests as f64;
         let cpu_us = (server.cpu_ns()? - self.cpu_ns) as f64 / 1000.0 / requests as f64;

@@ -1,11 +1,11 @@
-//! On what it was measured, and with which servers.
+//! The machine and the servers of a run.
 
 use std::fs;
 use std::process::Command;
 
 use crate::commit;
 
-/// Lines of a list about machine and versions.
+/// Returns list items that describe the machine and the versions.
 pub fn describe() -> String {
     let kernel = ["ostype", "osrelease"].map(|name| fs::read_to_string(format!("/proc/sys/kernel/{name}")));
     let kernel = kernel.map(|part| part.unwrap_or_default().trim().to_owned()).join(" ");
@@ -40,13 +40,13 @@ fn memory_mib() -> u64 {
     total.unwrap_or(0) / 1024
 }
 
-/// This project's version, with the commit where that can be told.
+/// Returns this project's version, with the commit if it is known.
 fn version() -> String {
     let commit = commit::describe().map_or_else(String::new, |commit| format!(" ({commit})"));
     format!("{}{commit}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The version of Debian's packages, as the change log in them says.
+/// Returns the version of Debian's packages, from their change log.
 fn peers() -> String {
     let log =
         concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/root/usr/share/doc/xen-utils-4.17/changelog.Debian.gz");

@@ -1,9 +1,9 @@
 //! Load on this project's hosted server and on Debian's C and OCaml servers, on this machine and in one run.
 //!
-//! `make bench` runs it. Each round runs each group of tests on each server in turn, so that whatever else the machine does
-//! hits all alike; a figure is the median of the rounds. What is measured is the server's own CPU time, in the kernel and
-//! outside of it, from the scheduler's account in nanoseconds. Client and server share one processor, save in the group `two`.
-//! The results go to `docs/benchmarks/host.md`, and plots beside it.
+//! `make bench` runs it. Each round runs each group of tests on each server in turn: other load on the machine then
+//! disturbs all servers alike. A figure is the median of the rounds. It is the server's CPU time, in user and kernel
+//! mode, from the scheduler's account in nanoseconds. Client and server share one processor, except in the group `two`.
+//! The results go to `docs/benchmarks/host.md`, and plots to the same folder.
 
 mod cases;
 #[path = "../../tests/differential/client.rs"]
@@ -36,11 +36,11 @@ use processors::Processors;
 use results::{Group, Results};
 use server::Kind;
 
-/// Rounds, unless `ROUNDS` says otherwise.
+/// The number of rounds without `ROUNDS`.
 const ROUNDS: usize = 5;
-/// Open files that the tests with the most clients need, here and in the servers.
+/// Open files that the tests with the most clients need, in this process and in the servers.
 const OPEN_FILES: u64 = 16384;
-/// Where the results go.
+/// The folder for the results.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks");
 
 fn main() -> ExitCode {
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 
 fn run() -> io::Result<()> {
     let rounds = match std::env::var("ROUNDS") {
-        Ok(word) if !word.is_empty() => word.parse().map_err(|_| io::Error::other("ROUNDS is no number"))?,
+        Ok(word) if !word.is_empty() => word.parse().map_err(|_| io::Error::other("ROUNDS is not a number"))?,
         _ => ROUNDS,
     };
     let only = std::env::var("ONLY").unwrap_or_default();
@@ -65,7 +65,7 @@ fn run() -> io::Result<()> {
         .collect();
     if groups.is_empty() {
         let known = Group::ALL.map(Group::name).join(", ");
-        return Err(io::Error::other(format!("ONLY={only}: there are {known}")));
+        return Err(io::Error::other(format!("ONLY={only}: unknown group; the groups are {known}")));
     }
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum.map(|most| most.min(OPEN_FILES)), ..limit })?;
@@ -90,7 +90,7 @@ fn run() -> io::Result<()> {
     let folder = Path::new(FOLDER);
     fs::create_dir_all(folder)?;
     let text = report::write(&results, &groups, &processors, rounds, begin.elapsed());
-    // A part alone is shown, and does not take the place of the whole.
+    // The results of some groups are only printed. They do not replace the document about all.
     if only.is_empty() {
         plots::write(&results, folder)?;
         fs::write(folder.join("host.md"), &text)?;

@@ -11,7 +11,7 @@ use crate::server::Kind;
 
 const SIZE: (u32, u32) = (760, 420);
 const FONT: &str = "sans-serif";
-/// Points of a distribution.
+/// Number of points of a distribution.
 const POINTS: usize = 200;
 
 /// A line of a plot.
@@ -37,7 +37,7 @@ pub fn write(results: &Results, folder: &Path) -> io::Result<()> {
         &folder.join("latency.svg"),
         "Latency of a READ, one at a time",
         "part of the requests",
-        "µs, at most",
+        "µs at most",
         &lines,
         part,
     )
@@ -51,7 +51,7 @@ const fn colour(kind: Kind) -> RGBColor {
     }
 }
 
-/// The cost of what is read or written, for each server. Size 0 stands where 1 is: the axis is logarithmic.
+/// Returns the cost of a read or write for each server. Size 0 is drawn at 1, because the axis is logarithmic.
 fn growth(results: &Results, group: Group) -> Vec<Line> {
     let name = if group == Group::Watches { "write" } else { "read" };
     let tests: Vec<Test> = results.tests(group).into_iter().filter(|test| test.name == name).collect();
@@ -62,8 +62,8 @@ fn growth(results: &Results, group: Group) -> Vec<Line> {
     Kind::ALL.map(line).into()
 }
 
-/// Which latency is not exceeded by how large a part of the requests. The axis is the logarithm of how many requests come
-/// to one that is worse, so that the rare ones are seen.
+/// Returns the latency that each part of the requests does not exceed. The axis is the logarithm of the number of
+/// requests for each slower one, so that the rare slow ones are visible.
 fn distribution(results: &Results, name: &str) -> Vec<Line> {
     let line = |kind: Kind| {
         let all = results.latencies(name, kind);
@@ -78,7 +78,7 @@ fn distribution(results: &Results, name: &str) -> Vec<Line> {
     Kind::ALL.map(line).into()
 }
 
-/// Draws lines with both axes logarithmic.
+/// Draws lines on two logarithmic axes.
 fn draw(
     path: &Path,
     title: &str,
@@ -95,7 +95,7 @@ fn draw(
     render(path, title, [x_title, y_title], lines, (x, y), &x_label).map_err(failed)
 }
 
-/// The least and the most, with some room beyond.
+/// Returns the minimum and the maximum, with some room on both sides.
 fn bounds(values: impl Iterator<Item = f64> + Clone) -> Option<(f64, f64)> {
     let least = values.clone().min_by(f64::total_cmp)?;
     let most = values.max_by(f64::total_cmp)?;

@@ -9,33 +9,33 @@ use crate::processors::Processors;
 use crate::results::{Figure, Group, Results, Test};
 use crate::server::Kind;
 
-/// What a row of the plain tests is to reach: the most of the C server's cost, and of the OCaml server's.
+/// The goals of the plain tests: the largest part of the C server's cost, and of the OCaml server's.
 const MOST_OF_C: f64 = 0.25;
 const MOST_OF_OCAML: f64 = 0.2;
-/// The same for transactions, against the C server alone.
+/// The goal of transactions: the largest part of the C server's cost.
 const MOST_OF_C_FOR_TRANSACTIONS: f64 = 0.6;
-/// The most of the C server's cost for a node of a large store.
+/// The goal of building a large store: the largest part of the C server's cost of a node.
 const MOST_OF_C_FOR_A_BUILD: f64 = 0.1;
-/// How much dearer a request may be in a large store or directory than in a small one.
+/// The goal of growth: the cost of a request in a large store or directory, as a multiple of that in a small one.
 const GROWTH: f64 = 1.5;
-/// The same for watches and domains that have nothing to do with it.
+/// The same for watches and domains that the request does not concern.
 const GROWTH_BY_OTHERS: f64 = 1.2;
 
-/// The document about some groups.
+/// Returns the document about some groups.
 pub fn write(results: &Results, groups: &[Group], processors: &Processors, rounds: usize, took: Duration) -> String {
     let mut text = String::from(
-        "# Host part\n\nWritten by `make bench`; not by hand. What is measured and how: [benchmarks.md](../benchmarks.md).\n\n",
+        "# Host part\n\n`make bench` writes this page. The method: [benchmarks.md](../benchmarks.md).\n\n",
     );
     text.push_str(&machine::describe());
     let _ = writeln!(
         text,
-        "- Rounds: {rounds}; of the C server with 100,000 nodes one. The largest numbers of nodes, watches and domains are for \
-         this project alone: what leads there takes the others many minutes. Duration: {} minutes\n",
+        "- Rounds: {rounds}, but one for the C server with 100,000 nodes. The largest numbers of nodes, watches and \
+         domains are for this project alone: other servers need many minutes to get there. Duration: {} minutes\n",
         took.as_secs().div_ceil(60)
     );
     text.push_str(
-        "Server CPU time for one request in microseconds: median, and least and most of the rounds in brackets. \
-         Client and server share one processor, save below \"On two processors\".\n",
+        "Server CPU time for one request in microseconds: the median of the rounds, with the minimum and the maximum in \
+         parentheses. Client and server share one processor, except in \"On two processors\".\n",
     );
     for group in groups.iter().copied() {
         match group {
@@ -50,7 +50,7 @@ pub fn write(results: &Results, groups: &[Group], processors: &Processors, round
 }
 
 fn plain(text: &mut String, results: &Results) {
-    text.push_str("\n## Requests of one kind\n\n32 in flight; transactions one request at a time.\n\n");
+    text.push_str("\n## Requests of one kind\n\n32 requests in flight; transactions send one request at a time.\n\n");
     single_kinds(text, results, Group::Plain);
     throughput(text, results);
     latencies(text, results);
@@ -59,19 +59,21 @@ fn plain(text: &mut String, results: &Results) {
 fn two(text: &mut String, results: &Results, processors: &Processors) {
     text.push_str("\n## On two processors\n\n");
     if !processors.are_several() {
-        text.push_str("Left out: the benchmark was allowed one processor only.\n");
+        text.push_str("Skipped: the benchmark could use only one processor.\n");
         return;
     }
     text.push_str(
-        "The requests of one kind again, client and server on whichever processors the scheduler chooses. Here most of the \
-         cost of a request that goes alone is that of waking a processor that sleeps, whichever the server; and with 32 \
-         in flight, chance decides how many come with each waking. So the rest of this page is measured on one.\n\n",
+        "The requests of one kind again, on processors that the scheduler chooses for client and server. A single \
+         request here costs mostly the wake-up of a sleeping processor, for every server. With 32 in flight, chance \
+         decides how many requests come with each wake-up. The rest of this page is therefore measured on one \
+         processor.\n\n",
     );
     single_kinds(text, results, Group::Two);
 }
 
 fn single_kinds(text: &mut String, results: &Results, group: Group) {
-    text.push_str("| Test | This project | C | OCaml | of C | goal | of OCaml | goal | |\n|---|---|---|---|---|---|---|---|---|\n");
+    text.push_str("| Test | This project | C | OCaml | of C | goal | of OCaml | goal | |\n");
+    text.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for test in &in_order(results.tests(group)) {
         let is_transaction = test.name.starts_with("ta-");
         let goal = if is_transaction { MOST_OF_C_FOR_TRANSACTIONS } else { MOST_OF_C };
@@ -94,7 +96,7 @@ fn single_kinds(text: &mut String, results: &Results, group: Group) {
 }
 
 fn throughput(text: &mut String, results: &Results) {
-    text.push_str("\n### Throughput\n\nRequests in a second, the client on the same processor.\n\n");
+    text.push_str("\n### Throughput\n\nRequests per second, with the client on the same processor.\n\n");
     text.push_str("| Test | This project | C | OCaml |\n|---|---|---|---|\n");
     for test in &in_order(results.tests(Group::Plain)) {
         let [ours, c, ocaml] = Kind::ALL.map(|kind| match results.throughput(*test, kind) {
@@ -106,7 +108,7 @@ fn throughput(text: &mut String, results: &Results) {
 }
 
 fn latencies(text: &mut String, results: &Results) {
-    text.push_str("\n### Latency\n\nMicroseconds from a request to its reply, one at a time, all rounds together.\n\n");
+    text.push_str("\n### Latency\n\nMicroseconds from request to reply, one request at a time, over all rounds.\n\n");
     text.push_str("| Test | Server | 50 % | 90 % | 99 % | 99.9 % | most |\n|---|---|---|---|---|---|---|\n");
     for name in ["read1", "write1"] {
         for kind in Kind::ALL {
@@ -132,10 +134,11 @@ fn latencies(text: &mut String, results: &Results) {
 
 fn nodes(text: &mut String, results: &Results) {
     text.push_str(
-        "\n## Nodes\n\nA store of so many nodes, a hundred to a directory; requests on random ones. \
-         At 1,000,000 \"of C\" is of its cost at 100,000.\n\n",
+        "\n## Nodes\n\nRequests on random nodes of a store with this number of nodes, a hundred in each directory. \
+         At 1,000,000 nodes, \"of C\" is relative to the C server's cost at 100,000.\n\n",
     );
-    text.push_str("| Test | Nodes | This project | C | OCaml | of C | of its own at 1,000 | goal | |\n|---|---|---|---|---|---|---|---|---|\n");
+    text.push_str("| Test | Nodes | This project | C | OCaml | of C | of its own at 1,000 | goal | |\n");
+    text.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for test in in_order(results.tests(Group::Nodes)) {
         let own = growth(results, test, Test { size: cases::NODES[0], ..test });
         let is_largest = Some(&test.size) == cases::NODES.last();
@@ -153,7 +156,7 @@ fn nodes(text: &mut String, results: &Results) {
     text.push_str(
         "\nA death is the RELEASE of a domain that owns 1,000 nodes, five in each round.\n\n![Nodes](nodes.svg)\n",
     );
-    text.push_str("\nResident memory that the process grew by, for one node (8 to 15 bytes of path below `/load`, 16 of value):\n\n");
+    text.push_str("\nGrowth of resident memory for one node (8 to 15 bytes of path below `/load`, 16 of value):\n\n");
     text.push_str("| Nodes | This project | C | OCaml |\n|---|---|---|---|\n");
     for size in cases::NODES.into_iter().skip(2) {
         let [ours, c, ocaml] = Kind::ALL.map(|kind| match results.memory(size, kind) {
@@ -166,16 +169,19 @@ fn nodes(text: &mut String, results: &Results) {
 
 fn grown(text: &mut String, results: &Results, group: Group) {
     let (title, what, goal, plot) = match group {
-        Group::Children => ("Children", "MKDIR and RM in a directory of so many, 32 in flight.", GROWTH, None),
+        Group::Children => {
+            let what = "MKDIR and RM in a directory with this number of children, 32 requests in flight.";
+            ("Children", what, GROWTH, None)
+        }
         Group::Watches => (
             "Watches",
-            "A WRITE that matches none of so many watches, 300 for each client, 32 in flight.",
+            "A WRITE that matches none of this number of watches, 300 for each client, 32 requests in flight.",
             GROWTH_BY_OTHERS,
             Some("watches.svg"),
         ),
         _ => (
             "Domains",
-            "READ by one domain over its ring, one at a time, while so many are connected.",
+            "READ by one domain over its ring, one request at a time, with this number of connected domains.",
             GROWTH_BY_OTHERS,
             Some("domains.svg"),
         ),
@@ -185,7 +191,8 @@ fn grown(text: &mut String, results: &Results, group: Group) {
     let _ = writeln!(text, "\n## {title}\n\n{what}\n");
     let _ = writeln!(
         text,
-        "| Test | {title} | This project | C | OCaml | of C | of its own at {} | goal | |\n|---|---|---|---|---|---|---|---|---|",
+        "| Test | {title} | This project | C | OCaml | of C | of its own at {} | goal | |\n\
+         |---|---|---|---|---|---|---|---|---|",
         thousands(first.size)
     );
     for test in &tests {
@@ -222,23 +229,23 @@ fn row(
     );
 }
 
-/// Our cost as a part of the C server's on a tenth of the store, which is less than its cost on all of it.
+/// Returns our cost as a part of the C server's cost on a tenth of the store, which is less than on the whole store.
 fn of_smaller(results: &Results, test: Test) -> Option<f64> {
     let smaller = Test { size: test.size / 10, ..test };
     Some(results.cpu(test, Kind::Ours)?.median / results.cpu(smaller, Kind::C)?.median)
 }
 
-/// Our cost as a part of another server's.
+/// Returns our cost as a part of another server's.
 fn ratio(results: &Results, test: Test, of: Kind) -> Option<f64> {
     Some(results.cpu(test, Kind::Ours)?.median / results.cpu(test, of)?.median)
 }
 
-/// Our cost as a part of that of another test.
+/// Returns our cost as a part of that of another test.
 fn growth(results: &Results, test: Test, of: Test) -> Option<f64> {
     Some(results.cpu(test, Kind::Ours)?.median / results.cpu(of, Kind::Ours)?.median)
 }
 
-/// Tests as they are run, not by name.
+/// Returns the tests in the order of the run.
 fn in_order(mut tests: Vec<Test>) -> Vec<Test> {
     const ORDER: [&str; 12] = [
         "read1",
@@ -272,7 +279,7 @@ const fn verdict(is_met: bool) -> &'static str {
     if is_met { "met" } else { "**missed**" }
 }
 
-/// A number with a comma after each three digits.
+/// Formats a number with a comma after each three digits.
 pub fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

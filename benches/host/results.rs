@@ -1,18 +1,18 @@
-//! What was measured, by test, size and server, and the median and spread of it.
+//! The measurements by test, size and server, with their medians and spreads.
 
 use std::collections::BTreeMap;
 
 use crate::load::Cost;
 use crate::server::Kind;
 
-/// A test: its group, what is done, and how much of something there is meanwhile.
+/// A test: its group, its kind of request, and the size of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Test {
-    /// What belongs together in a table.
+    /// The group: the table with this test.
     pub group: Group,
-    /// What is done.
+    /// The measured requests.
     pub name: &'static str,
-    /// Nodes, children, watches or domains; 0 where that means nothing.
+    /// Number of nodes, children, watches or domains; 0 for a test without a size.
     pub size: usize,
 }
 
@@ -21,7 +21,7 @@ pub struct Test {
 pub enum Group {
     /// Single kinds of requests on a small store.
     Plain,
-    /// The same on two processors; all other groups run on one.
+    /// The same on two processors; all other groups use one.
     Two,
     /// A growing number of nodes.
     Nodes,
@@ -34,10 +34,10 @@ pub enum Group {
 }
 
 impl Group {
-    /// All, in the order of the report.
+    /// All groups, in the order of the report.
     pub const ALL: [Self; 6] = [Self::Plain, Self::Two, Self::Nodes, Self::Children, Self::Watches, Self::Domains];
 
-    /// Its word on the command line.
+    /// Returns the group's name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -50,7 +50,7 @@ impl Group {
     }
 }
 
-/// Everything that was measured.
+/// All measurements.
 #[derive(Default)]
 pub struct Results {
     costs: BTreeMap<(Test, Kind), Vec<Cost>>,
@@ -58,14 +58,14 @@ pub struct Results {
     memory: BTreeMap<(usize, Kind), Vec<f64>>,
 }
 
-/// Median, least and most of some figures.
+/// The median and the spread of some figures.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
     /// The median.
     pub median: f64,
-    /// The least.
+    /// The smallest figure.
     pub least: f64,
-    /// The most.
+    /// The largest figure.
     pub most: f64,
 }
 
@@ -81,7 +81,7 @@ impl Figure {
 }
 
 impl Results {
-    /// Notes what a test cost in one round.
+    /// Adds the cost of a test in one round.
     pub fn note(&mut self, test: Test, server: Kind, cost: Cost) {
         eprintln!(
             "    {:<9} {:>8} {:<12} {:>10.3} µs CPU {:>10.3} µs",
@@ -94,32 +94,32 @@ impl Results {
         self.costs.entry((test, server)).or_default().push(cost);
     }
 
-    /// Notes how long single requests took, in nanoseconds.
+    /// Adds the times of single requests, in nanoseconds.
     pub fn note_latencies(&mut self, name: &'static str, server: Kind, latencies: &[u64]) {
         self.latencies.entry((name, server)).or_default().extend_from_slice(latencies);
     }
 
-    /// Notes how much resident memory a number of nodes took.
+    /// Adds the resident memory that one node took, in bytes.
     pub fn note_memory(&mut self, nodes: usize, server: Kind, bytes: f64) {
         self.memory.entry((nodes, server)).or_default().push(bytes);
     }
 
-    /// The server's CPU time for one request, in microseconds.
+    /// Returns the server's CPU time for one request, in microseconds.
     pub fn cpu(&self, test: Test, server: Kind) -> Option<Figure> {
         Figure::of(self.costs.get(&(test, server))?.iter().map(|cost| cost.cpu_us).collect())
     }
 
-    /// Requests in a second.
+    /// Returns the requests per second.
     pub fn throughput(&self, test: Test, server: Kind) -> Option<Figure> {
         Figure::of(self.costs.get(&(test, server))?.iter().map(|cost| 1e6 / cost.wall_us).collect())
     }
 
-    /// Resident memory that a number of nodes took.
+    /// Returns the resident memory that one node took, in bytes.
     pub fn memory(&self, nodes: usize, server: Kind) -> Option<Figure> {
         Figure::of(self.memory.get(&(nodes, server))?.clone())
     }
 
-    /// How long single requests took, in microseconds, the shortest first.
+    /// Returns the times of single requests in microseconds, the shortest first.
     pub fn latencies(&self, name: &str, server: Kind) -> Vec<f64> {
         let found = self.latencies.iter().find(|((have, of), _)| *have == name && *of == server);
         let mut all: Vec<f64> = found.into_iter().flat_map(|(_, all)| all).map(|ns| *ns as f64 / 1000.0).collect();
@@ -127,7 +127,7 @@ impl Results {
         all
     }
 
-    /// The tests of a group that were run.
+    /// Returns the finished tests of a group.
     pub fn tests(&self, group: Group) -> Vec<Test> {
         let mut tests: Vec<Test> =
             self.costs.keys().map(|(test, _)| *test).filter(|test| test.group == group).collect();

@@ -1,4 +1,4 @@
-//! A server that is measured, as a process: this project's hosted one, or one of Debian's.
+//! The process of a measured server: this project's hosted server, or one of Debian's.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,12 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to start.
+/// The longest time for a server's start.
 const START: Duration = Duration::from_secs(30);
-/// How long a server may take to come to rest after its last reply.
+/// The longest time from a server's last reply until the server sleeps.
 const REST: Duration = Duration::from_secs(120);
 
-/// Which server.
+/// A measured server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// This project's hosted server.
@@ -25,10 +25,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All, in the order in which they get their turns.
+    /// All servers, in the order of their turns.
     pub const ALL: [Self; 3] = [Self::Ours, Self::C, Self::Ocaml];
 
-    /// What it is called in tables.
+    /// Returns the server's name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ours => "this project",
@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// A running server. It ends when this is dropped.
+/// A running server. Dropping this ends the process.
 pub struct Server {
     child: Child,
     folder: PathBuf,
@@ -73,18 +73,18 @@ impl Server {
         Ok(server)
     }
 
-    /// The folder that stands for its Xen.
+    /// Returns the folder that represents the server's Xen.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The CPU time that the process has taken, in the kernel and outside of it, in nanoseconds; taken when it is at rest,
-    /// so that nothing is missing.
+    /// Returns the CPU time of the process in nanoseconds, in user and kernel mode. Waits first until the process
+    /// sleeps, so that the account is complete.
     pub fn cpu_ns(&self) -> io::Result<u64> {
         let give_up = Instant::now() + REST;
         while !self.is_at_rest()? {
             if Instant::now() > give_up {
-                return Err(io::Error::other("the server does not come to rest"));
+                return Err(io::Error::other("the server does not become idle"));
             }
             std::thread::yield_now();
         }
@@ -97,14 +97,14 @@ impl Server {
         Ok(sum)
     }
 
-    /// Bytes of memory that are resident.
+    /// Returns the bytes of resident memory.
     pub fn resident_bytes(&self) -> io::Result<u64> {
         let pages = fs::read_to_string(self.file("statm"))?;
         let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
         pages.map(|pages| pages * 4096).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Whether the process sleeps.
+    /// Returns whether the process sleeps.
     fn is_at_rest(&self) -> io::Result<bool> {
         let state = fs::read_to_string(self.file("stat"))?;
         Ok(state.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('S')))
@@ -119,9 +119,9 @@ impl Server {
         while UnixStream::connect(self.folder.join("socket")).is_err() {
             if self.child.try_wait()?.is_some() || Instant::now() > give_up {
                 let output = fs::read_to_string(self.folder.join("output")).unwrap_or_default();
-                return Err(io::Error::other(format!("a server does not start: {output}")));
+                return Err(io::Error::other(format!("the server does not start: {output}")));
             }
-            // Nothing tells when a process begins to listen, so it is asked.
+            // A process does not report when it begins to listen, so this polls.
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine and the versions of a run.
 
 use std::fs;
 use std::process::Command;
@@ -7,20 +7,20 @@ use crate::commit;
 use crate::plan::RELEASES;
 use crate::project;
 
-/// The load of the machine now: runnable processes, in the mean of one minute.
+/// Returns the present load of the machine: runnable processes, averaged over one minute.
 pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// The first line that a program prints.
+/// Returns the first line that a program prints.
 fn first_line(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.lines().next().unwrap_or("unknown").to_owned()
 }
 
-/// Lines that describe machine and versions.
+/// Returns lines that describe the machine and the versions.
 pub(crate) fn describe() -> Vec<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

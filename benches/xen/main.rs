@@ -1,8 +1,8 @@
-//! What the Xenstore costs on real Xen, this kernel's and the C daemon's in dom0: `make bench-xen`.
+//! The cost of a Xenstore on real Xen: this kernel, and the C daemon in dom0. `make bench-xen` runs it.
 //!
-//! Emulated hosts are booted in turn (`plan`), their jobs in `tests/xen/jobs/bench-*.sh` print lines of figures (`results`),
-//! and those become `docs/benchmarks/xen.md` (`page`) and its plots (`plots`). What each boot brought back stays in
-//! `target/xen-bench/`, so that `--resume` goes on where a run ended, and `--report` writes the page again without any.
+//! The program boots emulated hosts in turn (`plan`). Their jobs in `tests/xen/jobs/bench-*.sh` print lines of figures
+//! (`results`), which become `docs/benchmarks/xen.md` (`page`) and its plots (`plots`). The files of each boot stay in
+//! `target/xen-bench/`: `--resume` continues an unfinished run, and `--report` writes the page again without a boot.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "../host/commit.rs"]
@@ -24,10 +24,10 @@ const USAGE: &str =
     "usage: cargo bench --features bench --bench xen -- [--rounds N] [--quick] [--only TEXT] [--resume | --report]
 
   --rounds N   rounds of boots (5)
-  --quick      one round, little of everything, to see that it works: the page lands in target/xen-bench-quick/
+  --quick      one round with little work, to test the benchmark itself: the page goes to target/xen-bench-quick/
   --only TEXT  only boots with TEXT in their names: 4.17-stubdom-round1, 4.20-c-large, 4.17-stubdom-scale, 4.17-c-ports
-  --resume     keep what an earlier run has finished
-  --report     boot nothing: only write the page from what is there";
+  --resume     keep the finished boots of an earlier run
+  --report     boot no host: write the page from the existing files";
 
 struct Options {
     rounds: u32,
@@ -42,7 +42,7 @@ fn options() -> Result<Options, String> {
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
-            // What `cargo bench` says to every benchmark.
+            // `cargo bench` passes this to every benchmark.
             "--bench" => {}
             "--rounds" => {
                 let count = words.next().and_then(|text| text.parse().ok());
@@ -52,22 +52,21 @@ fn options() -> Result<Options, String> {
             "--only" => options.only = words.next().ok_or("--only takes a part of a name")?,
             "--resume" => options.resume = true,
             "--report" => options.report = true,
-            _ => return Err(format!("{word:?} is not known here")),
+            _ => return Err(format!("unknown option {word:?}")),
         }
     }
     Ok(options)
 }
 
-/// The project's folder.
+/// Returns the project's folder.
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// How often a host is booted before it is given up: an emulated host may stand still for good when its machine is busy, with
-/// any store.
+/// The number of tries to boot a host. On a busy machine, an emulated host may hang with any store.
 const TRIES: u32 = 2;
 
-/// Runs the boots that are wanted, one after the other. Returns how many failed.
+/// Runs the selected boots, one after the other. Returns the number of failed ones.
 fn run(boots: &[Boot], options: &Options) -> usize {
     let begin = Instant::now();
     let is_wanted = |boot: &&Boot| boot.name().contains(&options.only) && !(options.resume && boot.is_done());
@@ -108,6 +107,6 @@ fn main() -> ExitCode {
     for failure in results.failures() {
         eprintln!("bench-xen: {failure}");
     }
-    eprintln!("==> bench-xen: {} is written; {failed} boots failed", docs.join("xen.md").display());
+    eprintln!("==> bench-xen: wrote {}; {failed} boots failed", docs.join("xen.md").display());
     if failed == 0 && results.failures().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

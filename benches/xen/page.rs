@@ -1,4 +1,4 @@
-//! `docs/benchmarks/xen.md`: tables with the goal beside the result.
+//! `docs/benchmarks/xen.md`: tables of results with their goals.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,11 +11,11 @@ use crate::results::{Results, Samples};
 
 /// The goal for the image, in bytes.
 const IMAGE_GOAL: u64 = 512 * 1024;
-/// The goal for the pause: a part of the daemon's.
+/// The goal for the pause, as a part of the daemon's.
 const PAUSE_GOAL: f64 = 0.1;
-/// Wake-ups that the asking alone takes.
+/// Wake-ups that the reading of the counts alone takes.
 const IDLE_WAKEUPS: f64 = 20.0;
-/// Sizes at which the pause has a goal.
+/// The number of nodes from which the pause has a goal.
 const PAUSE_GOAL_FROM: u32 = 10_000;
 
 /// Writes the page.
@@ -38,13 +38,14 @@ pub(crate) fn write(folder: &Path, results: &Results) -> io::Result<()> {
 
 const HEAD: &str = "# Benchmarks on real Xen
 
-`make bench-xen` wrote this page. It boots Xen, dom0 and a Xenstore in QEMU without KVM: this kernel in its own domain and the C
-daemon in dom0, on the same Xen and the same dom0, in turn. Figures compare the two with each other; hardware is many times
-faster than an emulator. Each figure is the median of the rounds, a boot each, with the least and the most in parentheses.
+`make bench-xen` writes this page. It boots Xen, dom0 and a Xenstore in QEMU without KVM: in turn this kernel in its own
+domain, and the C daemon in dom0, on the same Xen and the same dom0. The figures compare the two with each other;
+hardware is many times faster than an emulator. Each figure is the median of the rounds, with the minimum and the
+maximum in parentheses. Each round is one boot.
 
 ";
 
-/// `12.3`, with as many digits as say something.
+/// Formats a figure with the digits that are significant, such as `12.3`.
 fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 1000.0 => format!("{value:.0}"),
@@ -53,7 +54,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// A median with its spread, or a dash.
+/// Formats a median with its spread, or a dash without samples.
 fn cell(samples: Option<&Samples>) -> String {
     samples.map_or_else(
         || "–".to_owned(),
@@ -71,7 +72,7 @@ const fn verdict(is_met: bool) -> &'static str {
     if is_met { "met" } else { "**missed**" }
 }
 
-/// A row that compares both stores; `goal` is the most that the ratio of the medians may be.
+/// Writes a row that compares both stores. `goal` is the upper bound of the ratio of the medians.
 fn compare(page: &mut String, results: &Results, release: &'static str, what: &str, title: &str, goal: Option<f64>) {
     let [ours, daemon] = Store::BOTH.map(|store| results.get(release, store, what));
     let ratio = ours.as_ref().zip(daemon.as_ref()).map(|(ours, daemon)| ours.median() / daemon.median());
@@ -107,7 +108,7 @@ fn machine_and_load(page: &mut String, results: &Results) {
 }
 
 fn test_xenstore(page: &mut String, results: &Results) {
-    page.push_str("\n## Xen's own test of a store\n\nThe means that `test-xenstore` in dom0 tells, in microseconds.\n");
+    page.push_str("\n## Xen's own test of a store\n\nThe means of `test-xenstore` in dom0, in microseconds.\n");
     comparison_head(page, "test");
     for release in RELEASES {
         for test in results.names("test ") {
@@ -118,8 +119,8 @@ fn test_xenstore(page: &mut String, results: &Results) {
 
 fn latency(page: &mut String, results: &Results) {
     page.push_str(
-        "\n## What one read takes\n\nOne client in dom0 that reads all the time, through `/dev/xen/xenbus`, in microseconds.\n\n\
-         ![latency](xen-latency.svg)\n",
+        "\n## The time of one read\n\nOne client in dom0 that reads continuously, through `/dev/xen/xenbus`, in \
+         microseconds.\n\n![latency](xen-latency.svg)\n",
     );
     comparison_head(page, "of all reads");
     for release in RELEASES {
@@ -133,8 +134,8 @@ fn latency(page: &mut String, results: &Results) {
 
 fn guests(page: &mut String, results: &Results) {
     page.push_str(
-        "\n## Four guests at once\n\nFour small PV guests write nodes of their own and read them back, each as fast as it is \
-         answered. All answers are checked.\n",
+        "\n## Four guests at once\n\nFour small PV guests write nodes of their own and read them back. Each sends its \
+         next request after the reply. All replies are checked.\n",
     );
     comparison_head(page, "what");
     for release in RELEASES {
@@ -148,8 +149,8 @@ fn guests(page: &mut String, results: &Results) {
 
 fn work(page: &mut String, results: &Results) {
     page.push_str(
-        "\n## Wake-ups, events and hypercalls\n\nWhat the kernel counts. A request alone needs two hypercalls: the signal that \
-         its reply is there, and the one that sleeps until the next event.\n\n\
+        "\n## Wake-ups, events and hypercalls\n\nThe kernel's counts. A single request needs two hypercalls: one \
+         signals the reply, and one sleeps until the next event.\n\n\
          | Xen | what | one client in dom0 | four guests |\n|---|---|---|---|\n",
     );
     for release in RELEASES {
@@ -172,8 +173,8 @@ fn work(page: &mut String, results: &Results) {
 fn idle(page: &mut String, results: &Results) {
     let _ = writeln!(
         page,
-        "\n## An idle minute\n\nWhat the kernel did in {IDLE_S} s in which nobody asked it for anything. The command that asks for \
-         the count is in it: two requests or three, and the lines on the console.\n\n\
+        "\n## An idle minute\n\nThe kernel's work in {IDLE_S} s without a request. The counts include the command that \
+         reads them: two or three requests, and the lines on the console.\n\n\
          | Xen | wake-ups | hypercalls | processor time, ms | goal |\n|---|---|---|---|---|"
     );
     for release in RELEASES {
@@ -189,8 +190,9 @@ fn idle(page: &mut String, results: &Results) {
 
 fn pause(page: &mut String, results: &Results) {
     page.push_str(
-        "\n## Live update\n\nThe longest time that a client in dom0, which reads all the time, waits for one answer while the store \
-         is updated to its own image or program: milliseconds.\n\n![pause against nodes](xen-pause.svg)\n",
+        "\n## Live update\n\nThe longest wait of a client for one reply, in milliseconds. The client is in dom0 and \
+         reads continuously while the store is updated to its own image or program.\n\n\
+         ![pause against nodes](xen-pause.svg)\n",
     );
     comparison_head(page, "nodes");
     for release in RELEASES {
@@ -203,8 +205,8 @@ fn pause(page: &mut String, results: &Results) {
 
 fn parts(page: &mut String, results: &Results) {
     page.push_str(
-        "\nThe parts of this kernel's pause, milliseconds, and what it needs. \"Memory\" is what has to be free: for the stream, the \
-         new kernel and the state once more.\n\n\
+        "\nThe parts of this kernel's pause in milliseconds, and its needs. \"Memory\" must be free for the stream, \
+         the new kernel and a second copy of the state.\n\n\
          | Xen | nodes | saved | switched | restored | took over | stream, bytes per node | memory, KiB |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
@@ -228,8 +230,8 @@ fn parts(page: &mut String, results: &Results) {
 
 fn start_and_size(page: &mut String, results: &Results) {
     page.push_str(
-        "\n## Start and size\n\nFrom the command that starts the store until its first answer: `init-xenstore-domain`, which builds \
-         the domain and writes to the store, and `xenstored` with a first read; milliseconds.\n",
+        "\n## Start and size\n\nMilliseconds from the command that starts the store until its first reply. \
+         `init-xenstore-domain` builds the domain and writes to the store; `xenstored` is followed by a first read.\n",
     );
     comparison_head(page, "what");
     for release in RELEASES {
@@ -245,7 +247,7 @@ fn start_and_size(page: &mut String, results: &Results) {
         let verdict = verdict(bytes <= IMAGE_GOAL);
         let _ = writeln!(
             page,
-            "\nImage: {bytes} bytes. Goal: at most {IMAGE_GOAL}: {verdict}. (The C server's PV stub domain: some 262,000.)"
+            "\nImage: {bytes} bytes. Goal: at most {IMAGE_GOAL}: {verdict}. (C server's PV stub domain: about 262,000.)"
         );
     }
 }
@@ -255,13 +257,14 @@ fn scale(page: &mut String, results: &Results) {
     let text = |what: &str| cell(get(what).as_ref());
     let _ = writeln!(
         page,
-        "\n## Hundreds of guests\n\nSmall PV guests of 4 MiB, the least that Xen's domain builder makes, all connected at once on Xen \
-         4.17. Goal: at least 300, all served.\n\n\
+        "\n## Hundreds of guests\n\nPV guests of 4 MiB, the minimum of Xen's domain builder, all connected at once on \
+         Xen 4.17. Goal: at least 300, all served.\n\n\
          | what | figure |\n|---|---|\n\
          | guests created | {} |\n| time to create them, s | {} |\n| rings mapped | {} |\n| heap in use, KiB | {} |\n\
-         | asked at once, and answered | {} of {} |\n| that took, ms | {} |\n\
-         | one guest asked and answered, mean, µs | {} |\n\
-         | a read by dom0 with no guest: median, 99 %, µs | {}, {} |\n| a read by dom0 with all of them: median, 99 %, µs | {}, {} |\n\
+         | guests that answered when all were called at once | {} of {} |\n| time until the last answer, ms | {} |\n\
+         | call and answer of one guest, mean, µs | {} |\n\
+         | a read by dom0 with no guest: median, 99 %, µs | {}, {} |\n\
+         | a read by dom0 with all of them: median, 99 %, µs | {}, {} |\n\
          | time to destroy them, s | {} |",
         text("scale created count"),
         get("scale created ms").map_or_else(|| "–".to_owned(), |ms| number(ms.median() / 1000.0)),
@@ -282,8 +285,8 @@ fn scale(page: &mut String, results: &Results) {
     if let (Some(channels), Some(woke), Some(highest)) = ports {
         let _ = writeln!(
             page,
-            "\nEvent channels: one domain bound {channels} channels, both ends of each its own, up to port {highest}; {woke} of them \
-             woke it. The two-level interface ends at 4,096 ports (docs/boot.md)."
+            "\nEvent channels: one domain bound both ends of {channels} channels, up to port {highest}. {woke} of them \
+             woke the domain. The two-level interface ends at 4,096 ports (docs/boot.md)."
         );
     }
 }
@@ -292,7 +295,7 @@ fn failures(page: &mut String, results: &Results) {
     if results.failures().is_empty() {
         return;
     }
-    page.push_str("\n## What did not work\n\n");
+    page.push_str("\n## Failures\n\n");
     for failure in results.failures() {
         let _ = writeln!(page, "- {failure}");
     }

@@ -1,4 +1,4 @@
-//! Which hosts are booted, in which order, and what they do.
+//! The hosts that are booted, their order, and their jobs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,27 +6,27 @@ use std::process::{Command, Stdio};
 
 use crate::{machine, project};
 
-/// The releases on which both stores have live update, and where Debian packages `test-xenstore`.
+/// The releases on which both stores support live update, and for which Debian packages `test-xenstore`.
 pub(crate) const RELEASES: [&str; 2] = ["4.17", "4.20"];
 
 /// Memory of the Xenstore domain in a round, in MiB: room for 10,000 nodes during a live update.
 const ROUND_MEMORY_MIB: u32 = 32;
-/// The same with [`LARGE_NODES`].
+/// The same with [`LARGE_NODES`] nodes, in MiB.
 const LARGE_MEMORY_MIB: u32 = 128;
 /// Sizes of the store in a round.
 pub(crate) const NODES: [u32; 2] = [100, 10_000];
-/// The size that has boots of its own: it takes minutes to build, and the daemon stands still for minutes.
+/// The size with boots of its own: the store takes minutes to build, and the daemon pauses for minutes.
 pub(crate) const LARGE_NODES: u32 = 100_000;
-/// Memory of the emulated host with hundreds of guests of 4 MiB each, in MiB, where dom0 has 896.
+/// Memory of the emulated host with hundreds of guests of 4 MiB each, in MiB; dom0 has 896 of it.
 const SCALE_HOST_MIB: u32 = 4096;
-/// Seconds for which a store is left alone.
+/// Seconds without a request, for the counts of an idle store.
 pub(crate) const IDLE_S: u32 = 60;
-/// Seconds that the job of a round may take: several times what it takes on a quiet machine.
+/// Seconds that the job of a round may take: several times the duration on a quiet machine.
 const ROUND_TIMEOUT_S: u32 = 400;
 /// The same for the jobs with many nodes or guests.
 const LONG_TIMEOUT_S: u32 = 1320;
 
-/// Whose Xenstore it is.
+/// A measured Xenstore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Store {
     /// This kernel, in its own domain.
@@ -38,7 +38,7 @@ pub(crate) enum Store {
 impl Store {
     pub(crate) const BOTH: [Self; 2] = [Self::Stubdom, Self::Daemon];
 
-    /// What `boot.sh` calls it.
+    /// Returns its name for `boot.sh`.
     const fn name(self) -> &'static str {
         match self {
             Self::Stubdom => "stubdom",
@@ -46,7 +46,7 @@ impl Store {
         }
     }
 
-    /// What the page calls it.
+    /// Returns its name on the page.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Stubdom => "this kernel",
@@ -55,25 +55,25 @@ impl Store {
     }
 }
 
-/// What one boot is for.
+/// The task of one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Everything that is cheap, once.
+    /// One round of all short measurements.
     Round(u32),
     /// Live updates with [`LARGE_NODES`] nodes.
     Large,
-    /// Hundreds of guests.
+    /// Measurements with hundreds of guests.
     Scale,
-    /// As many event channels as there are.
+    /// The largest possible number of event channels.
     Ports,
 }
 
-/// How much of everything is done.
+/// The amount of work of a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    /// Below `target/`: where the boots leave what they brought back.
+    /// The folder in `target/` for the files of the boots.
     folder: &'static str,
-    /// Whether the figures are for the page.
+    /// Whether the figures go to the page in `docs/`.
     pub(crate) is_full: bool,
     iterations: u32,
     guests: u32,
@@ -110,7 +110,7 @@ impl Size {
 }
 
 impl Size {
-    /// Where the boots leave what they brought back.
+    /// Returns the folder for the files of the boots.
     pub(crate) fn folder(&self) -> PathBuf {
         project().join("target").join(self.folder)
     }
@@ -124,7 +124,7 @@ pub(crate) struct Boot {
     size: Size,
 }
 
-/// All boots, in order. Stores and releases take turns, so that what changes on the machine meets them alike.
+/// Returns all boots, in order. Stores and releases take turns, so that changes of the machine's load affect all alike.
 pub(crate) fn boots(rounds: u32, size: &Size) -> Vec<Boot> {
     let mut boots = Vec::new();
     let mut add = |release, store, work| boots.push(Boot { release, store, work, size: *size });
@@ -156,7 +156,7 @@ impl Boot {
         format!("{}-{}-{work}", self.release, self.store.name())
     }
 
-    /// A file that it brought back, or nothing.
+    /// Returns the text of a file of this boot; `None` if it is missing.
     pub(crate) fn file(&self, name: &str) -> Option<String> {
         fs::read(self.folder().join(name)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -165,12 +165,12 @@ impl Boot {
         self.size.folder().join(self.name())
     }
 
-    /// Whether it has come to its end.
+    /// Returns whether the boot's job has ended successfully.
     pub(crate) fn is_done(&self) -> bool {
         self.file("status").is_some_and(|status| status.trim() == "0")
     }
 
-    /// Seconds that its job may take.
+    /// Returns the seconds that the job may take.
     const fn timeout_s(&self) -> u32 {
         match self.work {
             Work::Round(_) | Work::Ports => ROUND_TIMEOUT_S,
@@ -178,7 +178,7 @@ impl Boot {
         }
     }
 
-    /// The parts of its job: a name, seconds at most, and a command.
+    /// Returns the sections of the job: name, maximum seconds, and command.
     pub(crate) fn sections(&self) -> Vec<(&'static str, u32, String)> {
         let Size { iterations, guests, work_ms, nodes: [few, many], large_nodes, idle_s, scale_guests, .. } = self.size;
         let part = |what: &str| format!("sh -l /job/bench-round.sh {what}");
@@ -205,7 +205,7 @@ impl Boot {
         }
     }
 
-    /// Boots the host and has it do its job.
+    /// Boots the host and runs its job.
     pub(crate) fn run(&self) -> Result<(), String> {
         let folder = self.folder();
         let _ = fs::remove_dir_all(&folder);
@@ -229,7 +229,7 @@ impl Boot {
             command.arg("--file").arg(entry.map_err(|error| error.to_string())?.path());
         }
         command.arg("--out").arg(&folder).arg(self.release).stdin(Stdio::null()).stdout(Stdio::null());
-        let status = command.status().map_err(|error| format!("boot.sh can't be started: {error}"))?;
+        let status = command.status().map_err(|error| format!("boot.sh cannot be started: {error}"))?;
         if status.success() { Ok(()) } else { Err(format!("boot.sh ended with {status}")) }
     }
 }
@@ -242,7 +242,7 @@ fn add_file(command: &mut Command, path: &Path, name: &str) {
     command.arg("--file").arg(format!("{}:{name}", path.display()));
 }
 
-/// Bytes of the image.
+/// Returns the size of the kernel's image in bytes.
 pub(crate) fn image_bytes() -> Option<u64> {
     fs::metadata(image("xenstore-stubdom")).ok().map(|metadata| metadata.len())
 }

@@ -17,7 +17,7 @@ struct Series {
     points: Vec<(f64, f64)>,
 }
 
-/// What a plot's axes say.
+/// The texts of a plot.
 struct Axes {
     title: &'static str,
     x: &'static str,
@@ -35,7 +35,7 @@ pub(crate) fn write(folder: &Path, results: &Results) -> io::Result<()> {
     let axes = Axes { title: "Live update: the longest gap", x: "nodes", y: "milliseconds" };
     draw(&folder.join("xen-pause.svg"), &axes, &pause)?;
 
-    // The share of reads that take longer, so that the tail has room.
+    // The share of slower reads, so that the tail has room.
     let mut shares: Vec<f64> = results.names("alone latency p").iter().filter_map(|text| text.parse().ok()).collect();
     shares.sort_by(f64::total_cmp);
     let latency = series(|release, store| {
@@ -68,7 +68,7 @@ fn draw(path: &Path, axes: &Axes, all: &[Series]) -> io::Result<()> {
     plot(&root, axes, all, x, y).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 
-/// A range that holds all values, with some room.
+/// Returns a range that holds all values, with some room on both sides.
 fn range(values: impl Iterator<Item = f64>) -> Option<std::ops::Range<f64>> {
     let (least, most) = values.fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
     (least > 0.0 && most >= least).then_some(least * 0.7..most * 1.4)

@@ -1,13 +1,13 @@
-//! The figures that the boots brought back, by name: one sample from each boot, or several from one that repeats something.
+//! The figures of the boots, by name. A boot gives one sample, or several if its job repeats a measurement.
 
 use std::collections::BTreeMap;
 
 use crate::plan::{Boot, Store};
 
-/// Whose figure it is, and which.
+/// Release, store and name of a figure.
 type Key = (&'static str, Store, String);
 
-/// A line `name key=value ...` of a job.
+/// A line `name key=value ...` that a job prints.
 struct Line<'a> {
     name: &'a str,
     fields: BTreeMap<&'a str, &'a str>,
@@ -25,7 +25,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Samples in order of size.
+/// Samples, sorted by size.
 pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
@@ -56,7 +56,7 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Reads what is there of these boots.
+    /// Reads the existing files of these boots.
     pub(crate) fn read(boots: &[Boot]) -> Self {
         let mut results = Self::default();
         for boot in boots {
@@ -65,14 +65,14 @@ impl Results {
         results
     }
 
-    /// The samples of one figure, at least one.
+    /// Returns the samples of one figure; `None` without a sample.
     pub(crate) fn get(&self, release: &'static str, store: Store, what: &str) -> Option<Samples> {
         let mut samples = self.samples.get(&(release, store, what.to_owned()))?.clone();
         samples.sort_by(f64::total_cmp);
         Some(Samples(samples))
     }
 
-    /// Names of figures that begin so, without that, in the order in which they came.
+    /// Returns the names of figures with a prefix, each once and without the prefix.
     pub(crate) fn names(&self, prefix: &str) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for (_, _, name) in self.samples.keys() {
@@ -85,12 +85,12 @@ impl Results {
         names
     }
 
-    /// What did not work.
+    /// Returns the failures of the boots.
     pub(crate) fn failures(&self) -> &[String] {
         &self.failures
     }
 
-    /// The machine's load when each host was booted.
+    /// Returns the machine's load at each boot.
     pub(crate) fn loads(&self) -> Option<Samples> {
         let mut loads = self.loads.clone();
         loads.sort_by(f64::total_cmp);
@@ -106,7 +106,7 @@ impl Results {
     }
 
     fn read_boot(&mut self, boot: &Boot) {
-        // Without it the host was never booted.
+        // A host without this file was never booted.
         let Some(load) = boot.file("load") else { return };
         self.loads.extend(load.trim().parse::<f64>().ok());
         for (section, ..) in boot.sections() {
@@ -138,7 +138,7 @@ impl Results {
         }
     }
 
-    /// The lines of Xen's own test: `read 1    : avg: 306475 ns (… ns .. … ns)`.
+    /// Reads the lines of Xen's own test: `read 1    : avg: 306475 ns (… ns .. … ns)`.
     fn read_test(&mut self, boot: &Boot, output: &str) {
         for line in output.lines() {
             let Some((name, rest)) = line.split_once(": avg: ") else { continue };
@@ -191,7 +191,7 @@ impl Results {
         }
     }
 
-    /// What guests that worked at once got together.
+    /// Adds up the results of guests that ran at once.
     fn read_guests(&mut self, boot: &Boot, lines: &[Line<'_>]) {
         let guests: Vec<&Line<'_>> = lines.iter().filter(|line| line.name == "guest").collect();
         let all = |key: &str| guests.iter().filter_map(|line| line.number(key)).collect::<Vec<f64>>();
@@ -211,7 +211,7 @@ impl Results {
         }
     }
 
-    /// What the kernel did between two reports, by request. The reports' own requests are among them: a few of thousands.
+    /// Adds the kernel's work between two reports, per request. The few requests of the reports are included.
     fn read_work(&mut self, boot: &Boot, section: &str, lines: &[Line<'_>]) {
         let at = |moment: &str| lines.iter().find(|line| line.name == "work" && line.fields.get("at") == Some(&moment));
         let (Some(before), Some(after)) = (at("before"), at("after")) else { return };
