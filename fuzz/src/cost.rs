@@ -21,9 +21,9 @@ mod scene;
 #[path = "../../tests/cost/step.rs"]
 #[allow(dead_code, reason = "shared with the test")]
 mod step;
-#[path = "../../tests/semantics/world.rs"]
+#[path = "../../tests/semantics/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod world;
+mod testbed;
 
 /// The search compares steps here, not time.
 mod clock {

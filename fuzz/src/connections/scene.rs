@@ -6,8 +6,8 @@ use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::engine::snapshot::SaveOptions;
 use xenstore::server::Server;
+use xenstore::server::reattach::Reattachment;
 use xenstore::server::stream::load;
-use xenstore::server::take_over::TakeOver;
 use xenstore::store::domain::DomId;
 use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType as T;
@@ -230,8 +230,8 @@ impl Scene {
 
     /// The server is saved, and another one goes on.
     fn update(&mut self) {
-        let needs_2 = self.server.engine().needs_version_2();
-        let version = if needs_2 || self.now_ms.is_multiple_of(2) { Version::Two } else { Version::One };
+        let requires_2 = self.server.engine().requires_version_2();
+        let version = if requires_2 || self.now_ms.is_multiple_of(2) { Version::Two } else { Version::One };
         let mut stream = Vec::new();
         self.server
             .save_to(&mut stream, version, &SaveOptions { now_ms: self.now_ms, reply: None })
@@ -239,7 +239,7 @@ impl Scene {
         self.machine.mapped.clear();
         let engine = load(&stream, &Config::default(), self.now_ms).expect("what was saved is restored");
         self.server = Server::restored(engine);
-        let taken = self.server.take_over(&mut self.machine, self.now_ms, TakeOver::Live);
+        let taken = self.server.reattach(&mut self.machine, self.now_ms, Reattachment::Live);
         assert!(taken.has_control, "{taken:?}");
         self.run();
         self.check_state();
