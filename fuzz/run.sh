@@ -1,30 +1,31 @@
 #!/bin/bash
-# run.sh SECONDS [TARGET…]: builds the fuzz targets and runs each on its corpus for so many seconds; without names all of
-# them. libFuzzer with the coverage instrumentation of the stable compiler; needs g++ or clang++.
+# run.sh SECONDS [TARGET…]: builds the fuzz targets, and runs each on its corpus for the number of seconds. Without
+# names, it runs all targets. They use libFuzzer with the coverage instrumentation of the stable compiler, and need g++
+# or clang++.
 #
-# A target is a program of Cargo.toml, and says at its head what it shows:
+# Each target is a program of Cargo.toml, whose first lines describe its checks:
 #   connections  requests of several domains over rings, with cheats, deaths and live updates
-#   cost         histories within the quotas: their work keeps to its bounds
-#   image        any file as a kernel to be started
+#   cost         histories within the quotas, whose work stays within its bounds
+#   image        any file as an uploaded kernel
 #   options      any text as the boot command line
-#   ring         a ring page that a domain scribbles on
+#   ring         a ring page that a domain changes at will
 #   stream       any bytes as a migration stream
 #   wire         any bytes as messages and their arguments
 #
 # corpus/TARGET has the seeds. The grown corpus, the logs and the inputs that failed are in target/fuzz:
-# corpus-TARGET/, TARGET.log and TARGET-crash-*. To look at one again:
+# corpus-TARGET/, TARGET.log and TARGET-crash-*. To repeat one:
 #   target/fuzz/<host>/release/TARGET target/fuzz/TARGET-crash-…
 #
-# The last lines have for each target: executions, per second, what of the code was covered (edges, and features as
-# libFuzzer counts them), inputs in the corpus, and findings. The exit status is 1 if a target found something.
+# The last lines have for each target: executions, executions per second, covered code (edges, and libFuzzer's
+# features), inputs in the corpus, and findings. The exit status is 1 if a target has a finding.
 set -euo pipefail
 cd "$(dirname "$0")"
 all=$(sed -n 's/^name = "\([a-z]*\)"$/\1/p' Cargo.toml)
 seconds=${1:-}
-[[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "error: usage: fuzz/run.sh SECONDS [TARGET…]: '$seconds' is no number of seconds" >&2; exit 2; }
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "error: usage: fuzz/run.sh SECONDS [TARGET…]: '$seconds' is not a number of seconds" >&2; exit 2; }
 shift
 for target in "$@"; do
-    grep -qx -- "$target" <<<"$all" || { echo "error: there is no fuzz target '$target'. There are:" $all >&2; exit 2; }
+    grep -qx -- "$target" <<<"$all" || { echo "error: unknown fuzz target '$target'. The targets:" $all >&2; exit 2; }
 done
 command -v g++ >/dev/null || command -v clang++ >/dev/null || { echo "error: no C++ compiler on this machine: install g++" >&2; exit 1; }
 
@@ -45,13 +46,13 @@ summary() { # of a target's log
     ' "$built/$1.log"
 }
 
-# Histories have to be long to come far; libFuzzer would lengthen them slowly.
+# Only long histories reach deep states; libFuzzer would lengthen them slowly.
 options_of() { case $1 in connections) echo -len_control=0 -max_len=2048 ;; cost) echo -len_control=0 -max_len=128 ;; *) echo -max_len=65536 ;; esac; }
 
 failed=()
 for target in ${@:-$all}; do
     mkdir -p "$built/corpus-$target"
-    echo "==> fuzzing $target for $seconds s; its log is target/fuzz/$target.log" >&2
+    echo "==> fuzzing $target for $seconds s; log: target/fuzz/$target.log" >&2
     if ! "$built/$host/release/$target" "$built/corpus-$target" "corpus/$target" -max_total_time="$seconds" \
         -artifact_prefix="$built/$target-" $(options_of "$target") -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
         >"$built/$target.log" 2>&1; then

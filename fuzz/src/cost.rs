@@ -1,8 +1,8 @@
-//! Any bytes as a history within the default quotas. No request, turn or round of the main loop takes more steps of the work
-//! meter than `src/limits.rs` allows.
+//! Any bytes as a history within the default quotas. No request, turn or round of the main loop takes more steps of the
+//! work meter than `src/limits.rs` allows.
 //!
-//! `tests/cost/` decodes and plays the history. A cost that is reached for the first time counts as coverage: libFuzzer keeps
-//! its input although no new code ran. With SHOW_STEPS in the environment, the target prints the history.
+//! `tests/cost/` decodes and plays the history. A cost that is reached for the first time counts as coverage: libFuzzer
+//! keeps its input although no new code ran. With SHOW_STEPS in the environment, the target prints the history.
 #![no_main]
 
 #[path = "../../tests/cost/found.rs"]

@@ -1,5 +1,5 @@
-//! Any file as a kernel to be started: it is refused by an error, or everything that the start will use of it is inside the
-//! file and inside the memory that is set apart.
+//! Any file as an uploaded kernel. The check refuses the file with an error, or all parts that the start uses are
+//! inside the file and inside the reserved memory.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ const PAGE_BYTES: u64 = 4096;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut file = Upload::new();
-    // In parts as they come from the tool.
+    // In parts, as from the tool.
     for part in bytes.chunks(2048) {
         file.push(part).expect("there is memory");
     }

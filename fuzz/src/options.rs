@@ -1,5 +1,4 @@
-//! Any text as the boot command line: reading it never fails, says nothing about words that are right, and what it gives is
-//! in range.
+//! Any text as the boot command line. Parsing never fails, warns of invalid words only, and gives values in range.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +7,7 @@ use xenstore::options::Options;
 use xenstore::store::domain::DomId;
 
 fuzz_target!(|bytes: &[u8]| {
-    // As the kernel takes it: up to the first NUL, what is no text replaced.
+    // As in the kernel: up to the first NUL, with invalid UTF-8 replaced.
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     let text = String::from_utf8_lossy(bytes);
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -20,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     let engine = Engine::new(options.config(xenstore::engine::connection::output::HashKey::default()));
     assert_eq!(engine.state().check(), Ok(()));
     assert_eq!(engine.privileged(), options.privileged());
-    // The same again changes nothing but adds its warnings.
+    // The same words a second time only add warnings.
     let (again, twice) = Options::parse(words.iter().chain(&words).copied());
     if warnings.is_empty() {
         assert!(twice.is_empty());

@@ -1,5 +1,5 @@
-//! A ring page that a domain scribbles on at will: nothing outside of the two queues is touched, an index that can't be is
-//! told, and whatever is moved arrives in order, however it is split.
+//! A ring page that a domain changes at will. The server touches no byte outside of the two queues, and reports an
+//! impossible index. All moved bytes arrive in order, in pieces of any size.
 #![no_main]
 
 use std::cell::RefCell;
@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use libfuzzer_sys::fuzz_target;
 use xenstore::wire::ring::{Field, ImpossibleIndex, RING_BYTES, Ring, RingPage};
 
-/// A page in memory, whose words the domain changes between two looks.
+/// A page in memory, whose words the domain changes between two reads.
 struct Page {
     bytes: RefCell<[u8; 4096]>,
-    /// What the next looks at an index find instead of what is there.
+    /// The values that the next reads of an index return instead of the stored ones.
     lies: RefCell<VecDeque<u32>>,
 }
 
@@ -43,11 +43,11 @@ impl RingPage for Page {
     fn fence(&self) {}
 }
 
-/// Both sides, and what each byte has to be.
+/// Both sides of the ring, and the expected bytes.
 struct Both {
     page: Page,
     ring: Ring,
-    /// Number of the next byte of requests that the domain puts in, and that we take out; the same of replies.
+    /// Numbers of the next bytes: of requests that the domain writes and the server reads, and of replies likewise.
     put: u32,
     taken: u32,
     sent: u32,
@@ -121,11 +121,11 @@ impl Both {
         self.page.store(Field::ReplyConsumer, self.received);
     }
 
-    /// One look finds another index; after that everything is as it was, or the distance was impossible and nothing was
-    /// moved.
+    /// Lets one read return another index. Then either all state is as before, or the distance was impossible and no
+    /// byte was moved.
     fn lie(&mut self, how: u8, distance: usize) {
         let before = (self.ring, *self.page.bytes.borrow());
-        // Some of the distances far away.
+        // Some of the distances are large.
         let distance = if how & 2 == 0 { distance as u32 % 2048 } else { (distance as u32) << 16 };
         let is_possible = distance <= RING_BYTES as u32;
         if how & 1 == 0 {
@@ -140,11 +140,11 @@ impl Both {
             let room = RING_BYTES.saturating_sub(distance as usize);
             assert_eq!(outcome, if is_possible { Ok(room) } else { Err(ImpossibleIndex) });
         }
-        assert!(self.page.lies.borrow().is_empty(), "an index is looked at once");
+        assert!(self.page.lies.borrow().is_empty(), "an index is read once");
         if !is_possible {
             assert_eq!(self.ring, before.0);
         }
-        // The domain has harmed itself alone: put things back as they were.
+        // The domain has harmed only itself: restore the state.
         (self.ring, *self.page.bytes.borrow_mut()) = before;
     }
 }

@@ -1,5 +1,5 @@
-//! Any bytes as a migration stream: reading them fails by an error or gives items; a server that is restored from them is
-//! consistent, and what it saves is restored to the same.
+//! Any bytes as a migration stream. Reading fails with an error or gives items. A server restored from them is
+//! consistent, and its own stream restores the same state.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -22,14 +22,14 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(save(again) == saved, "the same state gives the same stream");
 });
 
-/// What is read is written again in both versions.
+/// Writes the read items again, in both versions.
 fn copy(bytes: &[u8]) {
     for version in [Version::One, Version::Two] {
         let Ok(mut reader) = Reader::new(bytes) else { return };
         let mut written = Vec::new();
         let mut writer = Writer::new(&mut written, version).expect("there is room");
         while let Ok(Some(item)) = reader.next_item() {
-            // Names and tokens that came from a record have room in one.
+            // Names and tokens from a record fit into a record.
             writer.item(&item).expect("what was read can be written");
         }
         writer.end().expect("there is room");

@@ -1,4 +1,4 @@
-//! Any bytes as messages and arguments: every parser of the wire and of names agrees with an obvious one written here.
+//! Any bytes as messages and arguments. Every parser of the wire and of names agrees with a simple one in this file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -23,10 +23,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// The bytes are the same messages in pieces of any length as in one piece.
+/// Checks that the bytes give the same messages in pieces of any length as in one piece.
 fn messages(bytes: &[u8], step: usize) {
     let mut input = Input::default();
-    // Long payloads are skipped when there is no memory for them.
+    // Without memory, long payloads are skipped.
     let has_room = step.is_multiple_of(2);
     let mut expected = bytes;
     for mut piece in bytes.chunks(step) {
@@ -54,7 +54,7 @@ fn messages(bytes: &[u8], step: usize) {
     assert!(!has_room || rest == expected, "the rest is kept");
 }
 
-/// A message is what `expected` begins with; returns what is behind it.
+/// Checks that `expected` begins with the message. Returns the bytes after it.
 fn check_message<'a>(expected: &'a [u8], header: Header, payload: Option<&[u8]>) -> &'a [u8] {
     let (head, behind) = expected.split_at(HEADER_BYTES);
     assert_eq!(header.emit(), head);
@@ -67,7 +67,7 @@ fn check_message<'a>(expected: &'a [u8], header: Header, payload: Option<&[u8]>)
     behind
 }
 
-/// Strings that end in NUL.
+/// Checks the parsers of NUL-terminated strings.
 fn strings(bytes: &[u8]) {
     let pieces: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
     let (_tail, whole) = pieces.split_last().expect("split gives one at least");
@@ -83,7 +83,7 @@ fn strings(bytes: &[u8]) {
     }
 }
 
-/// A path, relative or not, and a special name.
+/// Checks the parsers of absolute paths, relative paths and special names.
 fn path(bytes: &[u8], domid: DomId) {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
     let text = core::str::from_utf8(bytes).unwrap_or("\u{e4}");
@@ -112,7 +112,7 @@ fn path(bytes: &[u8], domid: DomId) {
     assert!(names.iter().all(|name| Path::is_name(name)));
 }
 
-/// Entries of permissions give the same text again.
+/// Checks that parsed permissions give the same text again.
 fn permissions(bytes: &[u8]) {
     let count = payload::count_strings(bytes);
     let Ok(permissions) = Permissions::parse(bytes, count) else { return };

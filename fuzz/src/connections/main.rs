@@ -1,9 +1,11 @@
-//! Requests of several domains over rings, with all that domains and dom0 may do to each other and to the server: whatever
-//! comes, each request of a domain that keeps to the protocol has one reply, the engine's own recount agrees, and when
-//! everybody has gone nothing is left.
+//! Requests of several domains over rings, with all actions of domains and dom0 on each other and on the server.
 //!
-//! The bytes are read as steps (`script.rs`); `scene.rs` does them. With
-//! SHOW_STEPS in the environment they are printed. The machine is the one of the tests of behaviour.
+//! - Each request of a domain that follows the protocol has one reply.
+//! - The engine's own recount agrees.
+//! - After the end of all domains, none of their state is left.
+//!
+//! `script.rs` reads the bytes as steps, and `scene.rs` executes them. With SHOW_STEPS in the environment, the target
+//! prints the steps. The machine is that of the behaviour tests.
 #![no_main]
 
 #[path = "../../../tests/semantics/machine.rs"]

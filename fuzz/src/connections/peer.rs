@@ -1,4 +1,5 @@
-//! A domain's side of its ring: what it has to send, what it waits for, and whether it still keeps to the protocol.
+//! A domain's side of its ring: unsent bytes, requests without a reply, and whether the domain still follows the
+//! protocol.
 
 use std::collections::VecDeque;
 
@@ -7,10 +8,10 @@ use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 use crate::machine::Page;
 
-/// Bytes that a domain keeps to send; more it gives up.
+/// Most unsent bytes of a domain, which drops further requests.
 const OUTGOING_BYTES: usize = 20_000;
 
-/// What a domain knows of its connection.
+/// A domain's state of its connection.
 #[derive(Default)]
 pub struct Peer {
     outgoing: Vec<u8>,
@@ -19,15 +20,15 @@ pub struct Peer {
     pending: VecDeque<(u32, u32, u32)>,
     /// The newest transaction.
     newest: u32,
-    /// It has not kept to the protocol: nothing is promised to it.
+    /// Whether the domain has broken the protocol, after which the server guarantees it no reply.
     pub is_wild: bool,
     next_request: u32,
-    /// The payload of the last reply that was no error.
+    /// The payload of the last successful reply.
     pub last_reply: Option<Vec<u8>>,
 }
 
 impl Peer {
-    /// One that has sent nothing.
+    /// Creates a domain that has sent no request.
     pub fn new(is_wild: bool) -> Self {
         Self { is_wild, ..Self::default() }
     }
@@ -50,17 +51,17 @@ impl Peer {
         self.outgoing.extend(payload);
     }
 
-    /// Whether it waits for a reply, or has something to send.
+    /// Returns whether the domain waits for a reply, or has unsent bytes.
     pub fn is_waiting(&self) -> bool {
         !self.pending.is_empty() || !self.outgoing.is_empty()
     }
 
-    /// What it has to send.
+    /// Returns the number of unsent bytes.
     pub const fn unsent(&self) -> usize {
         self.outgoing.len()
     }
 
-    /// Puts as many bytes as there is room for into the ring, `most` at most; returns how many.
+    /// Puts up to `most` bytes into the ring, as far as they fit. Returns their number.
     pub fn put(&mut self, page: &Page, most: usize) -> usize {
         let producer = page.load(Field::RequestProducer);
         let used = producer.wrapping_sub(page.load(Field::RequestConsumer)) as usize;
@@ -70,7 +71,7 @@ impl Peer {
         count
     }
 
-    /// Takes up to `most` bytes out of the ring, and looks at the whole messages; returns how many bytes.
+    /// Takes up to `most` bytes out of the ring, and checks the complete messages. Returns the number of bytes.
     pub fn take(&mut self, page: &Page, most: usize) -> usize {
         let consumer = page.load(Field::ReplyConsumer);
         let waiting = page.load(Field::ReplyProducer).wrapping_sub(consumer) as usize;
@@ -90,7 +91,7 @@ impl Peer {
         count
     }
 
-    /// Looks at the next whole message, if there is one.
+    /// Checks the next complete message, if there is one.
     fn look_at_message(&mut self) -> bool {
         let Some(header) = self.incoming.first_chunk::<HEADER_BYTES>().map(Header::parse) else { return false };
         assert!(header.payload_bytes <= 4096, "no message is too long");
@@ -107,7 +108,7 @@ impl Peer {
         }
         let at = self.pending.iter().position(|pending| pending.0 == header.request_id).expect("a reply has a request");
         let (_, transaction, kind) = self.pending.remove(at).expect("it was found");
-        // Those that the host answers may come later than others.
+        // Replies to actions of the host may come later than others.
         let is_control =
             kind == T::Control.to_wire() || self.pending.iter().take(at).all(|of| of.2 == T::Control.to_wire());
         assert!(at == 0 || is_control, "replies come in order");
@@ -125,7 +126,7 @@ impl Peer {
     }
 }
 
-/// Puts bytes into the request queue whatever is there, and moves the index on.
+/// Puts bytes into the request queue even if it is full, and advances the index.
 pub fn put_bytes(page: &Page, bytes: &[u8]) {
     let producer = page.load(Field::RequestProducer);
     for (at, byte) in bytes.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The server, the machine and the domains; does the steps, and looks at everything in the end.
+//! The server, the machine and the domains. Executes the steps, and checks the whole state at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::peer::{Peer, put_bytes};
 use crate::random::Random;
 use crate::script::{GUESTS, Step};
 
-/// Calls of the server after which it has to have come to rest.
+/// Most calls of the server until it must be idle.
 const TURNS: usize = 20_000;
 
 /// The words of a ring page that a guest may write.
@@ -41,7 +41,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A server with dom0 and two guests, each with a home, and a directory for all.
+    /// Creates a server with dom0 and two guests, each with a home, and a directory for all.
     pub fn new() -> Self {
         let mut scene = Self {
             server: Server::new(Config::default()),
@@ -97,7 +97,7 @@ impl Scene {
         }
     }
 
-    /// What a guest does to its own ring page.
+    /// Changes a guest's ring page as the guest.
     fn cheat(&mut self, step: Step) {
         let (Step::Scribble { domid, .. }
         | Step::Storm { domid, .. }
@@ -133,14 +133,14 @@ impl Scene {
         self.peers.insert(domid, Peer::default());
     }
 
-    /// A domain begins if it is not there, is introduced, and has a home.
+    /// Creates a domain unless it exists, introduces it, and makes its home.
     fn begin(&mut self, domid: u16, port: u32) {
         let is_introduced = self.server.engine().state().domains.is_introduced(DomId(domid));
         if !self.machine.domains.contains_key(&DomId(domid)) && !is_introduced {
             self.build(domid);
         }
         self.page(domid).inspect(|page| page.scribble(None));
-        // What was in its ring may be answered before its introduction is.
+        // Requests that were in its ring may be answered before the introduction.
         self.peers.insert(domid, Peer::new(true));
         let is_fresh = self.ask_now(T::Introduce, &format!("{domid}\x001\0{port}\0")).is_some() && port != 666;
         self.peers.insert(domid, Peer::new(!is_fresh));
@@ -158,7 +158,7 @@ impl Scene {
         self.run();
     }
 
-    /// A request of dom0 that is answered now; `None` for an error.
+    /// Sends a request of dom0 and returns the reply; `None` for an error.
     fn ask_now(&mut self, kind: T, payload: &str) -> Option<Vec<u8>> {
         self.finish(0);
         let peer = self.peers.entry(0).or_default();
@@ -168,7 +168,7 @@ impl Scene {
         self.peers.entry(0).or_default().last_reply.take()
     }
 
-    /// A domain sends and reads everything.
+    /// Sends all unsent bytes of a domain, and reads all replies.
     fn finish(&mut self, domid: u16) {
         self.send(domid, usize::MAX);
         for _ in 0..100 {
@@ -195,7 +195,7 @@ impl Scene {
 
     fn take(&mut self, domid: u16, mut most: usize) {
         let Some(page) = self.page(domid) else { return };
-        // One whose reply index is another one at each look never comes to an end.
+        // A domain whose reply index differs at each read never finishes.
         for _ in 0..100 {
             let count = self.peers.entry(domid).or_default().take(&page, most);
             self.signal(domid);
@@ -220,15 +220,15 @@ impl Scene {
                 while self.server.poll_action().is_some() {}
                 return;
             }
-            // A page whose indices change at each look gives work for ever.
+            // A page whose indices change at each read causes endless work.
             if self.machine.pages.values().any(Page::is_scribbled) {
                 return;
             }
         }
-        panic!("the server does not come to rest");
+        panic!("the server does not become idle");
     }
 
-    /// The server is saved, and another one goes on.
+    /// Saves the server, and continues with a restored one.
     fn update(&mut self) {
         let requires_2 = self.server.engine().requires_version_2();
         let version = if requires_2 || self.now_ms.is_multiple_of(2) { Version::Two } else { Version::One };
@@ -251,13 +251,13 @@ impl Scene {
         assert_eq!(counted, found, "open transactions");
     }
 
-    /// Whether a domain is served and kept to the protocol.
+    /// Returns whether a domain is served and has followed the protocol.
     fn is_tame(&self, domid: u16) -> bool {
         let is_introduced = self.server.engine().state().domains.is_introduced(DomId(domid));
         !self.peers[&domid].is_wild && is_introduced && self.machine.pages.contains_key(&DomId(domid))
     }
 
-    /// Everybody is answered; the recount agrees; and when all guests are gone nothing of them is left.
+    /// Checks that all requests are answered, that the recount agrees, and that dead guests leave no state.
     pub fn end(&mut self) {
         self.machine.free_memory = None;
         self.machine.pages.values().for_each(|page| page.scribble(None));
@@ -283,11 +283,11 @@ impl Scene {
         self.check();
         let engine = self.server.engine();
         let known: Vec<DomId> = engine.state().domains.iter().map(|(domid, _)| domid).collect();
-        assert_eq!(known, [DOM0], "nobody else is known any more");
+        assert_eq!(known, [DOM0], "no other domain is known any more");
         assert_eq!(engine.rings_and_ports(), (1, 1));
     }
 
-    /// The engine counts again, and rings and ports are those of the domains that are introduced.
+    /// Checks the engine's recount, and that only introduced domains have rings and ports.
     fn check(&mut self) {
         assert_eq!(self.ask_now(T::Control, "check\0").as_deref(), Some(&b"OK\0"[..]));
         self.check_state();

@@ -1,46 +1,46 @@
-//! Bytes as steps of a history. Every byte sequence is some history, and a byte changed changes little of it.
+//! Bytes as steps of a history. Every byte sequence is a history, and a change of one byte changes few steps.
 
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
-/// Guests, beside dom0.
+/// Number of guests.
 pub const GUESTS: [u16; 3] = [1, 2, 3];
 
-/// Steps of one history: more would only make it slow.
+/// Most steps of one history, for speed.
 const STEPS: usize = 400;
 
-/// Something that happens.
+/// A step of a history.
 #[derive(Debug)]
 pub enum Step {
-    /// A domain begins to send a request, of which `now` bytes go at once.
+    /// A domain begins to send a request, of which `now` bytes go immediately.
     Send { domid: u16, transaction: u8, kind: u32, payload: Vec<u8>, now: usize },
-    /// A domain sends what is left of its requests.
+    /// A domain sends the rest of its requests.
     SendRest { domid: u16 },
-    /// A domain reads up to so many bytes.
+    /// A domain reads up to a number of bytes.
     Take { domid: u16, most: usize },
     /// Time passes.
     Pass { ms: u64 },
-    /// A domain begins, and is introduced.
+    /// A domain is created and introduced.
     Begin { domid: u16, port: u32 },
-    /// A domain is released, and goes on.
+    /// A domain is released, and still exists.
     Release { domid: u16 },
-    /// A domain is gone; the hypervisor tells of it, or does not yet.
+    /// A domain ends; the hypervisor signals this, or does not signal it yet.
     Kill { domid: u16, tells: bool },
     /// A domain has shut down, or dies.
     State { domid: u16, dying: bool },
     /// A guest puts a word into its ring page.
     Scribble { domid: u16, word: usize, value: u32 },
-    /// A guest's indices are others at each look from now on.
+    /// From now on, a guest's indices differ at each read.
     Storm { domid: u16, seed: u64 },
-    /// A guest puts bytes into its ring that need not be a request.
+    /// A guest puts any bytes into its ring.
     Garbage { domid: u16, bytes: Vec<u8> },
-    /// A guest asks for a fresh connection.
+    /// A guest requests a reset.
     Reconnect { domid: u16 },
-    /// The server is replaced.
+    /// A restored server replaces the server.
     Update,
-    /// So much memory is free, or as much as anybody likes.
+    /// An amount of memory is free, or the amount is unlimited.
     Memory { free: Option<usize> },
-    /// The server looks at everybody.
+    /// The server checks all domains.
     WakeAll,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Script<'a> {
         Self { bytes, steps: 0 }
     }
 
-    /// The next byte; 0 at the end.
+    /// Returns the next byte; 0 at the end.
     fn byte(&mut self) -> usize {
         let Some((first, rest)) = self.bytes.split_first() else { return 0 };
         self.bytes = rest;
@@ -99,7 +99,7 @@ impl<'a> Script<'a> {
             }
             13 => return self.one_of(&["@releaseDomain", "@introduceDomain", "@releaseDomain/2", "@x"]).to_owned(),
             14 => "/".to_owned(),
-            // A deep one.
+            // A deep path.
             _ => return vec!["d"; self.byte() * 4].join("/"),
         };
         let names: Vec<&str> = (0..=how / 64).map(|_| self.one_of(&NAMES)).collect();
@@ -166,12 +166,12 @@ impl<'a> Script<'a> {
         let domid = self.anybody();
         let number = self.byte() % 28;
         let kind = T::from_wire(number as u32).unwrap_or(T::Write);
-        // Introductions and releases are steps of their own: they change who is served.
+        // Introductions and releases are steps of their own, because they change the served domains.
         let kind = if matches!(kind, T::Introduce | T::Release) { T::Write } else { kind };
         let transaction = self.byte() as u8;
         let is_raw = how == 0;
         let mut payload = if is_raw { self.raw() } else { self.text(kind).into_bytes() };
-        // Starting a successor is the host's matter.
+        // The host would start a successor.
         if is_raw && kind == T::Control && payload.starts_with(b"live-update") {
             payload = b"check\0".to_vec();
         }
