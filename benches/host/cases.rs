@@ -52,7 +52,7 @@ pub fn run(group: Group, kind: Kind, round: usize, results: &mut Results) -> io:
     }
 }
 
-/// Returns whether a server skips the size. Only this project's server builds the largest one without many minutes.
+/// Returns whether a server skips the size: other servers than this project's need many minutes for the largest one.
 fn is_too_large(sizes: &[usize], size: usize, kind: Kind) -> bool {
     kind != Kind::Ours && sizes.last() == Some(&size)
 }
