@@ -112,7 +112,7 @@ fn expect_an_answer(client: &mut UnixStream) {
 }
 
 #[test]
-fn help_names_the_options_and_what_the_server_is_for() {
+fn help_names_the_options_and_the_servers_purpose() {
     let output = run(&["--help"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
@@ -122,7 +122,7 @@ fn help_names_the_options_and_what_the_server_is_for() {
 }
 
 #[test]
-fn wrong_usage_is_status_2_and_a_message() {
+fn wrong_usage_ends_with_a_message_and_status_2() {
     let wrong: [(&[&str], &str); 4] = [
         (&[], "--dir is missing"),
         (&["--dir"], "--dir needs a value"),
@@ -138,7 +138,7 @@ fn wrong_usage_is_status_2_and_a_message() {
 }
 
 #[test]
-fn an_option_that_is_not_understood_is_a_warning_and_the_server_starts() {
+fn an_unknown_option_is_a_warning_and_the_server_starts() {
     let folder = Folder::new();
     let mut command = Command::new(PROGRAM);
     command.arg("--dir").arg(&folder.0).args(["--nonsense", "--entry-nb=x"]);
@@ -164,7 +164,7 @@ fn a_second_server_is_refused_and_the_first_keeps_its_sockets() {
 }
 
 #[test]
-fn a_server_that_was_killed_leaves_nothing_that_stops_the_next() {
+fn a_killed_server_leaves_nothing_that_stops_the_next() {
     let folder = Folder::new();
     drop(Server::start(&folder));
     assert!(folder.path("socket").exists(), "a killed server leaves its socket");
@@ -173,7 +173,7 @@ fn a_server_that_was_killed_leaves_nothing_that_stops_the_next() {
 }
 
 #[test]
-fn a_signal_to_end_is_followed_and_leaves_no_socket() {
+fn a_termination_signal_ends_the_server_and_leaves_no_socket() {
     for signal in [Signal::TERM, Signal::INT] {
         let folder = Folder::new();
         let mut server = Server::start(&folder);

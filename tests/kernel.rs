@@ -74,7 +74,7 @@ mod events {
     }
 
     #[test]
-    fn what_fires_during_the_look_leaves_the_flag_set_or_is_reported() {
+    fn a_port_that_fires_during_the_scan_leaves_the_flag_set_or_is_reported() {
         for late in [2, 70, 4095] {
             let page = super::new_page();
             fire(&page, 70);
@@ -92,7 +92,7 @@ mod events {
     }
 
     #[test]
-    fn unmasking_clears_every_mask_bit_and_what_is_pending_and_nothing_else() {
+    fn unmasking_clears_every_mask_and_pending_bit_and_nothing_else() {
         let page = super::new_page();
         for at in (0..4096).step_by(8) {
             page.store64(at, u64::MAX);
@@ -106,7 +106,7 @@ mod events {
     }
 
     #[test]
-    fn after_masking_all_but_one_only_that_one_is_heard() {
+    fn after_masking_all_ports_but_one_only_that_one_is_reported() {
         let page = super::new_page();
         for port in [1, 64, 4095] {
             fire(&page, 70);
@@ -132,14 +132,14 @@ mod page {
 
     #[test]
     #[should_panic(expected = "not in the page")]
-    fn a_copy_that_leaves_the_page_is_a_bug() {
+    fn a_copy_beyond_the_page_panics() {
         let page = super::new_page();
         page.copy_in(4091, b"abcdef");
     }
 
     #[test]
     #[should_panic(expected = "not in the page")]
-    fn a_word_that_is_not_aligned_is_a_bug() {
+    fn an_unaligned_word_panics() {
         let page = super::new_page();
         page.load32(2);
     }
@@ -149,7 +149,7 @@ mod tables {
     use super::xen::page_table::{Entry, Level};
 
     #[test]
-    fn an_address_is_the_sum_of_what_its_entries_map() {
+    fn an_address_is_the_sum_of_its_entries_parts() {
         for address in [0, 0x4000_0000, 0x2000_0000, 0x4012_3000, 0x7f_ffff_f000, 0x7fff_ffff_f000] {
             let levels = [Level::One, Level::Two, Level::Three, Level::Four];
             let sum: usize = levels.iter().map(|level| level.index(address) * level.entry_span()).sum();
@@ -187,13 +187,13 @@ mod time {
     }
 
     #[test]
-    fn a_timestamp_before_zero_counts() {
+    fn a_calibration_before_the_counters_zero_counts() {
         let before = Calibration { timestamp: 1000_u64.wrapping_neg(), ..ONE_GHZ };
         assert_eq!(before.time_ns(1000), 1_002_000);
     }
 
     #[test]
-    fn a_counter_that_is_behind_is_taken_for_equal() {
+    fn a_counter_that_lags_gives_the_time_of_the_calibration() {
         assert_eq!(ONE_GHZ.time_ns(4000), 1_000_000);
     }
 
@@ -220,7 +220,7 @@ mod domains {
     }
 
     #[test]
-    fn an_answer_for_the_next_domain_means_that_there_is_none() {
+    fn an_answer_about_a_later_domain_means_that_the_domain_does_not_exist() {
         assert_eq!(from_versioned(3, &info(4, 0)).state, State::Absent);
         assert_eq!(from_versioned(3, &info(3, 0)).state, State::Running);
     }
@@ -247,7 +247,7 @@ mod domains {
     }
 
     #[test]
-    fn only_the_stable_answer_says_which_domain_it_is() {
+    fn only_the_stable_answer_identifies_the_domain() {
         let mut payload = [0; DOMCTL_PAYLOAD_BYTES];
         payload[0] = 1;
         payload[8..16].copy_from_slice(&0x1122_3344_5566_7788_u64.to_le_bytes());
@@ -258,7 +258,7 @@ mod domains {
     }
 
     #[test]
-    fn a_store_domain_is_told_from_one_that_controls_the_host_too() {
+    fn a_store_domain_is_distinguished_from_one_that_also_controls_the_host() {
         let is_store = |capabilities: u8| {
             let mut payload = [0; DOMCTL_PAYLOAD_BYTES];
             (payload[0], payload[2]) = (1, capabilities);
@@ -334,7 +334,7 @@ mod memory_functions {
     use super::kernel::intrinsics::{memcmp, memcpy, memmove, memset, strlen};
 
     #[test]
-    fn blocks_are_moved_whatever_their_length_and_overlap() {
+    fn blocks_of_any_length_and_overlap_are_moved() {
         let mut count = 0;
         for length in (0..=80).chain([255, 256, 257]) {
             for distance in 0..=70 {
@@ -353,7 +353,7 @@ mod memory_functions {
     }
 
     #[test]
-    fn copying_and_filling_touch_what_they_should() {
+    fn copying_and_filling_touch_only_their_range() {
         for length in 0..=100 {
             let source: Vec<u8> = (0..length).map(|i| i as u8 + 1).collect();
             let mut target = vec![0_u8; length + 2];

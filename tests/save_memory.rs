@@ -63,7 +63,7 @@ fn measure<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
 }
 
 #[test]
-fn a_save_makes_no_second_copy_and_what_is_restored_takes_no_more_than_before() {
+fn a_save_makes_no_second_copy_and_a_restored_state_takes_no_more_than_before() {
     let (mut testbed, before_bytes, _) = measure(|| {
         let mut testbed = Testbed::with_homes(1..=DOMAINS);
         for domid in 1..=DOMAINS {

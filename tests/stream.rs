@@ -122,7 +122,7 @@ fn a_stream_of_the_c_server_is_read_whole_and_written_again_to_the_byte() {
 }
 
 #[test]
-fn every_kind_of_item_goes_there_and_back_with_every_padding() {
+fn every_kind_of_item_survives_writing_and_reading_with_every_padding() {
     let items = all_kinds();
     let bytes = write(&items, Version::Two);
     assert_eq!(read(&bytes).unwrap(), items);
@@ -203,7 +203,7 @@ fn big_endian(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_unique_id_of_0_is_none_read_or_written() {
+fn a_unique_id_of_0_means_none_in_reading_and_in_writing() {
     let item = |unique_id| {
         Item::Connection(ConnectionItem {
             number: ConnectionNumber(1),
@@ -268,7 +268,7 @@ fn a_watch_whose_depth_the_c_server_left_out_is_read_with_every_padding_and_noth
 }
 
 #[test]
-fn a_watch_with_its_depth_is_not_taken_for_one_that_lacks_it() {
+fn a_watch_with_its_depth_is_not_mistaken_for_one_that_lacks_it() {
     for (path_bytes, token_bytes) in (1..12).flat_map(|path| (0..12).map(move |token| (path, token))) {
         for depth in [0, 1, 0x2f, 0x612f, 0x6100, 0xfffe] {
             let (path, token) = ("a".repeat(path_bytes).into(), vec![b't'; token_bytes].into());
@@ -319,7 +319,7 @@ fn a_stream_that_was_cut_anywhere_is_refused_and_what_follows_the_end_is_ignored
 }
 
 #[test]
-fn an_error_says_which_record_and_where_and_why() {
+fn an_error_names_the_record_its_place_and_the_reason() {
     let with = |at: usize, byte: u8| {
         let mut bytes = OF_C.to_vec();
         bytes[at] = byte;
@@ -338,7 +338,7 @@ fn an_error_says_which_record_and_where_and_why() {
 }
 
 #[test]
-fn records_that_are_not_known_are_skipped_and_counted() {
+fn unknown_records_are_skipped_and_counted() {
     let mut bytes = write(&[], Version::Two);
     let end = bytes.split_off(16);
     for kind in [9_u32, 0x5852_ffff, 0x5854_0000, u32::MAX] {
@@ -352,7 +352,7 @@ fn records_that_are_not_known_are_skipped_and_counted() {
 }
 
 #[test]
-fn whatever_is_changed_in_a_stream_there_is_an_answer() {
+fn a_stream_with_changed_bytes_is_accepted_or_refused() {
     let mut seed = 1_u64;
     let mut random = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -377,7 +377,7 @@ fn whatever_is_changed_in_a_stream_there_is_an_answer() {
 }
 
 #[test]
-fn references_to_what_is_not_there_are_found() {
+fn references_to_missing_items_are_found() {
     let connection = |number| {
         let peer = StreamPeer::Ring { domid: DomId(1), target: None, port: 3 };
         let number = ConnectionNumber(number);
@@ -498,7 +498,7 @@ fn a_line_of_a_dump_that_cannot_be_read_is_skipped_with_its_number_its_text_and_
 }
 
 #[test]
-fn what_the_receiver_of_a_dump_refuses_is_skipped_and_so_are_the_watches_of_a_connection() {
+fn a_connection_that_the_receiver_of_a_dump_refuses_is_skipped_with_its_watches() {
     let dump = b"$xenstored-dump-format\ndom,3,1,1,1\ndom,4,1,1,1\nwatch,3,2f61,61\nwatch,4,2f61,61\n";
     let mut items = Vec::new();
     let mut warnings = Vec::new();

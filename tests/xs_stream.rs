@@ -93,7 +93,7 @@ fn a_wrong_stream_is_refused_with_the_place() {
 }
 
 #[test]
-fn what_version_1_cannot_hold_is_listed_and_written_only_by_force() {
+fn losses_of_version_1_are_listed_and_written_only_by_force() {
     let (from, to) = (version_2_only(), scratch("one.xs"));
     let _ = fs::remove_file(&to);
     let said = printed(1, &["convert", "--to", "1", "-o", text(&to), text(&from)]);
@@ -111,7 +111,7 @@ fn what_version_1_cannot_hold_is_listed_and_written_only_by_force() {
 }
 
 #[test]
-fn what_a_restore_loses_of_another_servers_stream_is_shown_by_check() {
+fn check_shows_what_a_restore_loses_of_another_servers_stream() {
     let path = scratch("lost-depth.xs");
     let peer = StreamPeer::Ring { domid: DomId(7), target: None, port: 4 };
     let (number, input, output) = (ConnectionNumber(1), Vec::new().into(), Vec::new().into());
@@ -139,7 +139,7 @@ fn what_a_restore_loses_of_another_servers_stream_is_shown_by_check() {
 }
 
 #[test]
-fn a_stream_goes_to_version_2_and_back_without_a_difference() {
+fn a_stream_converts_to_version_2_and_back_without_a_difference() {
     let (two, one) = (scratch("c-two.xs"), scratch("c-one.xs"));
     printed(0, &["convert", "--to", "2", "-o", text(&two), OF_C]);
     printed(0, &["convert", "--to", "1", "-o", text(&one), text(&two)]);
@@ -182,7 +182,7 @@ fn a_broken_line_of_a_dump_is_skipped_with_a_warning_and_the_rest_imported() {
 }
 
 #[test]
-fn wrong_use_is_status_2_and_a_message() {
+fn wrong_usage_ends_with_a_message_and_status_2() {
     for (arguments, says) in [
         (&[][..], "a command is missing"),
         (&["chek", OF_C], "unknown command \"chek\""),

@@ -44,7 +44,7 @@ fn a_read_allocates_nothing() {
 }
 
 #[test]
-fn a_look_at_permissions_or_children_allocates_nothing() {
+fn reading_permissions_or_children_allocates_nothing() {
     for who in [Who::Dom0, Who::Guest] {
         assert_eq!(count(who, MessageType::GetPerms, b"/local/domain/7/data\0"), 0, "{who:?}");
         assert_eq!(count(who, MessageType::Directory, b"/local/domain/7/directory\0"), 0, "{who:?}");

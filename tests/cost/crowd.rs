@@ -43,7 +43,7 @@ fn watch(scene: &mut Scene) {
 }
 
 #[test]
-fn a_death_that_each_level_of_a_deep_chain_names_takes_many_turns() {
+fn the_death_of_a_domain_that_each_level_of_a_deep_chain_names_takes_many_turns() {
     const LEVELS: usize = 900;
     let mut scene = Scene::new(1_000_000, false);
     let path = |levels| format!("/shared{}", "/x".repeat(levels));
@@ -76,7 +76,7 @@ fn a_removal_that_a_crowd_watches_keeps_to_its_bound() {
 }
 
 #[test]
-fn a_removal_of_what_a_crowd_made_costs_a_few_steps_for_each_node() {
+fn a_removal_of_nodes_that_a_crowd_made_costs_a_few_steps_for_each() {
     let mut scene = crowd();
     for domid in 1..=CROWD {
         (0..950).for_each(|at| ask(&mut scene, domid, T::Write, &format!("/shared/x/{domid}/{}/{at}\0", at / 300)));

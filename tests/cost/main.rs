@@ -128,7 +128,7 @@ fn no_history_within_the_quotas_exceeds_a_bound_of_work() {
 }
 
 #[test]
-fn a_cost_above_its_bound_is_noticed_with_its_history() {
+fn a_cost_above_its_bound_is_reported_with_its_history() {
     let history = &shapes::shapes()[0];
     for objective in [
         Objective::Request(T::Read),
@@ -150,7 +150,7 @@ fn a_cost_above_its_bound_is_noticed_with_its_history() {
 }
 
 #[test]
-fn a_step_is_its_bytes() {
+fn a_step_survives_encoding_and_decoding() {
     for step in shapes::shapes().into_iter().flatten() {
         assert_eq!(Step::decode(step.encode()), step);
     }
@@ -158,7 +158,7 @@ fn a_step_is_its_bytes() {
 
 /// The fuzz target's corpus begins with the shapes. `COST_CORPUS=1` writes them.
 #[test]
-fn the_fuzz_target_begins_with_the_shapes() {
+fn the_fuzz_corpus_begins_with_the_shapes() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/cost");
     for (at, steps) in shapes::shapes().into_iter().enumerate() {
         let (file, bytes) = (folder.join(format!("shape-{at:02}")), steps.into_iter().flat_map(Step::encode));

@@ -37,17 +37,17 @@ use server::{Kind, Release};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[test]
-fn answers_and_events_are_those_of_the_c_server() {
+fn replies_and_events_equal_those_of_the_c_server() {
     assert_met_all(&run([Kind::C(Release::V4_17), Kind::Ours], 24, 9_000));
 }
 
 #[test]
-fn answers_and_events_are_those_of_the_c_server_of_4_20() {
+fn replies_and_events_equal_those_of_the_c_server_of_4_20() {
     assert_met_all(&run([Kind::C(Release::V4_20), Kind::Ours], 12, 9_000));
 }
 
 #[test]
-fn with_replay_every_commit_of_the_c_server_succeeds_and_more() {
+fn with_replay_every_commit_that_succeeds_in_the_c_server_succeeds_here_too() {
     // Few requests pass between two commits that were replayed: no sequence grows long enough to meet everything.
     let met = run([Kind::C(Release::V4_17), Kind::OursReplaying], 6, 6_000);
     assert!(setting("DIFF_SEED").is_some() || met.times_accepted(accepted::REPLAYED) >= 50, "hardly a replay");

@@ -142,7 +142,7 @@ fn ask(scene: &mut Scene, request: &Request, free: usize) -> (heap::Taken, Answe
 }
 
 #[test]
-fn a_request_is_refused_without_a_trace_or_keeps_no_more_than_was_free_for_it() {
+fn a_request_is_refused_without_a_trace_or_fits_into_its_free_memory() {
     let (mut tries, mut refusals, mut allocations) = (0, 0, 0);
     let mut wrong = Vec::new();
     let mut most = (0, 0);

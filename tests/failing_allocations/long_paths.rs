@@ -32,7 +32,7 @@ fn die(host: &mut Host, domid: u16) {
 }
 
 #[test]
-fn a_domain_dies_whose_nodes_and_rights_have_longer_paths_than_there_is_memory() {
+fn a_domain_dies_although_the_paths_of_its_nodes_and_rights_exceed_free_memory() {
     let mut host = Host::new();
     host.start(1);
     let directory = format!("/shared/{}", long());
@@ -53,7 +53,7 @@ fn a_domain_dies_whose_nodes_and_rights_have_longer_paths_than_there_is_memory()
 }
 
 #[test]
-fn a_removal_in_a_transaction_of_longer_paths_than_there_is_memory_takes_none_for_them() {
+fn a_removal_in_a_transaction_takes_no_memory_for_paths_that_exceed_free_memory() {
     for (domid, reserve) in [(0, limits::PRIVILEGED_RESERVE_BYTES), (1, limits::GUEST_RESERVE_BYTES)] {
         let mut host = Host::new();
         host.start(1);
@@ -83,7 +83,7 @@ fn a_removal_in_a_transaction_of_longer_paths_than_there_is_memory_takes_none_fo
 }
 
 #[test]
-fn watched_nodes_go_whose_paths_are_longer_than_there_is_memory() {
+fn watched_nodes_are_removed_although_their_paths_exceed_free_memory() {
     for dies in [false, true] {
         let mut host = Host::new();
         (1..=5).for_each(|domid| host.start(domid));
@@ -108,7 +108,7 @@ fn watched_nodes_go_whose_paths_are_longer_than_there_is_memory() {
 }
 
 #[test]
-fn very_many_watches_on_the_same_are_told_without_a_list_of_all() {
+fn very_many_watches_on_one_path_fire_without_a_list_of_all() {
     let mut host = Host::new();
     for domid in 1..=40 {
         host.start(domid);

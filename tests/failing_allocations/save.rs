@@ -90,7 +90,7 @@ fn with_every_amount(host: &mut Host, mut save: impl FnMut(&Host, &mut Sum) -> R
 }
 
 #[test]
-fn a_save_asks_for_what_it_takes_and_is_refused_or_told_whole() {
+fn a_save_reserves_its_memory_and_is_refused_or_complete() {
     let mut host = host();
     assert!(queued(&host, 1) > 4 * ENOUGH_BYTES, "{} bytes wait", queued(&host, 1));
     let now_ms = host.now_ms;
@@ -109,7 +109,7 @@ fn a_save_asks_for_what_it_takes_and_is_refused_or_told_whole() {
 }
 
 #[test]
-fn commands_that_save_the_state_say_that_there_is_no_memory() {
+fn commands_that_save_the_state_report_missing_memory() {
     let mut host = host();
     let (mut refused, mut told) = (0, 0);
     for free in (16 * 1024..ENOUGH_BYTES).step_by(4096) {
@@ -130,7 +130,7 @@ fn commands_that_save_the_state_say_that_there_is_no_memory() {
 }
 
 #[test]
-fn what_nobody_asks_for_any_more_is_given_back_after_a_minute() {
+fn a_saved_state_that_is_no_longer_requested_is_freed_after_a_minute() {
     let mut host = Host::new();
     for at in 0..1000 {
         host.ask(0, T::Write, format!("/{at}\0{}", "v".repeat(300))).unwrap();

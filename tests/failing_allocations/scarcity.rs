@@ -163,7 +163,7 @@ fn list(host: &mut Host, path: &str) -> Vec<String> {
 }
 
 #[test]
-fn guests_that_want_more_than_there_is_leave_dom0_what_it_needs() {
+fn guests_that_exhaust_their_memory_leave_dom0_what_it_needs() {
     let (mut host, transactions) = crowd();
     let before = heap::free_bytes();
     fill(&mut host);
@@ -175,7 +175,7 @@ fn guests_that_want_more_than_there_is_leave_dom0_what_it_needs() {
 }
 
 #[test]
-fn dom0_that_used_up_its_own_share_can_still_list_and_remove() {
+fn dom0_can_list_and_remove_after_it_has_used_up_its_share() {
     let mut host = Host::new();
     heap::set_free(limits::PRIVILEGED_RESERVE_BYTES + 64 * 1024);
     let mut made = 0;

@@ -22,7 +22,7 @@ fn requests() -> Vec<(&'static str, T, Vec<u8>)> {
 }
 
 #[test]
-fn xsa_416_what_a_request_needs_is_not_held_until_its_reply_is_read() {
+fn xsa_416_a_requests_memory_is_freed_before_its_reply_is_read() {
     for (name, kind, payload) in requests() {
         let mut host = Host::new();
         host.start(1);

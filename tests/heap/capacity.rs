@@ -75,7 +75,7 @@ fn fill(host: &mut Host) -> usize {
 }
 
 #[test]
-fn an_8_mib_domain_holds_25000_nodes_of_100_guests_and_serves_on_when_it_is_full() {
+fn an_8_mib_domain_holds_25000_nodes_of_100_guests_and_still_serves_when_full() {
     set_size(HEAP_BYTES);
     let mut host = Host::new();
     let nodes = fill(&mut host);

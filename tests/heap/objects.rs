@@ -86,7 +86,7 @@ fn a_directory_that_was_large_takes_no_more_than_a_small_one() {
 }
 
 #[test]
-fn what_is_not_a_node_takes_what_the_table_says() {
+fn objects_other_than_nodes_take_what_the_table_says() {
     set_size(16 * 1024 * 1024);
     let mut host = Host::new();
     let known = each(&mut host, "domain that is known, not connected", 200, |host| {

@@ -94,7 +94,7 @@ fn matches(entry: &str, place: &str) -> bool {
 }
 
 #[test]
-fn every_place_that_can_panic_was_looked_at() {
+fn every_place_that_can_panic_has_a_reason() {
     let image = read_image();
     let places = places(&image);
     let allowed = allowed();
@@ -119,7 +119,7 @@ fn every_place_that_can_panic_was_looked_at() {
 }
 
 #[test]
-fn the_list_has_nothing_that_is_not_there_any_more() {
+fn every_reason_belongs_to_a_place_in_the_image() {
     let places = places(&read_image());
     for (entry, reason) in allowed() {
         assert!(
@@ -132,7 +132,7 @@ fn the_list_has_nothing_that_is_not_there_any_more() {
 
 /// The functions of guest-driven modules that refer to a place, by module: a figure to follow, not a limit.
 #[test]
-fn each_place_is_used_by_a_function_that_has_a_name() {
+fn each_place_is_used_by_a_named_function() {
     let places = places(&read_image());
     let mut by_module: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for (place, users) in &places {

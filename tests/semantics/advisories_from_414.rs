@@ -52,7 +52,7 @@ fn xsa_415_a_failure_in_a_transaction_leaves_no_orphans() {
 }
 
 #[test]
-fn xsa_417_a_right_for_a_domain_that_is_not_there_is_none() {
+fn xsa_417_an_entry_for_a_missing_domain_gives_no_right() {
     let mut testbed = Testbed::new();
     testbed.write(0, "/never", "").unwrap();
     testbed.set_perms(0, "/never", "n0 b7").unwrap();
@@ -102,7 +102,7 @@ fn xsa_418_the_deepest_paths_need_no_more_stack_than_others() {
 }
 
 #[test]
-fn xsa_419_nodes_of_the_dead_do_not_pile_up() {
+fn xsa_419_nodes_of_dead_domains_do_not_accumulate() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.write(1, "shared", "").unwrap();
     testbed.set_perms(1, "shared", "b1").unwrap();
@@ -126,7 +126,7 @@ fn xsa_419_nodes_of_the_dead_do_not_pile_up() {
 }
 
 #[test]
-fn xsa_420_odd_numbers_in_a_header_cost_at_most_that_connection_and_once() {
+fn xsa_420_odd_numbers_in_a_header_cost_at_most_their_own_connection_and_only_once() {
     for odd in [0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
         let ordinary = Header { kind: T::Read.to_wire(), request_id: 1, transaction_id: 0, payload_bytes: 5 };
         for header in [
@@ -185,7 +185,7 @@ fn xsa_421_a_commit_is_all_or_nothing_and_counts_are_exact() {
 }
 
 #[test]
-fn xsa_425_release_and_introduction_of_busy_domains_in_any_order() {
+fn xsa_425_busy_domains_can_be_released_and_introduced_in_any_order() {
     let _seed = Seed(425);
     let mut random = Random::new(425);
     let mut testbed = Testbed::with_homes(1..6);
@@ -303,7 +303,7 @@ fn xsa_484_reset_watches_in_a_transaction_drops_it_cleanly() {
 }
 
 #[test]
-fn a_port_that_fires_after_its_domain_is_gone_is_nothing() {
+fn a_port_that_fires_after_its_domain_is_gone_is_ignored() {
     let mut testbed = Testbed::with_homes([1]);
     let ports: Vec<_> = testbed.machine.bound.keys().copied().collect();
     testbed.kill(1);

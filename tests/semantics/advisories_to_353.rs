@@ -17,7 +17,7 @@ fn cheat(testbed: &mut Testbed, domid: u16) {
 }
 
 #[test]
-fn xsa_38_impossible_indices_cut_off_their_domain_alone() {
+fn xsa_38_impossible_indices_disconnect_only_their_own_domain() {
     let mut testbed = Testbed::with_homes([1, 2]);
     cheat(&mut testbed, 1);
     assert_eq!(testbed.write(2, "data", "x"), ok());
@@ -25,7 +25,7 @@ fn xsa_38_impossible_indices_cut_off_their_domain_alone() {
 }
 
 #[test]
-fn xsa_72_a_reply_that_is_too_long_is_an_error_and_not_a_message() {
+fn xsa_72_a_reply_that_is_too_long_becomes_an_error() {
     let mut testbed = Testbed::with_homes([1]);
     for at in 0..300 {
         testbed.write(0, &format!("/local/domain/1/a-rather-long-name-{at}"), "").unwrap();
@@ -64,7 +64,7 @@ fn xsa_115_a_node_below_a_large_one_can_be_removed() {
 }
 
 #[test]
-fn xsa_233_a_domain_and_the_one_that_acts_for_it_may_die_at_once() {
+fn xsa_233_a_target_and_the_domain_that_acts_for_it_may_die_at_once() {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.set_target(0, 2, 1).unwrap();
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
@@ -111,7 +111,7 @@ fn xsa_272_a_node_counts_however_it_is_made() {
 }
 
 #[test]
-fn xsa_322_rights_of_the_dead_are_not_their_successors() {
+fn xsa_322_rights_of_a_dead_domain_are_not_inherited() {
     let mut testbed = Testbed::with_guests([7]);
     for path in ["/a", "/b"] {
         testbed.write(0, path, "").unwrap();
@@ -134,7 +134,7 @@ fn xsa_322_rights_of_the_dead_are_not_their_successors() {
 }
 
 #[test]
-fn xsa_323_what_can_be_made_can_be_read_listed_and_removed() {
+fn xsa_323_every_node_that_can_be_made_can_be_read_listed_and_removed() {
     for domid in [1, 32000] {
         let mut testbed = Testbed::with_homes([domid]);
         for bytes in [2047, 2048, 2049] {
@@ -156,7 +156,7 @@ fn xsa_323_what_can_be_made_can_be_read_listed_and_removed() {
 }
 
 #[test]
-fn xsa_324_an_event_that_is_too_long_is_dropped_and_the_watch_goes_on() {
+fn xsa_324_an_event_that_is_too_long_is_dropped_and_the_watch_remains() {
     let mut testbed = Testbed::with_homes([1]);
     let token = "t".repeat(4080);
     assert_eq!(testbed.request(1, T::Watch, format!("a\0{token}\0")), ok());
@@ -168,7 +168,7 @@ fn xsa_324_an_event_that_is_too_long_is_dropped_and_the_watch_goes_on() {
 }
 
 #[test]
-fn xsa_325_a_cheating_domain_is_remembered_until_its_death() {
+fn xsa_325_a_domain_with_a_protocol_error_is_remembered_until_its_death() {
     for acting in [false, true] {
         let mut testbed = Testbed::with_homes([1, 2]);
         if acting {
@@ -197,7 +197,7 @@ fn xsa_325_a_cheating_domain_is_remembered_until_its_death() {
 }
 
 #[test]
-fn xsa_326_a_sleeping_reader_does_not_hold_events_or_their_cause_for_ever() {
+fn xsa_326_a_client_that_does_not_read_holds_neither_events_nor_their_sender_for_ever() {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.set_perms(1, "/local/domain/1", "r1").unwrap();
     testbed.watch(2, "/local/domain/1", "t").unwrap();
@@ -215,7 +215,7 @@ fn xsa_326_a_sleeping_reader_does_not_hold_events_or_their_cause_for_ever() {
 }
 
 #[test]
-fn xsa_326_a_node_changed_again_and_again_is_told_once() {
+fn xsa_326_repeated_changes_of_a_node_leave_one_pending_event() {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.set_perms(1, "/local/domain/1", "r1").unwrap();
     testbed.watch(2, "/local/domain/1", &"t".repeat(1200)).unwrap();
@@ -269,7 +269,7 @@ fn xsa_330_watches_are_gone_however_they_are_withdrawn() {
 }
 
 #[test]
-fn xsa_352_nobody_gives_a_node_away() {
+fn xsa_352_no_guest_gives_a_node_away() {
     let mut testbed = Testbed::with_homes([1, 2]);
     for (owner, expected) in
         [("n2", "EPERM"), ("n0", "EPERM"), ("n9", "ENOENT"), ("n32752", "ENOENT"), ("n65535", "ENOENT")]

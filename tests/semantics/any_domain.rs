@@ -22,7 +22,7 @@ fn an_entry_for_all_domains_gives_its_right_to_every_domain() {
 }
 
 #[test]
-fn the_first_entry_that_means_a_domain_decides_alone() {
+fn the_first_entry_that_applies_to_a_domain_decides_alone() {
     let mut testbed = Testbed::with_homes([1, 2, 3]);
     testbed.write(1, "data", "x").unwrap();
     testbed.set_perms(1, "data", "n1 n2 b32757 r3").unwrap();
@@ -31,7 +31,7 @@ fn the_first_entry_that_means_a_domain_decides_alone() {
 }
 
 #[test]
-fn it_gives_events_too_and_outlives_every_domain() {
+fn an_entry_for_all_domains_gives_events_too_and_outlives_every_domain() {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.write(0, "/shared", "x").unwrap();
     testbed.set_perms(0, "/shared", "n0 r32757").unwrap();
@@ -47,7 +47,7 @@ fn it_gives_events_too_and_outlives_every_domain() {
 }
 
 #[test]
-fn it_gives_special_events_too() {
+fn an_entry_for_all_domains_gives_special_events_too() {
     let mut testbed = Testbed::with_guests([1, 2]);
     testbed.set_perms(0, "@introduceDomain", "n0 n2 r32757").unwrap();
     for domid in [1, 2] {
@@ -62,7 +62,7 @@ fn it_gives_special_events_too() {
 }
 
 #[test]
-fn a_commit_after_a_domains_birth_or_death_keeps_it() {
+fn a_commit_after_a_domains_birth_or_death_keeps_an_entry_for_all_domains() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.write(1, "data", "x").unwrap();
     testbed.set_perms(1, "data", "n1 r32757").unwrap();
@@ -98,7 +98,7 @@ fn only_the_control_domain_can_make_all_domains_the_owner() {
 }
 
 #[test]
-fn an_entry_by_a_domain_that_was_not_offered_it_never_takes_effect() {
+fn an_entry_for_all_domains_by_a_domain_without_the_feature_never_takes_effect() {
     let mut testbed = Testbed::with_homes([2]);
     testbed.build(DomId(1));
     testbed.request(0, MessageType::SetFeature, "1\x007\0").unwrap();
@@ -113,7 +113,7 @@ fn an_entry_by_a_domain_that_was_not_offered_it_never_takes_effect() {
 }
 
 #[test]
-fn it_is_no_domain() {
+fn the_number_for_all_domains_is_no_domain() {
     let mut testbed = Testbed::new();
     for (kind, payload) in [
         (MessageType::Release, "32757\0"),

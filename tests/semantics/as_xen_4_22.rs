@@ -128,7 +128,7 @@ fn a_ring_that_is_erased_while_it_is_served_is_not_shut() {
 }
 
 #[test]
-fn erasing_its_ring_rids_a_domain_of_nothing_that_is_counted() {
+fn a_domain_that_erases_its_ring_keeps_everything_that_is_counted() {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.set_perms(0, "/local/domain/1", "r1").unwrap();
     testbed.watch(2, "/local/domain/1", &"t".repeat(900)).unwrap();
@@ -332,7 +332,7 @@ fn an_offset_of_a_part_that_is_no_number_counts_as_0() {
 }
 
 #[test]
-fn release_and_resume_are_refused_for_the_control_domain_alone_whatever_its_number() {
+fn release_and_resume_are_refused_only_for_the_control_domain_whatever_its_number() {
     let mut testbed = Testbed::unconnected(Config { privileged: DomId(3), ..Config::default() });
     for domid in [DomId(3), DOM0] {
         testbed.build(domid);
@@ -497,7 +497,7 @@ fn watches_and_transactions_raise_the_maxima_when_they_are_made() {
 }
 
 #[test]
-fn what_one_request_makes_grow_for_many_domains_raises_the_maximum_of_each() {
+fn a_request_that_grows_the_use_of_many_domains_raises_the_maximum_of_each() {
     let mut testbed = Testbed::with_guests(1..=20);
     let transaction = testbed.begin(0);
     for domid in 1..=20 {
@@ -521,7 +521,7 @@ fn the_control_domain_does_not_count_for_the_maxima_of_guests() {
 }
 
 #[test]
-fn a_quota_of_memory_that_another_domain_makes_a_guest_pass_is_logged() {
+fn a_memory_quota_that_another_domain_makes_a_guest_exceed_is_logged() {
     for (name, quota) in [("soft", "soft-memory"), ("hard", "memory")] {
         let mut testbed = Testbed::with_homes([1]);
         testbed.request(0, MessageType::SetQuota, format!("1\0{quota}\x005000\0")).unwrap();
@@ -541,7 +541,7 @@ fn a_quota_of_memory_that_another_domain_makes_a_guest_pass_is_logged() {
 }
 
 #[test]
-fn what_another_servers_state_holds_counts_for_the_maxima() {
+fn the_restored_state_of_another_server_counts_for_the_maxima() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.fill_nodes(1, 30);
     let saved = save(testbed.server.engine(), &SaveOptions { now_ms: testbed.now_ms, reply: None });

@@ -61,7 +61,7 @@ fn a_domain_without_a_port_is_left_to_be_introduced_by_request() {
 }
 
 #[test]
-fn a_port_that_can_not_be_stops_nobody_else() {
+fn a_port_that_cannot_be_bound_stops_no_other_domain() {
     for wrong in [BAD_PORT, 1 << 17, u32::MAX] {
         let mut testbed = with_ports(Config::default(), &[(0, 3), (1, wrong), (6, 7)]);
         assert_eq!(connect(&mut testbed), 2);
@@ -72,7 +72,7 @@ fn a_port_that_can_not_be_stops_nobody_else() {
 }
 
 #[test]
-fn a_domain_whose_ring_can_not_be_mapped_stops_nobody_else() {
+fn a_domain_whose_ring_cannot_be_mapped_stops_no_other() {
     let mut testbed = with_ports(Config::default(), &[(0, 3), (1, 5), (6, 7)]);
     testbed.machine.pages.remove(&DomId(1));
     assert_eq!(connect(&mut testbed), 2);
@@ -89,14 +89,14 @@ fn a_domain_that_dies_is_not_connected_and_one_that_has_shut_down_is() {
 }
 
 #[test]
-fn nobody_is_connected_where_no_ring_names_a_port() {
+fn no_domain_is_connected_where_no_ring_names_a_port() {
     let mut testbed = with_ports(Config::default(), &[(0, 0), (1, 0)]);
     assert_eq!(connect(&mut testbed), 0);
     assert_eq!((testbed.machine.mapped.len(), testbed.machine.bound.len()), (0, 0));
 }
 
 #[test]
-fn a_second_look_connects_only_who_is_new() {
+fn a_second_auto_introduction_connects_only_new_domains() {
     let mut testbed = with_ports(Config::default(), &[(0, 3)]);
     assert_eq!((connect(&mut testbed), connect(&mut testbed)), (1, 0));
     testbed.build(DomId(1));
@@ -105,7 +105,7 @@ fn a_second_look_connects_only_who_is_new() {
 }
 
 #[test]
-fn a_domain_that_waits_for_its_connection_is_told_that_it_stands() {
+fn a_domain_that_waits_for_its_connection_is_notified_of_it() {
     let mut testbed = with_ports(Config::default(), &[(0, 3), (1, 5)]);
     testbed.set_word(1, Field::Connection, 1);
     for field in [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer] {
@@ -131,7 +131,7 @@ fn requests_that_waited_for_the_server_are_answered() {
 }
 
 #[test]
-fn one_that_was_connected_by_itself_dies_as_any_other() {
+fn an_auto_introduced_domain_dies_like_any_other() {
     let mut testbed = with_ports(Config::default(), &[(0, 3), (1, 5)]);
     testbed.machine.unique_ids.insert(DomId(1), 100);
     connect(&mut testbed);

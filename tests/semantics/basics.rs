@@ -3,7 +3,7 @@
 use crate::testbed::{Testbed, error, event, ok};
 
 #[test]
-fn what_is_written_can_be_read_listed_and_removed() {
+fn a_written_node_can_be_read_listed_and_removed() {
     let mut testbed = Testbed::new();
     assert_eq!(testbed.write(0, "/a/b", "value"), ok());
     assert_eq!(testbed.read(0, "/a/b"), Ok(b"value".to_vec()));

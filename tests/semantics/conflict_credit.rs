@@ -48,7 +48,7 @@ fn pause(testbed: &mut Testbed, writer: u16) {
 }
 
 #[test]
-fn the_guest_whose_write_made_a_commit_fail_pays_and_nobody_else() {
+fn only_the_guest_whose_write_made_a_commit_fail_pays() {
     for replay in [true, false] {
         let mut testbed = Testbed::with(Config { replay, ..Config::default() });
         (1..5).for_each(|domid| testbed.start(domid));
@@ -98,7 +98,7 @@ fn a_removal_by_a_commit_is_paid_for_too() {
 type Way = (&'static str, fn(&mut Testbed, u32), fn(&mut Testbed));
 
 #[test]
-fn whatever_way_a_commit_is_made_to_fail_is_paid_for() {
+fn every_way_to_make_a_commit_fail_is_paid_for() {
     let ways: [Way; 7] = [
         ("write", |w, t| drop(w.read_in(1, t, "/n/a")), |w| drop(w.write(2, "/n/a", "x").unwrap())),
         ("make", |w, t| drop(w.read_in(1, t, "/n/new")), |w| drop(w.mkdir(2, "/n/new").unwrap())),
@@ -137,7 +137,7 @@ fn whatever_way_a_commit_is_made_to_fail_is_paid_for() {
 }
 
 #[test]
-fn of_many_who_wrote_only_those_pay_whose_write_changes_a_reply() {
+fn of_many_writers_only_those_whose_write_changes_a_reply_pay() {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(0);
     testbed.directory_in(0, transaction, "/n").unwrap();
@@ -164,7 +164,7 @@ fn a_conflict_is_paid_for_even_if_the_reply_that_differs_has_another_cause() {
 }
 
 #[test]
-fn a_commit_that_a_replay_saves_costs_nobody_a_point() {
+fn a_commit_that_a_replay_saves_costs_no_conflict_credit() {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(0);
     testbed.write_in(0, transaction, "/n/a", "mine").unwrap();
@@ -174,7 +174,7 @@ fn a_commit_that_a_replay_saves_costs_nobody_a_point() {
 }
 
 #[test]
-fn ones_own_writes_and_those_of_the_control_domain_are_blamed_on_nobody() {
+fn own_writes_and_those_of_the_control_domain_cost_no_conflict_credit() {
     for writer in [0, 1] {
         let mut testbed = with_nodes();
         for _ in 0..9 {
@@ -200,7 +200,7 @@ fn a_write_is_paid_for_once_however_many_commits_it_makes_fail() {
 }
 
 #[test]
-fn at_its_fifth_failure_a_guest_is_not_read_until_it_has_a_point_back() {
+fn at_its_fifth_failure_a_guest_is_held_back_until_it_regains_a_conflict_credit() {
     let mut testbed = with_nodes();
     for left in (0..5).rev() {
         assert!(!testbed.is_held_back(2));
@@ -220,7 +220,7 @@ fn at_its_fifth_failure_a_guest_is_not_read_until_it_has_a_point_back() {
 }
 
 #[test]
-fn replies_and_events_reach_a_guest_without_points() {
+fn replies_and_events_reach_a_guest_without_conflict_credits() {
     let mut testbed = with_nodes();
     testbed.watch(2, "/n/b", "t").unwrap();
     testbed.events(2);
@@ -232,7 +232,7 @@ fn replies_and_events_reach_a_guest_without_points() {
 }
 
 #[test]
-fn guests_without_points_get_them_back_one_at_a_time() {
+fn guests_without_conflict_credits_regain_them_one_at_a_time() {
     let mut testbed = with_nodes();
     pause(&mut testbed, 2);
     pause(&mut testbed, 3);
@@ -243,7 +243,7 @@ fn guests_without_points_get_them_back_one_at_a_time() {
 }
 
 #[test]
-fn while_the_control_domain_tries_again_nobody_gets_a_point_but_for_no_longer_than_a_second() {
+fn a_retry_of_the_control_domain_delays_conflict_credits_for_at_most_a_second() {
     let mut testbed = with_nodes();
     pause(&mut testbed, 2);
     let transaction = testbed.begin(0);
@@ -269,7 +269,7 @@ fn pause_to_nothing(testbed: &mut Testbed, writer: u16) {
 }
 
 #[test]
-fn a_transaction_of_a_guest_keeps_nobodys_points() {
+fn a_guests_transaction_delays_no_conflict_credits() {
     let mut testbed = with_nodes();
     pause(&mut testbed, 2);
     testbed.begin(1);
@@ -278,7 +278,7 @@ fn a_transaction_of_a_guest_keeps_nobodys_points() {
 }
 
 #[test]
-fn a_domain_does_not_inherit_what_another_of_its_number_lost() {
+fn a_domain_does_not_inherit_a_loss_of_conflict_credits() {
     let mut testbed = with_nodes();
     pause(&mut testbed, 2);
     testbed.introduce(0, 2, 1).unwrap();

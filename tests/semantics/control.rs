@@ -82,7 +82,7 @@ fn wrong_commands_and_wrong_parameters_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn quota_shows_and_sets_the_values_for_all() {
+fn quota_shows_and_sets_the_values_for_all_domains() {
     let mut testbed = Testbed::with_guests([5, 6]);
     assert_eq!(
         text(&mut testbed, "quota"),
@@ -116,7 +116,7 @@ fn quota_shows_and_sets_the_values_for_all() {
 }
 
 #[test]
-fn quota_of_a_domain_shows_what_it_has_and_has_had() {
+fn quota_of_a_domain_shows_its_use_and_its_maxima() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.write(5, "a/b", &"x".repeat(100)).unwrap();
     testbed.watch(5, "a", "t").unwrap();
@@ -145,7 +145,7 @@ fn quota_of_a_domain_shows_what_it_has_and_has_had() {
 }
 
 #[test]
-fn quota_max_shows_the_most_of_any_guest_and_starts_again_on_demand() {
+fn quota_max_shows_the_maxima_of_all_guests_and_restarts_them_on_request() {
     let mut testbed = Testbed::with_homes([5, 6]);
     for count in 0..7 {
         testbed.watch(5, "a", &count.to_string()).unwrap();
@@ -185,7 +185,7 @@ fn log_shows_and_sets_its_switches() {
 }
 
 #[test]
-fn logfile_and_memreport_answer_what_a_domain_without_files_can() {
+fn logfile_and_memreport_answer_as_far_as_a_domain_without_files_can() {
     let mut testbed = Testbed::with_homes([5]);
     assert!(text(&mut testbed, "logfile /tmp/log").contains("xl console Xenstore"));
     for words in ["memreport", "memreport /tmp/report"] {
@@ -198,7 +198,7 @@ fn logfile_and_memreport_answer_what_a_domain_without_files_can() {
 }
 
 #[test]
-fn check_says_ok_when_all_counts_agree() {
+fn check_answers_ok_when_all_counts_agree() {
     let mut testbed = Testbed::with_homes([5, 6]);
     testbed.write(5, "a/b", "").unwrap();
     testbed.set_perms(5, "a", "n5 r6").unwrap();

@@ -37,7 +37,7 @@ fn crash(testbed: &mut Testbed, domid: u16, is_repeated: bool) {
 }
 
 #[test]
-fn a_guests_crash_costs_its_connection_alone_and_is_told_in_a_node() {
+fn a_crash_in_a_guests_request_costs_only_its_connection_and_is_reported_in_a_node() {
     let mut testbed = Testbed::with_homes([3, 4]);
     testbed.watch(0, NODE, "c").unwrap();
     testbed.events(0);
@@ -56,7 +56,7 @@ fn a_guests_crash_costs_its_connection_alone_and_is_told_in_a_node() {
 }
 
 #[test]
-fn a_domain_whose_ring_was_filled_in_the_turn_of_the_crash_is_told_to_read() {
+fn a_domain_whose_ring_was_filled_in_the_turn_of_the_crash_is_signalled() {
     let mut testbed = Testbed::with_homes([3, 4]);
     testbed.write(0, "/data", &"v".repeat(1000)).unwrap();
     for _ in 0..3 {
@@ -74,7 +74,7 @@ fn a_domain_whose_ring_was_filled_in_the_turn_of_the_crash_is_told_to_read() {
 }
 
 #[test]
-fn whoever_crashed_it_once_may_reconnect_and_whoever_did_twice_needs_the_control_domain() {
+fn after_one_crash_a_domain_may_reconnect_and_after_two_it_needs_the_control_domain() {
     for is_repeated in [false, true] {
         let mut testbed = Testbed::with_homes([3, 4]);
         crash(&mut testbed, 3, is_repeated);
@@ -99,7 +99,7 @@ fn whoever_crashed_it_once_may_reconnect_and_whoever_did_twice_needs_the_control
 }
 
 #[test]
-fn the_control_domains_request_is_answered_and_its_connection_goes_on() {
+fn a_request_of_the_control_domain_that_crashes_is_answered_and_its_connection_remains() {
     let mut testbed = Testbed::with_homes([3]);
     let transaction = testbed.begin(0);
     crash(&mut testbed, 0, true);
@@ -131,7 +131,7 @@ fn panic_and_go_on(testbed: &mut Testbed, domid: u16, transaction: u32) {
 }
 
 #[test]
-fn without_memory_for_another_testbed_the_same_server_goes_on_without_the_request() {
+fn without_memory_for_a_restart_the_same_server_resumes_without_the_request() {
     let mut testbed = Testbed::with_homes([3, 4]);
     testbed.write(0, "/shared", "value").unwrap();
     testbed.set_perms(0, "/shared", "b0").unwrap();
@@ -165,7 +165,7 @@ fn without_memory_for_another_testbed_the_same_server_goes_on_without_the_reques
 const NOT_DONE: &str = "The server restarted after a crash";
 
 #[test]
-fn a_start_that_waits_when_the_server_crashes_is_answered_that_it_does_not_take_place() {
+fn a_start_that_is_pending_in_a_crash_is_answered_with_its_cancellation() {
     for domid in [3, 0] {
         let mut testbed = Testbed::with_homes([3, 4]);
         testbed.begin(4);
@@ -187,7 +187,7 @@ fn a_start_that_waits_when_the_server_crashes_is_answered_that_it_does_not_take_
 }
 
 #[test]
-fn a_start_whose_client_has_begun_anew_is_not_answered_after_a_crash() {
+fn a_start_whose_client_was_reset_is_not_answered_after_a_crash() {
     let mut testbed = Testbed::with_homes([3, 4]);
     testbed.begin(4);
     upload(&mut testbed, &kernel());
@@ -200,7 +200,7 @@ fn a_start_whose_client_has_begun_anew_is_not_answered_after_a_crash() {
 }
 
 #[test]
-fn a_command_that_was_taken_in_the_turn_of_the_crash_is_answered_as_well() {
+fn a_command_that_was_taken_in_the_turn_of_the_crash_is_answered_too() {
     const UNKNOWN: DomId = DomId(99);
     let mut testbed = Testbed::with_homes([3]);
     let put = |testbed: &mut Testbed, domid, kind: MessageType, request_id, payload: &[u8]| {

@@ -18,7 +18,7 @@ fn gone() -> (String, String) {
 }
 
 #[test]
-fn all_that_a_dead_domain_owns_goes_with_everything_below_and_wherever_it_is() {
+fn all_nodes_of_a_dead_domain_are_removed_with_everything_below_them() {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.write(0, "/shared", "").unwrap();
     testbed.set_perms(0, "/shared", "b0").unwrap();
@@ -35,7 +35,7 @@ fn all_that_a_dead_domain_owns_goes_with_everything_below_and_wherever_it_is() {
 }
 
 #[test]
-fn watchers_are_told_of_the_nodes_that_go_and_then_of_the_release() {
+fn watchers_get_events_of_the_removed_nodes_and_then_of_the_release() {
     let mut testbed = with_release_watch();
     testbed.write(1, "data/x", "").unwrap();
     testbed.watch(0, "/local/domain", "above").unwrap();
@@ -47,7 +47,7 @@ fn watchers_are_told_of_the_nodes_that_go_and_then_of_the_release() {
 }
 
 #[test]
-fn a_shutdown_is_told_once_until_resume_and_death_is_told_again() {
+fn a_shutdown_is_announced_once_until_resume_and_the_death_is_announced_again() {
     let mut testbed = with_release_watch();
     for _ in 0..3 {
         testbed.set_state(1, DomainState::Shutdown);
@@ -78,7 +78,7 @@ fn a_dying_domain_is_released_at_once_and_only_once() {
 }
 
 #[test]
-fn several_that_shut_down_together_are_told_at_once() {
+fn several_domains_that_shut_down_together_are_announced_at_once() {
     let mut testbed = with_release_watch();
     for domid in [1, 2] {
         testbed.machine.domains.insert(xenstore::store::domain::DomId(domid), DomainState::Shutdown);
@@ -89,7 +89,7 @@ fn several_that_shut_down_together_are_told_at_once() {
 }
 
 #[test]
-fn the_death_of_the_control_domain_is_not_believed() {
+fn the_death_of_the_control_domain_is_ignored() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.machine.domains.remove(&DOM0);
     testbed.server.handle_domain_exception();
@@ -99,7 +99,7 @@ fn the_death_of_the_control_domain_is_not_believed() {
 }
 
 #[test]
-fn a_right_dies_with_its_domain_and_is_not_its_successors() {
+fn a_right_dies_with_its_domain_and_is_not_inherited() {
     let mut testbed = Testbed::new();
     testbed.start(7);
     testbed.write(0, "/a", "secret").unwrap();
@@ -160,7 +160,7 @@ fn a_right_does_not_come_back_by_a_replay() {
 }
 
 #[test]
-fn a_node_given_in_a_transaction_to_a_domain_that_is_gone_is_not_its_successors() {
+fn a_node_given_in_a_transaction_to_a_domain_that_is_gone_is_not_inherited() {
     let mut testbed = Testbed::new();
     testbed.start(7);
     let transaction = testbed.begin(0);
@@ -175,7 +175,7 @@ fn a_node_given_in_a_transaction_to_a_domain_that_is_gone_is_not_its_successors(
 }
 
 #[test]
-fn a_transaction_over_a_dead_domains_nodes_is_to_be_tried_again() {
+fn a_transaction_over_a_dead_domains_nodes_must_be_retried() {
     let mut testbed = Testbed::without_replay([7]);
     let transaction = testbed.begin(0);
     testbed.write_in(0, transaction, "/local/domain/7", "x").unwrap();
@@ -214,7 +214,7 @@ fn a_dead_domains_watches_are_gone_and_do_not_count() {
 }
 
 #[test]
-fn a_released_domain_is_not_told_of_the_removal_of_its_own_nodes() {
+fn a_released_domain_gets_no_events_of_the_removal_of_its_own_nodes() {
     let mut testbed = with_release_watch();
     testbed.watch(1, "data", "t").unwrap();
     testbed.write(1, "data", "x").unwrap();
@@ -230,7 +230,7 @@ fn a_released_domain_is_not_told_of_the_removal_of_its_own_nodes() {
 }
 
 #[test]
-fn what_a_known_domain_owns_goes_too_when_it_was_never_introduced() {
+fn nodes_of_a_known_domain_are_removed_although_it_was_never_introduced() {
     let mut testbed = Testbed::new();
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
     testbed.events(0);
@@ -244,7 +244,7 @@ fn what_a_known_domain_owns_goes_too_when_it_was_never_introduced() {
 }
 
 #[test]
-fn with_keep_orphans_the_nodes_of_the_dead_go_to_the_control_domain() {
+fn with_keep_orphans_the_control_domain_gets_the_nodes_of_dead_domains() {
     let mut testbed = Testbed::with(Config { keep_orphans: true, ..Config::default() });
     for domid in [1, 2] {
         testbed.start(domid);
@@ -264,7 +264,7 @@ fn with_keep_orphans_the_nodes_of_the_dead_go_to_the_control_domain() {
 }
 
 #[test]
-fn with_keep_orphans_a_transaction_does_not_give_nodes_back_to_the_dead() {
+fn with_keep_orphans_a_transaction_does_not_give_nodes_back_to_a_dead_domain() {
     let mut testbed = Testbed::with(Config { keep_orphans: true, replay: false, ..Config::default() });
     testbed.start(1);
     testbed.make_home(1);

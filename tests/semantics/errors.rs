@@ -162,7 +162,7 @@ fn requests_of_several_strings_need_their_number() {
 }
 
 #[test]
-fn what_is_no_request_is_enosys_for_everybody() {
+fn an_unknown_request_is_enosys_for_every_client() {
     let mut testbed = Testbed::with_homes([1]);
     for kind in [15, 16, 20, 27, 28, 100, 0xffff, 0x1_0000, 0x8000_0002, u32::MAX] {
         for domid in [0, 1] {
@@ -176,7 +176,7 @@ fn what_is_no_request_is_enosys_for_everybody() {
 }
 
 #[test]
-fn privileged_requests_are_refused_to_guests_before_anything_is_looked_at() {
+fn privileged_requests_are_refused_to_guests_before_anything_else_is_checked() {
     let mut testbed = Testbed::with_homes([1, 2]);
     let privileged =
         [T::Control, T::Introduce, T::Release, T::Resume, T::IsDomainIntroduced, T::SetTarget, T::SetFeature]
@@ -199,7 +199,7 @@ fn privileged_requests_are_refused_to_guests_before_anything_is_looked_at() {
 }
 
 #[test]
-fn the_transaction_is_looked_at_before_the_payload() {
+fn the_transaction_is_checked_before_the_payload() {
     let mut testbed = Testbed::with_homes([1]);
     for kind in [T::Read, T::Write, T::Mkdir, T::Rm, T::Directory, T::GetPerms, T::SetPerms, T::TransactionEnd] {
         assert_eq!(one_reply(&mut testbed, 1, 999, kind.to_wire(), b""), error("ENOENT"), "{kind:?}");
@@ -287,7 +287,7 @@ fn a_list_that_does_not_fit_into_a_message_is_e2big_and_comes_in_parts() {
 }
 
 #[test]
-fn a_part_behind_the_end_or_of_no_children_is_an_empty_string() {
+fn a_part_after_the_end_or_of_no_children_is_an_empty_string() {
     let mut testbed = Testbed::new();
     testbed.write(0, "/some/a", "").unwrap();
     testbed.write(0, "/none", "").unwrap();

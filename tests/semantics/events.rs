@@ -69,7 +69,7 @@ fn parents_made_on_the_way_cause_no_event_of_their_own() {
 }
 
 #[test]
-fn making_a_node_that_is_there_and_removing_one_that_is_not_cause_no_event() {
+fn making_an_existing_node_and_removing_a_missing_one_cause_no_event() {
     let mut testbed = watched(&[("/a", "a")]);
     testbed.write(0, "/a", "value").unwrap();
     testbed.events(0);
@@ -89,7 +89,7 @@ fn writing_the_same_value_again_is_a_change() {
 }
 
 #[test]
-fn a_removal_tells_watches_above_of_the_top_and_exact_watches_of_what_was_below() {
+fn a_removal_fires_watches_above_for_its_top_and_exact_watches_below_it() {
     let mut testbed = Testbed::new();
     for path in ["/a/b/c", "/a/b/d", "/a/e"] {
         testbed.write(0, path, "").unwrap();
@@ -116,7 +116,7 @@ fn a_relative_watch_reports_relative_paths_and_an_absolute_one_absolute_paths() 
 }
 
 #[test]
-fn the_spelling_of_a_watch_decides_nothing_but_the_report() {
+fn the_spelling_of_a_watch_affects_only_the_reported_path() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.watch(1, "data", "t").unwrap();
     assert_eq!(testbed.watch(1, "/local/domain/1/data", "t"), error("EEXIST"));
@@ -142,7 +142,7 @@ fn a_guest_gets_an_event_if_it_may_read_the_node_or_its_parent() {
 }
 
 #[test]
-fn losing_the_right_to_read_is_the_last_thing_that_is_told() {
+fn losing_the_right_to_read_causes_the_last_event() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.write(0, "/a", "").unwrap();
     watch_quietly(&mut testbed, 1, "/a", "t");
@@ -157,7 +157,7 @@ fn losing_the_right_to_read_is_the_last_thing_that_is_told() {
 }
 
 #[test]
-fn a_removal_is_told_to_those_who_could_read_the_node_or_its_parent() {
+fn a_removal_fires_watches_of_domains_that_could_read_the_node_or_its_parent() {
     let mut testbed = Testbed::with_guests([1]);
     for (path, permissions) in [("/p", "n0"), ("/p/own", "n0 r1"), ("/p/not", "n0"), ("/q", "r0"), ("/q/not", "n0")] {
         testbed.write(0, path, "").unwrap();
@@ -173,7 +173,7 @@ fn a_removal_is_told_to_those_who_could_read_the_node_or_its_parent() {
 }
 
 #[test]
-fn a_transaction_tells_nothing_before_its_commit_and_nothing_at_all_when_aborted() {
+fn a_transaction_causes_no_event_before_its_commit_and_none_when_aborted() {
     let mut testbed = watched(&[("/a", "t")]);
     for commit in [true, false] {
         let transaction = testbed.begin(0);
@@ -188,7 +188,7 @@ fn a_transaction_tells_nothing_before_its_commit_and_nothing_at_all_when_aborted
 }
 
 #[test]
-fn a_commit_that_conflicts_tells_nothing() {
+fn a_commit_that_conflicts_causes_no_event() {
     let mut testbed = watched(&[("/a", "t")]);
     let transaction = testbed.begin(0);
     testbed.read_in(0, transaction, "/a").unwrap_err();
@@ -210,7 +210,7 @@ fn a_node_made_and_removed_in_one_transaction_causes_no_event() {
 }
 
 #[test]
-fn a_removal_in_a_transaction_is_told_by_the_permissions_of_before() {
+fn events_of_a_removal_in_a_transaction_follow_the_permissions_before_it() {
     let mut testbed = Testbed::with_guests([1]);
     for (path, permissions) in [("/r", "r0"), ("/n", "n0"), ("/d", "r0"), ("/d/n", "n0")] {
         testbed.write(0, path, "").unwrap();
@@ -228,7 +228,7 @@ fn a_removal_in_a_transaction_is_told_by_the_permissions_of_before() {
 }
 
 #[test]
-fn losing_the_right_to_read_in_a_transaction_is_told_once() {
+fn losing_the_right_to_read_in_a_transaction_causes_one_event() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "n0 r1").unwrap();
@@ -268,7 +268,7 @@ fn in_a_transaction_a_change_of_a_node_replaces_its_removal_with_one_above() {
 }
 
 #[test]
-fn identical_events_that_wait_collapse_and_others_do_not() {
+fn identical_pending_events_collapse_and_others_do_not() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "r0").unwrap();
@@ -349,7 +349,7 @@ fn an_event_is_kept_until_its_time_is_over_to_the_millisecond() {
 }
 
 #[test]
-fn an_event_of_which_a_part_is_in_the_ring_is_never_cut() {
+fn a_partly_written_event_is_never_cut() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "r0").unwrap();
@@ -364,7 +364,7 @@ fn an_event_of_which_a_part_is_in_the_ring_is_never_cut() {
 }
 
 #[test]
-fn an_event_that_waits_is_told_once_more_after_it_was_dropped() {
+fn an_event_is_queued_again_after_it_was_dropped() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "r0").unwrap();
@@ -377,7 +377,7 @@ fn an_event_that_waits_is_told_once_more_after_it_was_dropped() {
 }
 
 #[test]
-fn an_event_of_4096_bytes_is_sent_and_one_of_more_is_not() {
+fn an_event_of_4096_bytes_is_sent_and_a_longer_one_is_not() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "b0").unwrap();

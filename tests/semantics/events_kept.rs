@@ -133,7 +133,7 @@ fn the_death_of_a_guest_that_fills_the_queue_is_announced_before_the_events_of_i
 }
 
 #[test]
-fn a_request_for_a_new_domain_of_a_number_waits_until_the_nodes_of_the_old_one_are_gone() {
+fn a_request_for_a_new_domain_waits_until_the_nodes_of_the_old_one_with_its_number_are_gone() {
     let mut testbed = watched();
     let count = 300;
     for at in 0..count {
@@ -161,7 +161,7 @@ fn a_request_for_a_new_domain_of_a_number_waits_until_the_nodes_of_the_old_one_a
 }
 
 #[test]
-fn a_control_domain_that_reads_nothing_for_twenty_seconds_holds_back_nobody_any_longer() {
+fn a_control_domain_that_reads_nothing_for_twenty_seconds_no_longer_holds_back_guests() {
     let mut testbed = watched();
     testbed.watch(0, "@releaseDomain", "end").unwrap();
     testbed.events(0);
@@ -259,7 +259,7 @@ fn a_guest_that_floods_a_sleeping_receiver_leaves_room_for_the_events_of_others(
 }
 
 #[test]
-fn of_the_heap_each_guest_may_hold_as_much_as_is_left_so_that_one_that_holds_little_can_grow() {
+fn each_guest_may_hold_as_much_of_the_heap_as_is_left() {
     const HEAP: usize = 8 * 1024 * 1024;
     for hogs in [1, 10, 100] {
         let mut testbed = Testbed::with_homes(1..=hogs + 1);
@@ -293,7 +293,7 @@ fn of_the_heap_each_guest_may_hold_as_much_as_is_left_so_that_one_that_holds_lit
 }
 
 #[test]
-fn a_held_back_sender_and_the_rest_of_its_events_go_over_to_a_successor() {
+fn a_held_back_sender_and_the_rest_of_its_events_are_carried_to_a_successor() {
     let mut testbed = watched();
     commit_many(&mut testbed, "a", 400);
     testbed.send(1, 0, MessageType::Read.to_wire(), b"state\0");

@@ -188,7 +188,7 @@ fn a_guest_commits_within_a_bound_too() {
 }
 
 #[test]
-fn who_was_hostile_is_served_as_before_when_it_stops() {
+fn a_hostile_guest_is_served_as_before_when_it_stops() {
     let (mut testbed, mut hostiles) = with_hostile(3, |_| Attack::Write);
     for _ in 0..5 {
         read_modify_write(&mut testbed, 0, &mut hostiles, 1, 16);

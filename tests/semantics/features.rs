@@ -23,7 +23,7 @@ fn number(value: u32) -> Answer {
 }
 
 #[test]
-fn every_domain_is_offered_everything_and_its_ring_says_so() {
+fn every_domain_is_offered_all_features_in_its_ring() {
     let mut testbed = Testbed::with_guests([1]);
     for domid in [0, 1] {
         assert_eq!(testbed.word(domid, Field::Features), ALL);
@@ -42,7 +42,7 @@ fn only_the_control_domain_may_ask_about_others() {
 }
 
 #[test]
-fn a_domain_that_exists_can_be_given_less_until_it_is_introduced() {
+fn an_existing_domain_can_be_given_fewer_features_until_it_is_introduced() {
     let mut testbed = Testbed::new();
     for features in 0..=ALL {
         testbed.build(DomId(5));
@@ -60,7 +60,7 @@ fn a_domain_that_exists_can_be_given_less_until_it_is_introduced() {
 }
 
 #[test]
-fn the_next_domain_of_the_number_is_offered_everything_again() {
+fn the_next_domain_with_the_number_is_offered_all_features_again() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     set(&mut testbed, 0, "5\x000\0").unwrap();
@@ -115,7 +115,7 @@ fn numbers_that_no_domain_has_are_unknown_and_the_hypervisor_is_not_asked_about_
 }
 
 #[test]
-fn the_features_are_said_before_anything_is_consumed_or_produced() {
+fn the_features_are_in_the_ring_before_anything_is_consumed_or_produced() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     testbed.set_word(5, Field::Features, u32::MAX);
@@ -134,7 +134,7 @@ fn the_features_are_said_before_anything_is_consumed_or_produced() {
 }
 
 #[test]
-fn a_released_domain_is_offered_everything_when_it_is_introduced_again() {
+fn a_released_domain_is_offered_all_features_when_it_is_introduced_again() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     set(&mut testbed, 0, "5\x003\0").unwrap();
@@ -149,7 +149,7 @@ fn a_released_domain_is_offered_everything_when_it_is_introduced_again() {
 }
 
 #[test]
-fn the_error_word_says_that_the_event_channel_does_not_work_until_it_does() {
+fn the_error_word_reports_a_broken_event_channel_until_it_works() {
     let mut testbed = Testbed::with_homes([5]);
     assert_eq!(testbed.introduce(0, 5, BAD_PORT), ok());
     testbed.run();
@@ -217,7 +217,7 @@ fn without_reconnection_impossible_indices_still_cost_the_connection() {
 }
 
 #[test]
-fn without_the_error_word_a_connection_is_shut_without_a_word() {
+fn without_the_error_word_a_connection_is_shut_silently() {
     for (features, unused, word) in [(ALL, 0, 2), (ALL & !2, 77, 77)] {
         let mut testbed = Testbed::new();
         testbed.build(DomId(5));

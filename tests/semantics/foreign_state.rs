@@ -207,7 +207,7 @@ fn a_dump_with_broken_lines_is_restored_without_them_and_the_log_names_them() {
 }
 
 #[test]
-fn requests_that_another_server_had_read_are_handled_first_and_in_order() {
+fn requests_that_another_server_had_read_are_executed_first_and_in_order() {
     let mut guest = connection(2, 3);
     let requests = [
         message(MessageType::Write, 7, b"a\0first"),
@@ -234,7 +234,7 @@ fn requests_that_another_server_had_read_are_handled_first_and_in_order() {
 }
 
 #[test]
-fn what_another_server_had_to_send_is_sent_and_its_events_wait_for_twenty_seconds() {
+fn pending_output_of_another_server_is_sent_and_its_events_wait_for_twenty_seconds() {
     let first = message(MessageType::Read, 1, b"partly sent");
     let event = message(MessageType::WatchEvent, 0, b"a\0token\0");
     let last = message(MessageType::Read, 2, b"whole");
@@ -264,7 +264,7 @@ fn what_another_server_had_to_send_is_sent_and_its_events_wait_for_twenty_second
 }
 
 #[test]
-fn who_is_named_becomes_known_and_who_is_stale_counts_for_nothing() {
+fn domains_that_are_named_become_known_and_stale_entries_count_for_nothing() {
     let stale = Entry { stale: true, ..entry(4, Access::READ) };
     let items = [
         Item::Connection(connection(1, 0)),
@@ -315,7 +315,7 @@ fn a_watch_whose_depth_is_lost_sees_more_and_never_less_and_the_log_names_it() {
 }
 
 #[test]
-fn a_domain_whose_id_the_other_server_did_not_know_stays_where_the_hypervisor_gives_ids() {
+fn a_domain_without_an_id_in_the_stream_stays_where_the_hypervisor_gives_ids() {
     let of_c = |number, domid| {
         let record = Item::Connection(ConnectionItem { unique_id: Some(u64::MAX), ..connection(number, domid) });
         let mut bytes = Vec::new();
@@ -428,7 +428,7 @@ fn quotas_of_other_servers_are_kept_for_their_successors() {
 }
 
 #[test]
-fn references_to_nothing_are_errors() {
+fn references_to_missing_items_are_errors() {
     let ring = || Item::Connection(connection(1, 0));
     let transaction = Item::Transaction(TransactionItem { connection: FIRST, id: 1 });
     let socket = ConnectionItem { peer: StreamPeer::Socket { descriptor: 5 }, ..connection(1, 0) };

@@ -35,7 +35,7 @@ fn gone() -> (String, String) {
 }
 
 #[test]
-fn a_number_used_again_between_two_looks_is_a_death_and_then_a_birth() {
+fn a_number_used_again_between_two_checks_is_a_death_and_then_a_birth() {
     let mut testbed = with_identity();
     testbed.write(7, "data", "of the old").unwrap();
     testbed.write(0, "/a", "secret").unwrap();
@@ -63,7 +63,7 @@ fn a_number_used_again_between_two_looks_is_a_death_and_then_a_birth() {
 }
 
 #[test]
-fn a_successor_that_has_shut_down_or_dies_is_no_less_another_domain() {
+fn a_new_domain_that_has_shut_down_or_dies_is_still_another_domain() {
     for state in [DomainState::Shutdown, DomainState::Dying] {
         let mut testbed = with_identity();
         reuse(&mut testbed);
@@ -75,7 +75,7 @@ fn a_successor_that_has_shut_down_or_dies_is_no_less_another_domain() {
 }
 
 #[test]
-fn a_signal_that_is_about_nobody_known_releases_nobody() {
+fn a_signal_about_an_unknown_domain_releases_no_domain() {
     let mut testbed = with_identity();
     for _ in 0..3 {
         signal(&mut testbed);
@@ -85,7 +85,7 @@ fn a_signal_that_is_about_nobody_known_releases_nobody() {
 }
 
 #[test]
-fn a_domain_that_is_gone_is_found_though_no_signal_names_it() {
+fn a_domain_that_is_gone_is_found_although_no_signal_names_it() {
     let mut testbed = with_identity();
     testbed.start(8);
     testbed.events(0);
@@ -129,7 +129,7 @@ fn a_right_given_before_the_signal_is_that_of_the_new_domain() {
 }
 
 #[test]
-fn a_domain_known_by_a_right_only_is_told_apart_too() {
+fn a_domain_known_only_by_a_right_is_identified_too() {
     let mut testbed = Testbed::new();
     testbed.machine.unique_ids.insert(DomId(7), 100);
     testbed.build(DomId(7));
@@ -145,7 +145,7 @@ fn a_domain_known_by_a_right_only_is_told_apart_too() {
 }
 
 #[test]
-fn a_target_is_not_its_successor() {
+fn a_new_domain_is_not_the_target_that_had_its_number() {
     let mut testbed = with_identity();
     testbed.start(8);
     testbed.set_target(0, 8, 7).unwrap();
@@ -157,7 +157,7 @@ fn a_target_is_not_its_successor() {
 }
 
 #[test]
-fn a_right_in_an_open_transaction_is_not_its_successors() {
+fn a_right_in_an_open_transaction_is_not_inherited() {
     let mut testbed = with_identity();
     testbed.write(0, "/a", "x").unwrap();
     let transaction = testbed.begin(0);
@@ -170,7 +170,7 @@ fn a_right_in_an_open_transaction_is_not_its_successors() {
 }
 
 #[test]
-fn an_id_that_can_be_had_later_is_taken_and_kept() {
+fn an_id_that_becomes_available_later_is_adopted_and_kept() {
     let mut testbed = Testbed::with_homes([7]);
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
     testbed.events(0);
@@ -183,7 +183,7 @@ fn an_id_that_can_be_had_later_is_taken_and_kept() {
 }
 
 #[test]
-fn where_nobody_says_who_a_domain_is_only_its_absence_is_its_end() {
+fn without_ids_only_the_absence_of_a_domain_is_its_end() {
     let mut testbed = Testbed::with_homes([7]);
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
     testbed.events(0);

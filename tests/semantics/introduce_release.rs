@@ -12,7 +12,7 @@ fn remote_ports(testbed: &Testbed, domid: u16) -> Vec<u32> {
 }
 
 #[test]
-fn an_introduction_maps_the_ring_binds_the_port_and_is_told() {
+fn an_introduction_maps_the_ring_binds_the_port_and_is_announced() {
     let mut testbed = Testbed::new();
     testbed.watch(0, "@introduceDomain", "new").unwrap();
     testbed.events(0);
@@ -27,7 +27,7 @@ fn an_introduction_maps_the_ring_binds_the_port_and_is_told() {
 }
 
 #[test]
-fn what_is_no_introduction_changes_nothing() {
+fn a_refused_introduction_changes_nothing() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.build(DomId(5));
     for wrong in [
@@ -71,7 +71,7 @@ fn the_ring_is_started_before_the_reply_to_the_introduction() {
 }
 
 #[test]
-fn a_domain_that_waits_for_its_connection_is_told_that_it_stands() {
+fn a_domain_that_waits_for_its_connection_is_notified_of_it() {
     for (before, is_told) in [(1, true), (0, false)] {
         let mut testbed = Testbed::new();
         testbed.build(DomId(5));
@@ -84,7 +84,7 @@ fn a_domain_that_waits_for_its_connection_is_told_that_it_stands() {
 }
 
 #[test]
-fn a_repeated_introduction_starts_the_connection_afresh_and_keeps_the_domain() {
+fn a_repeated_introduction_resets_the_connection_and_keeps_the_domain() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.watch(0, "@introduceDomain", "new").unwrap();
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
@@ -116,7 +116,7 @@ fn a_repeated_introduction_starts_the_connection_afresh_and_keeps_the_domain() {
 }
 
 #[test]
-fn a_port_that_can_not_be_bound_again_leaves_the_domain_introduced() {
+fn a_port_that_cannot_be_bound_again_leaves_the_domain_introduced() {
     let mut testbed = Testbed::with_homes([5]);
     assert_eq!(testbed.introduce(0, 5, BAD_PORT), ok());
     assert!(testbed.is_introduced(5));
@@ -159,7 +159,7 @@ fn release_and_resume_take_one_introduced_guest() {
 }
 
 #[test]
-fn a_released_domain_may_be_introduced_again_and_has_nothing_of_before() {
+fn a_released_domain_may_be_introduced_again_and_keeps_nothing() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.write(1, "data", "x").unwrap();
     testbed.watch(1, "data", "t").unwrap();
@@ -177,7 +177,7 @@ fn a_released_domain_may_be_introduced_again_and_has_nothing_of_before() {
 }
 
 #[test]
-fn whether_a_domain_is_introduced_is_told_to_the_control_domain() {
+fn the_control_domain_may_ask_whether_a_domain_is_introduced() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.build(DomId(2));
     let mut ask = |domid: u16, whom: &str| testbed.request(domid, MessageType::IsDomainIntroduced, whom);
@@ -191,7 +191,7 @@ fn whether_a_domain_is_introduced_is_told_to_the_control_domain() {
 }
 
 #[test]
-fn everybody_may_ask_for_any_domains_path() {
+fn every_client_may_request_any_domains_path() {
     let mut testbed = Testbed::with_guests([1]);
     for domid in [0, 1] {
         for (whom, path) in [("0", "/local/domain/0\0"), ("1", "/local/domain/1\0"), ("65535", "/local/domain/65535\0")]

@@ -65,7 +65,7 @@ fn read_all(testbed: &mut Testbed, domid: u16, mut meanwhile: impl FnMut(&mut Te
 }
 
 #[test]
-fn a_list_of_a_directory_that_changes_all_the_time_comes_to_its_end() {
+fn a_list_of_a_constantly_changing_directory_comes_to_its_end() {
     for domid in [0, 1] {
         let mut testbed = testbed([1]);
         let list = read_all(&mut testbed, domid, |testbed, count| {
@@ -199,7 +199,7 @@ fn a_transaction_reads_its_own_view_in_parts() {
 }
 
 #[test]
-fn a_fresh_session_has_no_lists() {
+fn a_reset_connection_has_no_lists() {
     let mut testbed = testbed([1]);
     let before = memory(&testbed, 1);
     let (generation, names, _) = part(&mut testbed, 1, "/many", 0).unwrap();

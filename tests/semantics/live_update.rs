@@ -115,7 +115,7 @@ fn the_tools_commands_lead_to_a_start_and_a_failure_is_answered_with_its_reason(
 }
 
 #[test]
-fn other_requests_of_the_same_client_go_on_while_a_start_is_pending() {
+fn other_requests_of_the_same_client_are_served_while_a_start_is_pending() {
     let mut testbed = Testbed::new();
     upload(&mut testbed, &kernel());
     start(&mut testbed, &["-t", "60"]);
@@ -139,7 +139,7 @@ fn a_second_start_is_busy_and_nothing_else_is_changed_meanwhile() {
 }
 
 #[test]
-fn what_cannot_be_started_is_refused_with_the_reason() {
+fn a_kernel_that_cannot_be_started_is_refused_with_the_reason() {
     let mut testbed = Testbed::new();
     let refused = |testbed: &mut Testbed, words: &[&str], part: &str| {
         let answer = text(testbed, words);
@@ -194,7 +194,7 @@ fn open_transactions_need_version_2_and_are_carried_at_once() {
 }
 
 #[test]
-fn a_limit_of_version_1_waits_for_transactions_and_goes_when_they_end() {
+fn a_start_with_a_limit_of_version_1_waits_until_transactions_end() {
     let mut testbed = Testbed::with_homes([3]);
     let transaction = testbed.begin(3);
     upload(&mut testbed, &kernel());
@@ -272,7 +272,7 @@ fn an_abort_answers_the_start_and_drops_the_kernel() {
 }
 
 #[test]
-fn a_client_that_begins_anew_gets_no_late_answer() {
+fn a_client_that_was_reset_gets_no_late_answer() {
     let mut testbed = Testbed::with_homes([3]);
     testbed.begin(3);
     upload(&mut testbed, &kernel());
@@ -317,7 +317,7 @@ fn the_version_limit_is_shown_set_and_used() {
 }
 
 #[test]
-fn a_report_says_what_an_update_would_lose_and_changes_nothing() {
+fn a_report_lists_what_an_update_would_lose_and_changes_nothing() {
     let mut testbed = Testbed::with_homes([3]);
     let report = own_text(&mut testbed, &["update-report"]);
     assert!(report.contains("a version 1 stream holds everything") && report.contains("stream size: "), "{report}");
@@ -388,7 +388,7 @@ fn due_ms(testbed: &mut Testbed) -> Option<u64> {
 }
 
 #[test]
-fn the_servers_timer_sees_to_what_is_kept_for_somebody_who_does_not_ask_for_more() {
+fn the_servers_timer_frees_a_saved_state_that_is_no_longer_requested() {
     let mut testbed = Testbed::new();
     testbed.pass(10_000);
     assert_eq!(due_ms(&mut testbed), None);

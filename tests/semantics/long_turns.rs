@@ -30,7 +30,7 @@ fn chain(levels: usize) -> String {
 }
 
 #[test]
-fn the_removal_of_a_node_that_all_guests_watch_is_told_over_several_turns() {
+fn the_removal_of_a_node_that_all_guests_watch_is_announced_over_several_turns() {
     let guests = 2..=200_u16;
     let mut testbed = Testbed::with_homes(1..=200);
     for name in ["a", "b"] {
@@ -65,7 +65,7 @@ fn the_removal_of_a_node_that_all_guests_watch_is_told_over_several_turns() {
 }
 
 #[test]
-fn the_meter_counts_the_nodes_that_a_removal_in_a_transaction_looks_at() {
+fn the_meter_counts_the_nodes_that_a_removal_in_a_transaction_visits() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.mkdir(1, &chain(990)).unwrap();
     let transaction = testbed.begin(1);
@@ -115,7 +115,7 @@ fn a_turn_ends_after_a_costly_removal_in_a_transaction() {
 }
 
 #[test]
-fn the_meter_counts_what_a_replay_looks_at() {
+fn the_meter_counts_the_nodes_that_a_replay_visits() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.write(1, "a", "").unwrap();
     let transaction = testbed.begin(1);
@@ -144,7 +144,7 @@ fn the_meter_counts_the_missing_levels_that_a_read_in_a_transaction_notes() {
 }
 
 #[test]
-fn many_deaths_at_once_are_worked_off_over_several_turns() {
+fn many_deaths_at_once_are_handled_over_several_turns() {
     let guests = 1..=60_u16;
     let mut testbed = Testbed::with_homes(guests.clone());
     for domid in guests.clone() {
@@ -166,7 +166,7 @@ fn many_deaths_at_once_are_worked_off_over_several_turns() {
 }
 
 #[test]
-fn whatever_happens_everybody_goes_on_and_nothing_stays_outstanding() {
+fn in_any_history_every_client_continues_and_nothing_stays_outstanding() {
     for seed in 1..=60_u64 {
         let mut random = Random::new(seed);
         let mut below = move |most: u64| random.below(most as usize) as u64;

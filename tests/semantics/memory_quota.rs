@@ -49,7 +49,7 @@ fn nodes_count_with_record_path_and_name_for_their_owner() {
 }
 
 #[test]
-fn watches_transactions_and_what_waits_to_be_read_count() {
+fn watches_transactions_and_unread_output_count() {
     let mut testbed = Testbed::with_homes([1]);
     let home = used(&testbed, 1);
     testbed.watch(1, "/local/domain/1/x", "token").unwrap();
@@ -144,7 +144,7 @@ fn past_the_limit_everything_that_does_not_grow_is_possible() {
 }
 
 #[test]
-fn a_transaction_can_not_get_past_the_limit_by_looking_and_is_lost_when_it_tries() {
+fn a_transaction_that_would_exceed_the_limit_by_its_accesses_cannot_be_committed() {
     let mut testbed = with_limit(10_000);
     for count in 0..40 {
         testbed.write(0, &format!("/shared/n{count}"), &"v".repeat(1000)).unwrap();
@@ -237,7 +237,7 @@ fn events_past_the_receivers_limit_are_dropped_and_cost_their_sender_nothing() {
 }
 
 #[test]
-fn a_domain_at_its_limit_with_unread_replies_waits_and_goes_on_when_it_reads() {
+fn a_domain_at_its_limit_with_unread_replies_is_held_back_until_it_reads() {
     let mut testbed = with_limit(8000);
     testbed.write(0, "/long", &"v".repeat(2000)).unwrap();
     testbed.set_perms(0, "/long", "r0").unwrap();
@@ -283,7 +283,7 @@ fn zero_is_no_limit_and_a_domains_own_value_counts() {
 }
 
 #[test]
-fn nothing_of_it_is_left_when_a_domain_is_gone() {
+fn no_memory_is_counted_for_a_domain_that_is_gone() {
     let mut testbed = Testbed::with_homes([1]);
     for round in 0..3 {
         testbed.write(1, "a/b/c", "value").unwrap();

@@ -41,7 +41,7 @@ fn waiting(testbed: &Testbed, domid: u16, payload_bytes: usize) -> usize {
 }
 
 #[test]
-fn a_guest_that_does_not_read_replies_is_not_read_from_twenty_on_and_goes_on_when_it_reads() {
+fn a_guest_with_twenty_unread_replies_is_held_back_until_it_reads() {
     let mut testbed = with_large_node();
     stuff(&mut testbed, 1);
     for _ in 0..30 {
@@ -57,7 +57,7 @@ fn a_guest_that_does_not_read_replies_is_not_read_from_twenty_on_and_goes_on_whe
 }
 
 #[test]
-fn nobody_else_waits_for_a_guest_that_does_not_read() {
+fn no_other_client_waits_for_a_guest_that_does_not_read() {
     let mut testbed = with_large_node();
     stuff(&mut testbed, 1);
     for _ in 0..30 {
@@ -69,7 +69,7 @@ fn nobody_else_waits_for_a_guest_that_does_not_read() {
 }
 
 #[test]
-fn the_control_domain_is_not_stopped_by_a_number_of_requests() {
+fn the_control_domain_is_not_held_back_by_a_number_of_requests() {
     let mut testbed = with_large_node();
     for _ in 0..150 {
         testbed.send(0, 0, MessageType::Read.to_wire(), b"/large\0");
@@ -102,7 +102,7 @@ fn a_request_counts_until_the_events_that_it_caused_are_delivered() {
 }
 
 #[test]
-fn events_that_time_out_set_their_sender_free() {
+fn events_that_time_out_release_their_sender() {
     let mut testbed = with_sleeping_watcher();
     for at in 0..30 {
         testbed.send(1, 0, MessageType::Write.to_wire(), format!("data{at:02}\0").as_bytes());
@@ -120,7 +120,7 @@ fn events_that_time_out_set_their_sender_free() {
 }
 
 #[test]
-fn a_receiver_that_is_gone_sets_the_senders_free() {
+fn a_receiver_that_is_gone_releases_the_senders() {
     for way in ["death", "release", "repeated introduction", "fault"] {
         let mut testbed = with_sleeping_watcher();
         for at in 0..30 {
@@ -153,7 +153,7 @@ fn events_that_collapse_do_not_count() {
 }
 
 #[test]
-fn events_that_the_control_domain_causes_count_for_nobody() {
+fn events_that_the_control_domain_causes_count_for_no_client() {
     let mut testbed = with_sleeping_watcher();
     for at in 0..100 {
         assert_eq!(testbed.write(0, &format!("/local/domain/1/{at}"), "x"), ok());
@@ -196,7 +196,7 @@ fn events_of_a_request_before_a_repeated_introduction_do_not_settle_one_after_it
 }
 
 #[test]
-fn guests_that_wait_for_each_other_all_go_on_when_one_reads() {
+fn guests_that_wait_for_each_other_all_continue_when_one_reads() {
     let mut testbed = with_large_node();
     for domid in 1..4 {
         testbed.set_perms(domid, &format!("/local/domain/{domid}"), &format!("b{domid}")).unwrap();
@@ -238,7 +238,7 @@ fn guests_that_wait_for_each_other_all_go_on_when_one_reads() {
 }
 
 #[test]
-fn what_a_domain_caused_before_it_was_introduced_again_counts_for_nobody() {
+fn events_that_a_domain_caused_before_it_was_introduced_again_count_for_no_client() {
     let mut testbed = Testbed::with_homes([3, 4]);
     testbed.set_perms(0, "/", "b0").unwrap();
     testbed.watch(4, "/", "t").unwrap();
@@ -253,7 +253,7 @@ fn what_a_domain_caused_before_it_was_introduced_again_counts_for_nobody() {
 }
 
 #[test]
-fn a_guest_that_may_have_more_outstanding_from_now_on_is_read_at_once() {
+fn a_held_back_guest_whose_limit_is_raised_is_read_at_once() {
     for command in
         [(MessageType::SetQuota, "1\0outstanding\x0025\0"), (MessageType::Control, "quota\0set\0outstanding\x0025\0")]
     {

@@ -41,7 +41,7 @@ fn the_control_domain_may_do_everything() {
 }
 
 #[test]
-fn the_letters_say_what_everybody_else_may_do() {
+fn the_letters_say_what_other_domains_may_do() {
     for (letter, reads, writes) in [('n', false, false), ('r', true, false), ('w', false, true), ('b', true, true)] {
         let mut testbed = with_node(&format!("{letter}0"));
         assert_eq!(can_read(&mut testbed, 1, "/n"), reads, "{letter}");
@@ -77,7 +77,7 @@ fn a_readable_node_below_an_unreadable_one_can_be_read() {
 }
 
 #[test]
-fn reading_what_is_missing_gives_enoent_only_to_those_who_may_read_the_nearest_node_above() {
+fn reading_a_missing_node_gives_enoent_only_if_the_nearest_node_above_is_readable() {
     for (letter, expected) in [('n', "EACCES"), ('w', "EACCES"), ('r', "ENOENT"), ('b', "ENOENT")] {
         let mut testbed = with_node(&format!("{letter}0"));
         for path in ["/n/missing", "/n/missing/deep/down"] {
@@ -117,7 +117,7 @@ fn removing_needs_write_on_the_node_alone() {
 }
 
 #[test]
-fn removing_what_is_missing_tells_nothing_to_those_without_rights_above() {
+fn removing_a_missing_node_reveals_nothing_to_domains_without_rights_above() {
     let mut testbed = with_node("n0 w1");
     assert_eq!(testbed.rm(1, "/n/missing"), ok());
     assert_eq!(testbed.rm(1, "/n/missing/deep"), error("ENOENT"), "its parent is missing");
@@ -127,7 +127,7 @@ fn removing_what_is_missing_tells_nothing_to_those_without_rights_above() {
 }
 
 #[test]
-fn the_root_can_be_removed_by_nobody() {
+fn no_client_can_remove_the_root() {
     let mut testbed = with_node("n0");
     assert_eq!(testbed.rm(0, "/"), error("EINVAL"));
     assert_eq!(testbed.rm(1, "/"), error("EACCES"));
@@ -146,7 +146,7 @@ fn setting_permissions_needs_ownership_not_just_write() {
 }
 
 #[test]
-fn an_unprivileged_owner_can_give_its_node_to_nobody() {
+fn an_unprivileged_owner_cannot_give_its_node_away() {
     let mut testbed = with_node("n1");
     testbed.set_perms(0, "/n/child", "n1").unwrap();
     let before = (testbed.nodes(1), testbed.nodes(2), testbed.nodes(0));

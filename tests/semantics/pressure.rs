@@ -11,7 +11,7 @@ const SCARCE: usize = limits::GUEST_RESERVE_BYTES - 1;
 const SPENT: usize = limits::PRIVILEGED_RESERVE_BYTES - 1;
 
 #[test]
-fn guests_are_refused_growth_while_the_control_domain_still_may() {
+fn guests_are_refused_growth_before_the_control_domain_is() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.write(1, "there", "value").unwrap();
     testbed.machine.free_memory = Some(SCARCE);
@@ -74,7 +74,7 @@ fn a_request_is_refused_before_it_has_made_anything() {
 }
 
 #[test]
-fn a_control_domain_that_does_not_read_is_not_read_from_and_loses_nothing_that_it_asked_for() {
+fn a_control_domain_that_does_not_read_is_held_back_and_loses_no_reply() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.write(0, "/large", &"v".repeat(3000)).unwrap();
     for _ in 0..120 {

@@ -28,14 +28,14 @@ fn set(testbed: &mut Testbed, payload: &str) -> Answer {
 }
 
 #[test]
-fn without_a_name_all_names_are_answered_with_blanks_between() {
+fn without_a_name_the_reply_lists_all_names_separated_by_blanks() {
     let mut testbed = Testbed::new();
     let names = NAMES.map(|(name, _)| name).join(" ");
     assert_eq!(get(&mut testbed, ""), Ok(names));
 }
 
 #[test]
-fn every_quota_has_its_default_for_domains_to_come_and_for_each_domain() {
+fn every_quota_has_its_default_for_future_domains_and_for_each_domain() {
     let mut testbed = Testbed::with_guests([5]);
     for (name, value) in NAMES {
         assert_eq!(get(&mut testbed, &format!("{name}\0")), Ok(value.to_string()), "{name}");
@@ -47,7 +47,7 @@ fn every_quota_has_its_default_for_domains_to_come_and_for_each_domain() {
 }
 
 #[test]
-fn a_value_for_domains_to_come_leaves_those_that_are_known_alone() {
+fn a_value_for_future_domains_leaves_known_domains_alone() {
     let mut testbed = Testbed::with_guests([5]);
     for (name, value) in NAMES {
         assert_eq!(set(&mut testbed, &format!("{name}\x007\0")), ok());
@@ -85,7 +85,7 @@ fn a_domains_value_can_be_set_before_and_after_its_introduction_and_dies_with_it
 }
 
 #[test]
-fn exactly_as_many_as_the_domains_own_value_are_allowed_and_zero_is_for_no_limit() {
+fn exactly_as_many_as_the_domains_own_value_are_allowed_and_zero_is_no_limit() {
     let mut testbed = Testbed::with_homes([5]);
     let own = testbed.nodes(5);
     set(&mut testbed, &format!("5\0nodes\0{}\0", own + 3)).unwrap();
@@ -179,7 +179,7 @@ fn odd_payloads_unknown_names_unknown_domains_and_impossible_values_are_refused(
 }
 
 #[test]
-fn a_transaction_is_held_to_the_owners_own_quota_at_its_end() {
+fn a_transaction_is_held_to_the_owners_own_quota_at_its_commit() {
     let mut testbed = Testbed::with_homes([5]);
     let own = testbed.nodes(5);
     let transaction = testbed.begin(5);

@@ -141,7 +141,7 @@ fn ok_or_full(at: usize) -> Result<Vec<u8>, String> {
 }
 
 #[test]
-fn a_commit_that_would_exceed_the_limit_by_now_is_refused_and_the_transaction_gone() {
+fn a_commit_that_would_now_exceed_the_limit_is_refused_and_ends_the_transaction() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.fill_nodes(1, 999);
     let transaction = testbed.begin(1);
@@ -232,7 +232,7 @@ fn a_node_may_have_five_permissions() {
 }
 
 #[test]
-fn a_path_may_have_2048_bytes_behind_the_domains_prefix_in_both_spellings() {
+fn a_path_may_have_2048_bytes_after_the_domains_prefix_in_both_spellings() {
     for domid in [1, 30000] {
         let mut testbed = Testbed::with_homes([domid]);
         let path = |bytes: usize| ("x".repeat(99) + "/").repeat(21)[..bytes].to_owned();
@@ -281,7 +281,7 @@ fn a_nodes_record_may_have_2048_bytes() {
 }
 
 #[test]
-fn nodes_made_on_the_way_have_to_fit_too() {
+fn nodes_made_on_the_way_must_fit_too() {
     let mut testbed = with_quota(Quota::NodeSize, 60);
     // The home has 16 + 8 bytes; a name of 35 bytes and its NUL are the last that fit.
     let name = |bytes: usize| "x".repeat(bytes);

@@ -65,7 +65,7 @@ fn another_domain_with_the_number_of_a_dead_one_is_not_taken_for_it() {
 }
 
 #[test]
-fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
+fn a_ring_that_cannot_be_mapped_or_a_port_that_cannot_be_bound_costs_only_its_connection() {
     for without_port in [true, false] {
         let mut testbed = Testbed::with_homes([3, 4]);
         let page = testbed.machine.pages[&DomId(3)].clone();
@@ -91,7 +91,7 @@ fn a_ring_or_a_port_that_cannot_be_had_costs_that_connection_alone() {
 }
 
 #[test]
-fn a_domain_whose_port_is_gone_reads_in_its_ring_that_it_is_not_served_any_more() {
+fn a_domain_whose_port_is_gone_reads_the_error_in_its_ring() {
     let mut testbed = Testbed::with_homes([3, 4]);
     replace(&mut testbed, Reattachment::Live, |testbed| {
         let port = testbed.port(3);
@@ -103,7 +103,7 @@ fn a_domain_whose_port_is_gone_reads_in_its_ring_that_it_is_not_served_any_more(
 }
 
 #[test]
-fn a_domain_without_a_port_is_not_told_that_it_is_connected_until_it_is_introduced_again() {
+fn a_ring_without_a_port_reports_no_connection_until_its_domain_is_introduced_again() {
     let mut testbed = Testbed::with_homes([3]);
     assert_eq!(testbed.introduce(0, 3, BAD_PORT), ok());
     testbed.set_word(3, Field::Connection, 1);
@@ -116,7 +116,7 @@ fn a_domain_without_a_port_is_not_told_that_it_is_connected_until_it_is_introduc
 }
 
 #[test]
-fn after_a_cold_start_ports_are_bound_anew_and_who_has_none_waits_to_be_introduced() {
+fn after_a_cold_start_ports_are_bound_again_and_a_domain_without_one_waits_to_be_introduced() {
     let mut testbed = Testbed::with_homes([3, 4]);
     testbed.set_word(3, Field::EventPort, 7);
     for domid in [3, 4] {
@@ -157,7 +157,7 @@ fn a_shut_down_domain_is_not_reported_again() {
 }
 
 #[test]
-fn the_reply_to_who_asked_for_the_successor_is_sent_by_the_successor_behind_what_waited() {
+fn the_successor_answers_the_start_after_the_pending_output() {
     let mut testbed = Testbed::new();
     testbed.watch(0, "/tool", "t").unwrap();
     testbed.events(0);
@@ -180,7 +180,7 @@ fn the_reply_to_who_asked_for_the_successor_is_sent_by_the_successor_behind_what
 }
 
 #[test]
-fn the_tools_commands_lead_to_a_successor_that_answers_and_nobody_else_notices() {
+fn the_tools_commands_lead_to_a_successor_that_answers_and_no_other_client_notices() {
     for options in [&["-t", "5"][..], &["-v", "2"], &["-F"]] {
         let mut testbed = Testbed::with_homes([3]);
         testbed.watch(3, "@releaseDomain", "t").unwrap();
@@ -216,7 +216,7 @@ fn the_tools_commands_lead_to_a_successor_that_answers_and_nobody_else_notices()
 }
 
 #[test]
-fn what_a_forced_update_lost_stands_behind_its_ok() {
+fn the_losses_of_a_forced_update_follow_its_ok() {
     let mut testbed = Testbed::with_homes([3]);
     testbed.begin(3);
     upload(&mut testbed, &kernel());
@@ -235,7 +235,7 @@ fn what_a_forced_update_lost_stands_behind_its_ok() {
 }
 
 #[test]
-fn a_server_that_dropped_its_state_for_a_successor_takes_it_back_and_says_why_there_is_none() {
+fn a_server_that_dropped_its_state_for_a_failed_successor_restores_it_and_answers_with_the_reason() {
     let mut testbed = Testbed::with_homes([3]);
     testbed.set_perms(0, "/tool", "n0 r3").unwrap();
     testbed.watch(3, "/tool", "t").unwrap();
@@ -271,7 +271,7 @@ fn a_server_that_dropped_its_state_for_a_successor_takes_it_back_and_says_why_th
 }
 
 #[test]
-fn a_transaction_that_conflicts_is_to_be_tried_again_after_an_update_as_well() {
+fn a_transaction_that_conflicts_must_be_retried_after_an_update_too() {
     for updates in [false, true] {
         let mut testbed = Testbed::without_replay([]);
         testbed.write(0, "/a/c", "x").unwrap();
@@ -290,7 +290,7 @@ fn a_transaction_that_conflicts_is_to_be_tried_again_after_an_update_as_well() {
 }
 
 #[test]
-fn who_asked_is_told_why_there_is_no_successor_also_when_connections_have_other_numbers_now() {
+fn the_requester_gets_the_reason_of_a_failed_update_although_connection_numbers_have_changed() {
     let mut testbed = Testbed::unconnected(Config::default());
     // A client of the hosted server, which is in no stream.
     testbed.server.handle_connected();
@@ -317,7 +317,7 @@ fn who_asked_is_told_why_there_is_no_successor_also_when_connections_have_other_
 }
 
 #[test]
-fn what_was_said_of_the_streams_version_is_carried_and_goes_before_the_boot_option() {
+fn the_version_limit_is_carried_and_overrides_the_boot_option() {
     let mut testbed = Testbed::with(Config { stream_version: Some(1), ..Config::default() });
     assert_eq!(own_text(&mut testbed, &["stream-version"]), "1");
     replace(&mut testbed, Reattachment::Live, |_| {});

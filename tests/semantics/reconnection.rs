@@ -30,7 +30,7 @@ fn is_as_new(testbed: &mut Testbed, domid: u16) {
 }
 
 #[test]
-fn it_drops_half_a_request_replies_events_watches_and_transactions() {
+fn a_reset_drops_half_a_request_replies_events_watches_and_transactions() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.watch(5, "data", "old").unwrap();
     let transaction = testbed.begin(5);
@@ -52,7 +52,7 @@ fn it_drops_half_a_request_replies_events_watches_and_transactions() {
 }
 
 #[test]
-fn it_leaves_the_domains_nodes_rights_and_name_alone() {
+fn a_reset_leaves_the_domains_nodes_rights_and_name_alone() {
     let mut testbed = Testbed::with_homes([5, 6]);
     testbed.write(5, "data", "kept").unwrap();
     testbed.set_target(0, 5, 6).unwrap();
@@ -68,7 +68,7 @@ fn it_leaves_the_domains_nodes_rights_and_name_alone() {
 }
 
 #[test]
-fn it_opens_a_connection_again_that_was_shut() {
+fn a_reset_opens_a_shut_connection_again() {
     for (field, value, fault) in [(Field::RequestProducer, 3000, 2), (Field::ReplyConsumer, 3000, 2)] {
         let mut testbed = Testbed::with_homes([5]);
         let header =
@@ -90,7 +90,7 @@ fn it_opens_a_connection_again_that_was_shut() {
 }
 
 #[test]
-fn a_request_that_came_with_the_wish_is_not_handled() {
+fn a_request_that_came_before_a_requested_reset_is_not_executed() {
     let mut testbed = Testbed::with_homes([5]);
     let payload = b"data\0x";
     let header = Header {
@@ -107,7 +107,7 @@ fn a_request_that_came_with_the_wish_is_not_handled() {
 }
 
 #[test]
-fn it_does_not_rid_a_domain_of_the_events_that_it_caused_for_others() {
+fn a_reset_does_not_rid_a_domain_of_the_events_that_it_caused_for_others() {
     for is_shut_before in [false, true] {
         let mut testbed = Testbed::with_homes([1, 2]);
         testbed.set_perms(0, "/local/domain/1", "r1").unwrap();
@@ -135,7 +135,7 @@ fn it_does_not_rid_a_domain_of_the_events_that_it_caused_for_others() {
 }
 
 #[test]
-fn the_domain_is_told_and_the_connection_word_is_the_last_that_is_written() {
+fn a_reset_writes_the_connection_word_last_and_signals_the_domain() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.write(5, "data", "x").unwrap();
     testbed.machine.notified.clear();
@@ -148,7 +148,7 @@ fn the_domain_is_told_and_the_connection_word_is_the_last_that_is_written() {
 }
 
 #[test]
-fn half_a_message_that_was_sent_is_not_continued() {
+fn a_partly_sent_message_is_not_continued_after_a_reset() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.write(5, "data", &"v".repeat(1500)).unwrap();
     testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
@@ -159,7 +159,7 @@ fn half_a_message_that_was_sent_is_not_continued() {
 }
 
 #[test]
-fn a_domain_that_is_not_read_from_for_now_gets_it_too() {
+fn a_held_back_domain_is_reset_too() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.write(5, "data", &"v".repeat(1500)).unwrap();
     for _ in 0..30 {
@@ -171,7 +171,7 @@ fn a_domain_that_is_not_read_from_for_now_gets_it_too() {
 }
 
 #[test]
-fn a_wish_found_in_the_ring_of_a_domain_that_was_there_before_the_server_is_fulfilled() {
+fn a_reset_requested_in_the_ring_of_an_auto_introduced_domain_is_done() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     for field in INDICES {
@@ -189,7 +189,7 @@ fn a_wish_found_in_the_ring_of_a_domain_that_was_there_before_the_server_is_fulf
 }
 
 #[test]
-fn a_wish_found_at_the_introduction_is_fulfilled() {
+fn a_reset_requested_before_the_introduction_is_done() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     testbed.set_word(5, Field::Connection, 1);
@@ -203,7 +203,7 @@ fn a_wish_found_at_the_introduction_is_fulfilled() {
 }
 
 #[test]
-fn another_value_is_no_wish_and_stays() {
+fn another_value_of_the_connection_word_requests_no_reset_and_stays() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.watch(5, "data", "t").unwrap();
     testbed.events(5);
@@ -217,7 +217,7 @@ fn another_value_is_no_wish_and_stays() {
 }
 
 #[test]
-fn a_domain_that_was_not_offered_it_does_not_get_it() {
+fn a_domain_without_the_reconnection_feature_is_not_reset() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     testbed.request(0, MessageType::SetFeature, "5\x0014\0").unwrap();
@@ -233,7 +233,7 @@ fn a_domain_that_was_not_offered_it_does_not_get_it() {
 }
 
 #[test]
-fn asking_without_pause_harms_nobody_else() {
+fn resets_without_pause_harm_no_other_domain() {
     let mut testbed = Testbed::with_homes([5, 6]);
     for round in 0..1000 {
         testbed.begin(5);

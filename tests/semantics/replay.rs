@@ -105,7 +105,7 @@ fn a_counter_that_is_read_and_written_never_loses_a_count() {
 }
 
 #[test]
-fn what_depends_on_a_generation_is_not_the_same() {
+fn a_reply_that_depends_on_a_generation_is_not_the_same() {
     let part = |testbed: &mut Testbed, t: u32, path: &str| {
         testbed.request_in(1, t, MessageType::DirectoryPart.to_wire(), format!("{path}\x000\0")).unwrap();
     };
@@ -124,7 +124,7 @@ fn what_depends_on_a_generation_is_not_the_same() {
 }
 
 #[test]
-fn events_are_those_of_now() {
+fn a_replay_causes_the_events_of_the_current_state() {
     let mut testbed = with_nodes();
     for path in ["/n/a", "/n/new"] {
         testbed.watch(2, path, "t").unwrap();
@@ -148,7 +148,7 @@ fn events_are_those_of_now() {
 }
 
 #[test]
-fn rights_are_looked_at_anew() {
+fn a_replay_checks_rights_again() {
     let write = |testbed: &mut Testbed, t: u32| drop(testbed.write_in(1, t, "/n/a", "mine").unwrap());
     assert_eq!(race(&write, &|testbed| drop(testbed.set_perms(0, "/n/a", "b0 r1").unwrap())), error("EAGAIN"));
     assert_eq!(race(&write, &|testbed| drop(testbed.set_perms(0, "/n/a", "n0 w1").unwrap())), ok());
@@ -165,7 +165,7 @@ fn make_more(testbed: &mut Testbed, count: usize) {
 }
 
 #[test]
-fn quotas_are_looked_at_anew() {
+fn a_replay_checks_quotas_again() {
     for (more, expected) in [(9, ok()), (10, error("ENOSPC"))] {
         let mut testbed = with_nodes();
         testbed.fill_nodes(1, 990);
@@ -191,7 +191,7 @@ fn quotas_are_looked_at_anew() {
 }
 
 #[test]
-fn what_a_transaction_removes_is_what_is_there_now() {
+fn a_replayed_removal_removes_the_current_nodes() {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(1);
     testbed.rm_in(1, transaction, "/n/a").unwrap();
@@ -236,7 +236,7 @@ fn a_record_has_limits_and_beyond_them_a_conflict_is_eagain() {
 }
 
 #[test]
-fn a_transaction_that_looked_too_often_is_not_replayed_but_for_the_control_domain() {
+fn a_transaction_with_too_many_accesses_is_replayed_only_for_the_control_domain() {
     // Each read of a node that is missing below 100 levels checks all of them.
     let deep = format!("/n{}", "/x".repeat(100));
     for (domid, reads, expected) in [(1, 30, ok()), (1, 60, error("EAGAIN")), (0, 100, ok())] {
@@ -275,7 +275,7 @@ fn a_replay_sets_permissions_of_special_nodes_as_a_commit_does() {
 }
 
 #[test]
-fn a_domain_that_permissions_name_is_the_one_of_now_and_stays_unknown_when_the_replay_fails() {
+fn permissions_name_the_current_domain_and_it_stays_unknown_if_the_replay_fails() {
     for is_same in [true, false] {
         let mut testbed = with_nodes();
         testbed.set_perms(0, "/n/a", "n0").unwrap();
@@ -348,7 +348,7 @@ fn run(mine: &[(MessageType, String)], theirs: &[(u16, MessageType, String)], in
 }
 
 #[test]
-fn a_replayed_commit_leaves_what_the_transaction_would_have_left_made_at_once() {
+fn a_replayed_commit_leaves_the_same_state_as_the_transaction_made_at_once() {
     let _seed = Seed(31);
     let mut random = Random::new(31);
     let (mut same, mut other) = (0, 0);

@@ -231,7 +231,7 @@ fn a_domain_whose_connection_was_shut_is_served_again_after_a_repeated_introduct
 }
 
 #[test]
-fn a_domain_can_not_move_the_servers_own_indices() {
+fn a_domain_cannot_move_the_servers_own_indices() {
     let mut testbed = Testbed::with_homes([5]);
     for garbage in [0, 1, 1024, 0x8000_0000, 0xffff_ffff] {
         assert_eq!(testbed.write(5, "data", "x"), ok());
@@ -247,7 +247,7 @@ fn a_domain_can_not_move_the_servers_own_indices() {
 }
 
 #[test]
-fn a_domain_that_writes_its_indices_without_pause_harms_nobody_else() {
+fn a_domain_that_writes_its_indices_without_pause_harms_no_other_domain() {
     let (mut rounds, mut faults) = (0, 0);
     for seed in 1..200 {
         let _seed = Seed(seed);
@@ -278,7 +278,7 @@ fn a_domain_that_writes_its_indices_without_pause_harms_nobody_else() {
 }
 
 #[test]
-fn a_signal_without_news_costs_nothing_and_is_not_answered() {
+fn a_signal_without_a_change_costs_nothing_and_is_not_answered() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.write(5, "data", "x").unwrap();
     testbed.machine.notified.clear();
@@ -289,7 +289,7 @@ fn a_signal_without_news_costs_nothing_and_is_not_answered() {
 }
 
 #[test]
-fn a_flood_from_one_does_not_keep_another_from_its_turn() {
+fn a_flood_from_one_domain_does_not_keep_another_from_its_turn() {
     let mut testbed = Testbed::with_homes([5, 6]);
     let one = request(1, MessageType::Read, b"\0");
     testbed.put_bytes(5, &one.repeat(RING_BYTES / one.len()));
@@ -304,7 +304,7 @@ fn a_flood_from_one_does_not_keep_another_from_its_turn() {
 }
 
 #[test]
-fn odd_words_in_a_header_are_answered_and_come_back() {
+fn odd_words_in_a_header_are_returned_in_the_reply() {
     let mut testbed = Testbed::with_homes([5]);
     for odd in [0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
         for (kind, transaction_id, name) in [(odd, 0, "ENOSYS\0"), (odd, odd, "ENOSYS\0"), (2, odd, "ENOENT\0")] {
@@ -322,7 +322,7 @@ fn string(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn what_a_domain_does_to_its_ring_just_as_it_is_signalled_is_not_overlooked() {
+fn a_change_that_a_domain_makes_to_its_ring_during_a_signal_is_not_overlooked() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.write(5, "data", &"v".repeat(1900)).unwrap();
     // It reads all that is there, and does not find that it ought to signal: it looked before the ring was full.
@@ -357,7 +357,7 @@ fn what_a_domain_does_to_its_ring_just_as_it_is_signalled_is_not_overlooked() {
 }
 
 #[test]
-fn a_domain_that_breaks_the_rules_in_a_loop_is_told_of_once_in_ten_seconds() {
+fn a_domain_that_breaks_the_rules_in_a_loop_is_logged_once_in_ten_seconds() {
     let mut testbed = Testbed::with_homes([5]);
     let said = log_lines::of(|| {
         for _ in 0..100 {

@@ -5,7 +5,7 @@ use xenstore::wire::header::MessageType;
 use crate::testbed::{Testbed, error, ok};
 
 #[test]
-fn making_a_node_that_is_there_needs_the_right_to_write_it_and_costs_nothing() {
+fn making_an_existing_node_needs_the_right_to_write_it_and_costs_nothing() {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.write(1, "data", "x").unwrap();
     let before = testbed.nodes(1);
@@ -29,7 +29,7 @@ fn an_entry_that_never_takes_effect_leaves_the_decision_to_the_others() {
 }
 
 #[test]
-fn an_entry_of_the_dead_leaves_the_decision_to_the_others() {
+fn an_entry_of_a_dead_domain_leaves_the_decision_to_the_others() {
     let mut testbed = Testbed::with_guests([9]);
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "r0 n9").unwrap();
@@ -40,7 +40,7 @@ fn an_entry_of_the_dead_leaves_the_decision_to_the_others() {
 }
 
 #[test]
-fn what_follows_the_last_nul_of_permissions_is_ignored() {
+fn bytes_after_the_last_nul_of_permissions_are_ignored() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.write(0, "/a", "").unwrap();
     assert_eq!(testbed.request(0, MessageType::SetPerms, "/a\0n0\0b1"), ok());
@@ -48,7 +48,7 @@ fn what_follows_the_last_nul_of_permissions_is_ignored() {
 }
 
 #[test]
-fn a_watch_that_is_there_is_eexist_at_the_limit_too() {
+fn an_existing_watch_is_eexist_at_the_limit_too() {
     let mut testbed = Testbed::with_homes([1]);
     for at in 0..128 {
         testbed.watch(1, "data", &at.to_string()).unwrap();
@@ -96,7 +96,7 @@ fn a_target_is_kept_when_the_domain_is_introduced_again() {
 }
 
 #[test]
-fn a_resume_without_a_shutdown_before_it_is_no_news() {
+fn a_resume_without_a_shutdown_before_it_causes_no_event() {
     let mut testbed = Testbed::with_guests([1]);
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
     testbed.events(0);

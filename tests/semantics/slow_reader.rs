@@ -105,7 +105,7 @@ fn removals_by_guests_keep_within_the_room_of_the_control_domains_queue() {
 }
 
 #[test]
-fn events_of_long_paths_that_wait_go_over_to_a_successor() {
+fn pending_events_of_long_paths_are_carried_to_a_successor() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     testbed.watch(0, "/long", "t").unwrap();
@@ -122,7 +122,7 @@ fn events_of_long_paths_that_wait_go_over_to_a_successor() {
 }
 
 #[test]
-fn what_a_dead_guest_committed_is_told_in_full() {
+fn all_events_of_a_dead_guests_commit_are_delivered() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_to_nodes_of_dom0(&mut testbed, 400);
@@ -131,7 +131,7 @@ fn what_a_dead_guest_committed_is_told_in_full() {
 }
 
 #[test]
-fn what_a_dead_guest_committed_goes_over_to_a_successor() {
+fn events_of_a_dead_guests_commit_are_carried_to_a_successor() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_to_nodes_of_dom0(&mut testbed, 400);
@@ -141,7 +141,7 @@ fn what_a_dead_guest_committed_goes_over_to_a_successor() {
 }
 
 #[test]
-fn what_was_committed_is_told_to_the_control_domain_although_the_nodes_are_gone_by_then() {
+fn the_control_domain_gets_the_events_of_a_commit_although_its_nodes_are_gone() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
@@ -152,7 +152,7 @@ fn what_was_committed_is_told_to_the_control_domain_although_the_nodes_are_gone_
 }
 
 #[test]
-fn a_right_that_a_transaction_takes_from_a_node_during_a_removal_is_not_a_later_domains() {
+fn a_right_that_a_transaction_takes_from_a_node_during_a_removal_is_not_inherited() {
     let mut testbed = Testbed::with_homes([1, 2]);
     lift_quotas(&mut testbed);
     testbed.write(2, "p", "").unwrap();
@@ -171,7 +171,7 @@ fn a_right_that_a_transaction_takes_from_a_node_during_a_removal_is_not_a_later_
 }
 
 #[test]
-fn a_commit_during_a_removal_of_a_domains_rights_counts_right() {
+fn a_commit_during_a_removal_of_a_domains_rights_keeps_the_counts_correct() {
     let mut testbed = Testbed::with_homes([1, 2]);
     lift_quotas(&mut testbed);
     testbed.write(2, "p", "").unwrap();
@@ -186,7 +186,7 @@ fn a_commit_during_a_removal_of_a_domains_rights_counts_right() {
 }
 
 #[test]
-fn a_node_that_a_transaction_makes_for_a_dying_domain_is_not_a_later_domains() {
+fn a_node_that_a_transaction_makes_for_a_dying_domain_is_not_inherited() {
     let mut testbed = Testbed::with_homes([1, 2]);
     lift_quotas(&mut testbed);
     // Guest 2 may write in a directory of guest 1. The server removes this directory late.
@@ -203,7 +203,7 @@ fn a_node_that_a_transaction_makes_for_a_dying_domain_is_not_a_later_domains() {
 }
 
 #[test]
-fn the_events_of_a_dead_guests_nodes_count_for_it_whoever_looks_at_its_number() {
+fn the_events_of_a_dead_guests_nodes_count_for_it_although_its_number_is_checked() {
     let mut testbed = Testbed::with_homes([2]);
     testbed.machine.unique_ids.insert(DomId(1), 11);
     testbed.start(1);
@@ -232,7 +232,7 @@ fn the_events_of_a_dead_guests_nodes_count_for_it_after_an_update() {
 }
 
 #[test]
-fn an_introduction_that_waits_for_a_removal_goes_over_to_a_successor() {
+fn an_introduction_that_waits_for_a_removal_is_carried_to_a_successor() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     die_slowly(&mut testbed);
@@ -248,7 +248,7 @@ fn an_introduction_that_waits_for_a_removal_goes_over_to_a_successor() {
 }
 
 #[test]
-fn a_sender_that_asks_for_a_new_connection_goes_on_when_its_events_are_queued() {
+fn a_sender_that_requests_a_reset_continues_when_its_events_are_queued() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
@@ -265,7 +265,7 @@ fn a_sender_that_asks_for_a_new_connection_goes_on_when_its_events_are_queued() 
 }
 
 #[test]
-fn a_sender_that_is_introduced_again_goes_on_when_its_events_are_queued() {
+fn a_sender_that_is_introduced_again_continues_when_its_events_are_queued() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
@@ -280,7 +280,7 @@ fn a_sender_that_is_introduced_again_goes_on_when_its_events_are_queued() {
 }
 
 #[test]
-fn nothing_stays_outstanding_when_all_is_told_after_two_updates() {
+fn nothing_stays_outstanding_when_all_events_are_delivered_after_two_updates() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
@@ -296,7 +296,7 @@ fn nothing_stays_outstanding_when_all_is_told_after_two_updates() {
 }
 
 #[test]
-fn a_receiver_that_is_introduced_again_lets_those_go_on_that_waited_for_it() {
+fn a_receiver_that_is_introduced_again_releases_the_senders_that_waited_for_it() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
@@ -311,7 +311,7 @@ fn a_receiver_that_is_introduced_again_lets_those_go_on_that_waited_for_it() {
 }
 
 #[test]
-fn a_reader_that_was_given_up_before_an_update_is_given_up_after_it() {
+fn the_time_that_a_control_domain_reads_nothing_is_carried_to_a_successor() {
     let mut testbed = Testbed::with_homes([1]);
     lift_quotas(&mut testbed);
     commit_own(&mut testbed, 400);
@@ -324,7 +324,7 @@ fn a_reader_that_was_given_up_before_an_update_is_given_up_after_it() {
 }
 
 #[test]
-fn all_parts_of_a_list_that_is_too_long_to_be_kept_have_the_generation_of_now() {
+fn all_parts_of_a_list_that_is_too_long_to_be_kept_have_the_current_generation() {
     let mut testbed = Testbed::new();
     for at in 0..(limits::LIST_BYTES / 2001) {
         testbed.mkdir(0, &format!("/big/{}", long(&format!("{at:06}"), 2000))).unwrap();

@@ -32,7 +32,7 @@ fn kind(item: &Item<'_>) -> &'static str {
 }
 
 #[test]
-fn whatever_was_asked_the_state_is_restored_as_it_was_saved() {
+fn after_any_requests_the_state_is_restored_as_it_was_saved() {
     let (mut saves, mut items_of_kind) = (0, BTreeMap::<&str, usize>::new());
     for seed in 1..=40 {
         let _seed = Seed(seed);
@@ -84,7 +84,7 @@ fn now(storm: &Storm) -> SaveOptions<'static> {
 }
 
 #[test]
-fn without_what_this_server_adds_the_records_alone_are_restored() {
+fn without_extension_records_the_other_records_are_restored() {
     let is_record = |item: &&Item<'_>| !matches!(item, Item::Extension(_));
     let is_committed =
         |item: &&Item<'_>| is_record(item) && !matches!(item, Item::Node(node) if node.pending.is_some());
@@ -170,7 +170,7 @@ fn serve(storm: &mut Storm, engine: Engine) {
 }
 
 #[test]
-fn whatever_is_wrong_with_items_it_is_an_error_or_a_consistent_state() {
+fn wrong_items_are_an_error_or_a_consistent_state() {
     let (mut errors, mut engines) = (BTreeMap::<String, usize>::new(), 0);
     let others = save(stormy(99, 1500).testbed.server.engine(), &SaveOptions::default());
     for seed in 1..=2500 {
@@ -196,7 +196,7 @@ fn whatever_is_wrong_with_items_it_is_an_error_or_a_consistent_state() {
 }
 
 #[test]
-fn whatever_is_wrong_with_the_bytes_of_a_stream_it_is_an_error_or_a_consistent_state() {
+fn wrong_bytes_in_a_stream_are_an_error_or_a_consistent_state() {
     let (mut errors, mut engines) = (0, 0);
     for seed in 1..=1500 {
         let _seed = Seed(seed);

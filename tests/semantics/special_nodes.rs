@@ -8,7 +8,7 @@ use crate::testbed::{Testbed, error, event, ok};
 const SPECIALS: [&str; 2] = ["@introduceDomain", "@releaseDomain"];
 
 #[test]
-fn they_belong_to_the_control_domain_and_all_may_know_of_releases_at_first() {
+fn special_nodes_belong_to_the_control_domain_and_all_domains_may_watch_releases_at_first() {
     let mut testbed = Testbed::with_guests([1]);
     for (name, entries) in [("@introduceDomain", "n0"), ("@releaseDomain", "n0 r32757")] {
         assert_eq!(testbed.get_perms(0, name), Ok(entries.into()));
@@ -21,7 +21,7 @@ fn they_belong_to_the_control_domain_and_all_may_know_of_releases_at_first() {
 }
 
 #[test]
-fn their_permissions_follow_the_rules_of_nodes() {
+fn permissions_of_special_nodes_follow_the_rules_of_nodes() {
     let mut testbed = Testbed::with_guests([1, 2]);
     for name in SPECIALS {
         testbed.set_perms(0, name, "r0 b1 n2").unwrap();
@@ -36,7 +36,7 @@ fn their_permissions_follow_the_rules_of_nodes() {
 }
 
 #[test]
-fn an_unprivileged_owner_can_not_give_them_away() {
+fn an_unprivileged_owner_cannot_give_special_nodes_away() {
     let mut testbed = Testbed::with_guests([1, 2]);
     for name in SPECIALS {
         testbed.set_perms(0, name, "n1").unwrap();
@@ -46,7 +46,7 @@ fn an_unprivileged_owner_can_not_give_them_away() {
 }
 
 #[test]
-fn only_watches_and_permissions_take_their_names() {
+fn only_watches_and_permissions_accept_special_names() {
     let mut testbed = Testbed::with_guests([1]);
     for name in ["@introduceDomain", "@releaseDomain", "@other", "@"] {
         for domid in [0, 1] {
@@ -81,7 +81,7 @@ fn any_special_name_can_be_watched_and_withdrawn() {
 }
 
 #[test]
-fn an_event_goes_to_those_who_may_read_the_special_node() {
+fn a_special_event_goes_to_domains_that_may_read_the_special_node() {
     let mut testbed = Testbed::with_guests([1, 2, 3]);
     testbed.set_perms(0, "@introduceDomain", "n0 r1 w2").unwrap();
     testbed.set_perms(0, "@releaseDomain", "r0 n1").unwrap();

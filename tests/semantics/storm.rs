@@ -348,7 +348,7 @@ impl Storm {
 }
 
 #[test]
-fn whatever_is_asked_the_counts_are_right_and_nothing_is_left() {
+fn after_any_requests_the_counts_are_correct_and_nothing_is_left() {
     let (mut requests, mut reconnections, mut refusals) = (0, 0, BTreeMap::<String, usize>::new());
     for seed in 1..=10 {
         let _seed = Seed(seed);

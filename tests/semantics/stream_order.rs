@@ -91,7 +91,7 @@ fn a_domains_record_comes_last_and_only_of_a_domain_with_a_connection_or_a_node(
 }
 
 #[test]
-fn whatever_was_asked_the_c_server_knows_each_domain_before_its_record() {
+fn after_any_requests_the_c_server_knows_each_domain_before_its_record() {
     let (mut records, mut named) = (0, 0);
     for seed in 1..=300 {
         let _seed = Seed(seed);
@@ -139,7 +139,7 @@ fn features_of_a_domain_that_is_only_named_need_no_version_2() {
 }
 
 #[test]
-fn a_broken_extension_about_a_domain_that_is_only_named_is_passed_over() {
+fn a_broken_extension_about_a_domain_that_is_only_named_is_skipped() {
     let testbed = history();
     let items = save(testbed.server.engine(), &options(&testbed));
     let at = items.iter().position(is_named_domain).unwrap();

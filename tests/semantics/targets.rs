@@ -21,7 +21,7 @@ fn only_the_control_domain_sets_targets_and_both_have_to_be_introduced() {
 }
 
 #[test]
-fn it_gives_ownership_of_the_targets_nodes() {
+fn a_target_gives_ownership_of_its_nodes() {
     let mut testbed = with_target();
     testbed.write(1, "data", "x").unwrap();
     assert_eq!(testbed.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()));
@@ -33,7 +33,7 @@ fn it_gives_ownership_of_the_targets_nodes() {
 }
 
 #[test]
-fn it_gives_the_rights_of_entries_that_name_the_target() {
+fn a_target_gives_the_rights_of_entries_that_name_it() {
     let mut testbed = with_target();
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "n0 r1").unwrap();
@@ -45,7 +45,7 @@ fn it_gives_the_rights_of_entries_that_name_the_target() {
 }
 
 #[test]
-fn it_gives_no_privilege_even_with_the_control_domain_as_target() {
+fn a_target_gives_no_privilege_even_if_it_is_the_control_domain() {
     let mut testbed = Testbed::with_homes([2]);
     assert_eq!(testbed.set_target(0, 2, 0), ok());
     assert_eq!(testbed.release(2, 0), error("EACCES"));
@@ -57,7 +57,7 @@ fn it_gives_no_privilege_even_with_the_control_domain_as_target() {
 }
 
 #[test]
-fn nodes_that_it_makes_in_the_targets_home_are_its_own() {
+fn nodes_that_a_domain_makes_in_its_targets_home_are_its_own() {
     let mut testbed = with_target();
     let before = testbed.nodes(1);
     assert_eq!(testbed.write(2, "/local/domain/1/of2", "x"), ok());
@@ -68,7 +68,7 @@ fn nodes_that_it_makes_in_the_targets_home_are_its_own() {
 }
 
 #[test]
-fn it_gives_the_events_of_the_targets_nodes() {
+fn a_target_gives_the_events_of_its_nodes() {
     let mut testbed = with_target();
     testbed.watch(2, "/local/domain/1", "t").unwrap();
     testbed.events(2);
@@ -82,7 +82,7 @@ fn it_gives_the_events_of_the_targets_nodes() {
 }
 
 #[test]
-fn the_last_one_counts_and_targets_do_not_chain() {
+fn the_last_target_counts_and_targets_do_not_chain() {
     let mut testbed = Testbed::with_homes([1, 2, 3, 4]);
     testbed.set_target(0, 2, 1).unwrap();
     testbed.set_target(0, 3, 2).unwrap();
@@ -94,7 +94,7 @@ fn the_last_one_counts_and_targets_do_not_chain() {
 }
 
 #[test]
-fn it_ends_with_the_target_and_is_not_for_its_successor() {
+fn a_target_ends_with_the_target_domain_and_is_not_inherited() {
     let mut testbed = with_target();
     testbed.kill(1);
     assert_eq!(testbed.read(2, "/local/domain/1"), error("EACCES"));
@@ -107,7 +107,7 @@ fn it_ends_with_the_target_and_is_not_for_its_successor() {
 }
 
 #[test]
-fn it_ends_with_the_domain_that_has_it() {
+fn a_target_ends_with_the_domain_that_has_it() {
     let mut testbed = with_target();
     testbed.kill(2);
     testbed.start(2);
@@ -115,7 +115,7 @@ fn it_ends_with_the_domain_that_has_it() {
 }
 
 #[test]
-fn both_may_die_in_any_order_with_requests_on_the_way() {
+fn a_domain_and_its_target_may_die_in_any_order_with_pending_requests() {
     for order in [[1, 2], [2, 1]] {
         for state in [DomainState::Dying, DomainState::Absent] {
             let mut testbed = with_target();

@@ -78,7 +78,7 @@ fn every_request_but_watch_and_unwatch_needs_an_open_transaction() {
 }
 
 #[test]
-fn nobody_else_sees_a_change_before_the_commit_and_nobody_at_all_after_an_abort() {
+fn no_other_client_sees_a_change_before_the_commit_and_none_sees_it_after_an_abort() {
     let mut testbed = with_nodes();
     for commit in [false, true] {
         let transaction = testbed.begin(1);
@@ -100,7 +100,7 @@ fn nobody_else_sees_a_change_before_the_commit_and_nobody_at_all_after_an_abort(
 }
 
 #[test]
-fn a_node_stays_as_it_was_at_the_first_look() {
+fn a_node_stays_as_it_was_at_the_first_access() {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(1);
     assert_eq!(testbed.read_in(1, transaction, "/n/a"), Ok(b"old".to_vec()));
@@ -132,7 +132,7 @@ type Inside<'a> = (&'a str, &'a dyn Fn(&mut Testbed, u32));
 type Outside<'a> = (&'a str, &'a dyn Fn(&mut Testbed));
 
 #[test]
-fn what_was_seen_and_changed_by_others_conflicts() {
+fn a_node_that_was_accessed_and_then_changed_by_others_conflicts() {
     let insides: [Inside<'_>; 6] = [
         ("read", &|testbed, t| drop(testbed.read_in(1, t, "/n/a").unwrap())),
         ("directory", &|testbed, t| drop(testbed.directory_in(1, t, "/n/a").unwrap())),
@@ -164,7 +164,7 @@ fn what_was_seen_and_changed_by_others_conflicts() {
 }
 
 #[test]
-fn what_was_missing_and_made_by_others_conflicts() {
+fn a_node_that_was_missing_and_then_made_by_others_conflicts() {
     let looks: [Inside<'_>; 3] = [
         ("read", &|testbed, t| assert_eq!(testbed.read_in(1, t, "/n/new"), error("ENOENT"))),
         ("remove", &|testbed, t| assert_eq!(testbed.rm_in(1, t, "/n/new"), ok())),
@@ -183,7 +183,7 @@ fn what_was_missing_and_made_by_others_conflicts() {
 }
 
 #[test]
-fn what_was_not_looked_at_does_not_conflict() {
+fn a_node_that_was_not_accessed_does_not_conflict() {
     let inside = |testbed: &mut Testbed, t: u32| drop(testbed.write_in(1, t, "/n/b", "mine").unwrap());
     for outside in [
         &(|testbed: &mut Testbed| drop(testbed.write(2, "/n", "x").unwrap())) as &dyn Fn(&mut Testbed),
@@ -213,7 +213,7 @@ fn of_two_transactions_over_one_node_the_first_to_commit_wins() {
 }
 
 #[test]
-fn a_transaction_that_changes_nothing_disturbs_nobody() {
+fn a_transaction_that_changes_nothing_disturbs_no_other() {
     let mut testbed = with_nodes();
     let (first, second, empty) = (testbed.begin(1), testbed.begin(2), testbed.begin(1));
     testbed.read_in(1, first, "/n/a").unwrap();
@@ -233,7 +233,7 @@ fn an_abort_never_conflicts() {
 }
 
 #[test]
-fn children_are_listed_in_the_order_of_making_after_a_commit() {
+fn children_are_listed_in_the_order_of_creation_after_a_commit() {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(1);
     for name in ["z", "y", "x"] {
@@ -291,7 +291,7 @@ fn a_refused_request_leaves_the_transaction_as_it_was() {
 }
 
 #[test]
-fn watches_set_in_a_transaction_hold_whatever_becomes_of_it() {
+fn watches_set_in_a_transaction_remain_however_it_ends() {
     let mut testbed = with_nodes();
     for commit in [true, false] {
         let transaction = testbed.begin(1);
@@ -305,7 +305,7 @@ fn watches_set_in_a_transaction_hold_whatever_becomes_of_it() {
 }
 
 #[test]
-fn reset_watches_drops_watches_and_transactions_of_the_connection_alone() {
+fn reset_watches_drops_watches_and_transactions_of_its_connection_only() {
     let mut testbed = with_nodes();
     let other = testbed.begin(2);
     testbed.watch(2, "/n", "t").unwrap();

@@ -16,7 +16,7 @@ fn tokens(testbed: &mut Testbed, domid: u16) -> Vec<String> {
 }
 
 #[test]
-fn it_is_the_number_of_levels_below_the_path_that_are_seen() {
+fn a_depth_is_the_number_of_levels_below_the_path_that_are_seen() {
     let mut testbed = Testbed::new();
     for depth in 0..4 {
         assert_eq!(watch(&mut testbed, 0, "/a", &depth.to_string(), &depth.to_string()), ok());
@@ -38,7 +38,7 @@ fn it_is_the_number_of_levels_below_the_path_that_are_seen() {
 }
 
 #[test]
-fn it_counts_from_the_root_as_from_any_node() {
+fn a_depth_counts_from_the_root_as_from_any_node() {
     let mut testbed = Testbed::new();
     for depth in 0..3 {
         watch(&mut testbed, 0, "/", &depth.to_string(), &depth.to_string()).unwrap();
@@ -51,7 +51,7 @@ fn it_counts_from_the_root_as_from_any_node() {
 }
 
 #[test]
-fn it_holds_for_removals_commits_and_permissions_and_a_removal_above_is_always_seen() {
+fn a_depth_holds_for_removals_commits_and_permissions_and_a_removal_above_is_always_seen() {
     let mut testbed = Testbed::new();
     testbed.write(0, "/a/b/c/d", "").unwrap();
     watch(&mut testbed, 0, "/a", "a1", "1").unwrap();
@@ -71,7 +71,7 @@ fn it_holds_for_removals_commits_and_permissions_and_a_removal_above_is_always_s
 }
 
 #[test]
-fn relative_watches_have_it_too_and_report_relative_paths() {
+fn relative_watches_have_a_depth_too_and_report_relative_paths() {
     let mut testbed = Testbed::with_homes([5]);
     watch(&mut testbed, 5, "data", "t", "1").unwrap();
     assert_eq!(testbed.events(5), [event("data", "t")], "the first event comes as for every watch");
@@ -81,7 +81,7 @@ fn relative_watches_have_it_too_and_report_relative_paths() {
 }
 
 #[test]
-fn a_watch_is_known_by_path_and_token_whatever_its_depth() {
+fn a_watch_is_identified_by_path_and_token_whatever_its_depth() {
     let mut testbed = Testbed::with_homes([5]);
     assert_eq!(watch(&mut testbed, 5, "data", "t", "1"), ok());
     assert_eq!(watch(&mut testbed, 5, "data", "t", "2"), error("EEXIST"));
@@ -103,7 +103,7 @@ fn only_a_decimal_number_is_a_depth() {
 }
 
 #[test]
-fn a_domain_that_was_not_offered_it_has_no_depth_and_is_told_of_no_domain() {
+fn a_domain_without_the_feature_has_no_depth_and_its_events_name_no_domain() {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
     testbed.request(0, MessageType::SetFeature, "5\x0011\0").unwrap();
@@ -119,7 +119,7 @@ fn a_domain_that_was_not_offered_it_has_no_depth_and_is_told_of_no_domain() {
 }
 
 #[test]
-fn special_events_name_the_domain_for_those_who_ask() {
+fn special_events_name_the_domain_for_watches_that_request_it() {
     let mut testbed = Testbed::new();
     for (name, token, depth) in
         [("@introduceDomain", "in", "1"), ("@releaseDomain", "out", "1"), ("@releaseDomain", "zero", "0")]
@@ -147,7 +147,7 @@ fn special_events_name_the_domain_for_those_who_ask() {
 }
 
 #[test]
-fn a_guest_needs_the_right_to_the_special_name_to_be_told_of_the_domain() {
+fn a_guest_needs_the_right_to_the_special_name_for_events_that_name_the_domain() {
     let mut testbed = Testbed::with_guests([5]);
     for name in ["@introduceDomain", "@releaseDomain"] {
         watch(&mut testbed, 5, name, "t", "1").unwrap();

@@ -69,7 +69,7 @@ fn ten_quick_writes_pass_and_the_one_after_next_waits() {
 }
 
 #[test]
-fn nobody_pays_while_no_transaction_is_open() {
+fn no_domain_pays_while_no_transaction_is_open() {
     let mut testbed = with_writers(1..3);
     for (domid, commit) in [(0, true), (1, false), (2, true)] {
         let transaction = access(&mut testbed, domid, DATA);
@@ -97,7 +97,7 @@ fn a_guests_own_transaction_counts_for_its_writes_outside() {
 type Cost = (&'static str, i64, fn(&mut Testbed));
 
 #[test]
-fn each_node_that_is_written_or_removed_costs_one_its_parent_included() {
+fn each_written_or_removed_node_costs_one_credit_parents_included() {
     let costs: [Cost; 12] = [
         ("write", 1, |testbed| drop(testbed.write(1, "data", "x").unwrap())),
         ("make", 2, |testbed| drop(testbed.mkdir(1, "new").unwrap())),
@@ -126,7 +126,7 @@ fn each_node_that_is_written_or_removed_costs_one_its_parent_included() {
 }
 
 #[test]
-fn a_commit_costs_one_whatever_it_changes_if_another_transaction_accessed_any_of_it() {
+fn a_commit_costs_one_credit_if_another_transaction_accessed_any_of_its_nodes() {
     for (others, commit, cost) in [(true, true, 1), (false, true, 0), (true, false, 0)] {
         let mut testbed = with_writers(1..3);
         if others {
@@ -155,7 +155,7 @@ fn a_commit_that_fails_costs_nothing() {
 }
 
 #[test]
-fn a_guest_in_debt_goes_on_to_the_millisecond_and_costs_nothing_until_then() {
+fn a_guest_in_debt_resumes_to_the_millisecond_and_costs_nothing_until_then() {
     let mut testbed = with_writers(1..3);
     access(&mut testbed, 2, DATA);
     assert_eq!(send_writes(&mut testbed, 1, 13), 11);
@@ -186,7 +186,7 @@ fn replies_and_events_reach_a_guest_in_debt() {
 }
 
 #[test]
-fn a_steady_stream_settles_at_the_rate_shared_among_those_who_write() {
+fn a_steady_stream_settles_at_the_rate_shared_among_the_writers() {
     let mut testbed = with_writers(1..5);
     let all: Vec<_> = (1..5).map(|domid| format!("/local/domain/{domid}/data")).collect();
     access(&mut testbed, 0, &all.iter().map(String::as_str).collect::<Vec<_>>());

@@ -168,7 +168,7 @@ fn first_failure(flaw: Flaw) -> (u64, Vec<Step>, String) {
 }
 
 #[test]
-fn a_failure_is_told_with_its_seed_and_the_few_steps_that_lead_to_it() {
+fn a_failure_is_reported_with_its_seed_and_the_few_steps_that_lead_to_it() {
     for (flaw, culprit) in [(Flaw::DeadKeepNodes, T::SetPerms), (Flaw::EventsForAll, T::Watch)] {
         let (seed, steps, told) = first_failure(flaw);
         println!("{told}");

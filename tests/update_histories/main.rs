@@ -37,7 +37,7 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn nobody_can_tell_a_history_with_updates_from_one_without() {
+fn a_history_with_updates_does_not_differ_from_one_without() {
     let seeds = match from_environment("UPDATE_SEED") {
         Some(seed) => seed..=seed,
         None => 1..=from_environment("UPDATE_HISTORIES").unwrap_or(HISTORIES),

@@ -8,7 +8,7 @@ use crate::harness::{RELEASES, Run, boot, c_server};
 const SMALL_MEMORY_MIB: &str = "4";
 
 #[test]
-fn without_the_rights_of_a_xenstore_it_says_so_in_one_line_and_powers_off() {
+fn without_the_rights_of_a_xenstore_the_kernel_logs_one_line_and_powers_off() {
     for release in RELEASES {
         let run = c_server(release);
         let output = run.section("alone");

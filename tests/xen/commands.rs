@@ -55,17 +55,17 @@ fn commands_match_c_server(release: &str) {
 }
 
 #[test]
-fn commands_give_what_the_c_server_gives_on_4_14() {
+fn commands_give_the_same_as_with_the_c_server_on_4_14() {
     commands_match_c_server("4.14");
 }
 
 #[test]
-fn commands_give_what_the_c_server_gives_on_4_17() {
+fn commands_give_the_same_as_with_the_c_server_on_4_17() {
     commands_match_c_server("4.17");
 }
 
 #[test]
-fn commands_give_what_the_c_server_gives_on_4_20() {
+fn commands_give_the_same_as_with_the_c_server_on_4_20() {
     commands_match_c_server("4.20");
 }
 

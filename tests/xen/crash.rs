@@ -4,7 +4,7 @@ use crate::harness::boot;
 use crate::update::{assert_nothing_lost, image};
 
 #[test]
-fn a_crash_in_a_request_costs_its_client_alone_and_the_store_goes_on() {
+fn a_crash_in_a_request_costs_only_its_client_and_the_store_still_serves() {
     let kernel = image("boot-test");
     let job = ". /functions\nsection crash 300 sh -l /job/crash.sh\n";
     // Less memory than usual is full sooner.

@@ -22,7 +22,7 @@ fn line_after<'a>(output: &'a str, prefix: &str) -> &'a str {
 }
 
 #[test]
-fn pv_and_pvh_guests_use_their_store_and_may_not_touch_what_is_not_theirs() {
+fn pv_and_pvh_guests_use_their_store_and_may_not_touch_the_nodes_of_others() {
     for release in RELEASES_WITH_GUESTS {
         let output = section_without_failures(stubdom(release), "guests");
         for guest in ["pv:", "pvh:"] {

@@ -20,7 +20,7 @@ const MODES: [(&str, &[(&str, u64)]); 6] = [
 const SLOWER_AT_MOST: u64 = 20;
 
 #[test]
-fn a_hostile_guest_harms_nobody_else_and_leaves_nothing() {
+fn a_hostile_guest_harms_no_other_domain_and_leaves_nothing() {
     let guest = image("hostile-guest");
     assert!(Path::new(&guest).exists());
     let job = ". /functions\nsection hostile 400 sh -l /job/hostile.sh\n";

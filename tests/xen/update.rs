@@ -105,7 +105,7 @@ fn updates_in_a_row_lose_nothing_on_4_20() {
 }
 
 #[test]
-fn after_each_failure_of_a_successor_the_old_kernel_serves_and_says_why() {
+fn after_each_failure_of_a_successor_the_predecessor_serves_and_reports_the_reason() {
     let run = failures();
     let output = run.section("failures");
     assert!(!output.contains("FAILED"), "{output}");
