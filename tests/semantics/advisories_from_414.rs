@@ -1,6 +1,6 @@
-//! Xen's security advisories about Xenstore servers (<https://xenbits.xen.org/xsa/>), as far as guests can try them here:
-//! each test does what the advisory describes and asserts what must be seen instead. The second half: XSA-414
-//! to XSA-484, and two fixes that never had a number.
+//! Xen's security advisories about Xenstore servers (<https://xenbits.xen.org/xsa/>), as far as guests can try them
+//! here. Each test does what the advisory describes, and checks that it has no such effect. This is the second half:
+//! XSA-414 to XSA-484, and two fixes without a number.
 
 use xenstore::server::Server;
 use xenstore::wire::header::{Header, MessageType as T};
@@ -8,7 +8,7 @@ use xenstore::wire::header::{Header, MessageType as T};
 use crate::random::{Random, Seed};
 use crate::testbed::{Testbed, error, event, ok};
 
-/// How deep a path the tests of depth use: as many levels as the quota of nodes allows to a guest.
+/// The depth of the deepest paths: as many levels as the quota of nodes allows to a guest.
 fn deepest() -> String {
     vec!["d"; 999].join("/")
 }
@@ -68,7 +68,7 @@ fn xsa_417_an_entry_for_a_missing_domain_gives_no_right() {
 
 #[test]
 fn xsa_418_the_deepest_paths_need_no_more_stack_than_others() {
-    // The stack that the kernel has is larger; here each frame is an unoptimised one.
+    // The kernel's stack is larger. Here each frame is unoptimised.
     const STACK_BYTES: usize = 192 * 1024;
     let work = || {
         let mut testbed = Testbed::with_homes([1]);
@@ -116,7 +116,7 @@ fn xsa_419_nodes_of_dead_domains_do_not_accumulate() {
         let owned = testbed.nodes(domid);
         assert!(owned > 400);
         testbed.kill(domid);
-        assert_eq!(testbed.events(1).len() as u64, owned, "those who watch are told");
+        assert_eq!(testbed.events(1).len() as u64, owned, "each removal has its event");
         assert_eq!(testbed.directory(1, "shared"), Ok(vec![]));
         assert_eq!(testbed.nodes(1), 2);
         assert_eq!(testbed.nodes(0), 5);
@@ -139,7 +139,7 @@ fn xsa_420_odd_numbers_in_a_header_cost_at_most_their_own_connection_and_only_on
             testbed.send_bytes(1, &[&header.emit()[..], b"data\0"].concat());
             let reply = testbed.message(1).unwrap();
             assert_eq!((reply.request_id, reply.transaction), (header.request_id, header.transaction_id));
-            assert_eq!(testbed.message(1), None, "one reply");
+            assert_eq!(testbed.message(1), None, "only one reply");
             assert_eq!(testbed.read(1, "data"), Ok(vec![]));
         }
         let mut testbed = Testbed::with_homes([1, 2]);
@@ -147,7 +147,7 @@ fn xsa_420_odd_numbers_in_a_header_cost_at_most_their_own_connection_and_only_on
         assert!(testbed.server.engine().connection(testbed.connection(1).unwrap()).unwrap().error().is_some());
         for _ in 0..3 {
             testbed.signal(1);
-            assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "nothing is left to do");
+            assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "the server has no more work");
         }
         assert_eq!(testbed.write(2, "data", "x"), ok());
         testbed.check();
@@ -197,7 +197,7 @@ fn xsa_425_busy_domains_can_be_released_and_introduced_in_any_order() {
                 testbed.send(domid, 0, T::TransactionStart.to_wire(), b"\0");
             }
         }
-        // All at once, in one turn of the control domain.
+        // All domains at once, in one turn of the control domain.
         let order: Vec<u16> = (0..4).map(|_| 1 + random.below(5) as u16).collect();
         let mut all = Vec::new();
         for (at, domid) in order.iter().enumerate() {

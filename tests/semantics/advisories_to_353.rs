@@ -1,5 +1,6 @@
-//! Xen's security advisories about Xenstore servers (<https://xenbits.xen.org/xsa/>), as far as guests can try them here:
-//! each test does what the advisory describes and asserts what must be seen instead. The first half: XSA-38 to XSA-353.
+//! Xen's security advisories about Xenstore servers (<https://xenbits.xen.org/xsa/>), as far as guests can try them
+//! here. Each test does what the advisory describes, and checks that it has no such effect. This is the first half:
+//! XSA-38 to XSA-353.
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
@@ -8,7 +9,7 @@ use xenstore::wire::ring::Field;
 
 use crate::testbed::{Testbed, error, event, ok};
 
-/// Cuts a domain off, as an impossible index does.
+/// Causes a protocol error by an impossible index, which shuts the domain's connection.
 fn cheat(testbed: &mut Testbed, domid: u16) {
     let producer = testbed.word(domid, Field::RequestConsumer).wrapping_add(1025);
     testbed.set_word(domid, Field::RequestProducer, producer);
@@ -87,12 +88,12 @@ fn xsa_272_a_node_counts_however_it_is_made() {
         let mut testbed = Testbed::with_homes([1]);
         let mut count = 0;
         loop {
-            // Directories of a hundred, as the names of more would not fit into one node.
+            // Directories of a hundred nodes: the names of more would not fit into one node.
             let name = if count % 100 == 0 { format!("d{}", count / 100) } else { format!("d{}/{count}", count / 100) };
             let outcome = match way {
                 "write" => testbed.write(1, &name, "x"),
                 "mkdir" => testbed.mkdir(1, &name),
-                // One request makes four nodes, three of which nobody named by themselves.
+                // One request makes four nodes, three of them without a request that names them.
                 _ => testbed.write(1, &format!("n{count}/a/b/c"), ""),
             };
             if outcome.is_err() {
@@ -206,12 +207,12 @@ fn xsa_326_a_client_that_does_not_read_holds_neither_events_nor_their_sender_for
         testbed.send(1, 0, T::Write.to_wire(), format!("a-rather-long-name-{at}\0").as_bytes());
         while testbed.message(1).is_some() {}
     }
-    // Those that were held back are handled when the first are over.
+    // The requests that were held back are executed after the first ones.
     testbed.pass(20_000);
     testbed.pass(20_000);
-    assert!(testbed.outstanding(1) <= 1, "an event that is half sent stays");
+    assert!(testbed.outstanding(1) <= 1, "a partly written event stays");
     let session = testbed.server.engine().connection(testbed.connection(2).unwrap()).unwrap().session().unwrap();
-    assert!(session.output.bytes().len() < 100, "at most what was half sent waits");
+    assert!(session.output.bytes().len() < 100, "at most the rest of a partly written event is pending");
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn only_the_control_domain_can_make_all_domains_the_owner() {
     let owned = testbed.nodes(1);
     assert_eq!(testbed.set_perms(1, "data", "n32757"), error("EPERM"));
     assert_eq!(testbed.set_perms(0, "/local/domain/1/data", "n32757"), ok());
-    assert_eq!(testbed.nodes(1), owned - 1, "it counts for nobody");
+    assert_eq!(testbed.nodes(1), owned - 1, "the node counts for no domain");
     assert_eq!(testbed.write(2, "/local/domain/1/data", "y"), ok());
     testbed.check();
     assert_eq!(testbed.write(2, "/local/domain/1/data/mine", ""), ok());
@@ -107,9 +107,9 @@ fn an_entry_for_all_domains_by_a_domain_without_the_feature_never_takes_effect()
     testbed.write(1, "data", "x").unwrap();
     assert_eq!(testbed.set_perms(1, "data", "n1 r32757"), ok());
     assert_eq!(testbed.read(2, "/local/domain/1/data"), error("EACCES"));
-    assert_eq!(testbed.set_perms(1, "data", "n32757"), error("ENOENT"), "as with an owner that does not exist");
+    assert_eq!(testbed.set_perms(1, "data", "n32757"), error("ENOENT"), "like an owner that does not exist");
     assert_eq!(testbed.set_perms(0, "/local/domain/1/data", "n1 r32757"), ok());
-    assert_eq!(testbed.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()), "the control domain was");
+    assert_eq!(testbed.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()), "the control domain has the feature");
 }
 
 #[test]

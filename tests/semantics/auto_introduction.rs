@@ -1,4 +1,5 @@
-//! Domains that were there before the server: connected without INTRODUCE if their ring page names a port.
+//! Auto-introduction: domains that exist before the server are connected without INTRODUCE if their ring page names a
+//! port.
 
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
@@ -8,7 +9,7 @@ use xenstore::wire::ring::Field;
 
 use crate::testbed::{BAD_PORT, Testbed, event, ok};
 
-/// A testbed before the server has connected anybody, with domains whose ring pages name these ports.
+/// Returns a testbed before auto-introduction, with domains whose ring pages name these ports.
 fn with_ports(config: Config, ports: &[(u16, u32)]) -> Testbed {
     let mut testbed = Testbed::unconnected(config);
     for (domid, port) in ports {
@@ -18,7 +19,7 @@ fn with_ports(config: Config, ports: &[(u16, u32)]) -> Testbed {
     testbed
 }
 
-/// The server comes up and looks around.
+/// Starts the server and its auto-introduction.
 fn connect(testbed: &mut Testbed) -> usize {
     let count = testbed.server.auto_introduce_domains(&mut testbed.machine);
     testbed.run();

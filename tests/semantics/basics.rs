@@ -1,4 +1,4 @@
-//! The plain course of things.
+//! The basic operations.
 
 use crate::testbed::{Testbed, error, event, ok};
 

@@ -1,4 +1,4 @@
-//! Conflict credits: whoever makes others' commits fail pays, and without points is not read for a while.
+//! Conflict credits: a guest whose writes make others' commits fail pays, and is held back when it has no credits.
 
 use xenstore::engine::config::Config;
 use xenstore::store::domain::DomId;
@@ -6,7 +6,7 @@ use xenstore::wire::header::MessageType;
 
 use crate::testbed::{Testbed, error, event, ok};
 
-/// A testbed with nodes that guests 1 to 4 may use.
+/// Returns a testbed with nodes that guests 1 to 4 may use.
 fn with_nodes() -> Testbed {
     let mut testbed = Testbed::with_homes(1..5);
     share(&mut testbed);
@@ -24,22 +24,22 @@ fn points(testbed: &Testbed, domid: u16) -> i8 {
     testbed.server.engine().conflict_credits().points(DomId(domid))
 }
 
-/// The points of guests 1 to 4.
+/// Returns the conflict credits of guests 1 to 4.
 fn all_points(testbed: &Testbed) -> [i8; 4] {
     [1, 2, 3, 4].map(|domid| points(testbed, domid))
 }
 
-/// Lets the commit of `victim` fail over `/n/a`, which `writer` writes.
+/// Makes the commit of `victim` fail over `/n/a`, which `writer` writes.
 fn make_fail(testbed: &mut Testbed, victim: u16, writer: u16) {
     let transaction = testbed.begin(victim);
     let before = testbed.read_in(victim, transaction, "/n/a").unwrap();
     assert_eq!(testbed.write(writer, "/n/a", &(String::from_utf8(before).unwrap() + "x")), ok());
     assert_eq!(testbed.end(victim, transaction, true), error("EAGAIN"));
-    // What is looked at here are conflict points, not write credits.
+    // These tests are about conflict credits, not write credits.
     assert!(!testbed.server.engine().write_credits().is_in_debt(DomId(writer)));
 }
 
-/// Lets a guest lose all its points, by making dom0's commits fail.
+/// Takes all of a guest's conflict credits by failed commits of dom0.
 fn pause(testbed: &mut Testbed, writer: u16) {
     for _ in 0..5 {
         make_fail(testbed, 0, writer);
@@ -72,7 +72,7 @@ fn a_removal_is_paid_for_although_other_writes_of_its_parent_followed() {
         let transaction = testbed.begin(0);
         testbed.read_in(0, transaction, "/n/a").unwrap();
         testbed.rm(2, "/n/a").unwrap();
-        // The transaction has accessed nothing of this.
+        // The transaction has not accessed this node.
         testbed.write(2, "/n/new", "").unwrap();
         testbed.write(3, "/n/newer", "").unwrap();
         testbed.write(0, "/n", "above").unwrap();
@@ -94,7 +94,7 @@ fn a_removal_by_a_commit_is_paid_for_too() {
     assert_eq!(all_points(&testbed), [5, 4, 5, 5]);
 }
 
-/// A name, what the transaction asks, and what guest 2 does meanwhile.
+/// A name, the requests of the transaction, and those of guest 2 meanwhile.
 type Way = (&'static str, fn(&mut Testbed, u32), fn(&mut Testbed));
 
 #[test]
@@ -143,9 +143,9 @@ fn of_many_writers_only_those_whose_write_changes_a_reply_pay() {
     testbed.directory_in(0, transaction, "/n").unwrap();
     testbed.read_in(0, transaction, "/n/a").unwrap();
     testbed.write_in(0, transaction, "/n/b", "mine").unwrap();
-    testbed.write(2, "/n", "not looked at, only the names are").unwrap();
-    testbed.write(3, "/n/b", "overwritten without a look").unwrap();
-    testbed.write(4, "/n/a", "looked at").unwrap();
+    testbed.write(2, "/n", "not read, only the names are").unwrap();
+    testbed.write(3, "/n/b", "overwritten without a read").unwrap();
+    testbed.write(4, "/n/a", "read").unwrap();
     assert_eq!(testbed.end(0, transaction, true), error("EAGAIN"));
     assert_eq!(all_points(&testbed), [5, 5, 5, 4]);
 }
@@ -155,7 +155,7 @@ fn a_conflict_is_paid_for_even_if_the_reply_that_differs_has_another_cause() {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(0);
     testbed.write_in(0, transaction, "/n/b", "mine").unwrap();
-    // This one has the generation of the transaction's own write, which no replay has.
+    // This node has the generation of the transaction's own write, which no replay has.
     testbed.request_in(0, transaction, MessageType::DirectoryPart.to_wire(), "/n/b\x000\0").unwrap();
     testbed.write_in(0, transaction, "/n/a", "mine").unwrap();
     testbed.write(2, "/n/a", "theirs").unwrap();
@@ -213,7 +213,7 @@ fn at_its_fifth_failure_a_guest_is_held_back_until_it_regains_a_conflict_credit(
     testbed.pass(49);
     assert_eq!(testbed.message(2), None);
     testbed.pass(1);
-    assert!(testbed.message(2).is_some(), "it is served by itself");
+    assert!(testbed.message(2).is_some(), "the server reads from it without a signal");
     assert_eq!(points(&testbed, 2), 1);
     testbed.pass(200);
     assert_eq!((points(&testbed, 2), testbed.server.engine().poll_timeout()), (5, None));
@@ -228,7 +228,7 @@ fn replies_and_events_reach_a_guest_without_conflict_credits() {
     testbed.write(0, "/n/b", "x").unwrap();
     assert_eq!(testbed.events(2), [event("/n/b", "t")]);
     assert!(testbed.is_held_back(2) && !testbed.is_held_back(3));
-    assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "it costs nothing while it waits");
+    assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "a held-back guest causes no work");
 }
 
 #[test]
@@ -251,17 +251,17 @@ fn a_retry_of_the_control_domain_delays_conflict_credits_for_at_most_a_second() 
     assert!(testbed.is_held_back(2));
     assert_eq!(testbed.end(0, transaction, true), ok());
     testbed.pass(0);
-    assert!(!testbed.is_held_back(2), "what was due comes when it is done");
+    assert!(!testbed.is_held_back(2), "the due credit comes when the retry ends");
 
     pause_to_nothing(&mut testbed, 2);
     testbed.begin(0);
     testbed.pass(1049);
     assert!(testbed.is_held_back(2));
     testbed.pass(1);
-    assert!(!testbed.is_held_back(2), "a tool that hangs stops nobody for ever");
+    assert!(!testbed.is_held_back(2), "a tool that hangs does not delay credits for ever");
 }
 
-/// Lets a guest lose the points that it has left.
+/// Takes a guest's remaining conflict credits.
 fn pause_to_nothing(testbed: &mut Testbed, writer: u16) {
     while points(testbed, writer) > 0 {
         make_fail(testbed, 0, writer);
@@ -282,7 +282,7 @@ fn a_domain_does_not_inherit_a_loss_of_conflict_credits() {
     let mut testbed = with_nodes();
     pause(&mut testbed, 2);
     testbed.introduce(0, 2, 1).unwrap();
-    assert!(testbed.is_held_back(2), "introduced again, it is the same domain");
+    assert!(testbed.is_held_back(2), "a repeated introduction does not make a new domain");
     testbed.kill(2);
     testbed.start(2);
     assert_eq!(points(&testbed, 2), 5);

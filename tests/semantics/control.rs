@@ -1,4 +1,4 @@
-//! CONTROL's commands, in the words of the C server's 4.22 where programs may read them.
+//! The CONTROL commands. Answers that programs may read have the wording of the C server of 4.22.
 
 use xenstore::wire::header::MessageType;
 
@@ -109,10 +109,10 @@ fn quota_shows_and_sets_the_values_for_all_domains() {
     assert!(now.contains("watches          :        1 ") && now.contains("node-permissions :        9 "), "{now}");
     assert!(text(&mut testbed, "quota-soft").contains("memory           :       99 "));
     let quota = |testbed: &mut Testbed, payload| string(&testbed.request(0, MessageType::GetQuota, payload).unwrap());
-    assert_eq!(quota(&mut testbed, "5\0watches\0"), "1", "a domain that is there");
+    assert_eq!(quota(&mut testbed, "5\0watches\0"), "1", "a known domain");
     assert_eq!(quota(&mut testbed, "6\0watches\0"), "3", "a domain with a value of its own");
     testbed.start(7);
-    assert_eq!(quota(&mut testbed, "7\0watches\0"), "1", "a domain to come");
+    assert_eq!(quota(&mut testbed, "7\0watches\0"), "1", "a future domain");
 }
 
 #[test]
@@ -162,8 +162,12 @@ fn quota_max_shows_the_maxima_of_all_guests_and_restarts_them_on_request() {
     assert_eq!(watches(&shown), "watches          :        7");
     testbed.unwatch(5, "a", "0").unwrap();
     testbed.kill(6);
-    assert_eq!(watches(&text(&mut testbed, "quota max")), "watches          :        7", "also of those that are gone");
-    assert_eq!(watches(&text(&mut testbed, "quota max -r")), "watches          :        6", "what there is now");
+    assert_eq!(
+        watches(&text(&mut testbed, "quota max")),
+        "watches          :        7",
+        "including domains that are gone"
+    );
+    assert_eq!(watches(&text(&mut testbed, "quota max -r")), "watches          :        6", "the present values");
     testbed.unwatch(5, "a", "1").unwrap();
     assert_eq!(watches(&text(&mut testbed, "quota max")), "watches          :        6");
     assert!(text(&mut testbed, "quota 5").contains("watches          :        5 (max        6)"));

@@ -1,4 +1,4 @@
-//! After a crash while a request was handled: whose request it was pays, and nobody else notices.
+//! After a crash in a request, the requester pays, and no other client notices.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,9 +17,9 @@ use crate::testbed::{Testbed, event, ok};
 
 const NODE: &str = "/tool/xenstored/crash";
 
-/// The server ends while it handles a request of `domid`, and another one goes on.
+/// Ends the server while it executes a request of `domid`, and continues with another one.
 fn crash(testbed: &mut Testbed, domid: u16, is_repeated: bool) {
-    let connection = testbed.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
+    let connection = testbed.server.engine().state().domains.connection(DomId(domid)).expect("the domain is connected");
     let kind = MessageType::Write.to_wire();
     let header = Header { kind, request_id: 77, transaction_id: 0, payload_bytes: 5 };
     let request = InFlight { connection, header, payload: 0 };
@@ -42,17 +42,17 @@ fn a_crash_in_a_guests_request_costs_only_its_connection_and_is_reported_in_a_no
     testbed.watch(0, NODE, "c").unwrap();
     testbed.events(0);
     let transaction = testbed.begin(4);
-    // What its ring says when it is signalled.
+    // The ring's words at the moment of the signal.
     testbed.machine.meanwhile = Some(|page| page.store(Field::EventPort, page.load(Field::Error)));
     crash(&mut testbed, 3, false);
-    assert_eq!(testbed.word(3, Field::Error), 1, "its ring says that the communication failed");
-    assert_eq!(testbed.word(3, Field::EventPort), 1, "and it is signalled when it can see that");
+    assert_eq!(testbed.word(3, Field::Error), 1, "the ring reports a failed communication");
+    assert_eq!(testbed.word(3, Field::EventPort), 1, "the signal comes after the error word");
     assert_eq!(testbed.events(0), [event(NODE, "c")]);
     assert_eq!(testbed.read(0, NODE), Ok(b"it broke".to_vec()));
     assert_eq!(testbed.read(4, NODE).unwrap_err(), "EACCES");
     assert_eq!(testbed.write_in(4, transaction, "x", "1"), ok());
     assert_eq!(testbed.end(4, transaction, true), ok());
-    assert!(testbed.read(0, "/local/domain/3").is_ok(), "it keeps its nodes");
+    assert!(testbed.read(0, "/local/domain/3").is_ok(), "the domain keeps its nodes");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_domain_whose_ring_was_filled_in_the_turn_of_the_crash_is_signalled() {
     }
     let filled = testbed.word(0, Field::ReplyProducer);
     assert_eq!(filled.wrapping_sub(testbed.word(0, Field::ReplyConsumer)), 1024);
-    // As if the turn that filled it had not come to its end: nobody was told.
+    // As if the turn that filled the ring had not ended: the domain was not signalled.
     crash(&mut testbed, 3, false);
     assert_eq!(testbed.word(0, Field::ReplyProducer), filled, "nothing more fits");
     assert!(testbed.machine.notified.contains(&DomId(0)));
@@ -81,15 +81,15 @@ fn after_one_crash_a_domain_may_reconnect_and_after_two_it_needs_the_control_dom
         testbed.set_word(3, Field::Connection, 1);
         testbed.signal(3);
         testbed.run();
-        assert_eq!(testbed.word(3, Field::Connection) == 0, !is_repeated, "connected again");
+        assert_eq!(testbed.word(3, Field::Connection) == 0, !is_repeated, "the first crash allows a reconnection");
         if is_repeated {
-            // Another domain's crash, a restart as well, does not let it in again.
+            // A crash of another domain, and the restart after it, do not connect the domain again.
             testbed.set_word(3, Field::Connection, 0);
             crash(&mut testbed, 4, false);
             testbed.set_word(3, Field::Connection, 1);
             testbed.signal(3);
             testbed.run();
-            assert_eq!(testbed.word(3, Field::Connection), 1, "it is still shut out");
+            assert_eq!(testbed.word(3, Field::Connection), 1, "the connection stays shut");
             testbed.set_word(3, Field::Connection, 0);
             assert_eq!(testbed.introduce(0, 3, 2), ok());
         }
@@ -103,18 +103,18 @@ fn a_request_of_the_control_domain_that_crashes_is_answered_and_its_connection_r
     let mut testbed = Testbed::with_homes([3]);
     let transaction = testbed.begin(0);
     crash(&mut testbed, 0, true);
-    let reply = testbed.reply(0).expect("an answer");
+    let reply = testbed.reply(0).expect("a reply");
     assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 77));
     assert_eq!(reply.payload, b"EIO\0");
     assert_eq!(testbed.read(0, NODE), Ok(b"it broke".to_vec()));
-    assert_eq!(testbed.end(0, transaction, true), ok(), "its other transactions are there");
+    assert_eq!(testbed.end(0, transaction, true), ok(), "other transactions of the client remain");
 }
 
-/// The server panics in the middle of a request of `domid`, and the same server goes on without it.
+/// Makes the server panic during a request of `domid`. The same server continues without the request.
 fn panic_and_go_on(testbed: &mut Testbed, domid: u16, transaction: u32) {
     const UNKNOWN: DomId = DomId(99);
-    let connection = testbed.server.engine().state().domains.connection(DomId(domid)).expect("it is connected");
-    testbed.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
+    let connection = testbed.server.engine().state().domains.connection(DomId(domid)).expect("the domain is connected");
+    testbed.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "requested"));
     let kind = MessageType::SetPerms.to_wire();
     let payload = b"/shared\0n99\0";
     let sent = catch_unwind(AssertUnwindSafe(|| testbed.send(domid, transaction, kind, payload)));
@@ -145,7 +145,7 @@ fn without_memory_for_a_restart_the_same_server_resumes_without_the_request() {
         let transaction = if in_transaction { testbed.begin(domid) } else { 0 };
         panic_and_go_on(&mut testbed, domid, transaction);
         if domid == 0 {
-            let reply = testbed.reply(0).expect("an answer");
+            let reply = testbed.reply(0).expect("a reply");
             assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 4711));
             assert_eq!((reply.transaction, &reply.payload[..]), (transaction, &b"EIO\0"[..]));
         }
@@ -154,14 +154,14 @@ fn without_memory_for_a_restart_the_same_server_resumes_without_the_request() {
         if domid == 0 {
             assert!(!in_transaction || testbed.end(0, transaction, true).is_err_and(|error| error == "ENOENT"));
         } else {
-            assert_eq!(testbed.word(3, Field::Error), 1, "its ring says that the communication failed");
+            assert_eq!(testbed.word(3, Field::Error), 1, "the ring reports a failed communication");
         }
     }
     assert_eq!(testbed.write_in(4, others, "x", "1"), ok());
     assert_eq!(testbed.end(4, others, true), ok());
 }
 
-/// What a command of the control domain is answered that was not done because of a crash.
+/// The answer to a command of the control domain that was not executed because of a crash.
 const NOT_DONE: &str = "The server restarted after a crash";
 
 #[test]
@@ -171,10 +171,10 @@ fn a_start_that_is_pending_in_a_crash_is_answered_with_its_cancellation() {
         testbed.begin(4);
         upload(&mut testbed, &kernel());
         start(&mut testbed, &["-t", "60", "-v", "1"]);
-        assert_eq!(answer(&mut testbed), None, "it waits");
+        assert_eq!(answer(&mut testbed), None, "the start is pending");
         crash(&mut testbed, domid, false);
         if domid == 0 {
-            let reply = testbed.reply(0).expect("an answer to the request that crashed");
+            let reply = testbed.reply(0).expect("a reply to the request that crashed");
             assert_eq!((reply.kind, reply.request_id), (MessageType::Error.to_wire(), 77));
         }
         let why = answer(&mut testbed).expect("an answer to the start");
@@ -182,7 +182,11 @@ fn a_start_that_is_pending_in_a_crash_is_answered_with_its_cancellation() {
         assert_eq!(answer(&mut testbed), None, "once");
         upload(&mut testbed, &kernel());
         start(&mut testbed, &["-t", "60"]);
-        assert_eq!(testbed.server.poll_action(), Some(xenstore::server::Action::StartUpdate), "the next one does");
+        assert_eq!(
+            testbed.server.poll_action(),
+            Some(xenstore::server::Action::StartUpdate),
+            "the next start succeeds"
+        );
     }
 }
 
@@ -213,11 +217,11 @@ fn a_command_that_was_taken_in_the_turn_of_the_crash_is_answered_too() {
     };
     put(&mut testbed, 0, MessageType::Control, 55, b"update-report\0");
     put(&mut testbed, 3, MessageType::SetPerms, 77, b"/local/domain/3\0n3\0r99\0");
-    testbed.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "asked for"));
+    testbed.machine.info_probe = Some(|domid| assert_ne!(domid, UNKNOWN, "requested"));
     assert!(catch_unwind(AssertUnwindSafe(|| testbed.run())).is_err(), "the handler panicked");
     testbed.machine.info_probe = None;
     crash(&mut testbed, 3, false);
-    let reply = testbed.reply(0).expect("an answer");
+    let reply = testbed.reply(0).expect("a reply");
     assert_eq!((reply.kind, reply.request_id), (MessageType::Control.to_wire(), 55));
     assert!(reply.payload.starts_with(NOT_DONE.as_bytes()), "{}", reply.payload.escape_ascii());
     assert_eq!(answer(&mut testbed), None, "once");
@@ -239,10 +243,10 @@ fn a_crash_while_an_introduction_is_prepared_leaves_no_ring_mapped() {
     let payload_bytes = payload.len() as u32;
     let header = Header { kind, request_id: 4711, transaction_id: 0, payload_bytes };
     testbed.server.undo_preparation(&mut testbed.machine);
-    assert_eq!(testbed.machine.mapped.len(), mapped, "and is unmapped again");
+    assert_eq!(testbed.machine.mapped.len(), mapped, "the ring is unmapped again");
     testbed.server.abandon_request(&InFlight { connection, header, payload: 0 });
     testbed.run();
-    assert_eq!(testbed.reply(0).expect("an answer").payload, b"EIO\0");
+    assert_eq!(testbed.reply(0).expect("a reply").payload, b"EIO\0");
     assert!(!testbed.is_introduced(9));
     assert_eq!(testbed.introduce(0, 9, 7), ok(), "a later request introduces the domain");
     testbed.check();

@@ -1,11 +1,11 @@
-//! What is left of a domain when it has shut down, has been released or is gone: nothing that it owned and no right.
+//! The end of a domain by shutdown, release or death: none of its nodes and rights remain.
 
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
 
 use crate::testbed::{DOM0, Testbed, error, event, ok};
 
-/// A testbed with homes of 1 and 2, where dom0 watches `@releaseDomain`.
+/// Returns a testbed with homes of domains 1 and 2, in which dom0 watches `@releaseDomain`.
 fn with_release_watch() -> Testbed {
     let mut testbed = Testbed::with_homes([1, 2]);
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
@@ -30,7 +30,7 @@ fn all_nodes_of_a_dead_domain_are_removed_with_everything_below_them() {
     testbed.kill(1);
     assert_eq!(testbed.directory(0, "/shared"), Ok(vec!["stays".into()]));
     assert_eq!(testbed.directory(0, "/local/domain"), Ok(vec!["2".into()]));
-    assert_eq!((testbed.nodes(1), testbed.nodes(2)), (0, 2), "what others had below is gone and not counted any more");
+    assert_eq!((testbed.nodes(1), testbed.nodes(2)), (0, 2), "nodes of others below are removed and no longer counted");
     testbed.check();
 }
 
@@ -151,7 +151,7 @@ fn a_right_does_not_come_back_by_a_replay() {
             testbed.kill(7);
             testbed.start(7);
         }
-        // The node above, which the transaction has seen, changes.
+        // The parent, which the transaction has seen, changes.
         testbed.write(0, "/d", "").unwrap();
         assert_eq!(testbed.end(0, transaction, true), if dies { error("EAGAIN") } else { ok() });
         assert_eq!(testbed.read(7, "/c").is_ok(), !dies);
@@ -168,7 +168,7 @@ fn a_node_given_in_a_transaction_to_a_domain_that_is_gone_is_not_inherited() {
     testbed.set_perms_in(0, transaction, "/a", "n7").unwrap();
     testbed.kill(7);
     testbed.start(7);
-    assert_eq!(testbed.end(0, transaction, true), error("EAGAIN"), "libxl repeats only that");
+    assert_eq!(testbed.end(0, transaction, true), error("EAGAIN"), "libxl retries only after EAGAIN");
     assert_eq!(testbed.nodes(7), 0);
     assert_eq!(testbed.read(0, "/a"), error("ENOENT"));
     testbed.check();
@@ -258,7 +258,7 @@ fn with_keep_orphans_the_control_domain_gets_the_nodes_of_dead_domains() {
     testbed.check();
     testbed.start(1);
     testbed.write(0, "/local/domain/1/data/x", "again").unwrap();
-    assert_eq!(testbed.read(1, "data/x"), error("EACCES"), "a successor has no right to them");
+    assert_eq!(testbed.read(1, "data/x"), error("EACCES"), "a new domain with the number has no right to them");
     assert!(testbed.read(2, "/local/domain/1/data/x").is_ok());
     testbed.check();
 }

@@ -1,5 +1,5 @@
-//! One reply to every request, and the right code: each request with each kind of malformed payload, and the order of
-//! checks.
+//! One reply to every request, with the correct error: each request with each kind of malformed payload, and the order
+//! of the checks.
 
 use xenstore::wire::header::MessageType as T;
 
@@ -25,7 +25,7 @@ const NAMES: [&str; 16] = [
     "EPERM",
 ];
 
-/// Paths that are none.
+/// Invalid paths.
 fn bad_paths() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [
         "",
@@ -64,7 +64,7 @@ fn bad_paths() -> Vec<Vec<u8>> {
     all
 }
 
-/// The requests that take a path first, with what follows it.
+/// The requests whose first string is a path, with the rest of their payload.
 const WITH_PATH: [(T, &[u8]); 10] = [
     (T::Read, b""),
     (T::Directory, b""),
@@ -78,7 +78,7 @@ const WITH_PATH: [(T, &[u8]); 10] = [
     (T::Unwatch, b"token\0"),
 ];
 
-/// Exactly one reply came, and the connection still works.
+/// Checks that exactly one reply came, and that the connection still works.
 fn one_reply(
     testbed: &mut Testbed,
     domid: u16,
@@ -90,7 +90,7 @@ fn one_reply(
     if let Err(name) = &answer {
         assert!(NAMES.contains(&name.as_str()), "{name}");
     }
-    // Asserts that nothing but events waits.
+    // Nothing but events may be pending.
     testbed.events(domid);
     answer
 }
@@ -154,10 +154,10 @@ fn requests_of_several_strings_need_their_number() {
             assert_eq!(one_reply(&mut testbed, 0, 0, kind.to_wire(), payload), error("EINVAL"), "{kind:?} {payload:?}");
         }
     }
-    assert_eq!(testbed.request(0, T::Write, "/a\0"), ok(), "an empty value is one");
+    assert_eq!(testbed.request(0, T::Write, "/a\0"), ok(), "an empty value is a value");
     assert_eq!(testbed.request(0, T::Write, "/a\0with\0nul\0"), ok());
-    assert_eq!(testbed.read(0, "/a"), Ok(b"with\0nul\0".to_vec()), "a value is any bytes");
-    assert_eq!(testbed.request(0, T::Watch, "/a\0\0"), ok(), "an empty token is one");
+    assert_eq!(testbed.read(0, "/a"), Ok(b"with\0nul\0".to_vec()), "a value may be any bytes");
+    assert_eq!(testbed.request(0, T::Watch, "/a\0\0"), ok(), "an empty token is a token");
     assert_eq!(testbed.request(0, T::Unwatch, "/a\0\0rest"), ok());
 }
 

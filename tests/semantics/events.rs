@@ -1,4 +1,4 @@
-//! Which events a change causes, who gets them, and what becomes of those that nobody reads.
+//! The events that a change causes, their receivers, and the fate of unread events.
 
 use xenstore::engine::config::Config;
 use xenstore::wire::header::{HEADER_BYTES, MessageType};
@@ -6,7 +6,7 @@ use xenstore::wire::ring::{Field, RING_BYTES};
 
 use crate::testbed::{Testbed, error, event, ok};
 
-/// A testbed with watches of dom0 whose first events are taken.
+/// Returns a testbed with watches of dom0 whose first events have been read.
 fn watched(watches: &[(&str, &str)]) -> Testbed {
     let mut testbed = Testbed::new();
     for (path, token) in watches {
@@ -16,7 +16,7 @@ fn watched(watches: &[(&str, &str)]) -> Testbed {
     testbed
 }
 
-/// A guest's watch whose first event is taken.
+/// Sets a guest's watch and reads its first event.
 fn watch_quietly(testbed: &mut Testbed, domid: u16, path: &str, token: &str) {
     assert_eq!(testbed.watch(domid, path, token), ok());
     assert_eq!(testbed.events(domid).len(), 1);
@@ -138,7 +138,7 @@ fn a_guest_gets_an_event_if_it_may_read_the_node_or_its_parent() {
         assert_eq!(testbed.events(1), expected, "{path}");
     }
     testbed.write(0, "/r/n/deep", "x").unwrap();
-    assert_eq!(testbed.events(1), [], "only the parent counts, not what is above it");
+    assert_eq!(testbed.events(1), [], "only the parent counts, not its ancestors");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn losing_the_right_to_read_causes_the_last_event() {
     testbed.write(0, "/a", "").unwrap();
     watch_quietly(&mut testbed, 1, "/a", "t");
     testbed.set_perms(0, "/a", "n0 r1").unwrap();
-    assert_eq!(testbed.events(1), [event("/a", "t")], "gained");
+    assert_eq!(testbed.events(1), [event("/a", "t")], "the right was gained");
     testbed.set_perms(0, "/a", "n0").unwrap();
     assert_eq!(testbed.events(1), [event("/a", "t")], "lost");
     testbed.write(0, "/a", "x").unwrap();
@@ -224,7 +224,7 @@ fn events_of_a_removal_in_a_transaction_follow_the_permissions_before_it() {
         testbed.rm_in(0, transaction, path).unwrap();
     }
     testbed.end(0, transaction, true).unwrap();
-    assert_eq!(testbed.events(1), [event("/r", "t")], "a readable parent does not count for what is gone");
+    assert_eq!(testbed.events(1), [event("/r", "t")], "a readable parent does not count for removed nodes");
 }
 
 #[test]
@@ -252,9 +252,9 @@ fn in_a_transaction_a_change_of_a_node_replaces_its_removal_with_one_above() {
     let transaction = testbed.begin(0);
     testbed.rm_in(0, transaction, "/a/b").unwrap();
     testbed.end(0, transaction, true).unwrap();
-    let mut told = testbed.events(0);
-    told.sort();
-    assert_eq!(told, [event("/a/b", "above"), event("/a/b/c", "exact")]);
+    let mut events = testbed.events(0);
+    events.sort();
+    assert_eq!(events, [event("/a/b", "above"), event("/a/b/c", "exact")]);
 
     testbed.write(0, "/a/b/c", "").unwrap();
     testbed.events(0);
@@ -262,9 +262,9 @@ fn in_a_transaction_a_change_of_a_node_replaces_its_removal_with_one_above() {
     testbed.rm_in(0, transaction, "/a/b").unwrap();
     testbed.write_in(0, transaction, "/a/b/c", "again").unwrap();
     testbed.end(0, transaction, true).unwrap();
-    let mut told = testbed.events(0);
-    told.sort();
-    assert_eq!(told, [event("/a/b", "above"), event("/a/b/c", "above"), event("/a/b/c", "exact")]);
+    let mut events = testbed.events(0);
+    events.sort();
+    assert_eq!(events, [event("/a/b", "above"), event("/a/b/c", "above"), event("/a/b/c", "exact")]);
 }
 
 #[test]
@@ -280,12 +280,12 @@ fn identical_pending_events_collapse_and_others_do_not() {
         testbed.write(0, "/a", "x").unwrap();
         testbed.write(0, "/a/b", "x").unwrap();
     }
-    let told = testbed.events(1);
-    let count = |path: &str, token: &str| told.iter().filter(|have| **have == event(path, token)).count();
-    assert!(count("/a", "1") <= 2 && count("/a", "2") <= 2, "one may be half sent: {told:?}");
+    let events = testbed.events(1);
+    let count = |path: &str, token: &str| events.iter().filter(|have| **have == event(path, token)).count();
+    assert!(count("/a", "1") <= 2 && count("/a", "2") <= 2, "one may be partly sent: {events:?}");
     assert!(count("/a/b", "1") >= 1 && count("/a/b", "2") >= 1);
     testbed.write(0, "/a", "x").unwrap();
-    assert_eq!(testbed.events(1), [event("/a", "1"), event("/a", "2")], "what was read comes again");
+    assert_eq!(testbed.events(1), [event("/a", "1"), event("/a", "2")], "events that were read come again");
 }
 
 #[test]
@@ -301,11 +301,11 @@ fn special_events_do_not_collapse() {
         testbed.start(domid);
         testbed.kill(domid);
     }
-    let told = testbed.events(1);
-    assert_eq!(told.iter().filter(|have| **have == event("@releaseDomain", "t")).count(), 5);
+    let events = testbed.events(1);
+    assert_eq!(events.iter().filter(|have| **have == event("@releaseDomain", "t")).count(), 5);
 }
 
-/// Fills the reply ring of a guest with events below a path that it watches, without reading them.
+/// Fills a guest's reply ring with events below a path that it watches, which it does not read.
 fn fill_reply_ring(testbed: &mut Testbed, domid: u16, path: &str) {
     for at in 0.. {
         let used = testbed.word(domid, Field::ReplyProducer).wrapping_sub(testbed.word(domid, Field::ReplyConsumer));
@@ -327,11 +327,12 @@ fn events_that_a_guest_does_not_read_are_dropped_after_the_timeout() {
     testbed.pass(10_000);
     testbed.write(0, "/a/later", "").unwrap();
     testbed.pass(10_000);
-    let told = testbed.events(1);
-    assert!(!told.contains(&event("/a/late", "t")), "its time is over");
-    assert!(told.contains(&event("/a/later", "t")), "its time is not over");
-    // Whatever was in the ring or half in it arrived whole, or the messages would not have been understood.
-    assert!(told.len() * (HEADER_BYTES + 8) >= RING_BYTES / 2);
+    let events = testbed.events(1);
+    assert!(!events.contains(&event("/a/late", "t")), "its time has expired");
+    assert!(events.contains(&event("/a/later", "t")), "its time has not expired");
+    // All events that were written or partly written into the ring have arrived whole: otherwise the messages would be
+    // malformed.
+    assert!(events.len() * (HEADER_BYTES + 8) >= RING_BYTES / 2);
 }
 
 #[test]
@@ -358,7 +359,7 @@ fn a_partly_written_event_is_never_cut() {
     testbed.write(0, "/a/begun", "").unwrap();
     testbed.write(0, "/a/behind", "").unwrap();
     let used = testbed.word(1, Field::ReplyProducer).wrapping_sub(testbed.word(1, Field::ReplyConsumer));
-    assert_eq!(used as usize, RING_BYTES, "half of the first one is in the ring");
+    assert_eq!(used as usize, RING_BYTES, "the first event is partly written");
     testbed.pass(1_000_000);
     assert_eq!(testbed.events(1), [event("/a/begun", &token)]);
 }
@@ -373,7 +374,7 @@ fn an_event_is_queued_again_after_it_was_dropped() {
     testbed.write(0, "/a/late", "").unwrap();
     testbed.pass(20_000);
     testbed.write(0, "/a/late", "").unwrap();
-    assert!(testbed.events(1).contains(&event("/a/late", "t")), "what was dropped does not stand for a new one");
+    assert!(testbed.events(1).contains(&event("/a/late", "t")), "a dropped event does not replace a new one");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Guests cannot make a control domain that reads lose events, and one guest's events take no room from those of another. The
-//! server holds back the guest that causes events, or drops them, before it drops an event of another domain.
+//! A control domain that reads loses no events by guests, and one guest's events take no room from those of another.
+//! The server holds back the guest that causes events, or drops them, before it drops an event of another domain.
 
 use xenstore::limits;
 use xenstore::server::reattach::Reattachment;
@@ -17,8 +17,8 @@ use crate::testbed::{Testbed, event, ok};
 /// Bytes of payload of the events that [`flood`] causes.
 const EVENT_BYTES: usize = 2000;
 
-/// Makes a testbed with homes of domains 1 to 3. Dom0 watches their `state` nodes. The quotas are high, so that only the room for
-/// events limits the guests.
+/// Returns a testbed with homes of domains 1 to 3. Dom0 watches their `state` nodes. The quotas are high: only the room
+/// for events limits the guests.
 fn watched() -> Testbed {
     let mut testbed = Testbed::with_homes([1, 2, 3]);
     lift_quotas(&mut testbed);
@@ -61,7 +61,7 @@ fn a_commit_with_more_events_than_fit_holds_back_its_sender_and_loses_none() {
     assert!(queued(&testbed, 0) <= limits::GUESTS_EVENTS_BYTES, "{}", queued(&testbed, 0));
     // The server does not read from the sender, and has no work for it.
     testbed.send(1, 0, MessageType::Read.to_wire(), b"state\0");
-    assert!(testbed.message(1).is_none(), "it is held back");
+    assert!(testbed.message(1).is_none(), "the sender is held back");
     assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy);
     // The server serves another guest, and delivers its event.
     assert_eq!(testbed.write(2, "state", "x"), ok());
@@ -83,7 +83,7 @@ fn many_single_writes_hold_back_their_sender_and_lose_nothing() {
     flood(&mut testbed, 300);
     assert!(queued(&testbed, 0) <= limits::GUESTS_EVENTS_BYTES / 2 + 2 * EVENT_BYTES, "a lone guest takes half");
     let mut received = testbed.events(0).len();
-    // The ring of requests had no room for all writes. Each write that the server took has an event.
+    // The request ring had no room for all writes. Each write that the server took has an event.
     testbed.receive(1);
     received += testbed.events(0).len();
     let nodes = usize::try_from(testbed.nodes(1)).unwrap() - 2;
@@ -191,7 +191,11 @@ fn the_control_domain_is_read_and_answered_although_guests_have_filled_its_queue
     commit_by_others(&mut testbed);
     let before = queued(&testbed, 0);
     testbed.send(0, 0, MessageType::Read.to_wire(), b"/local/domain/2/state\0");
-    assert_eq!(testbed.word(0, Field::RequestProducer), testbed.word(0, Field::RequestConsumer), "it is read");
+    assert_eq!(
+        testbed.word(0, Field::RequestProducer),
+        testbed.word(0, Field::RequestConsumer),
+        "the server reads from dom0"
+    );
     assert!(queued(&testbed, 0) > before, "the server queues its reply");
     assert!(before <= limits::GUESTS_EVENTS_BYTES, "the guests' events keep to their room");
     assert!(testbed.reply(0).is_some());
@@ -225,7 +229,7 @@ fn special_events_that_are_pending_come_once_for_each_watch_and_domain() {
         }
     }
     let ends = testbed.events(3).len();
-    // Events in the ring are not pending any more.
+    // Events in the ring are no longer pending.
     let in_the_ring = 1024 / (16 + "@releaseDomain\0one\0".len());
     assert!((4..=4 + in_the_ring + 1).contains(&ends), "{ends}: two watches and two domains, besides {in_the_ring}");
 }
@@ -298,7 +302,7 @@ fn a_held_back_sender_and_the_rest_of_its_events_are_carried_to_a_successor() {
     commit_many(&mut testbed, "a", 400);
     testbed.send(1, 0, MessageType::Read.to_wire(), b"state\0");
     replace(&mut testbed, Reattachment::Live, |_| {});
-    assert!(testbed.message(1).is_none(), "it is held back");
+    assert!(testbed.message(1).is_none(), "the sender is held back");
     let events = testbed.events(0);
     assert_eq!(events.iter().filter(|(path, _)| path.contains("/state/a")).count(), 400);
     assert!(testbed.reply(1).is_some(), "the sender continues");

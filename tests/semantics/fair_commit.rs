@@ -1,11 +1,11 @@
 //! A bound: however hard guests write, a read-modify-write loop commits within a stated number of tries.
 //!
-//! For the control domain: `CONFLICT_POINTS` tries for each hostile guest, and one. Each commit that fails costs one of
-//! them a point at least, none gets one back while the control domain tries (its transactions being shorter than
-//! `CONFLICT_PATIENCE_MS`), and nobody can write without points.
+//! For the control domain, the bound is `CONFLICT_POINTS` tries for each hostile guest, and one. Each failed commit
+//! costs at least one guest a conflict credit. No guest regains one while the control domain tries, as its transactions
+//! are shorter than `CONFLICT_PATIENCE_MS`. A guest without conflict credits cannot write.
 //!
-//! For a guest, one point comes back every `CONFLICT_INTERVAL_MS`, and makes at most one more commit fail. With a
-//! transaction of T ms there are at most (points of all + 1) / (1 − T / 50) failures.
+//! A guest regains one conflict credit every `CONFLICT_INTERVAL_MS`, which makes at most one more commit fail. With a
+//! transaction of T ms there are at most (conflict credits of all guests + 1) / (1 − T / 50) failures.
 
 use std::collections::VecDeque;
 
@@ -15,30 +15,30 @@ use xenstore::wire::header::{Header, MessageType as T};
 
 use crate::testbed::{Testbed, error, ok};
 
-/// Requests that a guest makes each time somebody else has made one: more than a turn holds.
+/// Requests that a guest sends for each request of another domain: more than a turn takes.
 const BURST: usize = 40;
 
-/// What a hostile guest does without pause.
+/// The requests that a hostile guest sends without pause.
 #[derive(Clone, Copy, Debug)]
 enum Attack {
-    /// Writes the node, each time with another value.
+    /// Writes the node with another value each time.
     Write,
     /// Removes and makes the node.
     Remake,
-    /// Changes who may read the node.
+    /// Changes the node's permissions.
     Permissions,
-    /// Commits transactions of its own over the node, which others may not make fail.
+    /// Commits its own transactions over the node, which others may not make fail.
     Commit,
-    /// Reads the node in a transaction that is to fail, so that others pay for what they write; and writes it.
+    /// Reads the node in a transaction that will fail, so that others pay for their writes. Then it writes the node.
     Accuse,
-    /// Writes the node once, and then as much else as it can, so that the first write is forgotten.
+    /// Writes the node once, and then as much else as possible, so that the server forgets the first write.
     Bury,
 }
 
 const ATTACKS: [Attack; 6] =
     [Attack::Write, Attack::Remake, Attack::Permissions, Attack::Commit, Attack::Accuse, Attack::Bury];
 
-/// A guest that asks without pause, and reads its replies only to get room.
+/// A guest that sends requests without pause, and reads replies only for room in its ring.
 struct Hostile {
     domid: u16,
     attack: Attack,
@@ -89,7 +89,7 @@ impl Hostile {
         }
     }
 
-    /// Asks as much as the server takes, up to a burst.
+    /// Sends as many requests as the server takes, up to a burst.
     fn go_on(&mut self, testbed: &mut Testbed) {
         for _ in 0..BURST {
             if self.requests.is_empty() {
@@ -106,19 +106,19 @@ impl Hostile {
     }
 }
 
-/// A testbed with hostile guests from 2 on, and a node that all may write.
+/// Returns a testbed with hostile guests from 2 on, and a node that all domains may write.
 fn with_hostile(count: u16, attack: impl Fn(u16) -> Attack) -> (Testbed, Vec<Hostile>) {
     let mut testbed = Testbed::with_homes(1..2 + count);
     testbed.write(0, "/n/a", "0").unwrap();
     testbed.set_perms(0, "/n", "b0").unwrap();
     testbed.set_perms(0, "/n/a", "b0").unwrap();
-    // A host that was at rest: the reserve of write credits is full, which is best for those who write.
+    // The host was idle: the reserve of write credits is full, which is best for the writers.
     testbed.pass(1_000_000);
     let hostile = |domid| Hostile { domid, attack: attack(domid), requests: VecDeque::new(), round: 0, transaction: 0 };
     (testbed, (2..2 + count).map(hostile).collect())
 }
 
-/// One step of somebody's transaction takes some time, in which everybody hostile goes on each millisecond.
+/// Takes the time of one step of a transaction, in which each hostile guest sends every millisecond.
 fn step(testbed: &mut Testbed, hostiles: &mut [Hostile], step_ms: u64) {
     for at_ms in 0..=step_ms {
         hostiles.iter_mut().for_each(|hostile| hostile.go_on(testbed));
@@ -126,7 +126,7 @@ fn step(testbed: &mut Testbed, hostiles: &mut [Hostile], step_ms: u64) {
     }
 }
 
-/// Reads the node and writes it, in transactions, until one is committed; returns the number of tries.
+/// Reads and writes the node in transactions until one is committed. Returns the number of tries.
 fn read_modify_write(testbed: &mut Testbed, domid: u16, hostiles: &mut [Hostile], step_ms: u64, bound: usize) -> usize {
     for tries in 1..=bound {
         let transaction = testbed.begin(domid);
@@ -169,7 +169,7 @@ fn dom0_commits_within_the_bound_when_guests_attack_in_different_ways() {
     let bound = points_of_all(&hostiles) + 1;
     let tries: Vec<usize> = (0..30).map(|_| read_modify_write(&mut testbed, 0, &mut hostiles, 2, bound)).collect();
     println!("dom0, 12 of all kinds, 6 ms: tries {tries:?}, bound {bound}");
-    assert!(tries.iter().any(|tries| *tries > 1), "they were hostile");
+    assert!(tries.iter().any(|tries| *tries > 1), "the guests were hostile");
 }
 
 #[test]

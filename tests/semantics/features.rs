@@ -7,7 +7,7 @@ use xenstore::wire::ring::{Field, RING_BYTES};
 
 use crate::testbed::{Answer, BAD_PORT, Testbed, error, event, ok};
 
-/// Reconnection, error word, watch depth, all domains.
+/// Reconnection, error word, watch depth, entries for all domains.
 const ALL: u32 = 15;
 
 fn get(testbed: &mut Testbed, domid: u16, payload: &str) -> Answer {
@@ -73,7 +73,7 @@ fn the_next_domain_with_the_number_is_offered_all_features_again() {
     set(&mut testbed, 0, "6\x000\0").unwrap();
     testbed.set_state(6, DomainState::Absent);
     testbed.start(6);
-    assert_eq!(get(&mut testbed, 6, ""), number(ALL), "it died before it was introduced");
+    assert_eq!(get(&mut testbed, 6, ""), number(ALL), "the domain died before its introduction");
 }
 
 #[test]
@@ -87,13 +87,13 @@ fn unknown_features_unknown_domains_and_odd_payloads_are_refused() {
         assert_eq!(set(&mut testbed, 0, payload), error("EINVAL"), "{payload:?}");
     }
     assert_eq!(set(&mut testbed, 0, "6\x001\0"), error("ENOENT"));
-    assert_eq!(set(&mut testbed, 0, "0\x001\0"), error("EBUSY"), "the control domain has everything");
+    assert_eq!(set(&mut testbed, 0, "0\x001\0"), error("EBUSY"), "the control domain has all features");
     for payload in ["\0", "x\0", "65536\0", "-1\0", "5\x006\0"] {
         assert_eq!(get(&mut testbed, 0, payload), error("EINVAL"), "{payload:?}");
     }
     assert_eq!(get(&mut testbed, 0, "6\0"), error("ENOENT"));
     assert_eq!(get(&mut testbed, 0, "5\0"), number(ALL));
-    assert_eq!(get(&mut testbed, 0, "5"), number(ALL), "no string: the client's own");
+    assert_eq!(get(&mut testbed, 0, "5"), number(ALL), "without a string: the client's own features");
     testbed.check();
 }
 
@@ -124,7 +124,7 @@ fn the_features_are_in_the_ring_before_anything_is_consumed_or_produced() {
     for field in [Field::RequestConsumer, Field::ReplyProducer, Field::Connection] {
         assert!(page.stored_at(Field::Features) < page.stored_at(field) || page.stored_at(field) == 0, "{field:?}");
     }
-    assert_eq!(testbed.word(5, Field::Features), ALL, "whatever was there before");
+    assert_eq!(testbed.word(5, Field::Features), ALL, "the former value does not matter");
     testbed.make_home(5);
     testbed.set_word(5, Field::Features, 0);
     assert_eq!(get(&mut testbed, 5, ""), number(ALL), "the word is for the domain to read only");
@@ -143,7 +143,7 @@ fn a_released_domain_is_offered_all_features_when_it_is_introduced_again() {
     assert_eq!(testbed.word(5, Field::Features), 3, "a repeated introduction changes nothing");
     testbed.release(0, 5).unwrap();
     assert_eq!(get(&mut testbed, 0, "5\0"), number(ALL));
-    assert_eq!(set(&mut testbed, 0, "5\x001\0"), ok(), "and it may be given less again");
+    assert_eq!(set(&mut testbed, 0, "5\x001\0"), ok(), "fewer features are possible again");
     testbed.start_built(5);
     assert_eq!(testbed.word(5, Field::Features), 1);
 }
@@ -160,7 +160,7 @@ fn the_error_word_reports_a_broken_event_channel_until_it_works() {
     assert_eq!(testbed.write(5, "data", "x"), ok());
 }
 
-/// As `hvmloader` leaves the ring when it finds no reconnection: queues filled with ones, indices zero, no signal.
+/// Leaves the ring as `hvmloader` does without reconnection: queues filled with ones, indices zero, no signal.
 fn erase_ring(testbed: &mut Testbed, domid: u16) {
     testbed.machine.pages[&DomId(domid)].0.borrow_mut()[..2 * RING_BYTES].fill(0xff);
     for field in [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer] {
@@ -207,7 +207,7 @@ fn without_reconnection_impossible_indices_still_cost_the_connection() {
         erase_ring(&mut testbed, 5);
         testbed.set_word(5, field, value);
         if field == Field::ReplyConsumer {
-            // A request without payload, so that there is something to send.
+            // A request without payload, whose reply the server has to send.
             testbed.set_word(5, Field::RequestProducer, 16);
             testbed.machine.pages[&DomId(5)].0.borrow_mut()[..16].fill(0);
         }

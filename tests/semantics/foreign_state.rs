@@ -1,4 +1,4 @@
-//! State that other servers saved, or a server that did not add what this one adds: it is taken as the records say it.
+//! State that another server saved, or a server without this one's extensions. The restore follows the records.
 
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::{
@@ -63,7 +63,7 @@ fn message(kind: MessageType, request_id: u32, payload: &[u8]) -> Vec<u8> {
     [&header.emit()[..], payload].concat()
 }
 
-/// A testbed with dom0 and some guests whose server goes on from these items, on rings with ports of their own.
+/// Returns a testbed with dom0 and guests whose server continues from these items, with rings and ports of their own.
 fn testbed(items: &[Item<'_>], guests: &[u16]) -> Testbed {
     let mut testbed = Testbed::unconnected(Config::default());
     for domid in [0].iter().chain(guests) {
@@ -90,7 +90,7 @@ fn read_all(bytes: &[u8]) -> Vec<Item<'static>> {
     items
 }
 
-/// Each node of the items is in the engine's tree as they say, and there are no others.
+/// Checks that the engine's tree has exactly the nodes of the items.
 fn compare_nodes(items: &[Item<'_>], engine: &xenstore::engine::Engine) -> usize {
     let mut nodes = 0;
     for item in items {
@@ -135,7 +135,7 @@ fn a_stream_of_the_c_server_is_restored_without_its_sockets() {
         assert_eq!(engine.state().domains.get(domid).unwrap().watches, count, "{domid}");
         watches += count;
     }
-    assert_eq!(engine.state().watches.len(), watches, "those of sockets are left out");
+    assert_eq!(engine.state().watches.len(), watches, "watches of sockets are left out");
     println!("{nodes} nodes, {watches} watches");
     assert!(nodes > 80 && watches > 5);
 }
@@ -178,7 +178,7 @@ fn a_dump_with_broken_lines_is_restored_without_them_and_the_log_names_them() {
         format!("watch,3,{},61\n", hex("/a//b")),
         format!("watch,3,{},61\n", hex("/a")),
         store("/a", "x0"),
-        // Without its parent, which is skipped, this node is skipped, too.
+        // This node is skipped because its parent is skipped.
         store("/a/b", "n0"),
         store("/kept", "n0"),
         store("/with space", "n0"),
@@ -248,7 +248,7 @@ fn pending_output_of_another_server_is_sent_and_its_events_wait_for_twenty_secon
         testbed.machine.mapped.clear();
         testbed.machine.bound.clear();
         testbed.machine.remote.clear();
-        // Its ring is full, so that nothing is sent at once.
+        // The ring is full, so that the server sends nothing at once.
         testbed.set_word(3, xenstore::wire::ring::Field::ReplyProducer, 1024);
         testbed.set_word(3, xenstore::wire::ring::Field::EventPort, 3);
         let engine = restore(&items, &Config::default(), testbed.now_ms).unwrap();
@@ -280,9 +280,9 @@ fn domains_that_are_named_become_known_and_stale_entries_count_for_nothing() {
     let mut testbed = testbed(&items, &[3]);
     let domains = [3, 4, 5, 7].map(DomId);
     let known = domains.map(|domid| testbed.server.engine().state().domains.get(domid).is_some());
-    assert_eq!(known, [true, false, false, false], "the domain that owned a node and is not there is released");
+    assert_eq!(known, [true, false, false, false], "the missing owner of a node is released");
     assert_eq!(testbed.get_perms(0, "/orphan").unwrap(), "r0");
-    assert_eq!(testbed.read(0, "/others"), error("ENOENT"), "what it owned is gone with it");
+    assert_eq!(testbed.read(0, "/others"), error("ENOENT"), "its nodes are removed with it");
     assert_eq!(testbed.get_perms(0, "/given").unwrap(), "n0 r3 r4");
     assert_eq!((testbed.read(3, "/given"), testbed.read(3, "/mine")), (Ok(b"v".to_vec()), Ok(b"v".to_vec())));
     assert_eq!(testbed.write(3, "/given", ""), error("EACCES"));
@@ -396,7 +396,7 @@ fn a_transaction_of_records_alone_does_what_they_say() {
     let mut nowhere = saved.to_vec();
     nowhere.push(pending("/nowhere/made", "", written, owner(0)));
     let (outcome, _, names, _) = commit(&nowhere);
-    assert_eq!((outcome, names), (error("EAGAIN"), vec!["b".into()]), "what does not fit together is not committed");
+    assert_eq!((outcome, names), (error("EAGAIN"), vec!["b".into()]), "inconsistent records are not committed");
 }
 
 #[test]
@@ -460,7 +460,7 @@ fn references_to_missing_items_are_errors() {
     assert_eq!(
         refused(&[Item::Connection(socket), watch(1, "/", "t")]),
         Ok(()),
-        "sockets are left out with all theirs"
+        "sockets are left out with everything they have"
     );
     assert_eq!(refused(&[]), Ok(()), "there is always a root");
 }

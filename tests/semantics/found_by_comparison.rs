@@ -1,4 +1,4 @@
-//! What the comparison with other servers has found.
+//! Defects found by the comparison with other servers.
 
 use crate::testbed::{Testbed, error, ok};
 

@@ -1,4 +1,4 @@
-//! Which domain has a number: one that is used again between two looks is a death and a birth.
+//! The identity of domains: a number that is used again between two checks is a death and a birth.
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
@@ -6,7 +6,7 @@ use xenstore::wire::header::MessageType;
 
 use crate::testbed::{Testbed, error, event, ok};
 
-/// A testbed in which domain 7 has a home and is known by a unique id, and dom0 is told of what comes and goes.
+/// Returns a testbed in which domain 7 has a home and a known unique id. Dom0 watches births and deaths.
 fn with_identity() -> Testbed {
     let mut testbed = Testbed::new();
     testbed.machine.unique_ids.insert(DomId(7), 100);
@@ -18,13 +18,13 @@ fn with_identity() -> Testbed {
     testbed
 }
 
-/// Domain 7 dies and another one gets its number, before the server has looked.
+/// Replaces domain 7 by another domain with its number, before the server checks.
 fn reuse(testbed: &mut Testbed) {
     testbed.build(DomId(7));
     testbed.machine.unique_ids.insert(DomId(7), 101);
 }
 
-/// The signal comes, which says nothing of who it is about.
+/// Sends the signal, which does not name the domain.
 fn signal(testbed: &mut Testbed) {
     testbed.server.handle_domain_exception();
     testbed.run();
@@ -46,7 +46,7 @@ fn a_number_used_again_between_two_checks_is_a_death_and_then_a_birth() {
     reuse(&mut testbed);
     signal(&mut testbed);
     assert_eq!(testbed.events(0), [gone()]);
-    assert!(!testbed.is_introduced(7), "the new one is introduced by INTRODUCE and nothing else");
+    assert!(!testbed.is_introduced(7), "only INTRODUCE introduces the new domain");
     assert_eq!(testbed.nodes(7), 0);
     assert_eq!(testbed.get_perms(0, "/a"), Ok("n0".into()));
     assert_eq!((testbed.machine.mapped.len(), testbed.machine.bound.len()), (1, 1));
@@ -68,7 +68,7 @@ fn a_new_domain_that_has_shut_down_or_dies_is_still_another_domain() {
         let mut testbed = with_identity();
         reuse(&mut testbed);
         testbed.set_state(7, state);
-        assert_eq!(testbed.events(0), [gone()], "once, for the one that was introduced");
+        assert_eq!(testbed.events(0), [gone()], "once, for the introduced domain");
         assert!(!testbed.is_introduced(7));
         testbed.check();
     }
@@ -90,7 +90,7 @@ fn a_domain_that_is_gone_is_found_although_no_signal_names_it() {
     testbed.start(8);
     testbed.events(0);
     testbed.machine.domains.remove(&DomId(7));
-    // Some other domain's end is told, as far as anybody can know.
+    // The end of some other domain is signalled.
     testbed.set_state(8, DomainState::Shutdown);
     assert_eq!(testbed.events(0), [gone(), gone()]);
     assert!(!testbed.is_introduced(7) && testbed.is_introduced(8));
@@ -141,7 +141,7 @@ fn a_domain_known_only_by_a_right_is_identified_too() {
     signal(&mut testbed);
     testbed.start_built(7);
     assert_eq!(testbed.read(7, "/a"), error("EACCES"));
-    assert_eq!(testbed.events(0), [], "who was not introduced is not released");
+    assert_eq!(testbed.events(0), [], "a domain that was not introduced is not released");
 }
 
 #[test]

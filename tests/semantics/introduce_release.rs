@@ -6,7 +6,7 @@ use xenstore::wire::ring::Field;
 
 use crate::testbed::{BAD_PORT, Testbed, error, event, ok};
 
-/// The far port that a domain's connection is bound to.
+/// The remote port that a domain's connection is bound to.
 fn remote_ports(testbed: &Testbed, domid: u16) -> Vec<u32> {
     testbed.machine.remote.values().filter(|(of, _)| *of == DomId(domid)).map(|(_, port)| *port).collect()
 }
@@ -45,8 +45,8 @@ fn a_refused_introduction_changes_nothing() {
         assert_eq!(testbed.request(0, MessageType::Introduce, wrong), error("EINVAL"), "{wrong:?}");
     }
     assert_eq!(testbed.introduce(1, 5, 9), error("EACCES"));
-    assert_eq!(testbed.introduce(0, 6, 9), error("ENOENT"), "no such domain: what the hypervisor says");
-    assert_eq!(testbed.introduce(0, 5, BAD_PORT), error("EINVAL"), "what the hypervisor says");
+    assert_eq!(testbed.introduce(0, 6, 9), error("ENOENT"), "no such domain: the hypervisor's error");
+    assert_eq!(testbed.introduce(0, 5, BAD_PORT), error("EINVAL"), "the hypervisor's error");
     assert!(!testbed.is_introduced(5) && !testbed.is_introduced(6));
     assert_eq!((testbed.machine.mapped.len(), testbed.machine.bound.len()), (2, 2));
     assert_eq!(testbed.request(0, MessageType::Introduce, "5\0any frame\x009\0more\0"), ok());
@@ -93,12 +93,12 @@ fn a_repeated_introduction_resets_the_connection_and_keeps_the_domain() {
     testbed.watch(5, "data", "t").unwrap();
     let transaction = testbed.begin(5);
     testbed.write_in(5, transaction, "data", "lost").unwrap();
-    // A reply that is not read, and half a request.
+    // An unread reply, and half a request.
     testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
     let half = Header { kind: MessageType::Write.to_wire(), request_id: 1, transaction_id: 0, payload_bytes: 50 };
     testbed.send_bytes(5, &half.emit());
     for _ in 0..2 {
-        assert_eq!(testbed.introduce(0, 5, 2), ok(), "and the same port may be bound again");
+        assert_eq!(testbed.introduce(0, 5, 2), ok(), "the same port may be bound again");
         assert_eq!(remote_ports(&testbed, 5), [2]);
         for field in [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer] {
             assert_eq!(testbed.word(5, field), 0);
@@ -150,7 +150,7 @@ fn release_and_resume_take_one_introduced_guest() {
         }
         assert_eq!(testbed.request(0, kind, "9\0"), error("ENOENT"));
         assert_eq!(testbed.request(1, kind, "2\0"), error("EACCES"));
-        assert_eq!(testbed.request(1, kind, ""), error("EACCES"), "the right is looked at first");
+        assert_eq!(testbed.request(1, kind, ""), error("EACCES"), "the right is checked first");
     }
     assert!(testbed.is_introduced(1) && testbed.is_introduced(2));
     assert_eq!(testbed.request(0, MessageType::Resume, "1\0"), ok());

@@ -7,7 +7,7 @@ use xenstore::engine::snapshot::{
     SaveOptions, WatchItem,
 };
 
-/// The items of an engine at a time.
+/// Returns the items of an engine at a time.
 pub fn save(engine: &Engine, options: &SaveOptions<'_>) -> Vec<Item<'static>> {
     let mut items = Vec::new();
     let saved = engine.save::<NoMemory>(options, &mut |item| {
@@ -18,7 +18,7 @@ pub fn save(engine: &Engine, options: &SaveOptions<'_>) -> Vec<Item<'static>> {
     items
 }
 
-/// An engine from items.
+/// Restores an engine from items.
 pub fn restore(items: &[Item<'_>], config: &Config, now_ms: u64) -> Result<Engine, RestoreError> {
     let mut restorer = Restorer::new(config, now_ms);
     for item in items {
@@ -27,7 +27,7 @@ pub fn restore(items: &[Item<'_>], config: &Config, now_ms: u64) -> Result<Engin
     restorer.finish()
 }
 
-/// A copy that borrows nothing.
+/// Returns a copy that borrows nothing.
 pub fn owned(item: &Item<'_>) -> Item<'static> {
     let quotas = |quotas: &NamedQuotas<'_>| {
         quotas.iter().map(|(name, value)| (name.clone().into_owned().into(), *value)).collect::<NamedQuotas<'static>>()

@@ -15,7 +15,7 @@ use crate::testbed::{Testbed, ok, strings};
 /// Children whose list has several parts.
 const CHILDREN: usize = 1500;
 
-/// A part of a list: the generation, the names as bytes, and whether they are the last ones.
+/// A part of a list: the generation, the names as bytes, and whether the part is the last.
 type Part = (Vec<u8>, Vec<u8>, bool);
 
 fn part(testbed: &mut Testbed, domid: u16, path: &str, offset: usize) -> Result<Part, String> {
@@ -29,7 +29,7 @@ fn part(testbed: &mut Testbed, domid: u16, path: &str, offset: usize) -> Result<
     }
 }
 
-/// Makes a testbed with guests, and a directory of many children that all guests may read.
+/// Returns a testbed with guests, and a directory of many children that all guests may read.
 fn testbed(guests: impl IntoIterator<Item = u16>) -> Testbed {
     let mut testbed = Testbed::with_homes(guests);
     let transaction = testbed.begin(0);
@@ -72,7 +72,7 @@ fn a_list_of_a_constantly_changing_directory_comes_to_its_end() {
             testbed.mkdir(0, &format!("/many/new-{count}")).unwrap();
             testbed.rm(0, &format!("/many/child-{}", CHILDREN - 1 - count)).unwrap();
         });
-        assert_eq!(list, Some(names()), "the list is that of the first part's time");
+        assert_eq!(list, Some(names()), "the list is that at the time of the first part");
         let list = read_all(&mut testbed, domid, |_, _| {}).unwrap();
         assert!(list.contains(&"new-0".to_owned()) && list.len() == CHILDREN, "the next list is the present one");
         testbed.check();

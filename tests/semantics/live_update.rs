@@ -1,4 +1,4 @@
-//! CONTROL `live-update`, as Debian's `xenstore-control` of 4.14 to 4.20 sends it, and with the version limit of 4.22.
+//! CONTROL `live-update` as Debian's `xenstore-control` of 4.14 to 4.20 sends it, and with the version limit of 4.22.
 
 use xenstore::server::Action;
 use xenstore::server::update::Successor;
@@ -7,10 +7,10 @@ use xenstore::wire::header::MessageType;
 
 use crate::testbed::{Answer, Testbed, error, ok, string};
 
-/// Bytes of a chunk of the tool's.
+/// Bytes of one of the tool's chunks.
 const CHUNK_BYTES: usize = 2048;
 
-/// A file that is a kernel: a header, one segment for all, and notes.
+/// Returns a kernel's file: a header, one segment, and notes.
 pub fn kernel() -> Vec<u8> {
     const BASE: u64 = 0x4000_0000;
     let mut file = vec![0_u8; 0x2000];
@@ -45,7 +45,7 @@ fn control(testbed: &mut Testbed, words: &[&str]) -> Answer {
     testbed.request(0, MessageType::Control, payload(words))
 }
 
-/// The answer in text.
+/// Returns the answer as text.
 fn text(testbed: &mut Testbed, words: &[&str]) -> String {
     string(&control(testbed, words).unwrap_or_else(|error| panic!("{words:?}: {error}")))
 }
@@ -57,7 +57,7 @@ fn send_part(testbed: &mut Testbed, part: &[u8]) -> String {
     string(&testbed.request(0, MessageType::Control, bytes).unwrap())
 }
 
-/// Sends a kernel as the tool does.
+/// Uploads a kernel as the tool does.
 pub fn upload(testbed: &mut Testbed, file: &[u8]) {
     assert_eq!(text(testbed, &["-b", &file.len().to_string()]), "OK");
     for part in file.chunks(CHUNK_BYTES) {
@@ -65,7 +65,7 @@ pub fn upload(testbed: &mut Testbed, file: &[u8]) {
     }
 }
 
-/// Asks for the start; the answer comes later.
+/// Requests the start. The answer comes later.
 pub fn start(testbed: &mut Testbed, words: &[&str]) {
     let words: Vec<&str> = ["-s"].iter().chain(words).copied().collect();
     testbed.send(0, 0, MessageType::Control.to_wire(), &payload(&words));
@@ -78,18 +78,18 @@ pub fn answer(testbed: &mut Testbed) -> Option<String> {
     Some(string(&reply.payload))
 }
 
-/// What the host is asked to do.
+/// Returns the action that the server requests of the host.
 pub fn action(testbed: &mut Testbed) -> Option<Action> {
     testbed.server.poll_action()
 }
 
-/// The host says that it failed.
+/// Reports a failure of the start to the server.
 fn fail(testbed: &mut Testbed, why: &str) -> Option<String> {
-    let successor = testbed.server.take_successor().expect("a start that the host was told of");
+    let successor = testbed.server.take_successor().expect("a start that the host has begun");
     fail_with(testbed, &successor, why)
 }
 
-/// The same, once the host has taken what it needs.
+/// Reports a failure after the host has taken the successor.
 fn fail_with(testbed: &mut Testbed, successor: &Successor, why: &str) -> Option<String> {
     testbed.server.successor_failed(successor.asked, why);
     testbed.run();
@@ -103,12 +103,12 @@ fn the_tools_commands_lead_to_a_start_and_a_failure_is_answered_with_its_reason(
     upload(&mut testbed, &file);
     assert_eq!(text(&mut testbed, &["-c", "--quota nodes=5"]), "OK");
     start(&mut testbed, &["-t", "60"]);
-    assert_eq!(answer(&mut testbed), None, "the answer comes when it is known how it went");
+    assert_eq!(answer(&mut testbed), None, "the answer comes with the outcome");
     assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
     let successor = testbed.server.take_successor().unwrap();
     assert_eq!((successor.command_line.as_deref(), successor.version), (Some("--quota nodes=5"), Version::One));
     assert_eq!(successor.file.parts(0, usize::MAX).collect::<Vec<_>>().concat(), file);
-    assert_eq!(fail_with(&mut testbed, &successor, "it does not want to").as_deref(), Some("it does not want to"));
+    assert_eq!(fail_with(&mut testbed, &successor, "it does not boot").as_deref(), Some("it does not boot"));
     assert!(testbed.server.take_successor().is_none());
     upload(&mut testbed, &file);
     assert_eq!(text(&mut testbed, &["-a"]), "OK");
@@ -135,7 +135,7 @@ fn a_second_start_is_busy_and_nothing_else_is_changed_meanwhile() {
     }
     assert_ne!(send_part(&mut testbed, b"x"), "OK");
     assert_eq!(fail(&mut testbed, "no").as_deref(), Some("no"));
-    assert_eq!(answer(&mut testbed), None, "one answer");
+    assert_eq!(answer(&mut testbed), None, "only one answer");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn transactions_that_last_too_long_are_named_with_their_age_or_dropped_by_force(
         if force {
             assert_eq!(action(&mut testbed), Some(Action::StartUpdate));
         } else {
-            let why = answer(&mut testbed).expect("an answer at the time that was given");
+            let why = answer(&mut testbed).expect("an answer at the end of the requested time");
             assert!(why.contains("domain 3: 1 open transactions, the oldest for 65 s"), "{why}");
             assert_eq!(action(&mut testbed), None);
         }
@@ -285,7 +285,7 @@ fn a_client_that_was_reset_gets_no_late_answer() {
     assert_eq!(testbed.write(0, "/a", "1"), ok());
 }
 
-/// A command of the server's own.
+/// Sends one of this server's own commands.
 fn own(testbed: &mut Testbed, words: &[&str]) -> Answer {
     let words: String = words.iter().map(|word| format!("{word}\0")).collect();
     testbed.request(0, MessageType::Control, words)
@@ -374,14 +374,17 @@ fn the_state_is_handed_out_in_parts_and_stays_the_same_while_it_is_read() {
     let engine = xenstore::server::stream::load(&stream, &config, 0).unwrap();
     let root = engine.state().tree.get(xenstore::store::path::Path::ROOT).unwrap();
     assert!(root.children().get("a199").is_some() && root.children().get("b").is_none());
-    assert!(own_text(&mut testbed, &["stream", "3000"]).contains("Begin at offset 0"), "it was read to its end");
+    assert!(
+        own_text(&mut testbed, &["stream", "3000"]).contains("Begin at offset 0"),
+        "the stream was read to its end"
+    );
     own_text(&mut testbed, &["stream"]);
     assert!(own_text(&mut testbed, &["stream", "99999999"]).starts_with("The state has "));
     testbed.pass(60_000);
-    assert!(own_text(&mut testbed, &["stream", "3000"]).contains("Begin at offset 0"), "it was left alone too long");
+    assert!(own_text(&mut testbed, &["stream", "3000"]).contains("Begin at offset 0"), "the stream expired");
 }
 
-/// Lets the server work, and says when it wants to be called again.
+/// Lets the server work. Returns when it has to be called again.
 fn due_ms(testbed: &mut Testbed) -> Option<u64> {
     testbed.run();
     testbed.server.poll(&mut testbed.machine, testbed.now_ms).deadline_ms
@@ -398,8 +401,8 @@ fn the_servers_timer_frees_a_saved_state_that_is_no_longer_requested() {
     own_text(&mut testbed, &["stream"]);
     testbed.pass(20_000);
     assert_eq!(due_ms(&mut testbed), Some(testbed.now_ms + 40_000));
-    assert!(own_text(&mut testbed, &["stream", "3000"]).starts_with("3000 "), "and it was asked for");
-    assert_eq!(due_ms(&mut testbed), None, "it was read to its end");
+    assert!(own_text(&mut testbed, &["stream", "3000"]).starts_with("3000 "), "the server still has the stream");
+    assert_eq!(due_ms(&mut testbed), None, "the stream was read to its end");
 
     own_text(&mut testbed, &["stream"]);
     testbed.pass(1000);

@@ -1,4 +1,4 @@
-//! What the server says in its log, for the thread that asks.
+//! The server's log lines, for the thread that requests them.
 
 use std::cell::RefCell;
 
@@ -22,9 +22,9 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-/// The lines that `work` makes the server say.
+/// Returns the lines that the server logs during `work`.
 pub fn of(work: impl FnOnce()) -> Vec<String> {
-    // Another test may have been first: all of them set the same.
+    // Another test may have set the logger first: all tests set the same.
     if log::set_logger(&Lines).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }

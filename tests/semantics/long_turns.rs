@@ -297,7 +297,7 @@ fn the_rights_of_a_dead_domain_on_many_nodes_are_removed_in_a_time_that_grows_wi
 
 #[test]
 fn a_flood_of_new_connections_does_not_keep_a_sender_waiting_for_its_postponed_events() {
-    // Guests 3 to 40 have queues of many small events, and drop them when they request a new connection.
+    // Guests 3 to 40 have queues of many small events, and drop them by a reset.
     let mut testbed = Testbed::with_homes(1..=80);
     lift_quotas(&mut testbed);
     for name in ["/shared", "/other"] {

@@ -13,25 +13,25 @@ use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 use crate::random::Random;
 
 thread_local! {
-    /// Counts the stores to all pages, to tell which came first.
+    /// The number of stores to all pages, which shows their order.
     static STORES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What is done to a page.
+/// An operation on a page.
 #[allow(dead_code, reason = "only the simulation looks")]
 pub enum Touch<'a> {
-    /// Requests are taken out of it.
+    /// The server reads requests.
     Took(&'a [u8]),
-    /// Replies are put into it.
+    /// The server writes replies.
     Put(&'a [u8]),
-    /// A word is stored.
+    /// The server stores a word.
     Stored(Field, u32),
 }
 
-/// Who is told of that.
+/// A receiver of these operations.
 pub type Onlooker = Rc<dyn Fn(Touch<'_>)>;
 
-/// A page that both sides hold, with the times of the last store to each of its words.
+/// A page that both sides share, with the times of the last store to each of its words.
 #[derive(Clone)]
 pub struct Page(
     pub Rc<RefCell<[u8; 4096]>>,
@@ -47,23 +47,23 @@ impl Default for Page {
 }
 
 impl Page {
-    /// When a word was last stored; 0 for never.
+    /// Returns when a word was last stored, or 0.
     pub fn stored_at(&self, field: Field) -> u64 {
         self.1.borrow().get(&field.offset()).copied().unwrap_or(0)
     }
 
-    /// From now on each look at an index finds another one, as if the domain wrote it without pause.
+    /// Makes each load of an index return another value, as if the domain wrote it without pause.
     pub fn scribble(&self, random: Option<Random>) {
         *self.2.borrow_mut() = random;
     }
 
-    /// Whether each look at an index finds another one.
+    /// Returns whether each load of an index returns another value.
     #[allow(dead_code, reason = "only the fuzz target asks")]
     pub fn is_scribbled(&self) -> bool {
         self.2.borrow().is_some()
     }
 
-    /// From now on somebody is told of what is done to the page, in order.
+    /// Reports the later operations on the page to this receiver, in order.
     #[allow(dead_code, reason = "only the simulation looks")]
     pub fn watch(&self, onlooker: Onlooker) {
         *self.3.borrow_mut() = Some(onlooker);
@@ -75,7 +75,7 @@ impl Page {
         }
     }
 
-    /// All that is in the page.
+    /// Returns all bytes of the page.
     pub fn bytes(&self) -> [u8; 4096] {
         *self.0.borrow()
     }
@@ -88,7 +88,7 @@ impl RingPage for Page {
             u32::from_le_bytes(self.0.borrow()[at..at + 4].try_into().unwrap())
         };
         let Some(random) = &mut *self.2.borrow_mut() else { return at(field) };
-        // Mostly distances that can be, so that it goes on for a while.
+        // Most distances are possible ones, so that the connection stays open for a while.
         let distance = if random.once_in(100) { random.next() as u32 } else { random.below(RING_BYTES + 1) as u32 };
         match field {
             Field::RequestProducer => at(Field::RequestConsumer).wrapping_add(distance),
@@ -120,33 +120,34 @@ impl RingPage for Page {
     fn fence(&self) {}
 }
 
-/// The hypervisor and everybody's pages.
+/// The hypervisor, and the pages of all domains.
 #[derive(Default)]
 pub struct Machine {
     pub domains: BTreeMap<DomId, DomainState>,
-    /// What the hypervisor says of who each domain is; empty for one that says nothing.
+    /// The unique id of each domain; empty if the hypervisor reports none.
     pub unique_ids: BTreeMap<DomId, u64>,
     pub pages: BTreeMap<DomId, Page>,
     pub mapped: BTreeMap<DomId, Page>,
     pub bound: BTreeMap<Port, DomId>,
     pub notified: BTreeSet<DomId>,
-    /// The other end of each of our ports.
+    /// The other end of each of the server's ports.
     pub remote: BTreeMap<Port, (DomId, u32)>,
-    /// What the server is told of free memory; `None` for as much as it likes.
+    /// The free memory that the server gets reported; `None` for unlimited memory.
     pub free_memory: Option<usize>,
-    /// Where it is asked for instead, each time that the server asks.
+    /// A function that reports the free memory instead, at each question.
     pub free_probe: Option<fn() -> usize>,
-    /// What is done each time that the server asks about a domain.
+    /// A function that is called each time that the server asks about a domain.
     pub info_probe: Option<fn(DomId)>,
     /// Called before a port is bound.
     pub bind_probe: Option<fn(DomId)>,
-    /// What a domain's other processor does to its ring at the moment when it is signalled, without a signal of its own.
+    /// The change that a domain's other processor makes to its ring at the moment of a signal, without a signal of its
+    /// own.
     pub meanwhile: Option<fn(&Page)>,
     last_port: u32,
 }
 
 impl Machine {
-    /// The ports up to this one are never bound.
+    /// Ports up to this one are never bound.
     #[allow(dead_code, reason = "only one test leaves ports out")]
     pub fn leave_out_ports(&mut self, last: u32) {
         self.last_port = last;
@@ -200,7 +201,7 @@ impl Hypervisor for Machine {
     }
 
     fn domain_info(&mut self, domid: DomId) -> DomainInfo {
-        assert!(!domid.is_reserved(), "the hypervisor may mean something by {domid}");
+        assert!(!domid.is_reserved(), "{domid} has a meaning for the hypervisor");
         if let Some(probe) = self.info_probe {
             probe(domid);
         }

@@ -1,4 +1,4 @@
-//! The behaviour that clients rely on, rule by rule, over rings and without any Xen.
+//! The behaviour that clients rely on, rule by rule, over rings and without Xen.
 #![allow(missing_docs, reason = "a test")]
 
 mod advisories_from_414;

@@ -1,4 +1,4 @@
-//! The quota of memory: what counts, what is refused at the limit, and how a domain comes away from it.
+//! The quota of memory: what counts, what the server refuses at the limit, and how a domain recovers.
 
 use xenstore::engine::config::Config;
 use xenstore::store::domain::DomId;
@@ -7,7 +7,7 @@ use xenstore::wire::header::MessageType;
 
 use crate::testbed::{Testbed, error, event, ok};
 
-/// A testbed with homes of 1 and 2, and a quota of memory.
+/// Returns a testbed with homes of domains 1 and 2, and a quota of memory.
 fn with_limit(bytes: u32) -> Testbed {
     let mut config = Config::default();
     config.quotas.set(Quota::MemoryHard, bytes);
@@ -23,7 +23,7 @@ fn used(testbed: &Testbed, domid: u16) -> usize {
     testbed.server.engine().memory_of(DomId(domid))
 }
 
-/// Bytes that a node counts for: 16, 8 for each entry, the value, the path, and the name with a NUL.
+/// Returns the bytes that a node counts for: 16, 8 for each entry, the value, the path, and the name with a NUL.
 fn node(path: &str, entries: usize, value: usize) -> usize {
     16 + 8 * entries + value + path.len() + path.rsplit('/').next().unwrap().len() + 1
 }
@@ -67,17 +67,17 @@ fn watches_transactions_and_unread_output_count() {
     let with_more = used(&testbed, 1);
     assert!(with_more >= with_one + 200, "{with_more}");
     testbed.end(1, transaction, false).unwrap();
-    assert_eq!(used(&testbed, 1), home, "an abort gives all back");
+    assert_eq!(used(&testbed, 1), home, "an abort frees all");
     let transaction = testbed.begin(1);
     testbed.write_in(1, transaction, "x", "value").unwrap();
     testbed.end(1, transaction, true).unwrap();
     assert_eq!(used(&testbed, 1), home + node("/local/domain/1/x", 1, 5), "a commit leaves the node");
 
-    // The ring takes 1024 bytes; the rest waits.
+    // The ring takes 1024 bytes; the rest is pending.
     testbed.write(0, "/local/domain/1/x", &"v".repeat(1500)).unwrap();
     let before = used(&testbed, 1);
     testbed.send(1, 0, MessageType::Read.to_wire(), b"x\0");
-    assert_eq!(used(&testbed, 1), before + 16 + 1500, "until the last byte is in the ring");
+    assert_eq!(used(&testbed, 1), before + 16 + 1500, "the reply counts until its last byte is in the ring");
     assert_eq!(testbed.reply(1).unwrap().payload.len(), 1500);
     assert_eq!(used(&testbed, 1), before);
     testbed.check();
@@ -202,7 +202,7 @@ fn a_long_reply_past_the_limit_is_refused_and_an_error_always_fits() {
     testbed.set_perms(0, "/long", "r0").unwrap();
     testbed.write(0, "/short", &"v".repeat(16)).unwrap();
     testbed.set_perms(0, "/short", "r0").unwrap();
-    assert!(testbed.read(1, "/long").is_ok(), "there is room");
+    assert!(testbed.read(1, "/long").is_ok(), "the reply fits");
     assert_eq!(testbed.write(1, "a", &"v".repeat(1500)), ok());
     assert_eq!(testbed.read(1, "/long"), error("ENOSPC"));
     assert_eq!(testbed.read(1, "/missing"), error("EACCES"));
@@ -220,7 +220,7 @@ fn events_past_the_receivers_limit_are_dropped_and_cost_their_sender_nothing() {
     testbed.set_perms(2, "data", "r2").unwrap();
     testbed.events(1);
     testbed.write(1, "filler", &"v".repeat(1900)).unwrap();
-    // Nobody reads; each event has another path, so that none collapses.
+    // The guest reads nothing. Each event has another path, so that none collapses.
     let mut sent = 0;
     for count in 0..200 {
         testbed.write(2, &format!("data/{count:040}"), "").unwrap();
@@ -228,12 +228,12 @@ fn events_past_the_receivers_limit_are_dropped_and_cost_their_sender_nothing() {
         sent += 2;
         assert!(used(&testbed, 1) <= 6000, "{}", used(&testbed, 1));
     }
-    assert!(testbed.outstanding(2) < sent / 2, "what was dropped does not count");
+    assert!(testbed.outstanding(2) < sent / 2, "dropped events do not count");
     let received = testbed.events(1).len();
     assert!(received > 10 && received < sent, "{received} of {sent}");
     assert_eq!(testbed.outstanding(2), 0);
     testbed.write(2, "data", "again").unwrap();
-    assert_eq!(testbed.events(1), [event("/local/domain/2/data", "t")], "with room again they come again");
+    assert_eq!(testbed.events(1), [event("/local/domain/2/data", "t")], "events come again when there is room");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn the_control_domain_writes_into_a_full_domains_nodes() {
     for count in 0..10 {
         assert_eq!(testbed.write(0, &format!("/local/domain/1/b{count}"), &"v".repeat(1900)), ok());
     }
-    assert!(used(&testbed, 1) > 20_000, "it counts for the owner, who was not asked");
+    assert!(used(&testbed, 1) > 20_000, "the node counts for the owner without a request of its own");
     assert_eq!(testbed.write(1, "c", ""), error("ENOSPC"));
     assert_eq!(testbed.rm(1, "b1"), ok());
     testbed.check();

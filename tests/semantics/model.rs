@@ -1,4 +1,4 @@
-//! The tree and its transactions against a model that is written to be obviously right: a map of paths, copied freely.
+//! The tree and its transactions against a model that is obviously correct: a map of paths, copied freely.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ struct Node {
     value: String,
     permissions: String,
     children: Vec<String>,
-    /// Another number after each change.
+    /// A number that differs after each change.
     version: u64,
 }
 
-/// What a client sees: all nodes, or those of a transaction.
+/// A client's view: all nodes, or those of a transaction.
 trait View {
     fn look(&mut self, path: &str) -> Option<Node>;
     fn set(&mut self, path: &str, node: Option<Node>);
@@ -43,12 +43,12 @@ impl View for Store {
     }
 }
 
-/// What a transaction has looked at, as it was then, and what it made of that.
+/// The paths that a transaction has accessed: their first contents, and their present ones.
 #[derive(Default)]
 struct Transaction {
     seen: BTreeMap<String, Option<Node>>,
     changed: BTreeMap<String, Option<Node>>,
-    /// What was asked and answered.
+    /// Requests and their replies.
     requests: Vec<(MessageType, String, String, Answer)>,
 }
 
@@ -80,7 +80,7 @@ fn child(path: &str, name: &str) -> String {
     format!("{}/{name}", if path == "/" { "" } else { path })
 }
 
-/// The node, or a look at each node above up to the first that is there.
+/// Returns the node. If it is missing, accesses each ancestor up to the first that exists.
 fn find(view: &mut dyn View, path: &str) -> Option<Node> {
     let found = view.look(path);
     let mut above = path;
@@ -106,14 +106,14 @@ fn permissions(view: &mut dyn View, path: &str) -> Answer {
     find(view, path).map_or(error("ENOENT"), |node| Ok((node.permissions.replace(' ', "\0") + "\0").into_bytes()))
 }
 
-/// Makes a node and those above it.
+/// Makes a node and its missing ancestors.
 fn make(view: &mut dyn View, path: &str, value: &str) {
     let above = parent(path);
     if view.look(above).is_none() {
         make(view, above, "");
     }
     let mut node = view.look(above).unwrap();
-    // In a transaction the list may still name a child that others removed meanwhile; the commit will conflict.
+    // In a transaction, the list may still name a child that others have removed meanwhile: the commit will conflict.
     if !node.children.iter().any(|have| have == name(path)) {
         node.children.push(name(path).into());
     }
@@ -160,7 +160,7 @@ fn rm(view: &mut dyn View, path: &str) -> Answer {
     }
     let above = view.look(parent(path));
     remove_all(view, path);
-    // In a transaction the parent may be gone by now, when it was not looked at before; the commit will conflict.
+    // In a transaction, a parent that was not accessed before may be gone: the commit will conflict.
     if let Some(mut above) = above {
         above.children.retain(|have| have != name(path));
         view.set(parent(path), Some(above));
@@ -181,7 +181,7 @@ fn answer(view: &mut dyn View, kind: MessageType, path: &str, extra: &str) -> An
     }
 }
 
-/// Ends a transaction; with `replay` it may conflict if its requests would be answered the same now.
+/// Ends a transaction. With `replay`, a conflict is no obstacle if all requests would have the same replies now.
 fn end(store: &mut Store, mut transaction: Transaction, commit: bool, replay: bool) -> Answer {
     if !commit {
         return ok();
@@ -203,13 +203,13 @@ fn end(store: &mut Store, mut transaction: Transaction, commit: bool, replay: bo
     ok()
 }
 
-/// A path of up to four names, or the root.
+/// Returns a path of up to four names, or the root.
 fn random_path(random: &mut Random) -> String {
     let names: String = (0..random.below(5)).map(|_| format!("/{}", random.one_of(&["a", "b", "c"]))).collect();
     if names.is_empty() { "/".into() } else { names }
 }
 
-/// Every node of the model is in the store as it is in the model, and no other.
+/// Checks that the store has exactly the nodes of the model.
 fn compare(testbed: &mut Testbed, store: &mut Store) {
     let mut found = 0;
     let mut open = vec!["/".to_owned()];
@@ -220,7 +220,7 @@ fn compare(testbed: &mut Testbed, store: &mut Store) {
         open.extend(store.nodes[&path].children.iter().map(|name| child(&path, name)));
         found += 1;
     }
-    assert_eq!(found, store.nodes.len(), "the model hangs together");
+    assert_eq!(found, store.nodes.len(), "the model is consistent");
     testbed.check();
 }
 
@@ -303,5 +303,5 @@ fn compare_with_model(replay: bool) {
         refused += counts.1;
     }
     println!("{} steps, {committed} commits, {refused} conflicts", SEEDS * STEPS as u64);
-    assert!(committed > 500 && refused > 500, "both were tried: {committed} {refused}");
+    assert!(committed > 500 && refused > 500, "both outcomes occurred: {committed} {refused}");
 }

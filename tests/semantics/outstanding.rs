@@ -1,5 +1,5 @@
-//! How many requests a domain may have going on: from their arrival until the reply and all events that they caused are
-//! in the receivers' rings, or are dropped.
+//! The limit of outstanding requests. A request counts from its arrival until its reply and all events that it caused
+//! are in the receivers' rings, or are dropped.
 
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, MessageType};
@@ -9,7 +9,7 @@ use crate::testbed::{Testbed, event, ok};
 
 const LIMIT: usize = 20;
 
-/// A testbed with homes of 1 to 3 and a large node that everybody may read.
+/// Returns a testbed with homes of domains 1 to 3, and a large node that all domains may read.
 fn with_large_node() -> Testbed {
     let mut testbed = Testbed::with_homes([1, 2, 3]);
     testbed.write(0, "/large", &"x".repeat(1500)).unwrap();
@@ -17,14 +17,14 @@ fn with_large_node() -> Testbed {
     testbed
 }
 
-/// Fills the reply ring of a guest, which has then one request outstanding.
+/// Fills the reply ring of a guest, which then has one outstanding request.
 fn stuff(testbed: &mut Testbed, domid: u16) {
     testbed.send(domid, 0, MessageType::Read.to_wire(), b"/large\0");
     let used = testbed.word(domid, Field::ReplyProducer).wrapping_sub(testbed.word(domid, Field::ReplyConsumer));
     assert_eq!(used as usize, RING_BYTES);
 }
 
-/// Lets 2 watch what 1 writes, with a ring that is full; nothing of it is outstanding for 1.
+/// Lets domain 2, whose ring is full, watch the writes of domain 1. Nothing is outstanding for domain 1.
 fn with_sleeping_watcher() -> Testbed {
     let mut testbed = with_large_node();
     testbed.set_perms(1, "/local/domain/1", "r1").unwrap();
@@ -34,7 +34,7 @@ fn with_sleeping_watcher() -> Testbed {
     testbed
 }
 
-/// How many requests of a guest wait in its ring, when all are of this length.
+/// Returns how many requests of this length are in a guest's ring.
 fn waiting(testbed: &Testbed, domid: u16, payload_bytes: usize) -> usize {
     let bytes = testbed.word(domid, Field::RequestProducer).wrapping_sub(testbed.word(domid, Field::RequestConsumer));
     bytes as usize / (HEADER_BYTES + payload_bytes)
@@ -65,7 +65,7 @@ fn no_other_client_waits_for_a_guest_that_does_not_read() {
     }
     assert_eq!(testbed.write(2, "data", "x"), ok());
     assert_eq!(testbed.write(0, "/local/domain/1/data", "x"), ok());
-    assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "a guest that waits costs nothing");
+    assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy, "a held-back guest causes no work");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn events_that_time_out_release_their_sender() {
 
 #[test]
 fn a_receiver_that_is_gone_releases_the_senders() {
-    for way in ["death", "release", "repeated introduction", "fault"] {
+    for way in ["death", "release", "repeated introduction", "protocol error"] {
         let mut testbed = with_sleeping_watcher();
         for at in 0..30 {
             testbed.send(1, 0, MessageType::Write.to_wire(), format!("data{at:02}\0").as_bytes());
@@ -149,7 +149,7 @@ fn events_that_collapse_do_not_count() {
     for _ in 0..1000 {
         assert_eq!(testbed.write(1, "data", "x"), ok());
     }
-    assert_eq!(testbed.outstanding(1), 1, "the first one waits");
+    assert_eq!(testbed.outstanding(1), 1, "the first event is pending");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn the_first_event_of_a_watch_does_not_count() {
         testbed.send(1, 0, MessageType::Watch.to_wire(), format!("data{at}\0{token}\0").as_bytes());
     }
     let used = testbed.word(1, Field::ReplyProducer).wrapping_sub(testbed.word(1, Field::ReplyConsumer));
-    assert_eq!(used as usize, RING_BYTES, "the second event is on its way");
+    assert_eq!(used as usize, RING_BYTES, "the second event is partly written");
     assert_eq!(testbed.outstanding(1), 0);
     assert_eq!(testbed.reply(1).unwrap().payload, b"OK\0");
     assert_eq!(testbed.reply(1).unwrap().payload, b"OK\0");
@@ -184,13 +184,13 @@ fn events_of_a_request_before_a_repeated_introduction_do_not_settle_one_after_it
     assert_eq!(testbed.introduce(0, 1, 1), ok());
     assert_eq!(testbed.outstanding(1), 0);
     testbed.pass(10_000);
-    // As many requests as before, so that a count that starts again would be at the same number.
+    // As many requests as before: a count that starts again would have the same number.
     for at in 0..20 {
         testbed.send(1, 0, MessageType::Write.to_wire(), format!("after{at}\0").as_bytes());
     }
     assert_eq!(testbed.outstanding(1), LIMIT);
     testbed.pass(10_000);
-    assert_eq!(testbed.outstanding(1), LIMIT, "only the old event's time is over");
+    assert_eq!(testbed.outstanding(1), LIMIT, "only the old event has expired");
     testbed.pass(10_000);
     assert_eq!(testbed.outstanding(1), 0);
 }
@@ -221,7 +221,7 @@ fn guests_that_wait_for_each_other_all_continue_when_one_reads() {
             }
         }
     }
-    // A guest's ring of requests may be full as well: what did not fit was not sent.
+    // A guest's request ring may be full as well: requests that did not fit were not sent.
     for domid in 1..4 {
         assert_eq!(testbed.outstanding(domid), 0);
         assert!(replies[usize::from(domid) - 1] > LIMIT, "{replies:?}");

@@ -1,10 +1,10 @@
-//! Who may do what with a node, what a refusal tells, and what new nodes inherit.
+//! The rights over a node, the information that a refusal gives, and the permissions of new nodes.
 
 use xenstore::wire::header::MessageType;
 
 use crate::testbed::{Answer, Testbed, error, ok};
 
-/// A testbed with guests 1 to 3 and a node `/n` with these permissions and the child `/n/child`, which nobody may use.
+/// Returns a testbed with guests 1 to 3 and a node `/n` with these permissions. No guest may use its child `/n/child`.
 fn with_node(permissions: &str) -> Testbed {
     let mut testbed = Testbed::with_guests([1, 2, 3]);
     testbed.write(0, "/n", "value").unwrap();
@@ -98,7 +98,7 @@ fn making_a_node_needs_write_on_the_nearest_node_above() {
         let mut testbed = with_node(&format!("{letter}0"));
         assert_eq!(testbed.write(1, "/n/a/b", "x"), expected, "{letter}");
         assert_eq!(testbed.mkdir(1, "/n/c/d"), expected, "{letter}");
-        assert_eq!(testbed.write(1, "/n/child/e", "x"), error("EACCES"), "the nearest one decides, not one above");
+        assert_eq!(testbed.write(1, "/n/child/e", "x"), error("EACCES"), "the nearest node decides, not one above it");
         testbed.check();
     }
 }
@@ -111,7 +111,7 @@ fn removing_needs_write_on_the_node_alone() {
     testbed.set_perms(0, "/n/child/below", "n0").unwrap();
     assert_eq!(testbed.rm(1, "/n"), error("EACCES"));
     assert_eq!(testbed.rm(1, "/n/child/below"), error("EACCES"));
-    assert_eq!(testbed.rm(1, "/n/child"), ok(), "neither parent nor children are asked");
+    assert_eq!(testbed.rm(1, "/n/child"), ok(), "neither parent nor children matter");
     assert_eq!(testbed.directory(0, "/n"), Ok(vec![]));
     testbed.check();
 }
@@ -132,7 +132,7 @@ fn no_client_can_remove_the_root() {
     assert_eq!(testbed.rm(0, "/"), error("EINVAL"));
     assert_eq!(testbed.rm(1, "/"), error("EACCES"));
     testbed.set_perms(0, "/", "b0").unwrap();
-    assert_eq!(testbed.rm(1, "/"), error("EINVAL"), "who may write it is told that it can't be");
+    assert_eq!(testbed.rm(1, "/"), error("EINVAL"), "a domain that may write it learns that it is impossible");
     assert_eq!(testbed.read(0, "/n"), Ok(b"value".to_vec()));
 }
 
@@ -186,8 +186,8 @@ fn set_perms_checks_number_syntax_owner_node_rights_and_ownership_in_this_order(
     assert_eq!(set("//\0n1\0"), error("EINVAL"), "path");
     assert_eq!(set("/n/child\0n2\0"), error("EACCES"), "rights, before the change of owner");
     assert_eq!(set("/n\0n2\0"), error("EPERM"));
-    assert_eq!(set("/n\0n1\0n99\0"), ok(), "another entry may name nobody");
-    assert_eq!(set("/n\0n1\0r2"), ok(), "what follows the last NUL is no entry");
+    assert_eq!(set("/n\0n1\0n99\0"), ok(), "another entry may name a missing domain");
+    assert_eq!(set("/n\0n1\0r2"), ok(), "bytes after the last NUL are no entry");
     assert_eq!(testbed.get_perms(0, "/n"), Ok("n1".into()));
 }
 
@@ -263,7 +263,7 @@ fn a_right_for_a_domain_that_exists_and_is_not_introduced_holds_when_it_is() {
     testbed.set_perms(0, "/n", "n0 r9").unwrap();
     testbed.write(0, "/own", "").unwrap();
     testbed.set_perms(0, "/own", "n9").unwrap();
-    assert_eq!(testbed.nodes(9), 1, "it is counted although it is not introduced");
+    assert_eq!(testbed.nodes(9), 1, "its nodes count although it is not introduced");
     assert_eq!(testbed.introduce(0, 9, 1), ok());
     assert!(can_read(&mut testbed, 9, "/n") && can_write(&mut testbed, 9, "/own"));
     testbed.check();
@@ -275,7 +275,7 @@ fn in_a_transaction_permissions_are_those_that_it_has_set() {
     let transaction = testbed.begin(1);
     assert_eq!(testbed.set_perms_in(1, transaction, "/n", "n1 b3"), ok());
     assert_eq!(testbed.write_in(1, transaction, "/n/a", ""), ok());
-    assert!(can_read(&mut testbed, 2, "/n") && !can_read(&mut testbed, 3, "/n"), "nobody else sees it yet");
+    assert!(can_read(&mut testbed, 2, "/n") && !can_read(&mut testbed, 3, "/n"), "other domains do not see it yet");
     assert_eq!(testbed.end(1, transaction, true), ok());
     assert!(!can_read(&mut testbed, 2, "/n") && can_read(&mut testbed, 3, "/n/a"));
     testbed.check();

@@ -1,5 +1,5 @@
-//! When the server as a whole runs out of memory: who asks for more is refused, guests before the control domain, and
-//! what is there can always be listed, removed and destroyed.
+//! The server without memory: it refuses growth to guests before the control domain. Existing nodes can always be
+//! listed and removed, and domains destroyed.
 
 use xenstore::limits;
 use xenstore::store::domain::DomId;

@@ -1,4 +1,4 @@
-//! GET_QUOTA and SET_QUOTA (`docs/misc/xenstore.txt`), and whose quota counts.
+//! GET_QUOTA and SET_QUOTA (`docs/misc/xenstore.txt`), and the domain whose quota counts.
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
@@ -72,7 +72,7 @@ fn a_domains_value_can_be_set_before_and_after_its_introduction_and_dies_with_it
     assert_eq!(testbed.watch(5, "a", "2"), ok());
     assert_eq!(testbed.watch(5, "a", "3"), error("ENOSPC"));
     testbed.start(6);
-    assert_eq!(get(&mut testbed, "6\0watches\0"), Ok("128".into()), "the other's is its own");
+    assert_eq!(get(&mut testbed, "6\0watches\0"), Ok("128".into()), "the other domain has its own value");
     testbed.kill(5);
     testbed.start(5);
     assert_eq!(get(&mut testbed, "5\0watches\0"), Ok("128".into()));
@@ -96,7 +96,7 @@ fn exactly_as_many_as_the_domains_own_value_are_allowed_and_zero_is_no_limit() {
     set(&mut testbed, "5\0nodes\x000\0").unwrap();
     testbed.fill_nodes(5, 1500);
     set(&mut testbed, "5\0nodes\x001499\0").unwrap();
-    assert_eq!(testbed.write(5, "more", ""), error("ENOSPC"), "a smaller value takes nothing away");
+    assert_eq!(testbed.write(5, "more", ""), error("ENOSPC"), "a smaller value removes nothing");
     assert_eq!(testbed.nodes(5), 1500);
 
     for (quota, act) in [("node-permissions", "n5 r1"), ("node-permissions", "n5 r1 r2")] {
@@ -148,7 +148,7 @@ fn odd_payloads_unknown_names_unknown_domains_and_impossible_values_are_refused(
         assert_eq!(get(&mut testbed, payload), error("EINVAL"), "{payload:?}");
     }
     assert_eq!(get(&mut testbed, "6\0nodes\0"), error("ENOENT"));
-    assert_eq!(get(&mut testbed, "6\0x\0"), error("ENOENT"), "the domain is looked at first");
+    assert_eq!(get(&mut testbed, "6\0x\0"), error("ENOENT"), "the domain is checked first");
     for payload in [
         "",
         "nodes\0",
@@ -169,7 +169,7 @@ fn odd_payloads_unknown_names_unknown_domains_and_impossible_values_are_refused(
     }
     assert_eq!(set(&mut testbed, "6\0nodes\x001\0"), error("ENOENT"));
     for (name, value) in NAMES {
-        assert_eq!(get(&mut testbed, &format!("{name}\0")), Ok(value.to_string()), "nothing was changed");
+        assert_eq!(get(&mut testbed, &format!("{name}\0")), Ok(value.to_string()), "the value is unchanged");
     }
     for kind in [MessageType::GetQuota, MessageType::SetQuota] {
         for payload in ["", "nodes\0", "nodes\x001\0", "5\0nodes\0", "5\0nodes\x001\0"] {

@@ -6,7 +6,7 @@ use xenstore::wire::header::MessageType;
 
 use crate::testbed::{Testbed, error, ok};
 
-/// A testbed with homes of 1 and 2 and another value for a quota.
+/// Returns a testbed with homes of domains 1 and 2, and another value for a quota.
 fn with_quota(quota: Quota, value: u32) -> Testbed {
     let mut config = Config::default();
     config.quotas.set(quota, value);
@@ -90,7 +90,7 @@ fn at_the_limit_nodes_can_be_changed_removed_and_then_others_made() {
     assert_eq!(testbed.write(1, "again", ""), ok());
     assert_eq!(testbed.write(1, "more", ""), error("ENOSPC"));
     assert_eq!(testbed.rm(0, "/local/domain/1/fill1"), ok());
-    assert_eq!(testbed.nodes(1), 1000 - 101, "what the control domain removes is not counted any more");
+    assert_eq!(testbed.nodes(1), 1000 - 101, "nodes that the control domain removes no longer count");
     assert_eq!(testbed.write(1, "more", ""), ok());
     testbed.check();
 }
@@ -161,7 +161,7 @@ fn a_guest_may_set_128_watches() {
         assert_eq!(testbed.watch(1, "data", &at.to_string()), ok());
     }
     assert_eq!(testbed.watch(1, "data", "more"), error("ENOSPC"));
-    assert_eq!(testbed.watch(1, "data", "5"), error("EEXIST"), "a repetition is found first");
+    assert_eq!(testbed.watch(1, "data", "5"), error("EEXIST"), "a repetition is refused first");
     assert_eq!(testbed.unwatch(1, "data", "5"), ok());
     assert_eq!(testbed.watch(1, "data", "more"), ok());
     assert_eq!(testbed.watch(1, "data", "5"), error("ENOSPC"));
@@ -187,22 +187,26 @@ fn a_guest_may_open_ten_transactions() {
 #[test]
 fn a_transaction_may_see_1024_paths_and_fails_at_one_more() {
     let mut testbed = Testbed::with_homes([1, 2]);
-    // The root counts too: it was asked for as the nearest node above of what is missing.
+    // The root counts too: the transaction accessed it as the nearest ancestor of a missing node.
     let transaction = testbed.begin(1);
     for at in 0..1022 {
         assert_eq!(testbed.read_in(1, transaction, &format!("missing{at}")), error("ENOENT"));
     }
-    assert_eq!(testbed.read_in(1, transaction, "missing-more"), error("ENOENT"), "with the home it is the last one");
-    assert_eq!(testbed.read_in(1, transaction, "missing5"), error("ENOENT"), "what was seen can be seen again");
+    assert_eq!(
+        testbed.read_in(1, transaction, "missing-more"),
+        error("ENOENT"),
+        "with the home, this is the last path"
+    );
+    assert_eq!(testbed.read_in(1, transaction, "missing5"), error("ENOENT"), "an accessed path can be accessed again");
     assert_eq!(testbed.read_in(1, transaction, "one-too-many"), error("ENOSPC"));
-    assert_eq!(testbed.end(1, transaction, true), error("ENOMEM"), "it can't be committed");
+    assert_eq!(testbed.end(1, transaction, true), error("ENOMEM"), "the transaction cannot be committed");
     assert_eq!(testbed.end(1, transaction, true), error("ENOENT"));
 
     let transaction = testbed.begin(1);
     for at in 0..2000 {
         let _ = testbed.read_in(1, transaction, &format!("missing{at}"));
     }
-    assert_eq!(testbed.end(1, transaction, false), ok(), "it can be aborted");
+    assert_eq!(testbed.end(1, transaction, false), ok(), "the transaction can be aborted");
 
     let transaction = testbed.begin(0);
     for at in 0..3000 {
@@ -219,7 +223,7 @@ fn a_transaction_that_removes_too_much_fails_and_removes_nothing() {
     assert_eq!(testbed.rm_in(1, transaction, "fill0"), error("ENOSPC"));
     assert_eq!(testbed.end(1, transaction, true), error("ENOMEM"));
     assert_eq!(testbed.nodes(1), 100);
-    assert_eq!(testbed.rm(1, "fill0"), ok(), "outside of transactions it is not limited");
+    assert_eq!(testbed.rm(1, "fill0"), ok(), "outside of transactions there is no such limit");
     testbed.check();
 }
 
@@ -262,7 +266,7 @@ fn a_path_may_have_2048_bytes_after_the_domains_prefix_in_both_spellings() {
 
 #[test]
 fn a_nodes_record_may_have_2048_bytes() {
-    // 16, 8 for the one permission, and the value.
+    // 16 bytes, 8 for the one permission, and the value.
     let most = 2048 - 16 - 8;
     let mut testbed = Testbed::with_homes([1, 2]);
     assert_eq!(testbed.write(1, "data", &"x".repeat(most + 1)), error("ENOSPC"), "a new node");
@@ -291,7 +295,7 @@ fn nodes_made_on_the_way_must_fit_too() {
         error("ENOSPC"),
         "the node on the way would be too large"
     );
-    assert_eq!(testbed.directory(0, "/local/domain/1"), Ok(vec![]), "nothing was made");
+    assert_eq!(testbed.directory(0, "/local/domain/1"), Ok(vec![]), "no node was made");
     assert_eq!(testbed.write(1, &format!("a/{}", name(35)), ""), ok());
     testbed.check();
 }

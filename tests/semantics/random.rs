@@ -1,6 +1,6 @@
-//! Numbers for tests that try many sequences: the same seed gives the same sequence.
+//! Random numbers: the same seed gives the same sequence.
 
-/// A xorshift generator (Marsaglia, "Xorshift RNGs", 2003), with 64 bits of state.
+/// A xorshift generator (Marsaglia, "Xorshift RNGs", 2003) with 64 bits of state.
 pub struct Random(u64);
 
 impl Random {
@@ -15,23 +15,23 @@ impl Random {
         self.0 >> 8
     }
 
-    /// A number below `limit`.
+    /// Returns a number below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    /// True once in `times`.
+    /// Returns true once in `times`.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    /// One of a list.
+    /// Returns one item of a list.
     pub fn one_of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
 }
 
-/// Says which seed it was when a test fails.
+/// Prints the seed when a test fails.
 pub struct Seed(pub u64);
 
 impl Drop for Seed {

@@ -1,4 +1,4 @@
-//! A successor gets the rings and ports of its predecessor, or does without.
+//! A successor gets the rings and ports of its predecessor, or continues without a missing one.
 
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
@@ -14,7 +14,7 @@ use crate::items::{restore, save};
 use crate::live_update::{action, answer, kernel, own_text, start, upload};
 use crate::testbed::{BAD_PORT, DOM0, Testbed, error, event, ok};
 
-/// The server is replaced by one that was saved before; `between` is what happens meanwhile.
+/// Replaces the server by one with its saved state. `between` acts between the save and the restore.
 pub fn replace(testbed: &mut Testbed, mode: Reattachment, between: impl FnOnce(&mut Testbed)) -> Reattached {
     let items = save(testbed.server.engine(), &SaveOptions { now_ms: testbed.now_ms, reply: None });
     between(testbed);
@@ -45,7 +45,7 @@ fn a_domain_that_died_during_the_update_is_released() {
         assert_eq!(taken, Reattached { connections: 2, lost: 1, has_control: true });
         assert_eq!(testbed.events(4), [event("@releaseDomain", "gone")], "{mode:?}");
         assert_eq!(testbed.read(0, "/local/domain/3"), error("ENOENT"));
-        assert!(!testbed.machine.bound.values().any(|domid| *domid == DomId(3)), "its port is closed");
+        assert!(!testbed.machine.bound.values().any(|domid| *domid == DomId(3)), "the port is closed");
     }
 }
 
@@ -59,7 +59,7 @@ fn another_domain_with_the_number_of_a_dead_one_is_not_taken_for_it() {
         testbed.machine.unique_ids.insert(DomId(3), 34);
     });
     assert_eq!(taken.lost, 1);
-    assert!(!testbed.machine.mapped.contains_key(&DomId(3)), "the other one's ring was not touched");
+    assert!(!testbed.machine.mapped.contains_key(&DomId(3)), "the new domain's ring was not touched");
     assert_eq!(testbed.read(0, "/local/domain/3"), error("ENOENT"));
     assert!(!testbed.is_introduced(3));
 }
@@ -80,9 +80,9 @@ fn a_ring_that_cannot_be_mapped_or_a_port_that_cannot_be_bound_costs_only_its_co
         });
         assert_eq!(taken, Reattached { connections: 2, lost: 1, has_control: true });
         assert!(testbed.is_introduced(3) && testbed.read(0, "/local/domain/3").is_ok());
-        assert_eq!(testbed.write(4, "x", "on"), ok(), "others go on");
+        assert_eq!(testbed.write(4, "x", "on"), ok(), "others are served");
         testbed.machine.pages.insert(DomId(3), page);
-        assert_eq!(testbed.introduce(0, 3, 2), ok(), "dom0 can connect it again");
+        assert_eq!(testbed.introduce(0, 3, 2), ok(), "dom0 can connect the domain again");
         testbed.forget_incoming(3);
         assert_eq!(testbed.write(3, "x", "too"), ok());
         assert_eq!(testbed.release(0, 3), ok());
@@ -133,16 +133,16 @@ fn after_a_cold_start_ports_are_bound_again_and_a_domain_without_one_waits_to_be
     assert_eq!(testbed.machine.remote.values().copied().collect::<Vec<_>>(), [(DomId(0), 1), (DomId(3), 7)]);
     testbed.write(0, "/tool", "v").unwrap();
     assert_eq!(testbed.events(3), [event("/tool", "t")]);
-    assert_eq!(testbed.end(3, 1, true), ok(), "its transaction is still open");
+    assert_eq!(testbed.end(3, 1, true), ok(), "the transaction is still open");
     assert!(!testbed.is_introduced(4));
     let quota =
         |testbed: &mut Testbed, domid: u16| testbed.request(0, MessageType::GetQuota, format!("{domid}\0watches\0"));
     assert_eq!((quota(&mut testbed, 3), quota(&mut testbed, 4)), (Ok(b"3\0".to_vec()), Ok(b"4\0".to_vec())));
     assert_eq!(testbed.introduce(0, 4, 1), ok());
     testbed.forget_incoming(4);
-    assert_eq!(testbed.read(4, "/tool"), Ok(b"v".to_vec()), "it kept its rights");
-    assert_eq!(testbed.write(4, "x", ""), ok(), "and its home");
-    assert_eq!(testbed.events(4), [], "but its watch is gone");
+    assert_eq!(testbed.read(4, "/tool"), Ok(b"v".to_vec()), "the domain keeps its rights");
+    assert_eq!(testbed.write(4, "x", ""), ok(), "the domain keeps its home");
+    assert_eq!(testbed.events(4), [], "its watch is gone");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn the_successor_answers_the_start_after_the_pending_output() {
     let reply = [&[0, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0][..], b"OK\0"].concat();
     let options = SaveOptions { now_ms: testbed.now_ms, reply: Some((id, &reply)) };
     let items = save(testbed.server.engine(), &options);
-    assert!(!testbed.server.has_to_transmit(id), "it is not sent by the predecessor");
+    assert!(!testbed.server.has_to_transmit(id), "the predecessor does not send it");
     testbed.machine.mapped.clear();
     testbed.server = Server::restored(restore(&items, &Config::default(), testbed.now_ms).unwrap());
     testbed.server.reattach(&mut testbed.machine, testbed.now_ms, Reattachment::Live);
@@ -195,7 +195,7 @@ fn the_tools_commands_lead_to_a_successor_that_answers_and_no_other_client_notic
         let mut stream = Vec::new();
         let successor = testbed.server.take_successor().unwrap();
         testbed.server.save_for(&successor, &mut stream, testbed.now_ms).unwrap();
-        // The predecessor is what it was, in case that the successor fails.
+        // The predecessor is unchanged, in case the successor fails.
         testbed.check();
 
         testbed.machine.mapped.clear();
@@ -231,7 +231,7 @@ fn the_losses_of_a_forced_update_follow_its_ok() {
     testbed.run();
     let reply = testbed.reply(0).unwrap();
     assert_eq!(reply.payload, b"OK\0domain 3: 1 open transactions, the oldest for 0 s\0");
-    assert_eq!(testbed.end(3, 1, true), error("ENOENT"), "it is as was said");
+    assert_eq!(testbed.end(3, 1, true), error("ENOENT"), "the transaction is lost as listed");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn a_server_that_dropped_its_state_for_a_failed_successor_restores_it_and_answer
     assert_eq!(testbed.events(3), [event("/tool", "t")]);
     upload(&mut testbed, &kernel());
     start(&mut testbed, &[]);
-    assert_eq!(action(&mut testbed), Some(Action::StartUpdate), "the next one is as good as the first");
+    assert_eq!(action(&mut testbed), Some(Action::StartUpdate), "the next start works like the first");
     testbed.check();
 }
 
@@ -278,7 +278,7 @@ fn a_transaction_that_conflicts_must_be_retried_after_an_update_too() {
         let transaction = testbed.begin(0);
         testbed.read_in(0, transaction, "/a/c").unwrap();
         testbed.rm(0, "/a/c").unwrap();
-        // What it sees of the node above is younger than what it saw of the one below.
+        // The access to the parent is newer than the access to the child.
         testbed.rm_in(0, transaction, "/a").unwrap();
         if updates {
             replace(&mut testbed, Reattachment::Live, |_| {});
@@ -307,7 +307,11 @@ fn the_requester_gets_the_reason_of_a_failed_update_although_connection_numbers_
     testbed.machine.mapped.clear();
     testbed.server.drop_state();
     let engine = load(&stream, &Config::default(), testbed.now_ms).unwrap();
-    assert_ne!(engine.state().domains.connection(DOM0), Some(successor.asked.connection), "another number");
+    assert_ne!(
+        engine.state().domains.connection(DOM0),
+        Some(successor.asked.connection),
+        "the connection has another number"
+    );
     let now_ms = testbed.now_ms;
     testbed.server.take_state_back(engine, &successor.asked, "it did not serve", &mut testbed.machine, now_ms);
     testbed.run();

@@ -9,7 +9,7 @@ use crate::testbed::{Testbed, error, event, ok};
 const INDICES: [Field; 4] =
     [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer];
 
-/// The domain asks for a fresh connection and waits for it.
+/// Requests a reset of the connection, and waits for it.
 fn reconnect(testbed: &mut Testbed, domid: u16) {
     testbed.set_word(domid, Field::Connection, 1);
     testbed.signal(domid);
@@ -40,7 +40,11 @@ fn a_reset_drops_half_a_request_replies_events_watches_and_transactions() {
     testbed.put_bytes(5, &header.emit());
     testbed.put_bytes(5, b"half");
     testbed.signal(5);
-    assert_eq!(testbed.word(5, Field::RequestConsumer), testbed.word(5, Field::RequestProducer), "it was read");
+    assert_eq!(
+        testbed.word(5, Field::RequestConsumer),
+        testbed.word(5, Field::RequestProducer),
+        "the server has read the request"
+    );
 
     reconnect(&mut testbed, 5);
     is_as_new(&mut testbed, 5);
@@ -69,14 +73,14 @@ fn a_reset_leaves_the_domains_nodes_rights_and_name_alone() {
 
 #[test]
 fn a_reset_opens_a_shut_connection_again() {
-    for (field, value, fault) in [(Field::RequestProducer, 3000, 2), (Field::ReplyConsumer, 3000, 2)] {
+    for (field, value, reason) in [(Field::RequestProducer, 3000, 2), (Field::ReplyConsumer, 3000, 2)] {
         let mut testbed = Testbed::with_homes([5]);
         let header =
             Header { kind: MessageType::ResetWatches.to_wire(), request_id: 9, transaction_id: 0, payload_bytes: 0 };
         testbed.put_bytes(5, &header.emit());
         testbed.set_word(5, field, value);
         testbed.signal(5);
-        assert_eq!(testbed.word(5, Field::Error), fault, "{field:?}");
+        assert_eq!(testbed.word(5, Field::Error), reason, "{field:?}");
         reconnect(&mut testbed, 5);
         is_as_new(&mut testbed, 5);
     }
@@ -125,7 +129,7 @@ fn a_reset_does_not_rid_a_domain_of_the_events_that_it_caused_for_others() {
             }
             reconnect(&mut testbed, 1);
         }
-        // Twenty that wait, and the first, whose event went into the ring at once.
+        // Twenty pending events, and the first one, which went into the ring at once.
         assert_eq!((handled, testbed.outstanding(1)), (21, 20), "shut before: {is_shut_before}");
         assert_eq!(testbed.events(2).len(), 21);
         assert_eq!(testbed.outstanding(1), 0);
@@ -153,7 +157,7 @@ fn a_partly_sent_message_is_not_continued_after_a_reset() {
     testbed.write(5, "data", &"v".repeat(1500)).unwrap();
     testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
     let sent = testbed.word(5, Field::ReplyProducer).wrapping_sub(testbed.word(5, Field::ReplyConsumer));
-    assert_eq!(sent, 1024, "the rest waits for room");
+    assert_eq!(sent, 1024, "the rest is pending");
     reconnect(&mut testbed, 5);
     is_as_new(&mut testbed, 5);
 }
@@ -165,7 +169,7 @@ fn a_held_back_domain_is_reset_too() {
     for _ in 0..30 {
         testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
     }
-    assert_eq!(testbed.outstanding(5), 20, "it reads no replies");
+    assert_eq!(testbed.outstanding(5), 20, "the domain reads no replies");
     reconnect(&mut testbed, 5);
     is_as_new(&mut testbed, 5);
 }

@@ -1,5 +1,5 @@
-//! Replay: a transaction that conflicts is made once more on the state of now, and committed if the client can't tell the
-//! difference (oxenstored's idea).
+//! Replay: a transaction that conflicts is re-executed against the current state, and committed if the client cannot
+//! see a difference (oxenstored's idea).
 
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
@@ -7,7 +7,7 @@ use xenstore::wire::header::MessageType;
 use crate::random::{Random, Seed};
 use crate::testbed::{Answer, Testbed, error, event, ok};
 
-/// A testbed with a few nodes that guests 1 and 2 may use.
+/// Returns a testbed with a few nodes that guests 1 and 2 may use.
 fn with_nodes() -> Testbed {
     let mut testbed = Testbed::with_homes([1, 2]);
     for path in ["/n", "/n/a", "/n/b", "/n/a/deep"] {
@@ -17,7 +17,7 @@ fn with_nodes() -> Testbed {
     testbed
 }
 
-/// All that can be seen of the tree: path, value, permissions, in order of making.
+/// Returns everything that can be seen of the tree: paths, values, permissions, in the order of creation.
 fn tree(testbed: &mut Testbed) -> Vec<(String, Answer, Result<String, String>)> {
     let mut open = vec![String::new()];
     let mut found = Vec::new();
@@ -33,7 +33,7 @@ fn tree(testbed: &mut Testbed) -> Vec<(String, Answer, Result<String, String>)> 
 type Inside<'a> = (&'a str, &'a dyn Fn(&mut Testbed, u32));
 type Outside<'a> = (&'a str, &'a dyn Fn(&mut Testbed));
 
-/// Does something in a transaction of 1, something else outside, and commits.
+/// Acts in a transaction of domain 1 and outside of it, and commits.
 fn race(inside: &dyn Fn(&mut Testbed, u32), outside: &dyn Fn(&mut Testbed)) -> Answer {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(1);
@@ -45,7 +45,7 @@ fn race(inside: &dyn Fn(&mut Testbed, u32), outside: &dyn Fn(&mut Testbed)) -> A
         assert_eq!(tree(&mut testbed), before, "a refused commit changes nothing");
         assert_eq!(testbed.server.engine().state().generation(), generation);
     }
-    assert_eq!(testbed.end(1, transaction, true), error("ENOENT"), "it is over whatever the answer was");
+    assert_eq!(testbed.end(1, transaction, true), error("ENOENT"), "any answer ends the transaction");
     testbed.check();
     answer
 }
@@ -62,18 +62,18 @@ fn a_commit_succeeds_exactly_if_every_reply_would_be_the_same() {
         ("mkdir", &|testbed, t| drop(testbed.mkdir_in(1, t, "/n/a").unwrap())),
         ("remove", &|testbed, t| drop(testbed.rm_in(1, t, "/n/a").unwrap())),
         ("make below", &|testbed, t| drop(testbed.write_in(1, t, "/n/a/new", "mine").unwrap())),
-        ("look for what is not there", &|testbed, t| assert_eq!(testbed.read_in(1, t, "/n/a/no"), error("ENOENT"))),
+        ("look for a missing node", &|testbed, t| assert_eq!(testbed.read_in(1, t, "/n/a/no"), error("ENOENT"))),
     ];
     let outsides: [Outside<'_>; 7] = [
         ("write", &|testbed| drop(testbed.write(2, "/n/a", "theirs").unwrap())),
         ("same value", &|testbed| drop(testbed.write(2, "/n/a", "old").unwrap())),
         ("permissions", &|testbed| drop(testbed.set_perms(0, "/n/a", "b0 r2").unwrap())),
         ("new child", &|testbed| drop(testbed.write(2, "/n/a/child", "theirs").unwrap())),
-        ("the one looked for", &|testbed| drop(testbed.write(2, "/n/a/no", "theirs").unwrap())),
+        ("the missing node", &|testbed| drop(testbed.write(2, "/n/a/no", "theirs").unwrap())),
         ("removed", &|testbed| drop(testbed.rm(2, "/n/a").unwrap())),
         ("closed", &|testbed| drop(testbed.set_perms(0, "/n/a", "n0").unwrap())),
     ];
-    // Rows: inside. Columns: outside. `x` where a reply would be another.
+    // Rows: inside. Columns: outside. `x` where a reply would differ.
     let expected = ["x....xx", "...xxxx", "..x..xx", "......x", "......x", "......x", "......x", "....x.x"];
     for ((what, inside), row) in insides.iter().zip(expected) {
         for ((how, outside), conflicts) in outsides.iter().zip(row.chars()) {
@@ -132,7 +132,7 @@ fn a_replay_causes_the_events_of_the_current_state() {
     let transaction = testbed.begin(1);
     testbed.write_in(1, transaction, "/n/a", "mine").unwrap();
     testbed.write_in(1, transaction, "/n/new", "mine").unwrap();
-    // Meanwhile 2 loses the right to know of one of them, and to know of others below.
+    // Meanwhile domain 2 loses the right to know of one node, and to know of others below it.
     testbed.set_perms(0, "/n/a", "n0 b1").unwrap();
     testbed.set_perms(0, "/n", "n0 b1").unwrap();
     testbed.events(2);
@@ -141,9 +141,9 @@ fn a_replay_causes_the_events_of_the_current_state() {
     testbed.watch(0, "/n", "all").unwrap();
     testbed.events(0);
     assert_eq!(testbed.end(1, transaction, true), ok());
-    assert_eq!(testbed.events(2), [], "when the transaction was open it might have known");
+    assert_eq!(testbed.events(2), [], "the right to know existed only before the commit");
     assert_eq!(testbed.events(0), [event("/n/a", "all"), event("/n/new", "all")]);
-    assert_eq!(testbed.get_perms(0, "/n/new"), Ok("n1 b1".into()), "what is made has the permissions of now");
+    assert_eq!(testbed.get_perms(0, "/n/new"), Ok("n1 b1".into()), "a new node has the current permissions");
     testbed.check();
 }
 
@@ -153,11 +153,15 @@ fn a_replay_checks_rights_again() {
     assert_eq!(race(&write, &|testbed| drop(testbed.set_perms(0, "/n/a", "b0 r1").unwrap())), error("EAGAIN"));
     assert_eq!(race(&write, &|testbed| drop(testbed.set_perms(0, "/n/a", "n0 w1").unwrap())), ok());
     let refused = |testbed: &mut Testbed, t: u32| assert_eq!(testbed.write_in(1, t, "/tool/x", ""), error("EACCES"));
-    assert_eq!(race(&refused, &|testbed| drop(testbed.write(0, "/tool", "x").unwrap())), ok(), "refused is refused");
+    assert_eq!(
+        race(&refused, &|testbed| drop(testbed.write(0, "/tool", "x").unwrap())),
+        ok(),
+        "the request is refused again"
+    );
     assert_eq!(race(&refused, &|testbed| drop(testbed.set_perms(0, "/tool", "b0").unwrap())), error("EAGAIN"));
 }
 
-/// Lets 1 make nodes in its home, outside of its transaction.
+/// Makes nodes in the home of domain 1, outside of its transaction.
 fn make_more(testbed: &mut Testbed, count: usize) {
     for at in 0..count {
         assert_eq!(testbed.mkdir(1, &format!("more{at}")), ok());
@@ -176,7 +180,7 @@ fn a_replay_checks_quotas_again() {
         assert_eq!(testbed.nodes(1), 1000, "the quota holds");
         testbed.check();
     }
-    // A request that passed would be refused now, though the sum at the end would do.
+    // A request that passed would be refused now, although the sum at the end would fit.
     let mut testbed = with_nodes();
     testbed.fill_nodes(1, 990);
     let transaction = testbed.begin(1);
@@ -232,12 +236,12 @@ fn a_record_has_limits_and_beyond_them_a_conflict_is_eagain() {
     for _ in 0..500 {
         testbed.write_in(1, transaction, "/n/b", "mine").unwrap();
     }
-    assert_eq!(testbed.end(1, transaction, true), ok(), "without a conflict it does not matter");
+    assert_eq!(testbed.end(1, transaction, true), ok(), "without a conflict the limits do not matter");
 }
 
 #[test]
 fn a_transaction_with_too_many_accesses_is_replayed_only_for_the_control_domain() {
-    // Each read of a node that is missing below 100 levels checks all of them.
+    // Each read of a missing node below 100 missing levels checks all of them.
     let deep = format!("/n{}", "/x".repeat(100));
     for (domid, reads, expected) in [(1, 30, ok()), (1, 60, error("EAGAIN")), (0, 100, ok())] {
         let mut testbed = with_nodes();
@@ -296,7 +300,7 @@ fn permissions_name_the_current_domain_and_it_stays_unknown_if_the_replay_fails(
     }
 }
 
-/// A request by one of 0 to 2 that concerns a few nodes.
+/// Returns a request by one of the domains 0 to 2 that concerns a few nodes.
 fn random_request(random: &mut Random) -> (MessageType, String) {
     let path = random.one_of(&["/n", "/n/a", "/n/b", "/n/a/deep", "/n/c", "/n/c/d", "/local/domain/1/x"]);
     match random.below(12) {
@@ -313,10 +317,11 @@ fn random_request(random: &mut Random) -> (MessageType, String) {
     }
 }
 
-/// What one run gave: the answers of the transaction, that of its end, the tree, everybody's events, counts of nodes.
+/// The outcome of one run: the replies of the transaction, that of its end, the tree, all events, and the counts of
+/// nodes.
 type Run = (Vec<Answer>, Answer, Vec<(String, Answer, Result<String, String>)>, Vec<Vec<(String, String)>>, Vec<u64>);
 
-/// Makes a transaction's requests and others', either in turns or the others' first.
+/// Sends the requests of a transaction and those of others, either in turns or the others' first.
 fn run(mine: &[(MessageType, String)], theirs: &[(u16, MessageType, String)], in_turns: bool) -> Run {
     let mut testbed = with_nodes();
     for domid in 0..3 {
@@ -367,10 +372,10 @@ fn a_replayed_commit_leaves_the_same_state_as_the_transaction_made_at_once() {
             same += 1;
         } else {
             assert_eq!(in_turns.1, error("EAGAIN"));
-            assert_ne!(in_turns.0, at_once.0, "a reply is another: {mine:?} {theirs:?}");
+            assert_ne!(in_turns.0, at_once.0, "a reply differs: {mine:?} {theirs:?}");
             other += 1;
         }
     }
     println!("{same} committed, {other} with another reply");
-    assert!(same > 200 && other > 200, "both were tried");
+    assert!(same > 200 && other > 200, "both outcomes occurred");
 }

@@ -1,4 +1,4 @@
-//! The ring: bytes that come and go in any pieces, and what becomes of a domain that breaks the rules.
+//! The ring: bytes that come and go in any pieces, and the treatment of a domain that breaks the rules.
 
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
@@ -18,7 +18,7 @@ fn request(request_id: u32, kind: MessageType, payload: &[u8]) -> Vec<u8> {
     [&header.emit()[..], payload].concat()
 }
 
-/// A testbed with domain 5, which was there before the server, with its indices at these numbers.
+/// Returns a testbed with an auto-introduced domain 5, whose indices are at these numbers.
 fn with_indices(requests: u32, replies: u32) -> Testbed {
     let mut testbed = Testbed::new();
     testbed.build(DomId(5));
@@ -107,7 +107,7 @@ fn replies_arrive_whole_however_slowly_they_are_read() {
         for _ in 0..4 {
             testbed.send(5, 0, MessageType::Read.to_wire(), b"data\0");
         }
-        assert_eq!(used(&testbed, 5), RING_BYTES, "as much as fits is sent");
+        assert_eq!(used(&testbed, 5), RING_BYTES, "the server sends as much as fits");
         let mut seen = Vec::new();
         while used(&testbed, 5) > 0 {
             seen.extend(testbed.take_bytes(5, step));
@@ -154,7 +154,7 @@ fn the_largest_message_is_handled_and_a_larger_one_costs_the_connection() {
         let mut testbed = Testbed::with_homes([5]);
         let header = Header { kind: 2, request_id: 1, transaction_id: 0, payload_bytes: length };
         testbed.send_bytes(5, &header.emit());
-        expect_fault(&mut testbed, 3);
+        expect_protocol_error(&mut testbed, 3);
     }
 }
 
@@ -166,7 +166,7 @@ fn impossible_request_indices_cost_the_connection_at_any_offset() {
             let consumer = testbed.word(5, Field::RequestConsumer);
             testbed.set_word(5, Field::RequestProducer, consumer.wrapping_add(distance));
             testbed.signal(5);
-            expect_fault(&mut testbed, 2);
+            expect_protocol_error(&mut testbed, 2);
         }
     }
 }
@@ -179,18 +179,18 @@ fn impossible_reply_indices_cost_the_connection_as_soon_as_there_is_something_to
             let producer = testbed.word(5, Field::ReplyProducer);
             testbed.set_word(5, Field::ReplyConsumer, producer.wrapping_sub(distance));
             testbed.send_bytes(5, &request(1, MessageType::Read, b"data\0"));
-            expect_fault(&mut testbed, 2);
+            expect_protocol_error(&mut testbed, 2);
         }
     }
 }
 
-/// Domain 5's connection was shut for this reason; the domain is still there and nobody else noticed.
-fn expect_fault(testbed: &mut Testbed, reason: u32) {
+/// Checks that domain 5's connection is shut for this reason, that the domain remains, and that others are served.
+fn expect_protocol_error(testbed: &mut Testbed, reason: u32) {
     assert_eq!(testbed.word(5, Field::Error), reason);
     let page = testbed.machine.pages[&DomId(5)].bytes();
     testbed.signal(5);
     assert_eq!(testbed.write(0, "/local/domain/5/data", "x"), ok());
-    assert_eq!(testbed.machine.pages[&DomId(5)].bytes(), page, "the ring is not touched any more");
+    assert_eq!(testbed.machine.pages[&DomId(5)].bytes(), page, "the server does not touch the ring any more");
     assert!(testbed.is_introduced(5));
     assert_eq!(testbed.read(0, "/local/domain/5"), Ok(vec![]));
     testbed.check();
@@ -207,10 +207,10 @@ fn a_domain_whose_connection_was_shut_keeps_its_nodes_until_its_real_death() {
     testbed.write(5, "kept", "x").unwrap();
     testbed.set_word(5, Field::RequestProducer, testbed.word(5, Field::RequestConsumer).wrapping_add(1025));
     testbed.signal(5);
-    expect_fault(&mut testbed, 2);
+    expect_protocol_error(&mut testbed, 2);
     assert_eq!(testbed.events(0), [], "no release yet");
     assert_eq!(testbed.server.engine().state().watches.len(), 1, "its watches are gone");
-    assert_eq!(testbed.nodes(5), 3, "its nodes are not");
+    assert_eq!(testbed.nodes(5), 3, "its nodes remain");
     assert_eq!(testbed.machine.mapped.len(), 2);
     testbed.kill(5);
     assert_eq!(testbed.events(0), [event("@releaseDomain", "gone")]);
@@ -248,12 +248,12 @@ fn a_domain_cannot_move_the_servers_own_indices() {
 
 #[test]
 fn a_domain_that_writes_its_indices_without_pause_harms_no_other_domain() {
-    let (mut rounds, mut faults) = (0, 0);
+    let (mut rounds, mut errors) = (0, 0);
     for seed in 1..200 {
         let _seed = Seed(seed);
         let mut random = Random::new(seed);
         let mut testbed = Testbed::with_homes([5, 6]);
-        // Mostly headers of requests without a payload, wherever the server begins to read.
+        // Mostly headers of requests without a payload, at any position where the server begins to read.
         for at in 0..RING_BYTES {
             let byte = if random.once_in(60) { *random.one_of(&[1, 2, 11, 16, b'/', b'a', 0xff]) } else { 0 };
             testbed.machine.pages[&DomId(5)].0.borrow_mut()[at] = byte;
@@ -264,7 +264,7 @@ fn a_domain_that_writes_its_indices_without_pause_harms_no_other_domain() {
             testbed.server.poll(&mut testbed.machine, 0);
             rounds += 1;
         }
-        faults += usize::from(!testbed.server.is_open(testbed.connection(5).unwrap()));
+        errors += usize::from(!testbed.server.is_open(testbed.connection(5).unwrap()));
         testbed.machine.pages[&DomId(5)].scribble(None);
         assert_eq!(testbed.write(6, "data", "x"), ok());
         assert!(testbed.is_introduced(5));
@@ -273,8 +273,8 @@ fn a_domain_that_writes_its_indices_without_pause_harms_no_other_domain() {
         assert_eq!(testbed.nodes(5), 0);
         testbed.check();
     }
-    println!("{rounds} turns, {faults} connections shut");
-    assert!(faults > 100 && rounds > 2 * faults);
+    println!("{rounds} turns, {errors} connections shut");
+    assert!(errors > 100 && rounds > 2 * errors);
 }
 
 #[test]
@@ -298,9 +298,9 @@ fn a_flood_from_one_domain_does_not_keep_another_from_its_turn() {
         testbed.server.handle_event(testbed.port(domid));
     }
     testbed.server.poll(&mut testbed.machine, 0);
-    assert!(used(&testbed, 6) > 0, "one turn is enough for the other");
+    assert!(used(&testbed, 6) > 0, "one turn is enough for the other domain");
     let left = testbed.word(5, Field::RequestProducer).wrapping_sub(testbed.word(5, Field::RequestConsumer));
-    assert!(left > 0, "and is not enough for the flood");
+    assert!(left > 0, "one turn is not enough for the flood");
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn string(bytes: &[u8]) -> &str {
 fn a_change_that_a_domain_makes_to_its_ring_during_a_signal_is_not_overlooked() {
     let mut testbed = Testbed::with_homes([5]);
     testbed.write(5, "data", &"v".repeat(1900)).unwrap();
-    // It reads all that is there, and does not find that it ought to signal: it looked before the ring was full.
+    // The domain reads everything, and sends no signal: it checked before the ring was full.
     testbed.machine.meanwhile = Some(|page| page.store(Field::ReplyConsumer, page.load(Field::ReplyProducer)));
     let before = testbed.word(5, Field::ReplyProducer);
     let read = request(1, MessageType::Read, b"data\0");
@@ -337,7 +337,7 @@ fn a_change_that_a_domain_makes_to_its_ring_during_a_signal_is_not_overlooked() 
     let replied = testbed.word(5, Field::ReplyProducer).wrapping_sub(before) as usize;
     assert_eq!(replied, 3 * (HEADER_BYTES + 1900), "all replies went out without another signal");
 
-    // It has put a part of a request, and puts the rest while the first part is taken.
+    // The domain has written a part of a request, and writes the rest while the server takes the first part.
     testbed.machine.meanwhile = Some(|page| {
         if page.load(Field::RequestProducer) % 2 == 0 {
             page.store(Field::RequestProducer, page.load(Field::RequestProducer).wrapping_add(1));
@@ -349,27 +349,23 @@ fn a_change_that_a_domain_makes_to_its_ring_during_a_signal_is_not_overlooked() 
     testbed.signal(5);
     testbed.run();
     let taken = testbed.word(5, Field::RequestConsumer).wrapping_sub(consumed);
-    assert_eq!(
-        taken,
-        odd + (consumed.wrapping_add(odd) + 1) % 2,
-        "what came meanwhile was taken without another signal"
-    );
+    assert_eq!(taken, odd + (consumed.wrapping_add(odd) + 1) % 2, "the server took the rest without another signal");
 }
 
 #[test]
 fn a_domain_that_breaks_the_rules_in_a_loop_is_logged_once_in_ten_seconds() {
     let mut testbed = Testbed::with_homes([5]);
-    let said = log_lines::of(|| {
+    let lines = log_lines::of(|| {
         for _ in 0..100 {
             let impossible = testbed.word(5, Field::RequestConsumer).wrapping_add(RING_BYTES as u32 + 1);
             testbed.set_word(5, Field::RequestProducer, impossible);
             testbed.signal(5);
             testbed.set_word(5, Field::Connection, 1);
             testbed.signal(5);
-            assert_eq!(testbed.word(5, Field::Connection), 0, "it is connected again each time");
+            assert_eq!(testbed.word(5, Field::Connection), 0, "the domain is connected again each time");
             testbed.pass(250);
         }
     });
-    let told = said.iter().filter(|line| line.contains("RingIndex")).count();
-    assert_eq!(told, 3, "in 25 seconds: {said:?}");
+    let logged = lines.iter().filter(|line| line.contains("RingIndex")).count();
+    assert_eq!(logged, 3, "in 25 seconds: {lines:?}");
 }

@@ -1,4 +1,4 @@
-//! Rules of the tables of rights and codes that no other file is about.
+//! Rules of the tables of rights and error codes that no other file covers.
 
 use xenstore::wire::header::MessageType;
 
@@ -23,7 +23,7 @@ fn an_entry_that_never_takes_effect_leaves_the_decision_to_the_others() {
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "r0 n9").unwrap();
     testbed.start(9);
-    assert!(testbed.read(9, "/a").is_ok(), "the letter of the first entry is for all whom no valid entry names");
+    assert!(testbed.read(9, "/a").is_ok(), "the first entry's letter is for all domains that no valid entry names");
     testbed.set_perms(0, "/a", "r0 n9").unwrap();
     assert_eq!(testbed.read(9, "/a"), error("EACCES"));
 }

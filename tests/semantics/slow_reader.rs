@@ -1,5 +1,5 @@
-//! A control domain that reads slowly while guests commit, remove nodes, die and are replaced. No event is lost, every guest
-//! continues, and counts remain right.
+//! A control domain that reads slowly while guests commit, remove nodes, die and are replaced. No event is lost, every
+//! guest continues, and counts remain correct.
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::limits;
@@ -165,7 +165,7 @@ fn a_right_that_a_transaction_takes_from_a_node_during_a_removal_is_not_inherite
     assert_eq!(testbed.get_perms(2, "/local/domain/2/p"), Ok("n2".into()));
     testbed.start(1);
     let _ = testbed.end(2, transaction, true);
-    assert!(testbed.read(1, "/local/domain/2/p/c") != Ok(b"secret".to_vec()), "another domain's right");
+    assert!(testbed.read(1, "/local/domain/2/p/c") != Ok(b"secret".to_vec()), "the right was another domain's");
     testbed.check();
     assert_eq!(testbed.get_perms(2, "/local/domain/2/p"), Ok("n2".into()), "the removed right does not come back");
 }
@@ -228,7 +228,11 @@ fn the_events_of_a_dead_guests_nodes_count_for_it_after_an_update() {
     assert!(queued(&testbed, 0) <= limits::GUESTS_EVENTS_BYTES, "{}", queued(&testbed, 0));
     // The server still reads from dom0.
     testbed.send(0, 0, MessageType::Read.to_wire(), b"/local\0");
-    assert_eq!(testbed.word(0, Field::RequestProducer), testbed.word(0, Field::RequestConsumer), "it is read");
+    assert_eq!(
+        testbed.word(0, Field::RequestProducer),
+        testbed.word(0, Field::RequestConsumer),
+        "the server reads from dom0"
+    );
 }
 
 #[test]
@@ -305,7 +309,7 @@ fn a_receiver_that_is_introduced_again_releases_the_senders_that_waited_for_it()
     testbed.signal(0);
     testbed.forget_incoming(0);
     testbed.send(1, 0, MessageType::Read.to_wire(), b"state\0");
-    assert!(testbed.reply(1).is_some(), "its watches are gone");
+    assert!(testbed.reply(1).is_some(), "dom0's watches are gone");
     assert_eq!(testbed.outstanding(1), 0);
     testbed.check();
 }

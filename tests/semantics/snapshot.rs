@@ -1,4 +1,4 @@
-//! What is saved is what is restored.
+//! A restored state equals the saved state.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +67,7 @@ fn after_any_requests_the_state_is_restored_as_it_was_saved() {
     assert!(items_of_kind.values().all(|count| *count > 1000), "{items_of_kind:?}");
 }
 
-/// A storm's testbed after some time.
+/// Returns a storm's testbed after some time.
 fn stormy(seed: u64, steps: usize) -> Storm {
     let mut storm = Storm::new(seed);
     for _ in 0..steps {
@@ -96,7 +96,7 @@ fn without_extension_records_the_other_records_are_restored() {
         let records: Vec<_> = saved.iter().filter(is_record).cloned().collect();
         let engine = restore(&records, &Config::default(), storm.testbed.now_ms).unwrap();
         let mut again = save(&engine, &now(&storm));
-        // Who is named in a transaction alone, and perhaps dead, is known until somebody looks.
+        // A domain that only a transaction names, and that may be dead, remains known until the next check.
         again.retain(|item| !matches!(item, Item::Domain(_)) || saved.contains(item));
         for (one, other) in saved.iter().filter(is_committed).zip(again.iter().filter(is_committed)) {
             assert_eq!(one, other);
@@ -110,7 +110,7 @@ fn without_extension_records_the_other_records_are_restored() {
     assert!(compared > 10_000 && transactions > 500);
 }
 
-/// Something wrong with a sequence of items.
+/// A defect in a sequence of items.
 fn spoil(items: &mut Vec<Item<'static>>, others: &[Item<'static>], random: &mut Random) {
     let at = random.below(items.len());
     match random.below(7) {
@@ -146,7 +146,7 @@ fn as_extension<'i>(item: &'i mut Item<'static>) -> Option<&'i mut Extension<'st
     if let Item::Extension(extension) = item { Some(extension) } else { None }
 }
 
-/// Lets a restored engine serve the machine of a storm, and everybody end all transactions.
+/// Lets a restored engine serve the machine of a storm, and every client end all transactions.
 fn serve(storm: &mut Storm, engine: Engine) {
     let testbed = &mut storm.testbed;
     testbed.machine.mapped.clear();

@@ -1,4 +1,4 @@
-//! `@introduceDomain` and `@releaseDomain`: who may watch them, who may change that, and what else they are not.
+//! `@introduceDomain` and `@releaseDomain`: who may watch and change them, and how they differ from nodes.
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::wire::header::MessageType;
@@ -94,16 +94,16 @@ fn a_special_event_goes_to_domains_that_may_read_the_special_node() {
     testbed.start(9);
     let expected = [true, true, false, false];
     for domid in 0..4 {
-        let told = testbed.events(domid);
+        let events = testbed.events(domid);
         let wanted = vec![event("@introduceDomain", "t"); usize::from(expected[usize::from(domid)])];
-        assert_eq!(told, wanted, "domain {domid}");
+        assert_eq!(events, wanted, "domain {domid}");
     }
     testbed.kill(9);
     let expected = [true, false, true, true];
     for domid in 0..4 {
-        let told = testbed.events(domid);
+        let events = testbed.events(domid);
         let wanted = vec![event("@releaseDomain", "t"); usize::from(expected[usize::from(domid)])];
-        assert_eq!(told, wanted, "domain {domid}");
+        assert_eq!(events, wanted, "domain {domid}");
     }
 }
 

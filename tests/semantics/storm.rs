@@ -1,5 +1,5 @@
-//! Random requests of all kinds by the control domain and guests that come, go, cheat and sleep: whatever they do, each
-//! request has one reply, the counts are right, the tree hangs together, and in the end nothing is left.
+//! Random requests of all kinds by the control domain and guests that come, go, break the protocol and do not read.
+//! Each request has one reply, the counts are correct, the tree is consistent, and in the end nothing is left.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,7 +19,7 @@ pub struct Storm {
     pub random: Random,
     /// Requests whose reply has not been seen, oldest first: number, transaction and type.
     pending: BTreeMap<u16, VecDeque<(u32, u32, u32)>>,
-    /// Guests that are introduced and have not been cut off.
+    /// Guests that are introduced and whose connection is open.
     served: BTreeSet<u16>,
     /// The number of each domain's newest transaction.
     newest_transaction: BTreeMap<u16, u32>,
@@ -72,7 +72,7 @@ impl Storm {
     fn entries(&mut self) -> String {
         let count = 1 + self.random.below(6);
         let entry = |at| {
-            // All domains, and a number that no domain has, but not as the owner: such a node counts for nobody.
+            // An entry for all domains or for a missing domain, but not as the owner: such a node counts for no domain.
             let domid = match self.random.below(12) {
                 0 if at > 0 => 0x7ff5,
                 1 if at > 0 => 0x7ff4,
@@ -105,13 +105,13 @@ impl Storm {
         }
     }
 
-    /// One request by anybody; its reply may be read now or much later.
+    /// Sends one request of a random domain. Its reply may be read now or much later.
     pub fn request(&mut self) {
         let domid = *self.random.one_of(&[0, 0, 1, 1, 2, 2, 3, 4]);
         if domid != 0 && !self.served.contains(&domid) || self.pending.get(&domid).is_some_and(|list| list.len() >= 6) {
             return;
         }
-        // INTRODUCE and RELEASE change who is served: they are made by `upheaval`.
+        // INTRODUCE and RELEASE change the connected domains: `upheaval` sends them.
         let kinds = [
             T::Read,
             T::Read,
@@ -162,7 +162,7 @@ impl Storm {
         }
     }
 
-    /// A number near those that the domain's transactions have.
+    /// Returns a number near those of the domain's transactions.
     fn open_transaction(&mut self, domid: u16) -> u32 {
         let Some(connection) = self.testbed.connection(domid) else { return 0 };
         let session = self.testbed.server.engine().connection(connection).and_then(|connection| connection.session());
@@ -199,7 +199,7 @@ impl Storm {
         }
     }
 
-    /// A domain dies, is born, shuts down, is released, is introduced again or cheats; time passes.
+    /// Lets a domain die, start, shut down, break the protocol, be released or be introduced again, or lets time pass.
     pub fn upheaval(&mut self) {
         let domid = *self.random.one_of(&GUESTS);
         let what = self.random.below(10);
@@ -231,13 +231,13 @@ impl Storm {
         }
     }
 
-    /// What an introduced domain is offered.
+    /// Returns the features that an introduced domain is offered.
     fn features(&self, domid: u16) -> u32 {
         let introduced = self.testbed.server.engine().state().domains.get(DomId(domid));
         introduced.filter(|domain| domain.connection.is_some()).map_or(0, |domain| domain.features.bits())
     }
 
-    /// A domain asks for a fresh connection, also one that was cut off.
+    /// Requests a reset for a domain, whose connection may be shut.
     fn reconnect(&mut self, domid: u16) {
         self.testbed.set_word(domid, Field::Connection, 1);
         self.testbed.signal(domid);
@@ -275,7 +275,7 @@ impl Storm {
         self.served.insert(domid);
     }
 
-    /// Everybody reads everything.
+    /// Lets all domains read everything.
     fn settle(&mut self) {
         for _ in 0..200 {
             for domid in [0, 1, 2, 3, 4] {
@@ -313,10 +313,10 @@ impl Storm {
         assert_eq!(self.testbed.machine.mapped.keys().copied().collect::<BTreeSet<_>>(), introduced);
         assert_eq!(self.testbed.machine.bound.values().copied().collect::<BTreeSet<_>>(), introduced);
         let owned: u64 = state.domains.iter().map(|(_, domain)| domain.nodes).sum();
-        assert_eq!(self.walk(), owned, "what DIRECTORY shows is what there is");
+        assert_eq!(self.walk(), owned, "DIRECTORY shows all nodes");
     }
 
-    /// Walks the tree by DIRECTORY, and counts the nodes; each can be read.
+    /// Walks the tree by DIRECTORY and counts the nodes. Each node can be read.
     fn walk(&mut self) -> u64 {
         let mut open = vec![String::new()];
         let mut found = 0;
@@ -341,7 +341,7 @@ impl Storm {
         self.check();
         assert!(GUESTS.iter().all(|domid| self.testbed.nodes(*domid) == 0));
         let known: Vec<DomId> = self.testbed.server.engine().state().domains.iter().map(|(domid, _)| domid).collect();
-        assert_eq!(known, [DomId(0)], "nobody else is known any more");
+        assert_eq!(known, [DomId(0)], "no other domain is known any more");
         assert_eq!(self.testbed.server.engine().rings_and_ports(), (1, 1));
         assert_eq!(self.testbed.server.poll(&mut self.testbed.machine, u64::MAX / 2).deadline_ms, None);
     }

@@ -113,7 +113,7 @@ fn after_any_requests_the_c_server_knows_each_domain_before_its_record() {
     assert!(records > 1000 && named > 20, "{records} {named}");
 }
 
-/// Whether the item is the extension for a domain without a record.
+/// Returns whether the item is the extension for a domain without a record.
 fn is_named_domain(item: &Item<'_>) -> bool {
     matches!(item, Item::Extension(extension) if extension.kind == EXTENSION_FIRST + 7)
 }
@@ -161,12 +161,13 @@ fn a_broken_extension_about_a_domain_that_is_only_named_is_skipped() {
 #[test]
 fn a_stream_of_an_older_release_with_domains_first_is_restored_whole() {
     let items = read(DOMAINS_FIRST);
-    assert_eq!(domids(&items), [0, 3, 4, 5, 6], "domain 5, too, which the C server refuses");
+    assert_eq!(domids(&items), [0, 3, 4, 5, 6], "domain 5 too, which the C server refuses");
     assert_eq!(refused_by_c(&items), 2);
     let testbed = history();
     let engine = load(DOMAINS_FIRST, &Config::default(), testbed.now_ms).unwrap();
     assert_domain_5_is_as_it_was(&engine);
-    // These extensions have peaks, generations and looks of transactions. The older release counted them in another way.
+    // These extensions have peaks, generations and accesses of transactions. The older release counted them
+    // differently.
     let counted = [1, 3, 4, 5].map(|kind| EXTENSION_FIRST + kind);
     let is_compared =
         |item: &Item<'_>| !matches!(item, Item::Extension(extension) if counted.contains(&extension.kind));

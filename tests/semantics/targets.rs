@@ -1,10 +1,10 @@
-//! SET_TARGET: a domain that acts for another has the other's rights over nodes, and nothing else.
+//! SET_TARGET: a domain that acts for another has its rights over nodes, and nothing else.
 
 use xenstore::engine::hypervisor::DomainState;
 
 use crate::testbed::{Testbed, error, event, ok};
 
-/// Domain 2 acts for domain 1; both have homes.
+/// Returns a testbed in which domain 2 acts for domain 1. Both have homes.
 fn with_target() -> Testbed {
     let mut testbed = Testbed::with_homes([1, 2]);
     assert_eq!(testbed.set_target(0, 2, 1), ok());
@@ -27,9 +27,9 @@ fn a_target_gives_ownership_of_its_nodes() {
     assert_eq!(testbed.read(2, "/local/domain/1/data"), Ok(b"x".to_vec()));
     assert_eq!(testbed.write(2, "/local/domain/1/data", "y"), ok());
     assert_eq!(testbed.set_perms(2, "/local/domain/1/data", "n1 r2"), ok());
-    assert_eq!(testbed.set_perms(2, "/local/domain/1/data", "n2"), error("EPERM"), "the owner stays");
+    assert_eq!(testbed.set_perms(2, "/local/domain/1/data", "n2"), error("EPERM"), "the owner does not change");
     assert_eq!(testbed.rm(2, "/local/domain/1/data"), ok());
-    assert_eq!(testbed.read(1, "/local/domain/2"), error("EACCES"), "and nothing the other way round");
+    assert_eq!(testbed.read(1, "/local/domain/2"), error("EACCES"), "the target gets no right in return");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_target_gives_the_rights_of_entries_that_name_it() {
     testbed.set_perms(0, "/a", "n0 r1").unwrap();
     assert!(testbed.read(2, "/a").is_ok());
     testbed.set_perms(0, "/a", "n0 n2 b1").unwrap();
-    assert_eq!(testbed.read(2, "/a"), error("EACCES"), "the first entry that names either decides");
+    assert_eq!(testbed.read(2, "/a"), error("EACCES"), "the first entry that names either domain decides");
     testbed.set_perms(0, "/a", "n0 b1 n2").unwrap();
     assert_eq!(testbed.write(2, "/a", "x"), ok());
 }
@@ -49,10 +49,10 @@ fn a_target_gives_no_privilege_even_if_it_is_the_control_domain() {
     let mut testbed = Testbed::with_homes([2]);
     assert_eq!(testbed.set_target(0, 2, 0), ok());
     assert_eq!(testbed.release(2, 0), error("EACCES"));
-    assert_eq!(testbed.write(2, "/x", "y"), ok(), "it owns what the control domain owns");
-    assert_eq!(testbed.nodes(2), 2, "and what it makes is its own");
+    assert_eq!(testbed.write(2, "/x", "y"), ok(), "it owns the control domain's nodes");
+    assert_eq!(testbed.nodes(2), 2, "the nodes that it makes are its own");
     testbed.fill_nodes(2, 1000);
-    assert_eq!(testbed.write(2, "/y", "z"), error("ENOSPC"), "quotas hold");
+    assert_eq!(testbed.write(2, "/y", "z"), error("ENOSPC"), "quotas still apply");
     testbed.check();
 }
 

@@ -1,4 +1,4 @@
-//! A server with domains around it, all in one thread, and what its clients do.
+//! A server with domains around it, all in one thread, and the actions of its clients.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 #[allow(unused_imports, reason = "not every test that shares this uses all")]
 pub use crate::machine::{BAD_PORT, DOM0, Machine, Page};
 
-/// A message as it arrives: type, request and transaction number, payload.
+/// A received message: type, request and transaction number, payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub kind: u32,
@@ -21,7 +21,7 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// What a request gave: the payload of the reply, or the name of the error.
+/// The outcome of a request: the payload of the reply, or the name of the error.
 pub type Answer = Result<Vec<u8>, String>;
 
 /// The server, dom0 and the guests.
@@ -35,7 +35,7 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// A server with dom0 connected.
+    /// Returns a server with dom0 connected.
     pub fn new() -> Self {
         Self::with(Config::default())
     }
@@ -48,7 +48,7 @@ impl Testbed {
         testbed
     }
 
-    /// A server with nobody connected.
+    /// Returns a server without connections.
     pub fn unconnected(config: Config) -> Self {
         Self {
             server: Server::new(config),
@@ -60,7 +60,8 @@ impl Testbed {
         }
     }
 
-    /// A server that refuses a commit that conflicts without a replay, with dom0 and guests connected, each with a home.
+    /// Returns a server that refuses conflicting commits without a replay, with dom0 and guests connected. Each guest
+    /// has a home.
     pub fn without_replay(guests: impl IntoIterator<Item = u16>) -> Self {
         let mut testbed = Self::with(Config { replay: false, ..Config::default() });
         for domid in guests {
@@ -70,7 +71,7 @@ impl Testbed {
         testbed
     }
 
-    /// A server with dom0 and guests connected.
+    /// Returns a server with dom0 and guests connected.
     pub fn with_guests(guests: impl IntoIterator<Item = u16>) -> Self {
         let mut testbed = Self::new();
         for domid in guests {
@@ -79,7 +80,7 @@ impl Testbed {
         testbed
     }
 
-    /// A server with dom0 and guests connected, each with a home directory `/local/domain/<domid>` of its own.
+    /// Returns a server with dom0 and guests connected. Each guest has a home directory `/local/domain/<domid>`.
     pub fn with_homes(guests: impl IntoIterator<Item = u16>) -> Self {
         let mut testbed = Self::new();
         for domid in guests {
@@ -96,7 +97,7 @@ impl Testbed {
         assert_eq!(self.set_perms(0, &home, &format!("n{domid}")), ok());
     }
 
-    /// A domain comes into being, and is not introduced yet.
+    /// Creates a domain, which is not introduced yet.
     pub fn build(&mut self, domid: DomId) {
         self.machine.domains.insert(domid, DomainState::Running);
         self.machine.pages.insert(domid, Page::default());
@@ -104,25 +105,25 @@ impl Testbed {
         self.events.remove(&domid);
     }
 
-    /// A domain comes into being and is introduced.
+    /// Creates and introduces a domain.
     pub fn start(&mut self, domid: u16) {
         self.build(DomId(domid));
         self.start_built(domid);
     }
 
-    /// A domain that came into being before is introduced.
+    /// Introduces a domain that was created before.
     pub fn start_built(&mut self, domid: u16) {
         assert_eq!(self.introduce(0, domid, 1), ok());
     }
 
-    /// A domain is in another state now, and the server is told.
+    /// Changes a domain's state, and notifies the server.
     pub fn set_state(&mut self, domid: u16, state: DomainState) {
         self.machine.domains.insert(DomId(domid), state);
         self.server.handle_domain_exception();
         self.run();
     }
 
-    /// A domain is gone, and the server is told.
+    /// Removes a domain, and notifies the server.
     pub fn kill(&mut self, domid: u16) {
         self.machine.domains.remove(&DomId(domid));
         self.machine.pages.remove(&DomId(domid));
@@ -132,13 +133,13 @@ impl Testbed {
         self.run();
     }
 
-    /// Time passes, and the server notices.
+    /// Lets time pass, and lets the server work.
     pub fn pass(&mut self, milliseconds: u64) {
         self.now_ms += milliseconds;
         self.run();
     }
 
-    /// A word of a domain's ring page.
+    /// Returns a word of a domain's ring page.
     pub fn word(&self, domid: u16, field: Field) -> u32 {
         self.machine.pages[&DomId(domid)].load(field)
     }
@@ -172,11 +173,15 @@ impl Testbed {
         self.request_in(domid, 0, kind.to_wire(), payload)
     }
 
-    /// Sends a request in a transaction, and waits for its reply; events that come before it are kept.
+    /// Sends a request in a transaction, and waits for its reply. Events before the reply are kept.
     pub fn request_in(&mut self, domid: u16, transaction: u32, kind: u32, payload: impl AsRef<[u8]>) -> Answer {
         let request_id = self.send(domid, transaction, kind, payload.as_ref());
         let message = self.reply_in_time(domid).expect("a reply");
-        assert_eq!((message.request_id, message.transaction), (request_id, transaction), "the reply is to the request");
+        assert_eq!(
+            (message.request_id, message.transaction),
+            (request_id, transaction),
+            "the reply belongs to the request"
+        );
         if message.kind == MessageType::Error.to_wire() {
             return Err(string(&message.payload));
         }
@@ -184,7 +189,7 @@ impl Testbed {
         Ok(message.payload)
     }
 
-    /// Sends a request without waiting; returns its number.
+    /// Sends a request without waiting. Returns its number.
     pub fn send(&mut self, domid: u16, transaction: u32, kind: u32, payload: &[u8]) -> u32 {
         self.next_request += 1;
         let payload_bytes = payload.len() as u32;
@@ -193,7 +198,7 @@ impl Testbed {
         self.next_request
     }
 
-    /// Puts bytes into a domain's ring, as the server makes room; stops when it does not any more.
+    /// Writes bytes into a domain's ring as the server makes room. Stops when it makes no more.
     pub fn send_bytes(&mut self, domid: u16, mut bytes: &[u8]) -> usize {
         let page = self.machine.pages[&DomId(domid)].clone();
         let all = bytes.len();
@@ -213,7 +218,7 @@ impl Testbed {
         all - bytes.len()
     }
 
-    /// Puts bytes into a domain's ring without a signal; they have to fit.
+    /// Writes bytes, which must fit, into a domain's ring without a signal.
     pub fn put_bytes(&mut self, domid: u16, bytes: &[u8]) {
         let page = self.machine.pages[&DomId(domid)].clone();
         let producer = page.load(Field::RequestProducer);
@@ -224,7 +229,7 @@ impl Testbed {
         page.store(Field::RequestProducer, producer.wrapping_add(bytes.len() as u32));
     }
 
-    /// Takes up to `most` bytes out of a domain's reply ring, and lets the server go on.
+    /// Takes up to `most` bytes out of a domain's reply ring, and lets the server continue.
     pub fn take_bytes(&mut self, domid: u16, most: usize) -> Vec<u8> {
         let page = self.machine.pages[&DomId(domid)].clone();
         let consumer = page.load(Field::ReplyConsumer);
@@ -236,13 +241,13 @@ impl Testbed {
         taken
     }
 
-    /// A domain forgets what it received and did not look at, as after its connection started afresh.
+    /// Forgets the unread received messages of a domain, as after a reset of its connection.
     pub fn forget_incoming(&mut self, domid: u16) {
         self.incoming.remove(&DomId(domid));
         self.events.remove(&DomId(domid));
     }
 
-    /// Takes everything out of a domain's reply ring, and lets the server go on.
+    /// Takes everything out of a domain's reply ring, and lets the server continue.
     pub fn receive(&mut self, domid: u16) {
         let page = self.machine.pages[&DomId(domid)].clone();
         loop {
@@ -261,7 +266,7 @@ impl Testbed {
         }
     }
 
-    /// The next message to a domain.
+    /// Returns the next message to a domain.
     pub fn message(&mut self, domid: u16) -> Option<Message> {
         self.receive(domid);
         let buffer = self.incoming.entry(DomId(domid)).or_default();
@@ -274,7 +279,7 @@ impl Testbed {
         Some(Message { kind, request_id, transaction, payload })
     }
 
-    /// The next reply to a domain; events before it are kept.
+    /// Returns the next reply to a domain. Events before it are kept.
     pub fn reply(&mut self, domid: u16) -> Option<Message> {
         loop {
             let message = self.message(domid)?;
@@ -285,7 +290,7 @@ impl Testbed {
         }
     }
 
-    /// The next reply to a domain, which may have to wait until it is served again.
+    /// Returns the next reply to a domain, which may be held back until then.
     pub fn reply_in_time(&mut self, domid: u16) -> Option<Message> {
         while self.word(domid, Field::RequestProducer) != self.word(domid, Field::RequestConsumer)
             && self.is_held_back(domid)
@@ -295,18 +300,18 @@ impl Testbed {
         self.reply(domid)
     }
 
-    /// Whether a domain is not read because it is in others' way.
+    /// Returns whether the server holds back a domain for its debt or its conflicts.
     pub fn is_held_back(&self, domid: u16) -> bool {
         self.connection(domid).is_some_and(|id| self.server.engine().is_held_back(id))
     }
 
-    /// Lets time pass until the server has to do something by itself.
+    /// Lets time pass until the server's next deadline.
     pub fn pass_until_due(&mut self) {
         let due_ms = self.server.engine().poll_timeout().expect("something is due");
         self.pass(due_ms.saturating_sub(self.now_ms));
     }
 
-    /// All events of a domain until now: path and token.
+    /// Returns all events of a domain until now: path and token.
     pub fn events(&mut self, domid: u16) -> Vec<(String, String)> {
         while let Some(message) = self.message(domid) {
             assert_eq!(message.kind, MessageType::WatchEvent.to_wire(), "no reply is due");
@@ -410,26 +415,26 @@ impl Testbed {
         self.request_in(domid, transaction, MessageType::Rm.to_wire(), format!("{path}\0"))
     }
 
-    /// The counts and indexes of the server agree with what it stores.
+    /// Checks that the counts and indexes of the server agree with the stored state.
     pub fn check(&mut self) {
         assert_eq!(self.server.engine().state().check(), Ok(()));
         let (counted, found) = self.server.engine().open_transactions();
         assert_eq!(counted, found, "open transactions");
-        assert!(self.server.engine().accesses_agree(), "what open transactions have accessed");
+        assert!(self.server.engine().accesses_agree(), "accesses of open transactions");
     }
 
-    /// How many requests of a domain are outstanding.
+    /// Returns the number of outstanding requests of a domain.
     pub fn outstanding(&self, domid: u16) -> usize {
         let connection = self.server.engine().connection(self.connection(domid).unwrap()).unwrap();
         connection.outstanding()
     }
 
-    /// How many nodes are charged to a domain.
+    /// Returns the number of nodes that a domain is charged for.
     pub fn nodes(&self, domid: u16) -> u64 {
         self.server.engine().state().domains.get(DomId(domid)).map_or(0, |domain| domain.nodes)
     }
 
-    /// Lets a guest make nodes below its home until it owns `total`; a hundred in each directory at most.
+    /// Makes nodes below a guest's home until it owns `total`, with at most a hundred in each directory.
     pub fn fill_nodes(&mut self, domid: u16, total: u64) {
         for at in 0.. {
             if self.nodes(domid) + 1 >= total {
@@ -443,33 +448,33 @@ impl Testbed {
         assert_eq!(self.nodes(domid), total);
     }
 
-    /// Our port of a domain's event channel.
+    /// Returns the server's port of a domain's event channel.
     pub fn port(&self, domid: u16) -> Port {
         *self.machine.bound.iter().find(|(_, of)| **of == DomId(domid)).unwrap().0
     }
 
-    /// The connection of a domain.
+    /// Returns the connection of a domain.
     pub fn connection(&self, domid: u16) -> Option<ConnectionId> {
         self.server.engine().state().domains.connection(DomId(domid))
     }
 }
 
-/// The answer of most requests that change something.
+/// Returns the payload of the reply to most requests that change something.
 pub fn ok() -> Answer {
     Ok(b"OK\0".to_vec())
 }
 
-/// A refusal.
+/// Returns a refusal.
 pub fn error<T>(name: &str) -> Result<T, String> {
     Err(name.to_owned())
 }
 
-/// Bytes as text, without a NUL at the end.
+/// Returns bytes as text, without a NUL at the end.
 pub fn string(bytes: &[u8]) -> String {
     String::from_utf8(bytes.strip_suffix(b"\0").unwrap_or(bytes).to_vec()).unwrap()
 }
 
-/// Strings that end in NUL each.
+/// Returns the strings of a payload, each ended by NUL.
 pub fn strings(bytes: &[u8]) -> Vec<String> {
     match bytes.strip_suffix(b"\0") {
         None => Vec::new(),
@@ -477,7 +482,7 @@ pub fn strings(bytes: &[u8]) -> Vec<String> {
     }
 }
 
-/// An event as [`Testbed::events`] gives it.
+/// Returns an event in the form of [`Testbed::events`].
 pub fn event(path: &str, token: &str) -> (String, String) {
     (path.to_owned(), token.to_owned())
 }

@@ -1,10 +1,10 @@
-//! What a transaction sees, when it conflicts, and what its end leaves. Without replay, which has its own tests.
+//! The view of a transaction, its conflicts, and the effects of its end, without replay, which has its own tests.
 
 use xenstore::wire::header::MessageType;
 
 use crate::testbed::{Answer, Testbed, error, event, ok};
 
-/// A testbed with a few nodes that guests 1 and 2 may use.
+/// Returns a testbed with a few nodes that guests 1 and 2 may use.
 fn with_nodes() -> Testbed {
     let mut testbed = Testbed::without_replay([1, 2]);
     for path in ["/n", "/n/a", "/n/b", "/n/a/deep", "/other"] {
@@ -52,8 +52,8 @@ fn an_end_is_t_or_f_and_anything_else_leaves_the_transaction_open() {
     testbed.write_in(1, transaction, "/n", "new").unwrap();
     for wrong in ["", "T", "F", "t\0", "f\0", "TT\0", "T\0T\0", "T\0\0", "\0", "yes\0"] {
         assert_eq!(end_with(&mut testbed, transaction, wrong), error("EINVAL"), "{wrong:?}");
-        assert_eq!(end_with(&mut testbed, 0, wrong), error("EINVAL"), "before the number is looked at: {wrong:?}");
-        assert_eq!(end_with(&mut testbed, 999, wrong), error("ENOENT"), "an unknown number is found first: {wrong:?}");
+        assert_eq!(end_with(&mut testbed, 0, wrong), error("EINVAL"), "before the number is checked: {wrong:?}");
+        assert_eq!(end_with(&mut testbed, 999, wrong), error("ENOENT"), "the number is checked first: {wrong:?}");
     }
     assert_eq!(testbed.end(1, 0, true), error("ENOENT"));
     assert_eq!(testbed.end(1, 0, false), error("ENOENT"));
@@ -110,10 +110,10 @@ fn a_node_stays_as_it_was_at_the_first_access() {
     assert_eq!(testbed.read_in(1, transaction, "/n/a"), Ok(b"old".to_vec()));
     assert_eq!(testbed.read_in(1, transaction, "/n/none"), error("ENOENT"));
     assert_eq!(testbed.end(1, transaction, true), error("EAGAIN"));
-    assert_eq!(testbed.end(1, transaction, true), error("ENOENT"), "it is gone");
+    assert_eq!(testbed.end(1, transaction, true), error("ENOENT"), "the transaction is gone");
 }
 
-/// Does something in a transaction, something else outside, and commits.
+/// Acts in a transaction and outside of it, and commits.
 fn race(inside: &dyn Fn(&mut Testbed, u32), outside: &dyn Fn(&mut Testbed)) -> Answer {
     let mut testbed = with_nodes();
     let transaction = testbed.begin(1);
@@ -173,7 +173,8 @@ fn a_node_that_was_missing_and_then_made_by_others_conflicts() {
     for (what, inside) in looks {
         assert_eq!(race(inside, &|testbed| drop(testbed.mkdir(2, "/n/new").unwrap())), error("EAGAIN"), "{what}");
     }
-    // Made and removed again: the parent was looked at for the right to know, and its list was written twice.
+    // A node that is made and removed again: the right to know required an access to the parent, and its list was
+    // written twice.
     let (_, read) = looks[0];
     let outside = |testbed: &mut Testbed| {
         testbed.mkdir(2, "/n/new").unwrap();
@@ -246,7 +247,7 @@ fn children_are_listed_in_the_order_of_creation_after_a_commit() {
     assert_eq!(testbed.directory_in(1, transaction, "/n"), Ok(names.clone()));
     assert_eq!(testbed.end(1, transaction, true), ok());
     assert_eq!(testbed.directory(1, "/n"), Ok(names));
-    assert_eq!(testbed.directory(1, "/n/a"), Ok(vec![]), "what was below is gone");
+    assert_eq!(testbed.directory(1, "/n/a"), Ok(vec![]), "the children are gone");
     testbed.check();
 }
 

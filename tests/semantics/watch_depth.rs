@@ -10,7 +10,7 @@ fn watch(testbed: &mut Testbed, domid: u16, path: &str, token: &str, depth: &str
     testbed.request(domid, MessageType::Watch, format!("{path}\0{token}\0{depth}\0"))
 }
 
-/// The tokens of a domain's events.
+/// Returns the tokens of a domain's events.
 fn tokens(testbed: &mut Testbed, domid: u16) -> Vec<String> {
     testbed.events(domid).into_iter().map(|(_, token)| token).collect()
 }
@@ -99,7 +99,7 @@ fn only_a_decimal_number_is_a_depth() {
     }
     assert_eq!(testbed.request(5, MessageType::Watch, "data\0t\x001\x001\0"), error("EINVAL"));
     assert_eq!(watch(&mut testbed, 5, "data", "t", "4294967295"), ok());
-    assert_eq!(testbed.request(5, MessageType::Unwatch, "data\0t\x001\0"), error("EINVAL"), "UNWATCH has none");
+    assert_eq!(testbed.request(5, MessageType::Unwatch, "data\0t\x001\0"), error("EINVAL"), "UNWATCH takes no depth");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_guest_needs_the_right_to_the_special_name_for_events_that_name_the_domain()
     testbed.kill(9);
     assert_eq!(testbed.events(5), [event("@releaseDomain/9", "t")], "releases are for all");
     testbed.set_perms(0, "@releaseDomain", "n0").unwrap();
-    assert_eq!(testbed.events(5), [event("@releaseDomain", "t")], "it could read the special node before");
+    assert_eq!(testbed.events(5), [event("@releaseDomain", "t")], "the domain could read the special node before");
     testbed.start(9);
     testbed.kill(9);
     assert_eq!(testbed.events(5), []);

@@ -9,7 +9,7 @@ use xenstore::wire::ring::Field;
 use crate::reattach::replace;
 use crate::testbed::{Testbed, error, event, ok};
 
-/// A testbed with guests that have a node "data" each, at their burst, with a reserve that is empty.
+/// Returns a testbed with guests that own a node "data" each and have the credits of a burst. The reserve is empty.
 fn with_writers(guests: std::ops::Range<u16>) -> Testbed {
     let mut testbed = Testbed::with_homes(guests.clone());
     for domid in guests {
@@ -22,7 +22,7 @@ fn with_writers(guests: std::ops::Range<u16>) -> Testbed {
 fn access(testbed: &mut Testbed, domid: u16, paths: &[&str]) -> u32 {
     let transaction = testbed.begin(domid);
     for path in paths {
-        // A refused read is an access, too.
+        // A refused read is an access too.
         let _ = testbed.read_in(domid, transaction, path);
     }
     transaction
@@ -31,14 +31,14 @@ fn access(testbed: &mut Testbed, domid: u16, paths: &[&str]) -> u32 {
 /// The node that guest 1 writes in most tests.
 const DATA: &[&str] = &["/local/domain/1/data"];
 
-/// What a guest has, in credits.
+/// Returns a guest's write credits.
 fn credit(testbed: &Testbed, domid: u16) -> i64 {
     let thousandths = testbed.server.engine().write_credits().credit(DomId(domid)).unwrap();
     assert_eq!(thousandths % 1000, 0, "no time has passed");
     thousandths / 1000
 }
 
-/// Lets a guest send writes of its own node, without waiting for replies; returns how many were handled.
+/// Sends writes of a guest's own node without waiting for replies. Returns how many were executed.
 fn send_writes(testbed: &mut Testbed, domid: u16, count: usize) -> usize {
     for _ in 0..count {
         testbed.send(domid, 0, MessageType::Write.to_wire(), b"data\0x");
@@ -46,7 +46,7 @@ fn send_writes(testbed: &mut Testbed, domid: u16, count: usize) -> usize {
     count - waiting(testbed, domid)
 }
 
-/// How many such writes wait in a guest's ring.
+/// Returns how many such writes are in a guest's ring.
 fn waiting(testbed: &Testbed, domid: u16) -> usize {
     let bytes = testbed.word(domid, Field::RequestProducer).wrapping_sub(testbed.word(domid, Field::RequestConsumer));
     bytes as usize / (HEADER_BYTES + 6)
@@ -63,7 +63,7 @@ fn ten_quick_writes_pass_and_the_one_after_next_waits() {
     assert_eq!(send_writes(&mut testbed, 1, 10), 10);
     assert_eq!(credit(&testbed, 1), 0);
     assert!(!testbed.is_held_back(1));
-    assert_eq!(send_writes(&mut testbed, 1, 15), 1, "the eleventh makes the debt");
+    assert_eq!(send_writes(&mut testbed, 1, 15), 1, "the eleventh write causes the debt");
     assert_eq!(credit(&testbed, 1), -1);
     assert!(testbed.is_held_back(1) && !testbed.is_held_back(2));
 }
@@ -93,7 +93,7 @@ fn a_guests_own_transaction_counts_for_its_writes_outside() {
     assert_eq!(credit(&testbed, 1), 9);
 }
 
-/// What, what it costs, and how it is done.
+/// A name, the cost, and the action.
 type Cost = (&'static str, i64, fn(&mut Testbed));
 
 #[test]
@@ -102,9 +102,9 @@ fn each_written_or_removed_node_costs_one_credit_parents_included() {
         ("write", 1, |testbed| drop(testbed.write(1, "data", "x").unwrap())),
         ("make", 2, |testbed| drop(testbed.mkdir(1, "new").unwrap())),
         ("make three levels", 4, |testbed| drop(testbed.write(1, "a/b/c", "x").unwrap())),
-        ("make what is there", 0, |testbed| drop(testbed.mkdir(1, "data").unwrap())),
+        ("make an existing node", 0, |testbed| drop(testbed.mkdir(1, "data").unwrap())),
         ("remove", 2, |testbed| drop(testbed.rm(1, "data").unwrap())),
-        ("remove what is not there", 0, |testbed| drop(testbed.rm(1, "none").unwrap())),
+        ("remove a missing node", 0, |testbed| drop(testbed.rm(1, "none").unwrap())),
         ("permissions", 1, |testbed| drop(testbed.set_perms(1, "data", "n1 r2").unwrap())),
         ("read", 0, |testbed| drop(testbed.read(1, "data").unwrap())),
         ("list", 0, |testbed| drop(testbed.directory(1, "data").unwrap())),
@@ -136,7 +136,7 @@ fn a_commit_costs_one_credit_if_another_transaction_accessed_any_of_its_nodes() 
         for name in ["a", "b", "c/d"] {
             testbed.write_in(1, transaction, name, "x").unwrap();
         }
-        assert_eq!(credit(&testbed, 1), 10, "until the end it is in nobody's way");
+        assert_eq!(credit(&testbed, 1), 10, "until its commit the transaction disturbs no other");
         assert_eq!(testbed.end(1, transaction, commit), ok());
         assert_eq!(credit(&testbed, 1), 10 - cost, "{others} {commit}");
     }
@@ -160,14 +160,14 @@ fn a_guest_in_debt_resumes_to_the_millisecond_and_costs_nothing_until_then() {
     access(&mut testbed, 2, DATA);
     assert_eq!(send_writes(&mut testbed, 1, 13), 11);
     take_replies(&mut testbed, 1);
-    // Three domains share 200 a second. The reserve is short of three bursts, so that nothing comes from there.
+    // Three domains share 200 credits a second. The reserve is short of three bursts, so that it gives nothing.
     let poll = testbed.server.poll(&mut testbed.machine, testbed.now_ms);
     assert_eq!((poll.busy, poll.deadline_ms), (false, Some(1015)));
     testbed.pass(14);
     assert_eq!(waiting(&testbed, 1), 2);
     assert!(!testbed.server.poll(&mut testbed.machine, testbed.now_ms).busy);
     testbed.pass(1);
-    assert_eq!(waiting(&testbed, 1), 1, "one more, and it is in debt again");
+    assert_eq!(waiting(&testbed, 1), 1, "one more write causes a debt again");
     assert_eq!(take_replies(&mut testbed, 1), 1);
 }
 
@@ -205,7 +205,7 @@ fn a_steady_stream_settles_at_the_rate_shared_among_the_writers() {
     }
     println!("in 10 s: {handled:?}");
     assert!((1980..=2020).contains(&handled.iter().sum::<usize>()), "200 a second: {handled:?}");
-    assert!(handled.iter().all(|count| (490..=510).contains(count)), "the same for each: {handled:?}");
+    assert!(handled.iter().all(|count| (490..=510).contains(count)), "an equal share for each: {handled:?}");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_debt_dies_with_its_domain_and_not_with_its_connection() {
     access(&mut testbed, 2, DATA);
     send_writes(&mut testbed, 1, 11);
     testbed.introduce(0, 1, 1).unwrap();
-    assert!(testbed.is_held_back(1), "introduced again, it is the same domain");
+    assert!(testbed.is_held_back(1), "a repeated introduction does not make a new domain");
     testbed.kill(1);
     testbed.start(1);
     assert_eq!(credit(&testbed, 1), 10);
@@ -267,10 +267,10 @@ fn a_large_removal_is_paid_off_over_time() {
     testbed.rm(1, "fill0").unwrap();
     let debt = -credit(&testbed, 1);
     assert_eq!(debt, 92, "101 nodes and a parent, less ten");
-    // Of two domains, and the reserve is short of 20: 200 a second for all make 100 a second for each.
+    // Two domains share 200 credits a second, and the reserve is short of 20: each gets 100 a second.
     testbed.pass(560);
     testbed.pass(1);
-    assert!(!testbed.is_held_back(1), "the other's half helps once the reserve is whole");
+    assert!(!testbed.is_held_back(1), "the other's half helps once the reserve is full");
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn only_a_write_that_an_access_can_conflict_with_costs_something() {
         ("write below", 0, |testbed| drop(testbed.write(1, "data/a/c", "x").unwrap())),
         ("make below", 2, |testbed| drop(testbed.write(1, "data/a/new", "x").unwrap())),
         ("make a sibling", 0, |testbed| drop(testbed.write(1, "data/a-", "x").unwrap())),
-        ("make what it saw missing", 3, |testbed| drop(testbed.write(1, "missing/x", "x").unwrap())),
+        ("make a node that it saw missing", 3, |testbed| drop(testbed.write(1, "missing/x", "x").unwrap())),
         ("remove it", 3, |testbed| drop(testbed.rm(1, "data/a").unwrap())),
         ("remove above", 5, |testbed| drop(testbed.rm(1, "data").unwrap())),
         ("remove below", 2, |testbed| drop(testbed.rm(1, "data/a/c").unwrap())),
@@ -322,7 +322,7 @@ fn only_a_write_that_an_access_can_conflict_with_costs_something() {
         for path in ["data/a/c", "data/b"] {
             testbed.write(1, path, "").unwrap();
         }
-        // A read of a missing node also accesses its ancestors, up to the first that exists: the home.
+        // A read of a missing node also accesses its ancestors up to the first that exists: the home.
         access(&mut testbed, 0, &accessed);
         make(&mut testbed);
         assert_eq!(credit(&testbed, 1), 10 - cost, "{what}");
