@@ -1,4 +1,4 @@
-//! The hosted server as a program: how it starts, how it ends, and what it says when it can't.
+//! The hosted server as a program: its start, its end, and its error messages.
 #![allow(missing_docs, reason = "a test")]
 
 use std::fs;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_xenstored-hosted");
 
-/// How long a server may take for anything. Far more than it needs: reaching it is a failure.
+/// The time limit for any action of a server, far more than it needs: reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A folder of the test's own, removed at the end.
@@ -39,7 +39,7 @@ impl Drop for Folder {
     }
 }
 
-/// A server that runs, and is killed at the end if it still does.
+/// A running server, which is killed at the end of the test.
 struct Server<'a> {
     child: Child,
     folder: &'a Folder,
@@ -52,7 +52,7 @@ impl<'a> Server<'a> {
         Self::start_as(command, folder)
     }
 
-    /// Starts it by a command of one's own and waits until it listens.
+    /// Starts the server with this command, and waits until it listens.
     fn start_as(mut command: Command, folder: &'a Folder) -> Self {
         let log = fs::File::create(folder.path("log")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
@@ -86,11 +86,11 @@ impl Drop for Server<'_> {
     }
 }
 
-/// Asks again and again, as nothing tells of what another process has come to.
+/// Polls a condition, as no event signals another process's progress.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < give_up, "waited in vain until {what}");
+        assert!(Instant::now() < give_up, "time ran out before {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -99,7 +99,7 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Asks for the path of domain 7, which changes nothing, and expects the answer.
+/// Requests the path of domain 7, which changes nothing, and checks the reply.
 fn expect_an_answer(client: &mut UnixStream) {
     const GET_DOMAIN_PATH: u32 = 10;
     const ANSWER: &[u8] = b"/local/domain/7\0";
@@ -160,7 +160,7 @@ fn a_second_server_is_refused_and_the_first_keeps_its_sockets() {
     assert!(text.contains("another server listens"), "{text}");
     expect_an_answer(&mut UnixStream::connect(folder.path("socket")).unwrap());
     let sent = UnixDatagram::unbound().unwrap().send_to(&1_u32.to_ne_bytes(), folder.path("server"));
-    assert!(sent.is_ok(), "nobody takes events any more: {sent:?}");
+    assert!(sent.is_ok(), "no process takes events any more: {sent:?}");
 }
 
 #[test]
@@ -194,8 +194,8 @@ fn clients_beyond_the_limit_of_open_files_wait_for_their_turn() {
     let server = Server::start_as(command, &folder);
     let mut clients: Vec<_> = (0..40).map(|_| UnixStream::connect(folder.path("socket")).unwrap()).collect();
     wait_until("the limit is met", || server.log().contains("no client accepted"));
-    // A server that was woken by those who wait would say it each time round. The client of `start_as` may have gone
-    // meanwhile, which is a reason to try once more.
+    // A server that the waiting clients wake would log this in each round. The client of `start_as` may have gone
+    // meanwhile, which causes one more attempt.
     (0..100).for_each(|_| expect_an_answer(&mut clients[0]));
     let log = server.log();
     assert!(log.matches("no client accepted").count() <= 2, "{log}");

@@ -1,7 +1,7 @@
-//! The parts of the kernel that are pure, on the host: the same source files, compiled into this test.
+//! The pure parts of the kernel, on the host: the same source files, compiled into this test.
 //!
-//! The kernel's crate can't be linked here, so its modules are named by path. What they use of each other is found
-//! under the same names.
+//! The kernel's crate cannot be linked here: its modules are named by path. The modules find each other under the same
+//! names.
 #![allow(dead_code, missing_docs)]
 
 extern crate alloc;
@@ -23,12 +23,12 @@ mod kernel {
     pub(crate) mod slots;
 }
 
-/// A page that stands for one that is shared. It is never freed.
+/// Returns a page that stands for a shared one. It is never freed.
 fn new_page() -> xen::shared_page::SharedPage {
     #[repr(align(4096))]
     struct Aligned([u64; 512]);
     let base = std::ptr::NonNull::from(Box::leak(Box::new(Aligned([0; 512])))).cast();
-    // SAFETY: a page of its own, leaked, so it stays; no reference into it is left.
+    // SAFETY: a leaked page, which remains mapped; no reference into it remains.
     unsafe { xen::shared_page::SharedPage::new(base) }
 }
 
@@ -36,7 +36,7 @@ mod events {
     use super::xen::shared_page::SharedPage;
     use super::xen::two_level::{PORTS, mask_all_but, offset, take_fired, unmask_all};
 
-    /// What Xen does when a port fires (`evtchn_2l_set_pending`).
+    /// Acts as Xen does when a port fires (`evtchn_2l_set_pending`).
     fn fire(page: &SharedPage, port: u32) {
         let word = offset::PENDING + port as usize / 64 * 8;
         page.store64(word, page.load64(word) | 1 << (port % 64));
@@ -181,7 +181,7 @@ mod time {
         assert_eq!(ONE_GHZ.time_ns(6000), 1_001_000);
         let two_ghz = Calibration { shift: 0, ..ONE_GHZ };
         assert_eq!(two_ghz.time_ns(7000), 1_001_000);
-        // As seen on a machine: 3.1 GHz.
+        // Measured values of a processor of 3.1 GHz.
         let seen = Calibration { timestamp: 0, system_time_ns: 0, factor: 0xb749_6467, shift: -1 };
         assert_eq!(seen.time_ns(2_793_733_000) / 1_000_000, 1_000);
     }

@@ -1,5 +1,4 @@
-//! How much memory a byte that is counted really takes (`limits::HEAP_BYTES_PER_COUNTED_BYTE` and
-//! `HEAP_BYTES_PER_OBJECT`).
+//! The memory that a counted byte really takes (`limits::HEAP_BYTES_PER_COUNTED_BYTE` and `HEAP_BYTES_PER_OBJECT`).
 #![allow(missing_docs, reason = "a test")]
 
 #[path = "semantics/machine.rs"]
@@ -20,19 +19,19 @@ use xenstore::limits;
 use xenstore::store::domain::DomId;
 
 thread_local! {
-    /// Bytes that this thread has allocated: tests run beside each other.
+    /// Bytes that this thread has allocated, as tests run in parallel.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts the bytes that are allocated, rounded up as the kernel's allocator does.
+/// Counts the allocated bytes, rounded up as by the kernel's allocator.
 struct Counting;
 
-/// As the kernel's allocator rounds: a word behind each block, and multiples of 32 bytes.
+/// Rounds as the kernel's allocator does: a word after each block, and multiples of 32 bytes.
 fn rounded(layout: Layout) -> usize {
     (layout.size() + size_of::<usize>()).next_multiple_of(32)
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATED.try_with(|bytes| bytes.set(bytes.get().wrapping_add(rounded(layout))));
@@ -50,7 +49,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Compares what `act` allocates for `objects` with what it makes domain 1 count, and with what that may take.
+/// Compares the bytes that `act` allocates for `objects` with the bytes that it makes domain 1 count, and with the
+/// bound.
 fn bounded(what: &str, objects: usize, testbed: &mut Testbed, act: impl FnOnce(&mut Testbed)) {
     let before = (ALLOCATED.get(), testbed.server.engine().memory_of(DomId(1)));
     act(testbed);

@@ -1,5 +1,5 @@
-//! More domains than the two-level event channel interface has ports, through ports beyond all of its: the engine and the
-//! server have no such limit, so that another interface needs a change of `src/xen/event_channel` alone.
+//! More domains than the two-level event channel interface has ports, all on ports beyond its range. The engine and the
+//! server have no such limit: another interface needs a change of `src/xen/event_channel` only.
 #![allow(missing_docs, reason = "a test")]
 
 #[path = "semantics/machine.rs"]
@@ -36,7 +36,7 @@ fn more_than_4096_domains_are_served_at_once_through_ports_beyond_4096() {
     }
     assert_eq!(testbed.server.engine().rings_and_ports(), (usize::from(DOMAINS) + 1, usize::from(DOMAINS) + 1));
 
-    // dom0 asks each by a node, and each answers.
+    // dom0 asks each domain by a node, and each answers.
     for domid in 1..=DOMAINS {
         assert_eq!(testbed.write(0, &home(domid), "asked"), ok());
     }

@@ -1,4 +1,4 @@
-//! What saving and restoring take beside the state itself: a little.
+//! The memory that saving and restoring take besides the state itself: little.
 #![allow(missing_docs, reason = "a test")]
 
 #[path = "semantics/machine.rs"]
@@ -25,16 +25,16 @@ const DOMAINS: u16 = 300;
 const NODES: usize = 60;
 const WATCHES: usize = 20;
 
-/// What a save may take while it goes on: the times of all nodes' last writes are told at once.
+/// Bytes that a save may take while it runs: it writes the times of all nodes' last writes at once.
 const SAVE_BYTES: usize = 128 * 1024;
 
-/// Counts the bytes that are allocated, and the most there were since the count began.
+/// Counts the allocated bytes, and their maximum since the count began.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call is passed on to the system's allocator as it is.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
@@ -53,7 +53,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Bytes that are held after some work and were not before, and the most that were held meanwhile.
+/// Returns the additional bytes in use after some work, and the most additional bytes meanwhile.
 fn measure<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
     let before = ALLOCATED.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -77,7 +77,7 @@ fn a_save_makes_no_second_copy_and_a_restored_state_takes_no_more_than_before() 
         }
         testbed
     });
-    // The rings of all domains are not the server's.
+    // The rings of all domains do not belong to the server.
     let rings: usize = testbed.machine.pages.len() * 4096;
     let state_bytes = before_bytes - rings;
     let options = SaveOptions { now_ms: testbed.now_ms, reply: None };

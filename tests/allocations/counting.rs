@@ -8,7 +8,7 @@ thread_local! {
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Passes everything on to the system's allocator, and counts.
+/// Forwards to the system's allocator, and counts.
 pub struct Counting;
 
 fn count(bytes: usize) {
@@ -16,14 +16,14 @@ fn count(bytes: usize) {
     let _ = BYTES.try_with(|count| count.set(count.get().wrapping_add(bytes)));
 }
 
-/// How many allocations `act` makes, those included by which something grows.
+/// Returns how many allocations `act` makes, including those that grow a block.
 pub fn allocations(act: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.get();
     act();
     ALLOCATIONS.get().wrapping_sub(before)
 }
 
-/// How many bytes `act` allocates; of a block that grows, all.
+/// Returns how many bytes `act` allocates. A block that grows counts whole.
 #[allow(dead_code, reason = "not for the benchmarks")]
 pub fn allocated_bytes(act: impl FnOnce()) -> usize {
     let before = BYTES.get();
@@ -31,7 +31,7 @@ pub fn allocated_bytes(act: impl FnOnce()) -> usize {
     BYTES.get().wrapping_sub(before)
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());

@@ -1,5 +1,5 @@
-//! An engine with dom0 and one guest, that is given requests as bytes and gives replies as bytes, without any input or
-//! output around it. Its own part allocates nothing.
+//! An engine with dom0 and one guest. It takes requests as bytes and gives replies as bytes, without input or output.
+//! The driver itself allocates nothing.
 
 use xenstore::engine::Engine;
 use xenstore::engine::config::Config;
@@ -45,7 +45,7 @@ impl Hypervisor for Host {
     }
 }
 
-/// Who asks.
+/// The requester.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// A client of dom0's.
@@ -57,20 +57,20 @@ pub enum Who {
 /// A request as it is on the wire.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Who asks.
+    /// The requester.
     pub who: Who,
     bytes: Vec<u8>,
 }
 
 impl Message {
-    /// A request of this type.
+    /// Returns a request of this type.
     pub fn new(who: Who, kind: MessageType, payload: &[u8]) -> Self {
         let payload_bytes = payload.len() as u32;
         let header = Header { kind: kind.to_wire(), request_id: 1, transaction_id: 0, payload_bytes };
         Self { who, bytes: [&header.emit()[..], payload].concat() }
     }
 
-    /// Makes it one of a transaction.
+    /// Puts the request into a transaction.
     pub fn set_transaction(&mut self, transaction: u32) {
         self.bytes[8..12].copy_from_slice(&transaction.to_le_bytes());
     }
@@ -87,7 +87,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// An engine with dom0's client and a guest that has a home with a few nodes.
+    /// Returns an engine with dom0's client and a guest that has a home with a few nodes.
     pub fn new() -> Self {
         let mut engine = Engine::new(Config::default());
         let dom0 = engine.handle_connected();
@@ -145,19 +145,19 @@ impl Driver {
         Header::parse(self.reply.first_chunk().expect("each request is answered"))
     }
 
-    /// The payload of the last reply.
+    /// Returns the payload of the last reply.
     pub fn reply(&self) -> &[u8] {
         &self.reply[HEADER_BYTES..]
     }
 
-    /// Makes a request that must not be refused.
+    /// Makes a request that must succeed.
     pub fn succeed(&mut self, message: &mut Message) {
         let header = self.ask(message);
         let reply = self.reply().escape_ascii();
         assert_ne!(header.kind, MessageType::Error.to_wire(), "{}: {reply}", message.bytes.escape_ascii());
     }
 
-    /// Takes what waits for a connection; of the one that asked the reply is kept, and events are not.
+    /// Takes a connection's pending output. The requester's reply is kept, and events are not.
     fn take_output(&mut self, id: ConnectionId, is_asking: bool) {
         loop {
             let Some((session, _)) = self.engine.connection_mut(id).and_then(|connection| connection.session_mut())

@@ -1,5 +1,5 @@
-//! Requests that only look allocate nothing: neither can they fail for want of memory, nor do they tear the heap. What
-//! changes one node allocates as much in a wide directory as in a small one.
+//! Requests that only read allocate nothing: they cannot fail for lack of memory, and do not fragment the heap. A
+//! request that changes one node allocates as much in a wide directory as in a small one.
 #![allow(missing_docs, reason = "a test")]
 
 mod counting;
@@ -13,7 +13,7 @@ use xenstore::wire::header::MessageType;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Requests of which the later ones are counted: the first ones make room that is kept.
+/// Requests before the counted ones: they allocate memory that is kept.
 const WARM_UP: usize = 20;
 const COUNTED: usize = 1000;
 
@@ -54,7 +54,7 @@ fn reading_permissions_or_children_allocates_nothing() {
 
 type Request = (MessageType, &'static [u8]);
 
-/// Bytes that rounds of these requests allocate, of dom0 and in a directory `/dir` of so many children.
+/// Returns the bytes that dom0 allocates in rounds of these requests, in a directory `/dir` with so many children.
 fn bytes_beside(children: usize, requests: &[Request]) -> usize {
     let mut driver = Driver::new();
     for child in 0..children {
@@ -79,7 +79,7 @@ fn a_change_in_a_wide_directory_allocates_as_little_as_in_a_small_one() {
     ];
     for (name, requests) in kinds {
         let [small, wide] = [SMALL, WIDE].map(|children| bytes_beside(children, requests));
-        println!("{name}: {small} bytes beside {SMALL} children, {wide} beside {WIDE}");
+        println!("{name}: {small} bytes next to {SMALL} children, {wide} next to {WIDE}");
         assert!(small > 0 && wide <= 2 * small, "{name}: {wide} bytes, {small} in a small directory");
     }
 }

@@ -37,7 +37,7 @@ pub struct Cost {
 }
 
 impl Objective {
-    /// Returns the most steps that it may cost, or `None` if there is no bound.
+    /// Returns the most steps that the objective may cost, or `None` if there is no bound.
     pub const fn bound(self, works: u64) -> Option<u64> {
         let turn = limits::TURN_STEPS + limits::REQUEST_STEPS_MOST;
         // Postponed work ends with the piece of work that uses up its steps. One call drops at most so many old events.
@@ -157,7 +157,7 @@ impl fmt::Display for Worst {
     }
 }
 
-/// A history in one line.
+/// Returns a history in one line.
 pub fn spell(steps: &[Step]) -> String {
     if steps.is_empty() {
         return "the start of the guests".to_owned();

@@ -75,7 +75,7 @@ impl Scene {
         scene
     }
 
-    /// Whether the history has made all of its requests, or has taken more than [`STEPS`].
+    /// Returns whether the history has made all of its requests, or has taken more than [`STEPS`].
     pub const fn is_over(&self) -> bool {
         self.left == 0 || self.testbed.server.steps() > STEPS
     }
@@ -168,7 +168,7 @@ impl Scene {
         }
     }
 
-    /// Whether the server reads from a domain, now or after some waits.
+    /// Returns whether the server reads from a domain, now or after some waits.
     fn may_ask(&mut self, domid: u16) -> bool {
         for _ in 0..WAITS {
             let Some(id) = self.testbed.connection(domid) else { return false };

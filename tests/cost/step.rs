@@ -101,7 +101,7 @@ impl Op {
 pub enum Mode {
     /// One request in each turn: the cost of the turn is that of the request.
     Single,
-    /// In each turn as many requests as it takes.
+    /// In each turn as many requests as the turn takes.
     Turns,
     /// Through the rings of all guests of the step. The rings are full when the server reads them.
     Rings,

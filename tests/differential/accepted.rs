@@ -11,7 +11,7 @@ use crate::names;
 use crate::quotas::Quotas;
 use crate::server::{Kind, Release};
 
-/// What a difference can depend on.
+/// The circumstances that a difference can depend on.
 pub struct Circumstances<'a> {
     pub request: &'a Request,
     pub is_privileged: bool,
@@ -29,18 +29,18 @@ pub struct Circumstances<'a> {
     pub quotas: &'a Quotas,
 }
 
-/// How to go on after an accepted difference.
+/// How to continue after an accepted difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// Both servers are in the same state.
     GoOn,
-    /// They differ in the contents of the request's transaction only.
+    /// The servers differ only in the contents of the request's transaction.
     AbortTransaction,
-    /// They differ.
+    /// The servers differ.
     Restart,
 }
 
-/// A difference that is meant.
+/// An intended difference.
 pub struct Accepted {
     pub reason: &'static str,
     pub then: Then,
@@ -56,7 +56,7 @@ const V4_17: &[Release] = &[Release::V4_17];
 /// Differences that are new in 4.20.
 const V4_20: &[Release] = &[Release::V4_20];
 
-/// A reply, for a rule.
+/// A reply as the rules compare it.
 struct Reply<'a> {
     /// `OK` or the code.
     outcome: String,
@@ -99,7 +99,7 @@ const RULES: &[Rule] = &[
     ),
     (
         V4_17,
-        "a guest that owns a special node can't give it away, as with any node",
+        "a guest that owns a special node cannot give it away, as with any node",
         Then::Restart,
         |at, theirs, ours| {
             at.request.kind == names::SET_PERMS
@@ -192,7 +192,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a node is not given to a domain that took the number of one that is gone by now",
+        "a node is not given to a new domain with the number of one that is gone",
         Then::Restart,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -214,7 +214,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a request that is refused for a quota spoils nothing: its transaction may be tried again",
+        "a request that is refused for a quota spoils nothing: its transaction may be retried",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -237,7 +237,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a transaction that ends with as many nodes as the quota says is looked at for conflicts, and not refused before",
+        "a transaction that ends with as many nodes as the quota allows is checked for conflicts, and not refused before",
         Then::GoOn,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -248,7 +248,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a transaction may end with as many nodes as the quota says, not with one less",
+        "a transaction may end with as many nodes as the quota allows, not with one less",
         Then::Restart,
         |at, theirs, ours| {
             at.request.kind == names::TRANSACTION_END
@@ -259,7 +259,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "RM in a transaction of a node whose parent is gone outside by now is OK, and the commit is refused; no EINVAL",
+        "RM in a transaction of a node whose parent is gone outside is OK, and the commit is refused; no EINVAL",
         Then::AbortTransaction,
         |at, theirs, ours| {
             at.request.kind == names::RM
@@ -272,7 +272,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "RM in a transaction of a node whose child is gone outside by now is OK, and the commit is refused; no EIO",
+        "RM in a transaction of a node whose child is gone outside is OK, and the commit is refused; no EIO",
         Then::AbortTransaction,
         |at, theirs, ours| {
             at.request.kind == names::RM && at.is_in_transaction && theirs.outcome == "EIO" && ours.outcome == "OK"
@@ -280,7 +280,7 @@ const RULES: &[Rule] = &[
     ),
     (
         BOTH,
-        "a child that is gone outside by now and made again in a transaction is listed once, not twice",
+        "a child that is gone outside and made again in a transaction is listed once, not twice",
         Then::AbortTransaction,
         |at, theirs, ours| {
             let both = theirs.outcome == "OK" && ours.outcome == "OK";
@@ -351,11 +351,11 @@ const RULES: &[Rule] = &[
     ),
 ];
 
-/// Why a commit may succeed that conflicts.
+/// The reason why a commit may succeed that conflicts.
 pub const REPLAYED: &str = "a transaction that conflicts is committed if all its replies would be the same now";
 
 fn is_replayed(at: &Circumstances<'_>, theirs: &Reply<'_>, ours: &Reply<'_>) -> bool {
-    // C's ENOMEM for a domain that is gone is our EAGAIN (see the rules), which the replay may spare.
+    // The C server's ENOMEM for a domain that is gone is EAGAIN here (see the rules), which the replay may spare.
     let theirs_fails = theirs.outcome == "EAGAIN" || theirs.outcome == "ENOMEM" && at.has_outlived_a_domain;
     at.request.kind == names::TRANSACTION_END && theirs_fails && ours.outcome == "OK"
 }
@@ -367,7 +367,7 @@ pub fn unused(kinds: [Kind; 2], met: &Coverage) -> Vec<&'static str> {
     rules.filter(|reason| met.times_accepted(reason) == 0).collect()
 }
 
-/// The rule that accepts two different replies.
+/// Returns the rule that accepts two different replies.
 pub fn find(kinds: [Kind; 2], at: &Circumstances<'_>, theirs: &Message, ours: &Message) -> Option<Accepted> {
     let [Kind::C(release), Kind::Ours | Kind::OursReplaying] = kinds else { return None };
     if theirs.request != ours.request {
@@ -383,23 +383,23 @@ pub fn find(kinds: [Kind; 2], at: &Circumstances<'_>, theirs: &Message, ours: &M
 }
 
 impl Circumstances<'_> {
-    /// Whether a guest is meant, and may have so few nodes that it meets the quota.
+    /// Returns whether a guest is the requester, and has so small a quota of nodes that it meets it.
     const fn has_few_nodes(&self) -> bool {
         !self.is_privileged && self.quotas.nodes <= Quotas::FEW_NODES.nodes
     }
 
-    /// The request's first string.
+    /// Returns the request's first string.
     fn first(&self) -> &[u8] {
         self.request.payload.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// Whether the request names a special node.
+    /// Returns whether the request names a special node.
     fn names_special(&self) -> bool {
         [&b"@releaseDomain"[..], b"@introduceDomain"].contains(&self.first())
     }
 }
 
-/// Whether our list of children is theirs, but for those that are in theirs for the second time.
+/// Returns whether our list of children equals the C server's without repeated names.
 fn is_without_repeats(theirs: &[u8], ours: &[u8]) -> bool {
     let mut seen = BTreeSet::new();
     let once = theirs.split_inclusive(|byte| *byte == 0).filter(|name| seen.insert(*name));
@@ -412,7 +412,7 @@ fn after_first(payload: &[u8]) -> &[u8] {
     end.and_then(|end| payload.get(end + 1..)).unwrap_or_default()
 }
 
-/// Whether a spelling, relative or not, is a path or special name of allowed length's form.
+/// Returns whether a spelling, relative or not, has the form of a path or special name, and an allowed length.
 fn is_path(spelling: &[u8]) -> bool {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
     let well_formed = spelling == b"/" || !(spelling.ends_with(b"/") || spelling.windows(2).any(|two| two == b"//"));
@@ -425,7 +425,7 @@ fn absolute_bytes(spelling: &[u8]) -> usize {
     if is_absolute { spelling.len() } else { b"/local/domain/0/".len() + spelling.len() }
 }
 
-/// Bytes of a path that count for the quota: all but `/local/domain/<number>/`.
+/// Returns the bytes of a path that count for the quota: all but `/local/domain/<number>/`.
 fn counted_bytes(spelling: &[u8]) -> usize {
     let rest = spelling.strip_prefix(b"/local/domain/");
     let rest = rest.and_then(|rest| Some(rest.split_at(rest.iter().position(|byte| *byte == b'/')?)));
@@ -440,7 +440,8 @@ fn is_domid(string: &[u8]) -> bool {
     is_number(string) && std::str::from_utf8(string).is_ok_and(|text| text.parse::<u16>().is_ok())
 }
 
-/// Whether our list of permissions is theirs without some entries, not the owner's, of domains that were gone once.
+/// Returns whether our list of permissions equals the C server's without some entries, other than the owner's, of
+/// domains that were gone once.
 fn entries_gone(at: &Circumstances<'_>, theirs: &[u8], ours: &[u8]) -> bool {
     let mut ours = ours.split_inclusive(|byte| *byte == 0).peekable();
     for (place, entry) in theirs.split_inclusive(|byte| *byte == 0).enumerate() {

@@ -1,4 +1,4 @@
-//! A client: dom0's on the server's socket, or a domain on its ring.
+//! A client: a client of dom0 on the server's socket, or a domain on its ring.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::page::Page;
 
-/// How long a server may take for one answer. Far more than it needs: reaching it is a failure.
+/// The time limit for one answer, far more than a server needs: reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Event channel port of the server on which it learns that a domain shut down or died.
+/// The server's event channel port that signals that a domain shut down or died.
 const EXCEPTION_PORT: u32 = 1;
 /// The server's port of domain 0.
 const FIRST_PORT: u32 = 1000;
@@ -19,7 +19,7 @@ const FIRST_PORT: u32 = 1000;
 const HEADER_BYTES: usize = 16;
 pub const WATCH_EVENT: u32 = 15;
 
-/// What a server sent.
+/// A message that a server sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     pub kind: u32,
@@ -40,7 +40,7 @@ enum Link {
 }
 
 impl Client {
-    /// A client of dom0's.
+    /// Connects a client of dom0 to the socket.
     pub fn connect(folder: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(folder.join("socket"))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -48,12 +48,12 @@ impl Client {
         Ok(Self { link: Link::Socket(stream), received: Vec::new() })
     }
 
-    /// dom0 on its ring, which is there since the server started.
+    /// Connects to dom0's ring, which exists since the server started.
     pub fn dom0(folder: &Path) -> io::Result<Self> {
         Self::on_ring(folder, 0, Page::open(&folder.join("ring.0"))?)
     }
 
-    /// Lets domain `domid` exist, with an empty ring.
+    /// Creates domain `domid`, with an empty ring.
     pub fn create_domain(folder: &Path, domid: u32) -> io::Result<Self> {
         destroy_domain(folder, domid);
         let page = Page::create(&folder.join(format!("ring.{domid}")))?;
@@ -74,7 +74,7 @@ impl Client {
         self.send(kind, request, transaction, payload.len() as u32, payload)
     }
 
-    /// Sends a header that says `payload_bytes`, and a payload.
+    /// Sends a header with the length `payload_bytes`, and a payload.
     pub fn send(
         &mut self,
         kind: u32,
@@ -105,7 +105,7 @@ impl Client {
         }
     }
 
-    /// The next message. A connection that the server has shut is [`io::ErrorKind::UnexpectedEof`].
+    /// Receives the next message. A shut connection is [`io::ErrorKind::UnexpectedEof`].
     pub fn receive(&mut self) -> io::Result<Message> {
         loop {
             if let Some(message) = self.take_message() {
@@ -137,7 +137,7 @@ impl Client {
         }
     }
 
-    /// Waits until the server has shut this connection: a socket is closed, a ring's page says why.
+    /// Waits until the server has shut this connection: it closes a socket, and sets the error word of a ring.
     pub fn wait_until_shut(&mut self) -> io::Result<u32> {
         if let Link::Ring { page, channel, .. } = &self.link {
             // The server signals when it takes the header, which is just before it shuts the connection.
@@ -182,22 +182,22 @@ fn wait(channel: &UnixDatagram) -> io::Result<()> {
     }
 }
 
-/// Lets a domain be running (`r`), shut down (`s`) or dying (`d`).
+/// Sets a domain's state: running (`r`), shut down (`s`) or dying (`d`).
 pub fn set_domain_state(folder: &Path, domid: u32, state: &str) -> io::Result<()> {
-    // Never seen half done: the server reads it at any time.
+    // The change is atomic, as the server reads the state at any time.
     let new = folder.join("state.new");
     fs::write(&new, state)?;
     fs::rename(new, folder.join(format!("state.{domid}")))
 }
 
-/// Lets a domain be gone.
+/// Removes a domain.
 pub fn destroy_domain(folder: &Path, domid: u32) {
     for name in ["state", "ring", "dom"] {
         let _ = fs::remove_file(folder.join(format!("{name}.{domid}")));
     }
 }
 
-/// Tells the server that a domain shut down or died.
+/// Signals the server that a domain shut down or died.
 pub fn raise_exception(folder: &Path) -> io::Result<()> {
     UnixDatagram::unbound()?.send_to(&EXCEPTION_PORT.to_ne_bytes(), folder.join("server")).map(|_| ())
 }

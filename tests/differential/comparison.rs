@@ -1,4 +1,4 @@
-//! Two servers, the same steps for both, and what both answer side by side.
+//! Two servers, the same steps for both, and their answers side by side.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -15,20 +15,20 @@ use crate::server::{Kind, Server};
 use crate::setting;
 use crate::special_events;
 
-/// How many steps a failure tells of, unless `DIFF_HISTORY` says otherwise.
+/// The number of steps that a failure prints, unless `DIFF_HISTORY` sets another.
 const REMEMBERED: usize = 24;
 
-/// A domain that is only there to be shut down, so that the server says when it has looked at all domains.
+/// A domain that is only shut down, so that the server reports when it has checked all domains.
 const CANARY: u32 = 60;
 
-/// What the comparison itself asks, to know that all events before have arrived.
+/// A request of the comparison itself, after whose reply all earlier events have arrived.
 const BARRIER: (u32, &[u8]) = (names::GET_DOMAIN_PATH, b"0\0");
 
-/// How a sequence goes on.
+/// The continuation of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Onward {
     Go,
-    /// The servers are in different states by an accepted difference: both are to be started anew.
+    /// An accepted difference has put the servers into different states: both have to be started again.
     Restart,
 }
 
@@ -37,7 +37,7 @@ pub struct Comparison {
     pub servers: [Server; 2],
     kinds: [Kind; 2],
     clients: Vec<[Option<Client>; 2]>,
-    /// The comparison's own clients, to learn when domains have been looked at.
+    /// The comparison's own clients, which learn when the server has checked the domains.
     control: [Client; 2],
     /// Each server's number of each transaction.
     transactions: Vec<[u32; 2]>,
@@ -47,7 +47,7 @@ pub struct Comparison {
     pub model: Model,
 }
 
-/// What does not fit.
+/// A difference between the servers.
 #[derive(Debug)]
 pub struct Difference(pub String);
 
@@ -57,7 +57,7 @@ impl From<io::Error> for Difference {
     }
 }
 
-/// After how many requests what was counted for each guest is compared.
+/// The number of requests between two comparisons of the guests' counts.
 const USAGE_INTERVAL: u32 = 50;
 
 impl Comparison {
@@ -84,7 +84,7 @@ impl Comparison {
         Ok(comparison)
     }
 
-    /// Does one step with both servers.
+    /// Makes one step with both servers.
     pub fn step(&mut self, step: &Step, coverage: &mut Coverage) -> Result<Onward, Difference> {
         let outcome = self.do_step(step, coverage).and_then(|onward| {
             if onward == Onward::Go && self.next_request.is_multiple_of(USAGE_INTERVAL) {
@@ -136,12 +136,12 @@ impl Comparison {
         Ok(Onward::Go)
     }
 
-    /// Compares what both servers have counted for each guest.
+    /// Compares the counts of both servers for each guest.
     fn compare_usage(&mut self, coverage: &mut Coverage) -> Result<(), Difference> {
         for domid in 1..=GUESTS {
             let asked = format!("quota\0{domid}\0");
             let [theirs, ours] = [0, 1].map(|at| self.ask(at, names::CONTROL, asked.as_bytes()));
-            // A domain that is known for its name in permissions alone may be forgotten at another moment.
+            // A domain that only permissions name may be forgotten at another moment.
             let (Some(theirs), Some(ours)) = (theirs?, ours?) else { continue };
             for name in ["nodes", "watches", "transactions"] {
                 let [theirs, ours] = [&theirs, &ours].map(|shown| counted(&shown.payload, name));
@@ -158,7 +158,7 @@ impl Comparison {
         self.servers.iter().try_for_each(|server| client::set_domain_state(server.folder(), domid, state))
     }
 
-    /// Sends one request to both servers and compares everything that comes back.
+    /// Sends one request to both servers and compares all messages that come back.
     fn request(&mut self, request: &Request, coverage: &mut Coverage) -> Result<Onward, Difference> {
         let id = self.new_request_id();
         let tx = self.tx_ids(request.tx);
@@ -185,7 +185,7 @@ impl Comparison {
                 Then::Restart => return Ok(Onward::Restart),
             }
         }
-        // The C server answers RELEASE before or after it tells of what is gone, whichever comes first in its list.
+        // The C server sends the reply to RELEASE before or after the events, by the order of its list.
         let early = if request.kind == names::RELEASE {
             Some((request.connection, [events.to_vec(), our_events.to_vec()]))
         } else {
@@ -205,7 +205,7 @@ impl Comparison {
         Ok(Onward::Go)
     }
 
-    /// The transaction has different contents by an accepted difference: it is given up, and nothing has happened.
+    /// Gives up the transaction, whose contents differ by an accepted difference. Nothing else has happened.
     fn abort_transaction(&mut self, request: &Request, coverage: &mut Coverage) -> Result<Onward, Difference> {
         let abort = Request { kind: names::TRANSACTION_END, payload: b"F\0".to_vec(), ..request.clone() };
         self.request(&abort, coverage)
@@ -226,7 +226,7 @@ impl Comparison {
         }
     }
 
-    /// Whether the first server lists more permissions than the second for a request's node or one above.
+    /// Returns whether the first server lists more permissions than the second for a request's node or one above.
     fn has_more_entries(&mut self, request: &Request) -> io::Result<bool> {
         let first = request.payload.split(|byte| *byte == 0).next().unwrap_or_default();
         let Ok(spelling) = std::str::from_utf8(first) else { return Ok(false) };
@@ -245,7 +245,7 @@ impl Comparison {
         Ok(false)
     }
 
-    /// Whether the first server may send a guest events of special nodes because guests may read the root.
+    /// Returns whether the first server may send a guest events of special nodes because guests may read the root.
     fn may_be_seen_by_root(&mut self, connection: usize) -> io::Result<bool> {
         if !special_events::root_shows_special_nodes(self.kinds) || guest_of(connection).is_none() {
             return Ok(false);
@@ -255,7 +255,7 @@ impl Comparison {
         Ok(entries.into_iter().any(|entry| matches!(entry.first(), Some(b'r' | b'b'))))
     }
 
-    /// Whether two replies say the same. Numbers of transactions and generations may differ.
+    /// Returns whether two replies are equivalent. Numbers of transactions and generations may differ.
     fn replies_agree(&self, request: &Request, tx: [u32; 2], theirs: &Message, ours: &Message) -> bool {
         if theirs.kind != ours.kind || theirs.transaction != tx[0] || ours.transaction != tx[1] {
             return false;
@@ -269,8 +269,8 @@ impl Comparison {
         }
     }
 
-    /// Waits until all that was caused so far has arrived at all connections, and compares it. Events that one of them
-    /// got before are `early`.
+    /// Waits until all events caused so far have arrived at all connections, and compares them. `early` are events that
+    /// a connection got before.
     fn compare_events(
         &mut self,
         request: Option<&Request>,
@@ -326,7 +326,7 @@ impl Comparison {
         special_events::leave_watched_by_root_out(self.kinds, watches, [theirs, ours], coverage);
     }
 
-    /// All messages of one connection up to the reply to a request.
+    /// Receives all messages of one connection up to the reply to a request.
     fn receive(&mut self, connection: usize, at: usize, id: u32) -> Result<Vec<Message>, Difference> {
         let kind = self.kinds[at];
         let client = client_of(&mut self.clients, connection, at)?;
@@ -358,7 +358,7 @@ impl Comparison {
         if errors[0] != errors[1] {
             return Err(Difference(format!("shut with different errors: {errors:?}")));
         }
-        // A guest's ring stays shut until its domain is released; a client of the socket comes back.
+        // A guest's ring stays shut until its domain is released. A client of the socket connects again.
         if guest_of(connection).is_none() {
             for at in 0..2 {
                 self.clients[connection][at] = Some(Client::connect(self.servers[at].folder())?);
@@ -372,16 +372,16 @@ impl Comparison {
             drop(Client::create_domain(self.servers[at].folder(), CANARY)?);
             self.control_request(at, names::INTRODUCE, format!("{CANARY}\x001\x001\0").as_bytes())?;
             self.control_request(at, names::WATCH, b"@releaseDomain\0control\0")?;
-            // From 4.22 on every domain may know of releases: here as before.
+            // From 4.22 on, and here, every domain may watch releases.
             self.control_request(at, names::SET_PERMS, b"@releaseDomain\0n0\0")?;
             self.drain_control(at)?;
         }
         Ok(())
     }
 
-    /// Lets both servers look at all domains, and waits until they have.
+    /// Makes both servers check all domains, and waits until they have.
     ///
-    /// Where the servers have nothing to tell, a domain of the comparison's own shuts down at the same time.
+    /// A domain of the comparison's own shuts down at the same time, so that there is always an event.
     fn look_at_domains(&mut self, step: &Step) -> Result<(), Difference> {
         let needs_canary = !self.model.is_reported(step);
         for at in 0..2 {
@@ -394,9 +394,9 @@ impl Comparison {
         for at in 0..2 {
             let kind = self.kinds[at];
             let event = self.control[at].receive();
-            let event = event.map_err(|error| Difference(format!("{kind:?} does not tell of {step:?}: {error}")))?;
+            let event = event.map_err(|error| Difference(format!("{kind:?} does not report {step:?}: {error}")))?;
             if event.kind != WATCH_EVENT {
-                return Err(Difference(format!("{kind:?} tells of {step:?}: {event:?}")));
+                return Err(Difference(format!("{kind:?} reports {step:?} by {event:?}")));
             }
             if needs_canary {
                 client::set_domain_state(self.servers[at].folder(), CANARY, "r")?;
@@ -406,14 +406,14 @@ impl Comparison {
         Ok(())
     }
 
-    /// A request of the comparison's own, which must be granted.
+    /// Sends a request of the comparison's own, which must succeed.
     fn control_request(&mut self, at: usize, kind: u32, payload: &[u8]) -> io::Result<()> {
         let kind_of_server = self.kinds[at];
         let refused = || io::Error::other(format!("{kind_of_server:?} refuses the comparison's {}", names::kind(kind)));
         self.ask(at, kind, payload)?.map(|_| ()).ok_or_else(refused)
     }
 
-    /// Answer to a request of the comparison's own, if it was granted. Events before it are dropped.
+    /// Returns the payload of a successful request of the comparison's own. Events before it are dropped.
     fn ask(&mut self, at: usize, kind: u32, payload: &[u8]) -> io::Result<Option<Message>> {
         let client = &mut self.control[at];
         client.request(kind, 0, 0, payload)?;
@@ -463,7 +463,7 @@ impl Comparison {
         }
     }
 
-    /// The last steps, and how the servers are.
+    /// Returns the last steps and the servers' reports.
     fn story(&mut self, step: &Step) -> String {
         let history: Vec<_> = self.history.iter().map(String::as_str).collect();
         let reports: Vec<_> = (0..2).map(|at| format!("{:?} {}", self.kinds[at], self.servers[at].report())).collect();
@@ -488,7 +488,7 @@ fn compare_messages(theirs: &[Message], ours: &[Message]) -> Result<(), Differen
     Err(Difference(format!("the events differ\n    C:    {theirs:?}\n    ours: {ours:?}")))
 }
 
-/// The number that a payload is.
+/// Returns the number in a payload.
 fn number(message: &Message) -> Result<u32, Difference> {
     let text = message.payload.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok());
     text.and_then(|text| text.parse().ok())

@@ -1,4 +1,4 @@
-//! What a comparison has met, so that one that met too little fails.
+//! The coverage of a comparison: one that covers too little fails.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,29 +6,29 @@ use std::fmt;
 use crate::client::Message;
 use crate::names;
 
-/// Counts of what was met.
+/// Counts of outcomes.
 #[derive(Default)]
 pub struct Coverage {
     pub requests: usize,
     pub events: usize,
     pub barriers: usize,
-    /// How often what was counted for a guest was compared.
+    /// The number of comparisons of a guest's counts.
     pub usages: usize,
-    /// How often two servers were started.
+    /// The number of starts of both servers.
     pub starts: usize,
-    /// By request type and outcome: `OK` or the code.
+    /// Requests by type and outcome: `OK` or the error.
     outcomes: BTreeMap<(u32, String), usize>,
     /// Steps that are no requests.
     steps: BTreeMap<&'static str, usize>,
-    /// Differences that are accepted, by their reason.
+    /// Accepted differences, by their reason.
     accepted: BTreeMap<&'static str, usize>,
 }
 
-/// Every code that the server can answer here.
+/// Every error that the server can answer here.
 const CODES: [&str; 12] =
     ["EINVAL", "EACCES", "EEXIST", "ENOENT", "ENOMEM", "ENOSPC", "ENOSYS", "EBUSY", "EAGAIN", "E2BIG", "EPERM", "OK"];
 
-/// Outcomes that only certain requests have, and that must have occurred.
+/// Outcomes that only certain requests have, and that must occur.
 const PAIRS: [(u32, &str); 24] = [
     (names::READ, "ENOENT"),
     (names::READ, "EACCES"),
@@ -57,7 +57,7 @@ const PAIRS: [(u32, &str); 24] = [
 ];
 
 impl Coverage {
-    /// Counts a request and the (first server's) answer.
+    /// Counts a request and the first server's reply.
     pub fn count(&mut self, kind: u32, reply: &Message) {
         self.requests += 1;
         let kind = if (kind as usize) < names::KINDS.len() { kind } else { u32::MAX };
@@ -72,12 +72,12 @@ impl Coverage {
         *self.accepted.entry(reason).or_default() += 1;
     }
 
-    /// How often a difference was accepted for that reason.
+    /// Returns how often a difference was accepted for this reason.
     pub fn times_accepted(&self, reason: &str) -> usize {
         self.accepted.get(reason).copied().unwrap_or(0)
     }
 
-    /// What should have occurred and did not.
+    /// Returns everything that should have occurred and did not.
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for kind in 0..names::KINDS.len() as u32 {
@@ -107,7 +107,7 @@ impl Coverage {
         missing
     }
 
-    /// Adds what another comparison met.
+    /// Adds another comparison's counts.
     pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.events += other.events;
@@ -126,7 +126,7 @@ impl Coverage {
     }
 }
 
-/// `OK`, or the code of an error.
+/// Returns `OK`, or an error's code.
 pub fn outcome(reply: &Message) -> String {
     if reply.kind == names::ERROR {
         String::from_utf8_lossy(reply.payload.strip_suffix(b"\0").unwrap_or(&reply.payload)).into_owned()
@@ -139,7 +139,7 @@ impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, events, barriers, usages, starts, .. } = self;
         writeln!(f, "{requests} requests and {barriers} barriers compared, {events} watch events, {starts} starts,")?;
-        writeln!(f, "what a guest has compared {usages} times")?;
+        writeln!(f, "the counts of a guest compared {usages} times")?;
         let mut last = None;
         for ((kind, outcome), count) in &self.outcomes {
             if last != Some(kind) {

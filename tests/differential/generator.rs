@@ -1,6 +1,6 @@
 //! Random sequences of requests: valid ones, ones at the edge, and broken ones.
 //!
-//! The names are few, so that requests of different clients meet on the same nodes.
+//! There are few names, so that requests of different clients meet on the same nodes.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use crate::names;
 use crate::payloads::Payloads;
 use crate::random::Random;
 
-/// Requests of nodes, transactions and watches, by how often they come.
+/// Requests for nodes, transactions and watches, with their weights.
 const COMMON: &[(usize, u32)] = &[
     (10, names::READ),
     (8, names::DIRECTORY),
@@ -29,7 +29,7 @@ const COMMON: &[(usize, u32)] = &[
     (1, names::GET_DOMAIN_PATH),
 ];
 
-/// Requests of dom0's.
+/// Requests of dom0.
 const PRIVILEGED: &[(usize, u32)] = &[
     (6, names::INTRODUCE),
     (2, names::RELEASE),
@@ -42,7 +42,7 @@ const PRIVILEGED: &[(usize, u32)] = &[
 /// Types that are no request, not in this version, or unknown.
 const NO_REQUESTS: &[u32] = &[15, 16, 20, 23, 24, 25, 26, 27, 127, 0xffff, 0x7fff_ffff, 0xffff_ffff];
 
-/// Makes one sequence.
+/// A generator of one sequence.
 pub struct Generator {
     random: Random,
     payloads: Payloads,
@@ -58,7 +58,7 @@ impl Generator {
         generator
     }
 
-    /// The next step.
+    /// Returns the next step.
     pub fn next(&mut self, model: &Model) -> Step {
         if let Some(step) = self.planned.pop_front() {
             return step;
@@ -77,7 +77,8 @@ impl Generator {
         }
     }
 
-    /// What a host does at first: domains with a directory each, something that all may use, and a large directory.
+    /// Returns the first steps of a host: domains with a directory each, a node that all may use, and a large
+    /// directory.
     fn plan_start(&mut self, model: &Model) {
         for domid in 1..=GUESTS as u32 {
             self.planned.push_back(Step::Create(domid));
@@ -111,7 +112,7 @@ impl Generator {
         self.planned.push_back(Step::Request(Request { connection: 0, kind, tx: Tx::None, payload }));
     }
 
-    /// Something that happens to a domain.
+    /// Returns a change of a domain's state.
     fn domain_step(&mut self, model: &Model) -> Option<Step> {
         let domid = self.random.between(1, GUESTS + 1) as u32;
         let domain = model.domain(domid);
@@ -130,7 +131,7 @@ impl Generator {
 
     fn broken_message(&mut self, model: &Model) -> Step {
         let connection = match self.usable_connection(model) {
-            // Nothing brings dom0's ring back.
+            // No step brings dom0's ring back.
             DOM0_RING => 0,
             connection => connection,
         };
@@ -147,7 +148,7 @@ impl Generator {
         }
     }
 
-    /// A request of those that only dom0 may make; sometimes another tries.
+    /// Returns a request that only dom0 may make. Sometimes another domain tries.
     fn privileged_request(&mut self, model: &Model) -> Step {
         let kind = self.random.weighted(PRIVILEGED);
         let connection =
@@ -161,7 +162,7 @@ impl Generator {
             _ if self.random.chance(15) => self.payloads.bad_domain_request(kind, &mut self.random),
             names::INTRODUCE => {
                 if is_granted && domain.faulted {
-                    // A shut connection stays shut there until the domain is released.
+                    // A shut connection stays shut in the C server until the domain is released.
                     return self.request(model);
                 }
                 if is_granted && domain.state != State::Absent && !domain.introduced {
@@ -185,7 +186,7 @@ impl Generator {
                 format!("{domid}\0").into_bytes()
             }
             _ => {
-                // One direction only: two that act for each other could never be taken apart again.
+                // One direction only: two domains that act for each other could never be released.
                 let target = self.random.below(domid as usize);
                 format!("{domid}\0{target}\0").into_bytes()
             }
@@ -194,7 +195,7 @@ impl Generator {
         Step::Request(Request { connection, kind, tx, payload })
     }
 
-    /// A domain is introduced, and gets what a new domain needs.
+    /// Introduces a domain, with the nodes that a new domain needs.
     fn plan_arrival(&mut self, connection: usize, domid: u32) {
         let payload = format!("{domid}\0{}\0{}\0", 1, 1).into_bytes();
         self.planned.push_back(Step::Request(Request { connection, kind: names::INTRODUCE, tx: Tx::None, payload }));
@@ -206,7 +207,7 @@ impl Generator {
         }
     }
 
-    /// A request of those that all may make.
+    /// Returns a request that all domains may make.
     fn request(&mut self, model: &Model) -> Step {
         let connection = self.usable_connection(model);
         let mut kind = self.random.weighted(COMMON);
@@ -252,7 +253,7 @@ impl Generator {
     }
 }
 
-/// Whether a request may change something of which others are told.
+/// Returns whether a request may cause events.
 pub fn may_cause_events(kind: u32) -> bool {
     matches!(
         kind,

@@ -1,12 +1,11 @@
 //! The hosted server against Debian's C servers of Xen 4.17 and 4.20, and a C server against itself. Both get the same random
 //! requests, and the test compares every reply and every watch event, byte for byte.
 //!
-//! dom0 speaks on a socket and on its ring, three guests on their rings. Transactions overlap, domains come, go and come again.
-//! [`accepted`] and [`special_events`] have the accepted differences from each release, with their reasons.
+//! dom0 uses a socket and its ring, three guests use their rings. Transactions overlap, and domains come and go.
 //!
 //! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.
 //! - `DIFF_SEED=S` runs one sequence; a failure names its seed.
-//! - `DIFF_HISTORY=N` lets a failure tell of its last N steps.
+//! - `DIFF_HISTORY=N` makes a failure print its last N steps.
 
 mod accepted;
 mod client;
@@ -33,7 +32,7 @@ use model::Step;
 use quotas::Quotas;
 use server::{Kind, Release};
 
-/// Two servers and their client keep two cores busy: one comparison at a time.
+/// Two servers and their client keep two cores busy: only one comparison runs at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -48,9 +47,9 @@ fn replies_and_events_equal_those_of_the_c_server_of_4_20() {
 
 #[test]
 fn with_replay_every_commit_that_succeeds_in_the_c_server_succeeds_here_too() {
-    // Few requests pass between two commits that were replayed: no sequence grows long enough to meet everything.
+    // There are few requests between two replayed commits: no sequence is long enough to cover everything.
     let met = run([Kind::C(Release::V4_17), Kind::OursReplaying], 6, 6_000);
-    assert!(setting("DIFF_SEED").is_some() || met.times_accepted(accepted::REPLAYED) >= 50, "hardly a replay");
+    assert!(setting("DIFF_SEED").is_some() || met.times_accepted(accepted::REPLAYED) >= 50, "too few replays");
 }
 
 #[test]
@@ -58,7 +57,7 @@ fn the_c_server_agrees_with_itself() {
     assert_met_all(&run([Kind::C(Release::V4_17); 2], 6, 6_000));
 }
 
-/// Fails when the sequences met too little.
+/// Fails if the sequences covered too little.
 fn assert_met_all(met: &Coverage) {
     let missing = met.missing();
     assert!(setting("DIFF_SEED").is_some() || missing.is_empty(), "the sequences met too little: {missing:?}");
@@ -90,7 +89,7 @@ fn run(kinds: [Kind; 2], seeds: u64, requests: usize) -> Coverage {
     total
 }
 
-/// One sequence of at least `requests` requests.
+/// Runs one sequence of at least `requests` requests.
 fn sequence(kinds: [Kind; 2], seed: u64, requests: usize) -> Coverage {
     let quotas = match seed % 3 {
         0 => Quotas::SMALL,
@@ -100,7 +99,7 @@ fn sequence(kinds: [Kind; 2], seed: u64, requests: usize) -> Coverage {
     let mut coverage = Coverage::default();
     let mut part = 0;
     while coverage.requests < requests {
-        // Each start of the servers begins a part with random numbers of its own.
+        // Each start of the servers begins a part with its own random numbers.
         part += 1;
         coverage.starts += 1;
         let outcome = run_part(kinds, &quotas, seed << 32 | part, requests, &mut coverage);
@@ -111,7 +110,7 @@ fn sequence(kinds: [Kind; 2], seed: u64, requests: usize) -> Coverage {
     coverage
 }
 
-/// From a start of both servers to an accepted difference after which they can't go on, or to the end.
+/// Runs from a start of both servers to an accepted difference after which they cannot continue, or to the end.
 fn run_part(
     kinds: [Kind; 2],
     quotas: &Quotas,
@@ -138,7 +137,7 @@ fn fetch(release: Release) {
     assert!(status.is_ok_and(|status| status.success()), "{script} failed: Debian's C server {number} is needed");
 }
 
-/// A number in the environment.
+/// Returns a number from the environment.
 pub fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} must be a number and is {value:?}")))

@@ -1,4 +1,4 @@
-//! What the generator has to know of both servers to make sequences that say something.
+//! The state of both servers that the generator needs for meaningful sequences.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -7,20 +7,20 @@ use crate::names;
 use crate::quotas::Quotas;
 use crate::server::{Kind, Release};
 
-/// dom0's clients are the first connections, the guests' rings follow.
+/// dom0's clients are the first connections; the guests' rings follow.
 pub const DOM0_CLIENTS: usize = 2;
-/// Of dom0's clients, the one on dom0's ring; the other is on the socket.
+/// The client on dom0's ring. dom0's other client is on the socket.
 pub const DOM0_RING: usize = 1;
-/// How many domains have a ring.
+/// The number of domains with a ring.
 pub const GUESTS: usize = 3;
 /// All connections.
 pub const CONNECTIONS: usize = DOM0_CLIENTS + GUESTS;
-/// A domain that exists now and then and is never introduced.
+/// A domain that exists at times and is never introduced.
 pub const BYSTANDER: u32 = 4;
 /// Domains that never exist.
 pub const NOBODY: [u32; 2] = [77, 32751];
 
-/// A transaction, by the order in which they were opened; each server has its own number for it.
+/// A transaction, by the order of opening. Each server has its own number for it.
 pub type Handle = usize;
 
 /// The transaction number in a request's header.
@@ -46,20 +46,20 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub enum Step {
     Request(Request),
-    /// A header that says more bytes than a message may have.
+    /// A header with a longer payload than a message may have.
     BreakProtocol {
         connection: usize,
         payload_bytes: u32,
     },
-    /// A domain begins to exist, not introduced yet.
+    /// A domain starts, not introduced yet.
     Create(u32),
-    /// A domain is in another state; nobody is told.
+    /// A domain's state changes without a signal.
     Run(u32),
-    /// A domain shuts down, and the server is told to look.
+    /// A domain shuts down, and the server is signalled.
     ShutDown(u32),
-    /// A domain begins to die, and the server is told to look.
+    /// A domain begins to die, and the server is signalled.
     Die(u32),
-    /// A domain is gone, and the server is told to look.
+    /// A domain is gone, and the server is signalled.
     Destroy(u32),
 }
 
@@ -68,10 +68,10 @@ pub enum Step {
 pub struct Scope {
     /// Whether dom0 gives special nodes to guests. In the C server of 4.20, dom0 always owns them.
     pub gives_special_nodes: bool,
-    /// Whether transactions have requests about special nodes' permissions. In 4.17 these are not part of the transaction.
-    /// They are from 4.18 on, and here.
+    /// Whether transactions have requests about special nodes' permissions. These are part of the transaction from 4.18
+    /// on, and here, but not in 4.17.
     pub has_special_nodes_in_transactions: bool,
-    /// Whether the quota of a path's bytes binds dom0, too. In 4.20, and here, only the protocol's limit does.
+    /// Whether the quota of a path's bytes binds dom0 too. In 4.20, and here, only the protocol's limit does.
     pub quota_binds_dom0: bool,
 }
 
@@ -87,7 +87,7 @@ impl Scope {
     }
 }
 
-/// What Xen knows of a domain.
+/// The domain's state in Xen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Absent,
@@ -101,9 +101,9 @@ pub enum State {
 pub struct Domain {
     pub state: State,
     pub introduced: bool,
-    /// Its connection was shut for a broken message.
+    /// The connection was shut for a broken message.
     pub faulted: bool,
-    /// The server has told of its shutdown.
+    /// The server has announced the shutdown.
     pub shutdown_reported: bool,
     /// Domains for which it acts or acted.
     pub targets: BTreeSet<u32>,
@@ -118,7 +118,7 @@ pub struct Connection {
     pub watches: Vec<Vec<u8>>,
 }
 
-/// All of it.
+/// The whole model.
 pub struct Model {
     pub quotas: Quotas,
     pub scope: Scope,
@@ -126,12 +126,12 @@ pub struct Model {
     /// Domain 1 and so on: the guests and then the bystander.
     domains: Vec<Domain>,
     pub transactions: usize,
-    /// How many domains had died or been released when each transaction was opened.
+    /// The number of domains that had died or been released when each transaction was opened.
     gone_before: Vec<usize>,
     deaths: usize,
-    /// Transactions in which a quota was met.
+    /// Transactions that met a quota.
     pub met_a_quota: BTreeSet<Handle>,
-    /// Transactions in which a special node's permissions were refused.
+    /// Transactions with a refusal for a special node's permissions.
     pub refused_special: BTreeSet<Handle>,
     /// Domains that died or were released at any time.
     pub gone: BTreeSet<u32>,
@@ -168,12 +168,12 @@ impl Model {
         &mut self.domains[domid as usize - 1]
     }
 
-    /// Whether a domain died or was released since a transaction was opened.
+    /// Returns whether a domain died or was released since a transaction was opened.
     pub fn has_outlived_a_domain(&self, tx: Tx) -> bool {
         matches!(tx, Tx::Of(handle) if self.gone_before[handle] < self.deaths)
     }
 
-    /// Whether requests can be sent there.
+    /// Returns whether a connection takes requests.
     pub fn is_usable(&self, connection: usize) -> bool {
         match guest_of(connection) {
             None => true,
@@ -181,12 +181,12 @@ impl Model {
         }
     }
 
-    /// Whether domain `domid` may be released or die: nobody else acts for it.
+    /// Returns whether domain `domid` may be released or die: no other domain acts for it.
     pub fn is_nobodys_target(&self, domid: u32) -> bool {
         !self.domains.iter().any(|domain| domain.targets.contains(&domid))
     }
 
-    /// Whether the server tells dom0 of it when it looks at the domains after this.
+    /// Returns whether the server sends dom0 an event when it checks the domains after this step.
     pub fn is_reported(&self, step: &Step) -> bool {
         match step {
             Step::ShutDown(domid) => self.domain(*domid).introduced && !self.domain(*domid).shutdown_reported,
@@ -195,7 +195,7 @@ impl Model {
         }
     }
 
-    /// Takes note of a step that was no request.
+    /// Applies a step that is no request.
     pub fn stepped(&mut self, step: &Step) {
         match *step {
             Step::Request(_) => {}
@@ -225,7 +225,7 @@ impl Model {
         }
     }
 
-    /// Takes note of a request and what was answered.
+    /// Applies a request and its reply.
     pub fn answered(&mut self, request: &Request, reply: &Message) {
         let connection = &mut self.connections[request.connection];
         if reply.kind == names::ERROR {
@@ -297,9 +297,9 @@ impl Model {
         domain.targets.clear();
     }
 
-    /// A connection lost its watches and transactions.
+    /// Removes a connection's watches and transactions.
     fn restarted(&mut self, connection: usize) {
-        // Numbers of transactions may be given out again, and not the same by both servers.
+        // Both servers may give out transaction numbers again, and not the same ones.
         self.connections[connection] = Connection::default();
     }
 }
@@ -314,12 +314,12 @@ impl Connection {
     }
 }
 
-/// The domain whose ring a connection is.
+/// Returns the domain of a ring's connection.
 pub fn guest_of(connection: usize) -> Option<u32> {
     connection.checked_sub(DOM0_CLIENTS).map(|guest| guest as u32 + 1)
 }
 
-/// The connection that is a domain's ring.
+/// Returns the connection of a domain's ring.
 pub fn connection_of(domid: u32) -> usize {
     DOM0_CLIENTS + domid as usize - 1
 }
@@ -333,7 +333,7 @@ pub fn name_of(connection: usize) -> String {
     }
 }
 
-/// The domid that a payload begins with, if it is one that may exist.
+/// Returns the domid at the beginning of a payload, if it is one that may exist.
 fn domid_of(payload: &[u8]) -> Option<u32> {
     let first = payload.split(|byte| *byte == 0).next()?;
     number(first).filter(|domid| (1..=GUESTS as u32 + 1).contains(domid))

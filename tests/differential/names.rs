@@ -1,4 +1,4 @@
-//! Names of message types, for people.
+//! Readable names of message types.
 
 /// Message types of Xen 4.17, by number (`xen/include/public/io/xs_wire.h`).
 pub const KINDS: [&str; 23] = [
@@ -49,7 +49,7 @@ pub const SET_TARGET: u32 = 19;
 pub const RESET_WATCHES: u32 = 21;
 pub const DIRECTORY_PART: u32 = 22;
 
-/// The name of a message type.
+/// Returns the name of a message type.
 pub fn kind(kind: u32) -> &'static str {
     KINDS.get(kind as usize).copied().unwrap_or("unknown type")
 }

@@ -24,7 +24,7 @@ const ERROR: usize = 2072;
 pub struct Page(NonNull<u8>);
 
 impl Page {
-    /// Makes the file anew, all zero, and maps it.
+    /// Creates the file again, all zero, and maps it.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
         file.set_len(PAGE_BYTES as u64)?;
@@ -43,20 +43,20 @@ impl Page {
         NonNull::new(address.cast()).map(Self).ok_or_else(|| io::Error::other("mapped at address 0"))
     }
 
-    /// Appends as much of `bytes` as there is room for to the requests, and returns how much that was.
+    /// Appends as many of `bytes` to the requests as there is room for, and returns how many.
     pub fn send(&self, bytes: &[u8]) -> usize {
         let (consumer, producer) = (self.load(REQUEST_CONSUMER), self.load(REQUEST_PRODUCER));
         let room = RING_BYTES - producer.wrapping_sub(consumer) as usize;
         let at = producer as usize % RING_BYTES;
         let count = bytes.len().min(room).min(RING_BYTES - at);
-        // SAFETY: `at + count` is at most `RING_BYTES`, inside the page. The server doesn't look there before the
-        // producer index says so.
+        // SAFETY: `at + count` is at most `RING_BYTES`, inside the page. The server does not access these bytes before
+        // the producer index includes them.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_ptr().add(at), count) }
         self.store(REQUEST_PRODUCER, producer.wrapping_add(count as u32));
         count
     }
 
-    /// Takes what is there of the replies. Returns whether the server may have waited for room.
+    /// Takes the bytes in the reply ring. Returns whether the server may have waited for room.
     pub fn receive(&self, to: &mut Vec<u8>) -> bool {
         let (consumer, producer) = (self.load(REPLY_CONSUMER), self.load(REPLY_PRODUCER));
         let have = producer.wrapping_sub(consumer) as usize;
@@ -66,14 +66,14 @@ impl Page {
         let start = to.len();
         to.resize(start + count, 0);
         // SAFETY: `at + count` is at most `RING_BYTES`, inside the page, and `to` was just made long enough. The server
-        // doesn't write there before the consumer index says so.
+        // does not write there before the consumer index allows it.
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr().add(REPLIES + at), to[start..].as_mut_ptr(), count) }
         self.store(REPLY_CONSUMER, consumer.wrapping_add(count as u32));
         fence(Ordering::SeqCst);
         count > 0 && self.load(REPLY_PRODUCER).wrapping_sub(consumer) as usize >= RING_BYTES
     }
 
-    /// Why the server shut the connection; 0 when it did not.
+    /// Returns the reason for which the server shut the connection, or 0.
     pub fn error(&self) -> u32 {
         self.load(ERROR)
     }
@@ -87,15 +87,15 @@ impl Page {
     }
 
     fn word(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: all offsets are constants of this file, inside the page and multiples of four; an atomic may be changed
-        // by others at any time.
+        // SAFETY: all offsets are constants of this file, inside the page and multiples of four. Others may change an
+        // atomic at any time.
         unsafe { AtomicU32::from_ptr(self.0.as_ptr().add(offset).cast()) }
     }
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing refers to it any more.
+        // SAFETY: this value owns the mapping, and no reference into it remains.
         let _ = unsafe { munmap(self.0.as_ptr().cast(), PAGE_BYTES) };
     }
 }

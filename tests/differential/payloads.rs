@@ -13,7 +13,7 @@ const ABSOLUTE_PATH_BYTES: usize = 3072;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Spellings that are no path.
+/// Invalid spellings of paths.
 const NO_PATHS: [&str; 20] = [
     "",
     "//",
@@ -37,7 +37,7 @@ const NO_PATHS: [&str; 20] = [
     "/*",
 ];
 
-/// Spellings that are a path, though an unusual one.
+/// Unusual spellings of valid paths.
 const ODD_PATHS: [&str; 8] =
     ["/", "/@a", "/a@b_c-D9", "/tool", "/tool/xenstored", "/local/domain/99999/x", "/local/domain/x", "/local"];
 
@@ -46,7 +46,7 @@ const ODD_OFFSETS: [&str; 8] = ["", "x", "12x", " 8", "+1", "-1", "007", "999999
 
 const TOKENS: [&str; 5] = ["t", "u", "", "a token", "0"];
 
-/// Makes payloads.
+/// A generator of payloads.
 pub struct Payloads {
     quotas: Quotas,
     gives_special_nodes: bool,
@@ -59,7 +59,7 @@ impl Payloads {
         Self { quotas: model.quotas.clone(), gives_special_nodes, quota_binds_dom0 }
     }
 
-    /// For a request of a type that all may make.
+    /// Returns a payload for a request that all domains may make.
     pub fn of(&self, kind: u32, guest: Option<u32>, random: &mut Random) -> Vec<u8> {
         let mut payload = self.well_formed(kind, guest, random);
         if random.chance(3) {
@@ -104,7 +104,7 @@ impl Payloads {
         payload
     }
 
-    /// A path, or something that is none.
+    /// Returns a path or an invalid spelling.
     fn path(&self, guest: Option<u32>, random: &mut Random) -> String {
         match random.below(100) {
             0..40 => self.names(1, random),
@@ -130,12 +130,12 @@ impl Payloads {
         if names.is_empty() { names } else { format!("/{names}") }
     }
 
-    /// About as long as a path may be.
+    /// Returns a path of about the longest allowed length.
     fn long_path(&self, guest: Option<u32>, random: &mut Random) -> String {
         let quota = self.quotas.path_bytes;
         let (limit, over, prefix) = match guest {
             Some(_) => (quota, 2, 0),
-            // Only one server accepts longer paths, after which both restart: these are few.
+            // Only one server accepts longer paths, after which both restart. There are few of them.
             None if self.quota_binds_dom0 => (quota, if quota == 2048 { 2 } else { 0 }, 0),
             None => (ABSOLUTE_PATH_BYTES, if random.chance(10) { 2 } else { 0 }, "/local/domain/0/".len()),
         };
@@ -168,7 +168,7 @@ impl Payloads {
         for entry in 0..count {
             let letter = random.pick(b"nrwb");
             let domid = match guest {
-                // The root stays dom0's: it can't go with its owner.
+                // The root remains dom0's: it cannot be removed with its owner.
                 None if entry == 0 && path == b"/\0" => 0,
                 None if entry == 0 && path.starts_with(b"@") && !self.gives_special_nodes => 0,
                 Some(domid) if entry == 0 && random.chance(85) => domid,
@@ -184,7 +184,7 @@ impl Payloads {
         }
     }
 
-    /// A domid: mostly one that exists or may exist.
+    /// Returns a domid, mostly one that exists or may exist.
     fn domid(&self, random: &mut Random) -> u32 {
         match random.below(20) {
             0 => random.pick(&NOBODY),
@@ -193,7 +193,7 @@ impl Payloads {
         }
     }
 
-    /// For a request that takes one domid and changes nothing.
+    /// Returns a payload for a request that takes one domid and changes nothing.
     pub fn any_domid(&self, random: &mut Random) -> Vec<u8> {
         if random.chance(15) {
             let odd =
@@ -203,7 +203,7 @@ impl Payloads {
         format!("{}\0", self.domid(random)).into_bytes()
     }
 
-    /// For a request that is about a domain, and refused.
+    /// Returns a payload for a request about a domain, which is refused.
     pub fn bad_domain_request(&self, kind: u32, random: &mut Random) -> Vec<u8> {
         let nobody = random.pick(&NOBODY);
         let wrong = match kind {
@@ -227,7 +227,7 @@ impl Payloads {
         wrong[random.below(wrong.len())].clone().into_bytes()
     }
 
-    /// For CONTROL: what both servers know, and what none knows.
+    /// Returns a payload for CONTROL: commands that both servers know, and unknown ones.
     pub fn control(&self, random: &mut Random) -> Vec<u8> {
         let known = [
             "check\0",
@@ -257,7 +257,7 @@ impl Payloads {
     }
 }
 
-/// Takes the form away.
+/// Breaks the form of a payload.
 fn break_it(kind: u32, payload: &mut Vec<u8>, random: &mut Random) {
     match random.below(5) {
         0 => payload.clear(),
@@ -267,7 +267,7 @@ fn break_it(kind: u32, payload: &mut Vec<u8>, random: &mut Random) {
         2 => payload.push(0),
         3 => {
             let at = random.below(payload.len() + 1);
-            // The C server takes numbers with spaces before them.
+            // The C server accepts numbers with leading spaces.
             let bytes: &[u8] = if kind == names::SET_PERMS { b"\0/@\xff" } else { b"\0 /@\xff" };
             payload.insert(at, random.pick(bytes));
         }

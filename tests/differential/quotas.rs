@@ -1,7 +1,7 @@
 //! The quotas of a comparison.
 //!
-//! Both servers must have each limit at the same number. Ours allows q and refuses q + 1. The C servers count differently for
-//! some quotas, so that they need other numbers for the same limits.
+//! Both servers must have each limit at the same number. Ours allows q and refuses q + 1. The C servers count
+//! differently for some quotas, and need other numbers for the same limits.
 
 use crate::server::Release;
 
@@ -17,19 +17,19 @@ pub struct Quotas {
 }
 
 impl Quotas {
-    /// Those that servers have without options.
+    /// The limits of servers without options.
     pub const DEFAULT: Self =
         Self { nodes: 1000, node_bytes: 2048, watches: 128, transactions: 10, permissions: 5, path_bytes: 2048 };
 
-    /// Small ones, so that they are met often.
+    /// Small limits, which are met often.
     pub const SMALL: Self =
         Self { nodes: 1000, node_bytes: 160, watches: 7, transactions: 2, permissions: 3, path_bytes: 60 };
 
-    /// Few nodes; the rest is large.
+    /// Few nodes, and large limits otherwise.
     pub const FEW_NODES: Self =
         Self { nodes: 14, node_bytes: 2048, watches: 128, transactions: 10, permissions: 5, path_bytes: 2048 };
 
-    /// As options of our server.
+    /// Returns the limits as options of our server.
     pub fn options_of_ours(&self) -> Vec<String> {
         options([self.nodes, self.node_bytes, self.watches, self.transactions, self.permissions, self.path_bytes])
     }

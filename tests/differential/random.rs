@@ -1,4 +1,4 @@
-//! Random numbers that are the same for the same seed, on every machine and in every version.
+//! Random numbers, which are the same for the same seed on every machine and in every version.
 
 /// SplitMix64.
 pub struct Random(u64);
@@ -16,18 +16,18 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// From 0 to `count - 1`.
+    /// Returns a number from 0 to `count - 1`.
     pub fn below(&mut self, count: usize) -> usize {
-        assert!(count > 0, "there is nothing to choose from");
+        assert!(count > 0, "the range is empty");
         (self.next() % count as u64) as usize
     }
 
-    /// From `low` to `high`, both included.
+    /// Returns a number from `low` to `high`, both included.
     pub fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
 
-    /// True in `percent` of 100 cases.
+    /// Returns true in `percent` of 100 cases.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
@@ -36,7 +36,7 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// One of several, each as often as its weight says.
+    /// Returns one of several items, each as often as its weight says.
     pub fn weighted<T: Copy>(&mut self, from: &[(usize, T)]) -> T {
         let mut at = self.below(from.iter().map(|(weight, _)| weight).sum());
         for (weight, what) in from {

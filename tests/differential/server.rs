@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::quotas::Quotas;
 
-/// How long a server may take to start.
+/// The time limit for a server's start.
 const START: Duration = Duration::from_secs(20);
 
-/// How much faster time runs for both servers, so that their limits on writes per second don't slow the comparison.
+/// The factor by which time runs faster for both servers. Their limits on writes per second then do not slow the
+/// comparison.
 const CLOCK_FACTOR: &str = "1000";
 
 /// A release of Xen with a C server in Debian.
@@ -43,18 +44,18 @@ impl Release {
     }
 }
 
-/// Which server.
+/// A server to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Debian's C server.
     C(Release),
     /// This project's hosted server, which refuses each commit that conflicts, as the C server does.
     Ours,
-    /// The same, as it is without options: conflicts are replayed.
+    /// The hosted server with its defaults: it replays transactions that conflict.
     OursReplaying,
 }
 
-/// A running server. It ends when this is dropped.
+/// A running server. Dropping it ends the process.
 pub struct Server {
     child: Child,
     folder: PathBuf,
@@ -93,12 +94,12 @@ impl Server {
         Ok(server)
     }
 
-    /// The folder that stands for its Xen.
+    /// Returns the folder that stands for its Xen.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What it said, and whether it still runs.
+    /// Returns the server's output, and whether it still runs.
     pub fn report(&mut self) -> String {
         let state = match self.child.try_wait() {
             Ok(None) => "runs".into(),
@@ -116,7 +117,7 @@ impl Server {
             if self.child.try_wait()?.is_some() || Instant::now() > give_up {
                 return Err(io::Error::other(format!("does not start: {}", self.report())));
             }
-            // Nothing tells when a process begins to listen, so it is asked.
+            // No event signals that a process begins to listen. The test polls the socket.
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())

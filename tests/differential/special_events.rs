@@ -22,12 +22,12 @@ const SEEN_BY_ROOT: &str =
 /// The reason why the events of a commit may have another order.
 const SORTED: &str = "a commit reports special nodes after the others, not in the order of access";
 
-/// Whether a release's C server is compared with ours.
+/// Returns whether a release's C server is compared with ours.
 fn compares(kinds: [Kind; 2], release: Release) -> bool {
     matches!(kinds, [Kind::C(of), Kind::Ours | Kind::OursReplaying] if of == release)
 }
 
-/// Whether the first server takes the root for the parent of special nodes.
+/// Returns whether the first server takes the root for the parent of special nodes.
 pub fn root_shows_special_nodes(kinds: [Kind; 2]) -> bool {
     compares(kinds, Release::V4_20)
 }
@@ -76,7 +76,7 @@ pub fn leave_watched_by_root_out(
         is_of_special_node(event) && watches.iter().any(|watch| watch.starts_with(&of_root))
     };
     let (before, mut ours) = (theirs.len(), ours.iter().peekable());
-    // The same event may come from a watch on the special node, too.
+    // The same event may come from a watch on the special node too.
     theirs.retain(|event| ours.next_if_eq(&event).is_some() || !is_of_root(event));
     if theirs.len() < before {
         coverage.count_accepted(WATCHED_BY_ROOT);

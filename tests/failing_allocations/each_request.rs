@@ -1,5 +1,5 @@
-//! Each type of request, of a guest and of dom0, with every amount of free memory from nothing on: as long as it is refused
-//! nothing changes, and when it is done it keeps no more than was free beyond the reserve.
+//! Each type of request, of a guest and of dom0, with every amount of free memory from nothing on. A refused request
+//! changes nothing. An executed request keeps no more than was free beyond the reserve.
 
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
@@ -7,18 +7,20 @@ use xenstore::wire::header::MessageType as T;
 use crate::heap;
 use crate::host::{Answer, Host};
 
-/// Steps of free memory. Budgets are in units of three bytes and 256 beside; smaller steps show nothing more.
+/// Steps of free memory. Budgets have units of three bytes, and 256 in addition. Smaller steps show nothing more.
 const STEP_BYTES: usize = 256;
 
-/// What a request may keep without asking: the reply that always passes, its ticket, places in queues, two events, a list
-/// of names that becomes a map, and what the buffer of the control domain's reply is larger than that: the size above it, which
-/// is kept for replies to come.
+/// Bytes that a request may keep without a check:
+///
+/// - the reply that always passes, its ticket, places in queues, and two events
+/// - a list of names that becomes a map
+/// - the surplus of the buffer of the control domain's reply, which has the next larger size and is kept for reuse
 const UNASKED_BYTES: usize = 2560;
 
-/// What a request may take while it runs, beside what it keeps: payload, changes, permissions, lists.
+/// Bytes that a request may take while it runs, besides those that it keeps: payload, changes, permissions, lists.
 const WORK_BYTES: usize = 32 * 1024;
 
-/// A request: who asks, whether in his transaction, and for what.
+/// A request: its domain, whether it is in the domain's transaction, and its type and payload.
 struct Request {
     domid: u16,
     in_transaction: bool,
@@ -26,13 +28,14 @@ struct Request {
     payload: Vec<u8>,
 }
 
-/// What is there when a request comes.
+/// The state when a request comes.
 struct Scene {
     host: Host,
     transactions: [u32; 3],
 }
 
-/// Guests with nodes, watches on each other, and open transactions, of which all but dom0's would have to be replayed.
+/// Returns guests with nodes, watches on each other, and open transactions. The commits of all but dom0's need a
+/// replay.
 fn scene() -> Scene {
     let mut host = Host::new();
     for domid in [1, 2] {
@@ -180,7 +183,7 @@ fn a_request_is_refused_without_a_trace_or_fits_into_its_free_memory() {
                 }
                 assert_eq!(before.len(), after.len());
                 if request.in_transaction {
-                    // A transaction that was refused a look has no prospects any more.
+                    // A transaction that was refused an access cannot be committed any more.
                     scene_now = scene();
                 }
                 scene_now.host.stall(request.domid);
@@ -197,6 +200,8 @@ fn a_request_is_refused_without_a_trace_or_fits_into_its_free_memory() {
             break;
         }
     }
-    println!("{tries} tries, {refusals} refused; {allocations} allocations; {most:?} kept unasked, and for work");
+    println!(
+        "{tries} tries, {refusals} refused; {allocations} allocations; {most:?} kept without a check, and for work"
+    );
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -1,24 +1,25 @@
-//! A heap of a stated size for what the server does, and a note of each time that it would have been too small.
+//! A heap of a stated size for the server, and a record of each allocation that would have exceeded it.
 //!
-//! An allocation that fails ends a kernel of stable Rust: `alloc`'s collections have no way back. So the server has to know
-//! before. Here an allocation beyond the heap's size succeeds all the same, and is counted: one is enough to fail a test. What
-//! asks whether there is memory is tested by [`failing`]: there it has to fail, and ends the test where nobody asked.
+//! A failed allocation ends a kernel of stable Rust, as `alloc`'s collections cannot report it. The server therefore
+//! has to check before. Here an allocation beyond the heap's size succeeds all the same, and is counted: a single one
+//! fails a test. [`failing`] tests code that checks for memory: there the allocation fails, and ends the test if there
+//! was no check.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// The state of this thread's heap: tests run beside each other.
+/// The state of this thread's heap, as tests run in parallel.
 struct Heap {
-    /// Whether what is allocated now is the server's.
+    /// Whether allocations are the server's at the moment.
     is_counting: Cell<bool>,
     used: Cell<usize>,
     size: Cell<usize>,
-    /// The most in use since the last look.
+    /// The most bytes in use since the last reading.
     peak: Cell<usize>,
-    /// Allocations that there was no room for.
+    /// Allocations without room.
     overdrafts: Cell<usize>,
     allocations: Cell<usize>,
-    /// Whether an allocation that there is no room for fails.
+    /// Whether an allocation without room fails.
     is_failing: Cell<bool>,
 }
 
@@ -42,12 +43,12 @@ struct Accounting;
 #[global_allocator]
 static ACCOUNTING: Accounting = Accounting;
 
-/// As the kernel's allocator rounds: a word behind each block, and multiples of 32 bytes.
+/// Rounds as the kernel's allocator does: a word after each block, and multiples of 32 bytes.
 fn rounded(layout: Layout) -> usize {
     (layout.size() + size_of::<usize>()).next_multiple_of(32)
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Accounting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let has_failed = HEAP.try_with(|heap| {
@@ -83,21 +84,21 @@ unsafe impl GlobalAlloc for Accounting {
     }
 }
 
-/// What some work of the server took.
+/// The memory that some work of the server took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Taken {
-    /// More bytes in use than before; negative if fewer.
+    /// The change of the bytes in use; negative if fewer are in use.
     pub held: isize,
-    /// The most bytes that were in use meanwhile beside those before.
+    /// The most additional bytes in use meanwhile.
     pub peak: usize,
     /// Allocations.
     pub allocations: usize,
-    /// Allocations that there was no room for.
+    /// Allocations without room.
     pub overdrafts: usize,
 }
 
 impl Taken {
-    /// The same with what came after.
+    /// Returns the sum of this work and later work.
     pub fn and(self, later: Self) -> Self {
         Self {
             held: self.held + later.held,
@@ -130,17 +131,17 @@ pub fn on_heap<T>(work: impl FnOnce() -> T) -> (T, Taken) {
     (result, taken)
 }
 
-/// Bytes that are free, for the server to ask.
+/// Returns the free bytes, for the server's checks.
 pub fn free_bytes() -> usize {
     HEAP.with(|heap| heap.size.get().saturating_sub(heap.used.get()))
 }
 
-/// Makes the heap so large that so many bytes are free.
+/// Sets the heap's size so that so many bytes are free.
 pub fn set_free(bytes: usize) {
     HEAP.with(|heap| heap.size.set(heap.used.get().saturating_add(bytes)));
 }
 
-/// Does something while an allocation that there is no room for fails.
+/// Runs `work` while an allocation without room fails.
 pub fn failing<T>(work: impl FnOnce() -> T) -> T {
     HEAP.with(|heap| heap.is_failing.set(true));
     let result = work();

@@ -1,4 +1,4 @@
-//! The server on a heap of its own, and its clients, which take nothing of that heap.
+//! The server on a heap of its own, and its clients, which take nothing from that heap.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use crate::heap::{self, Taken, on_heap};
 use crate::items;
 use crate::machine::{DOM0, Machine, Page};
 
-/// Extensions that carry counters of requests, the rings, and what domains have had at most.
+/// Extensions with counters of requests, the rings, and the maxima of domains.
 const COUNTERS: [u32; 3] = [1, 2, 3];
-/// The extension that carries what is known of a transaction.
+/// The extension with the details of a transaction.
 const TRANSACTION: u32 = 5;
 
 /// A reply: its payload, or the error's name.
@@ -27,13 +27,13 @@ pub struct Host {
     pub machine: Machine,
     pub now_ms: u64,
     incoming: BTreeMap<u16, Vec<u8>>,
-    /// What the server took since the last look at it.
+    /// The memory that the server took since the last reading.
     taken: Taken,
     next_request: u32,
 }
 
 impl Host {
-    /// A server with dom0 connected.
+    /// Returns a server with dom0 connected.
     pub fn new() -> Self {
         heap::reset();
         let (server, _) = on_heap(|| Server::new(Config::default()));
@@ -47,14 +47,14 @@ impl Host {
         host
     }
 
-    /// Lets the server do something.
+    /// Runs `work` on the server's heap.
     pub fn work<R>(&mut self, work: impl FnOnce(&mut Server, &mut Machine) -> R) -> R {
         let (result, taken) = on_heap(|| work(&mut self.server, &mut self.machine));
         self.taken = self.taken.and(taken);
         result
     }
 
-    /// What the server took since the last look.
+    /// Returns the memory that the server took since the last reading.
     pub fn taken(&mut self) -> Taken {
         std::mem::take(&mut self.taken)
     }
@@ -83,7 +83,7 @@ impl Host {
         self.machine.pages.insert(DomId(domid), Page::default());
     }
 
-    /// A guest with a home.
+    /// Starts a guest with a home.
     pub fn start(&mut self, domid: u16) {
         self.build(domid);
         self.ask(0, T::Introduce, format!("{domid}\x001\0{domid}\0")).unwrap();
@@ -121,7 +121,7 @@ impl Host {
             bytes = &bytes[count..];
             self.signal(domid);
             if count == 0 {
-                // It may be held back for a while.
+                // The domain may be held back for a while.
                 self.now_ms += 100;
                 self.run();
                 tries += 1;
@@ -130,14 +130,14 @@ impl Host {
         }
     }
 
-    /// From now on a domain's replies and events stay with the server: its ring is full.
+    /// Fills a domain's ring, so that its replies and events stay with the server.
     pub fn stall(&mut self, domid: u16) {
         self.take(domid);
         let page = self.page(domid);
         page.store(Field::ReplyConsumer, page.load(Field::ReplyProducer).wrapping_sub(RING_BYTES as u32));
     }
 
-    /// A domain reads on, without what its ring was full of.
+    /// Lets a domain read again, without the bytes that its ring was filled with.
     pub fn go_on(&mut self, domid: u16) {
         let page = self.page(domid);
         page.store(Field::ReplyConsumer, page.load(Field::ReplyProducer));
@@ -145,7 +145,7 @@ impl Host {
         self.signal(domid);
     }
 
-    /// A domain reads all that there is.
+    /// Lets a domain read everything.
     pub fn take(&mut self, domid: u16) {
         let page = self.page(domid);
         loop {
@@ -162,7 +162,7 @@ impl Host {
         }
     }
 
-    /// The next reply; events before it are dropped.
+    /// Returns the next reply. Events before it are dropped.
     pub fn reply(&mut self, domid: u16) -> Option<Answer> {
         self.take(domid);
         let buffer = self.incoming.entry(domid).or_default();
@@ -190,7 +190,7 @@ impl Host {
             if let Some(answer) = self.reply(domid) {
                 return answer;
             }
-            // It may be held back for a while.
+            // The domain may be held back for a while.
             self.now_ms += 100;
             self.run();
         }
@@ -203,9 +203,9 @@ impl Host {
         std::str::from_utf8(&number[..number.len() - 1]).unwrap().parse().unwrap()
     }
 
-    /// The state as a successor would get it: nodes and when they were written, watches, transactions, domains, credits; not
-    /// where the rings stand, nor how many requests there have been. `without_looks` leaves out
-    /// what transactions have looked at.
+    /// Returns the state that a successor would get: nodes with the times of their last writes, watches, transactions,
+    /// domains, credits. Positions in rings and counts of requests are left out. `without_looks` leaves out the
+    /// accesses of transactions.
     pub fn state(&self, without_looks: bool) -> Vec<Item<'static>> {
         let mut state = items::save(self.server.engine(), &SaveOptions { now_ms: self.now_ms, reply: None });
         state.retain(|item| match item {
@@ -220,7 +220,7 @@ impl Host {
         state
     }
 
-    /// The engine's recount.
+    /// Checks the engine's counts.
     pub fn check(&mut self) {
         assert_eq!(self.server.engine().state().check(), Ok(()));
         let (counted, found) = self.server.engine().open_transactions();

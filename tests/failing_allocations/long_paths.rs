@@ -1,5 +1,5 @@
-//! Many nodes with the longest paths, or very many watches: what goes over all of them holds no list of them, which could be
-//! longer than all memory that is free.
+//! Many nodes with the longest paths, or very many watches. Work on all of them holds no list of them, which could be
+//! larger than the free memory.
 
 use xenstore::limits;
 use xenstore::store::domain::DomId;
@@ -8,15 +8,15 @@ use xenstore::wire::header::MessageType as T;
 use crate::heap;
 use crate::host::Host;
 
-/// Bytes that such work may take at once: a few paths, and where it is in the tree.
+/// Bytes that such work may take at once: a few paths, and the position in the tree.
 const WORK_BYTES: usize = 32 * 1024;
 
-/// A relative path of so many bytes that a short name below it is still allowed.
+/// Returns a relative path of so many bytes that a short name below it is still allowed.
 fn long() -> String {
     vec!["n".repeat(199); 10].join("/")
 }
 
-/// Fails if an allocation found no room, or if more was taken at once than work may take.
+/// Fails if an allocation found no room, or if work took more at once than it may.
 fn check_work(host: &mut Host, what: &str) {
     let taken = host.taken();
     println!("{what}: {taken:?}");

@@ -1,5 +1,5 @@
-//! What the server does when the next allocation would fail: it knows before, refuses, and stays as it was; and dom0 can
-//! always list, remove and destroy.
+//! The server when the next allocation would fail: it knows this before, refuses, and is unchanged. dom0 can always
+//! list, remove and destroy.
 #![allow(missing_docs, reason = "a test")]
 
 mod each_request;

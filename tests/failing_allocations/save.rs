@@ -1,4 +1,5 @@
-//! Saving the state with every amount of free memory: whatever guests have, it is told or refused, and nothing changes.
+//! Saving the state with every amount of free memory: the save is complete or refused, for any state of guests, and
+//! changes nothing.
 
 use xenstore::engine::requests::in_flight::InFlight;
 use xenstore::engine::snapshot::SaveOptions;
@@ -11,14 +12,14 @@ use xenstore::wire::header::{Header, MessageType as T};
 use crate::heap::{self, failing, on_heap};
 use crate::host::Host;
 
-/// Nodes, most of which a guest does not read the events of.
+/// Nodes that a guest watches without reading its events.
 const NODES: usize = 6000;
-/// Bytes that may be there and are not told without being asked for: one domain's quotas, and the like.
+/// Bytes that a save may take without a check, such as one domain's quotas.
 const UNASKED_BYTES: usize = 4096;
-/// Where the steps of free memory end. With so much there is room for everything, one thing after the other.
+/// The end of the steps of free memory. This much has room for everything, one part after another.
 const ENOUGH_BYTES: usize = limits::PRIVILEGED_WORK_BYTES;
 
-/// A sink that takes no memory: it counts the bytes and sums them up (FNV-1a).
+/// A sink without memory: it counts and hashes the bytes (FNV-1a).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sum(usize, u64);
 
@@ -32,7 +33,8 @@ impl Sink for Sum {
 
 const NOTHING: Sum = Sum(0, 0xcbf2_9ce4_8422_2325);
 
-/// Much of everything: nodes, deep ones too, what waits to be sent, a transaction that has seen and done much.
+/// Returns a host with much of everything: nodes, also deep ones, pending output, and a transaction with many accesses
+/// and changes.
 fn host() -> Host {
     let mut host = Host::new();
     host.start(1);
@@ -57,14 +59,14 @@ fn host() -> Host {
     host
 }
 
-/// Bytes that wait to be sent to a domain.
+/// Returns the bytes of a domain's pending output.
 fn queued(host: &Host, domid: u16) -> usize {
     let engine = host.server.engine();
     let connection = engine.state().domains.connection(DomId(domid)).expect("it is connected");
     engine.connection(connection).unwrap().session().unwrap().output.queued_bytes()
 }
 
-/// Tries with more and more memory until it is enough. Returns how often it was not.
+/// Tries with more and more memory until it suffices. Returns how often it did not.
 fn with_every_amount(host: &mut Host, mut save: impl FnMut(&Host, &mut Sum) -> Result<(), WriteError>) -> usize {
     heap::set_free(usize::MAX / 2);
     let before = host.state(false);
@@ -80,7 +82,7 @@ fn with_every_amount(host: &mut Host, mut save: impl FnMut(&Host, &mut Sum) -> R
                 assert_eq!((sum, taken.overdrafts), (expected, 0));
                 println!("{} bytes saved with {free} free, after {refused} refusals", expected.0);
                 heap::set_free(usize::MAX / 2);
-                assert!(before == host.state(false), "nothing changed");
+                assert!(before == host.state(false), "the state is unchanged");
                 return refused;
             }
             Err(error) => assert_eq!((error, taken.overdrafts > 0), (WriteError::Full, true)),
@@ -92,7 +94,7 @@ fn with_every_amount(host: &mut Host, mut save: impl FnMut(&Host, &mut Sum) -> R
 #[test]
 fn a_save_reserves_its_memory_and_is_refused_or_complete() {
     let mut host = host();
-    assert!(queued(&host, 1) > 4 * ENOUGH_BYTES, "{} bytes wait", queued(&host, 1));
+    assert!(queued(&host, 1) > 4 * ENOUGH_BYTES, "{} bytes are pending", queued(&host, 1));
     let now_ms = host.now_ms;
     for version in [Version::One, Version::Two] {
         let refused = with_every_amount(&mut host, |host, sum| {
@@ -111,21 +113,21 @@ fn a_save_reserves_its_memory_and_is_refused_or_complete() {
 #[test]
 fn commands_that_save_the_state_report_missing_memory() {
     let mut host = host();
-    let (mut refused, mut told) = (0, 0);
+    let (mut refused, mut complete) = (0, 0);
     for free in (16 * 1024..ENOUGH_BYTES).step_by(4096) {
         heap::set_free(free);
         let report = failing(|| host.ask(0, T::Control, "update-report\0")).unwrap();
         let report = String::from_utf8(report).unwrap();
         match report.contains("the state can't be saved: there is not enough memory") {
             true => refused += 1,
-            false => told += usize::from(report.contains("stream size: ")),
+            false => complete += usize::from(report.contains("stream size: ")),
         }
         let part = failing(|| host.ask(0, T::Control, "stream\0")).unwrap();
         let part = String::from_utf8(part).unwrap();
         assert!(part.starts_with("The state can't be saved") || part.starts_with("Not enough memory"), "{part}");
     }
-    println!("{refused} refused, {told} told");
-    assert!(refused > 0 && told > 0);
+    println!("{refused} refused, {complete} complete");
+    assert!(refused > 0 && complete > 0);
     host.check();
 }
 
@@ -149,7 +151,7 @@ fn a_saved_state_that_is_no_longer_requested_is_freed_after_a_minute() {
     }
     let kernel = host.taken().held;
     assert!(kernel > 180_000, "{kernel}");
-    // Nobody says anything.
+    // No client sends anything.
     host.now_ms += limits::STREAM_KEPT_MS.max(limits::UPDATE_IDLE_MS);
     host.run();
     let given_back = -host.taken().held;

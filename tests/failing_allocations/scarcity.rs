@@ -1,4 +1,4 @@
-//! Many guests that together want more memory than there is, by every way that there is, and none of whom reads: no
+//! Many guests that together want more memory than there is, in every way that there is, and read nothing. No
 //! allocation finds the heap full, and dom0 can list all, remove all and destroy all.
 
 use xenstore::limits;
@@ -10,19 +10,19 @@ use crate::host::Host;
 
 /// Guests. Each stays far below its own quotas.
 const GUESTS: u16 = 200;
-/// Bytes that are free once all guests are there.
+/// Bytes that are free when all guests exist.
 const FREE_BYTES: usize = 4 * 1024 * 1024;
 /// Transactions of each guest.
 const TRANSACTIONS: usize = 5;
 
-/// Fails if an allocation found no room, and says how far the free memory went down.
+/// Fails if an allocation found no room. Prints the free memory.
 fn report(host: &mut Host, what: &str) {
     let taken = host.taken();
     println!("{what}: {} bytes free, {} allocations", heap::free_bytes(), taken.allocations);
     assert_eq!(taken.overdrafts, 0, "{what}: {taken:?}");
 }
 
-/// Guests with open transactions and nodes in a directory for all, which everybody watches.
+/// Returns guests with open transactions, and nodes in a common directory, which all guests watch.
 fn crowd() -> (Host, Vec<Vec<u32>>) {
     let mut host = Host::new();
     host.ask(0, T::Write, "/shared\0").unwrap();
@@ -47,13 +47,13 @@ fn crowd() -> (Host, Vec<Vec<u32>>) {
     (host, transactions)
 }
 
-/// Guests write until they are refused.
+/// Lets guests write until they are refused.
 fn fill(host: &mut Host) {
     let mut at = 0;
     let mut is_refused = false;
     while !is_refused {
         for domid in 1..=GUESTS {
-            // Dom0 reads of it, or the guests would have to wait.
+            // Dom0 reads its events. Otherwise the guests would be held back.
             host.take(0);
             is_refused |= host.ask(domid, T::Write, format!("fill{at}\0{}", "v".repeat(500))) == Err("ENOSPC".into());
         }
@@ -63,7 +63,7 @@ fn fill(host: &mut Host) {
     assert!(heap::free_bytes() >= limits::GUEST_RESERVE_BYTES - 64 * 1024);
 }
 
-/// Requests in transactions that are refused, and would be kept to be replayed.
+/// Sends requests in transactions that are refused and would be kept for a replay.
 fn refused_in_transactions(host: &mut Host, transactions: &[Vec<u32>]) {
     let before = heap::free_bytes();
     for (domid, numbers) in (1..).zip(transactions) {
@@ -78,7 +78,7 @@ fn refused_in_transactions(host: &mut Host, transactions: &[Vec<u32>]) {
     assert!(heap::free_bytes() + 64 * 1024 >= before, "a refusal takes no memory");
 }
 
-/// Writes that need no memory, and of which everybody is told and nobody reads.
+/// Sends writes that need no memory and whose events no guest reads.
 fn events(host: &mut Host) {
     for domid in 0..=GUESTS {
         host.stall(domid);
@@ -88,14 +88,14 @@ fn events(host: &mut Host) {
             let path = format!("/shared/{domid}/{}{}", round % 3, "n".repeat(200));
             host.send(domid, 0, T::Write, format!("{path}\0short").as_bytes());
         }
-        // Some were held back for their writes.
+        // Some guests were held back for their writes.
         host.now_ms += 500;
         host.run();
     }
     report(host, "unread events");
 }
 
-/// Beginnings of long requests.
+/// Sends the beginnings of long requests.
 fn half_sent(host: &mut Host) {
     for domid in 1..=GUESTS {
         let header = [T::Write.to_wire(), 77, 0, 4096].map(u32::to_le_bytes).concat();
@@ -104,7 +104,7 @@ fn half_sent(host: &mut Host) {
         host.send_bytes(domid, b"half/");
         host.stall(domid);
     }
-    // All are read from by then.
+    // The server has read from all guests by then.
     host.now_ms += 2000;
     host.run();
     report(host, "half-sent requests");
@@ -141,7 +141,7 @@ fn clean_up(host: &mut Host) {
     host.check();
 }
 
-/// The names of a node's children, in parts where they don't fit a message.
+/// Returns the names of a node's children, in parts if they do not fit into a message.
 fn list(host: &mut Host, path: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut offset = 0;
@@ -171,7 +171,7 @@ fn guests_that_exhaust_their_memory_leave_dom0_what_it_needs() {
     events(&mut host);
     half_sent(&mut host);
     clean_up(&mut host);
-    assert!(heap::free_bytes() > before, "all that the guests took is there again");
+    assert!(heap::free_bytes() > before, "all memory of the guests is free again");
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! What requests need while they are handled is given back at once, also when nobody reads the replies (XSA-416).
+//! The memory that a request needs while it is executed is freed at once, also if its reply is unread (XSA-416).
 
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
 use crate::host::Host;
 
-/// Requests without a look at the replies: one less than are allowed, so that all are handled.
+/// Requests whose replies are not read: one less than may be outstanding, so that all are executed.
 const REQUESTS: usize = 19;
 
-/// Requests that need much and answer little: each by its name, and as many as may be outstanding.
+/// Returns requests that need much memory and have short replies, each with its name.
 fn requests() -> Vec<(&'static str, T, Vec<u8>)> {
     let deep = |end: &str| [vec!["d"; 400].join("/").as_bytes(), end.as_bytes()].concat();
     let permissions = [&b"a\0"[..], &b"b1\0".repeat(5)].concat();
@@ -17,7 +17,7 @@ fn requests() -> Vec<(&'static str, T, Vec<u8>)> {
         ("permissions", T::SetPerms, permissions),
         ("a part of a list", T::DirectoryPart, b"many\x001\0".to_vec()),
         ("a deep read", T::Read, deep("\0")),
-        ("a path that is none", T::Write, [&[b'/'; 3000][..], b"\0"].concat()),
+        ("an invalid path", T::Write, [&[b'/'; 3000][..], b"\0"].concat()),
     ]
 }
 
@@ -41,7 +41,7 @@ fn xsa_416_a_requests_memory_is_freed_before_its_reply_is_read() {
         let reply_bytes = answer.map_or(16, |bytes| bytes.len()) + limits::MESSAGE_OVERHEAD_BYTES;
         let bound = REQUESTS * (reply_bytes + 192);
         println!("{name}: {} bytes held by {} replies, at most {} at once", taken.held, REQUESTS, taken.peak);
-        assert!(taken.held > 0, "{name}: replies wait");
+        assert!(taken.held > 0, "{name}: replies are pending");
         assert!(taken.held as usize <= bound, "{name}: {} of at most {bound} bytes", taken.held);
         host.go_on(1);
         host.check();

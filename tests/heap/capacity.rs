@@ -1,4 +1,4 @@
-//! A domain of 8 MiB with a hundred guests: how many nodes it holds, and that it serves on when no more are taken.
+//! A domain of 8 MiB with a hundred guests: how many nodes it holds, and that it still serves when it is full.
 
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
@@ -7,29 +7,29 @@ use crate::heap::{free_bytes, largest_asked, largest_block, set_size, usage};
 use crate::host::Host;
 use crate::random::Random;
 
-/// Bytes of the heap that a domain of 8 MiB has, with what is set apart, rounded down: of 7,587,328 when this was written.
+/// Bytes of the heap of a domain of 8 MiB, including the part that is set apart, rounded down from 7,587,328.
 const HEAP_BYTES: usize = 7_500_000;
 const GUESTS: u16 = 100;
-/// Nodes that it must hold at least.
+/// The least number of nodes that the domain must hold.
 const NODES: usize = 25_000;
-/// Requests of dom0 whose replies it does not read: as long as it is read from.
+/// Requests of dom0 whose replies it does not read, within the limit until it is held back.
 const UNREAD: usize = 6000;
 /// Leaves of a directory.
 const LEAVES: usize = 9;
-/// Nodes of a guest's transaction that is as large as it may be.
+/// Nodes of a guest's transaction of the largest size.
 const LARGE_TRANSACTION: usize = 980;
 
-/// A name of 8 bytes for a directory.
+/// Returns a name of 8 bytes for a directory.
 fn directory(at: usize) -> String {
     format!("device{at:02}")
 }
 
-/// Each guest makes one more directory: ten nodes. Half of the leaves have a second permission. Returns how many nodes were
-/// made; a refusal ends it.
+/// Makes one more directory of ten nodes for each guest. Half of the leaves have a second permission. A refusal ends
+/// it. Returns how many nodes were made.
 fn grow(host: &mut Host, at: usize) -> Result<usize, usize> {
     let mut made = 0;
     for domid in 1..=GUESTS {
-        // Dom0 is told of every change, and reads.
+        // Dom0 gets an event of every change, and reads.
         host.take(0);
         for leaf in 0..LEAVES {
             let path = format!("{}/nodena{leaf:02}", directory(at));
@@ -50,7 +50,7 @@ fn grow(host: &mut Host, at: usize) -> Result<usize, usize> {
     Ok(made)
 }
 
-/// Starts guests, whose directories then take all that guests may take. Returns how many nodes those are.
+/// Starts guests, whose directories then take all memory that guests may take. Returns the number of nodes.
 fn fill(host: &mut Host) -> usize {
     (1..=GUESTS).for_each(|domid| host.start(domid));
     host.ask(0, T::Watch, "/local\0dom0\0").unwrap();
@@ -81,14 +81,14 @@ fn an_8_mib_domain_holds_25000_nodes_of_100_guests_and_still_serves_when_full() 
     let nodes = fill(&mut host);
     assert!(nodes >= NODES, "{nodes}");
     let left = free_bytes();
-    assert!(left < limits::GUEST_RESERVE_BYTES + 64 * 1024, "it was not full");
+    assert!(left < limits::GUEST_RESERVE_BYTES + 64 * 1024, "the domain was not full");
     for domid in 1..=GUESTS {
         let path = format!("{}/nodena00", directory(usize::from(domid) % 25));
         assert_eq!(host.ask(domid, T::Read, format!("{path}\0")), Ok(b"0123456789abcdef".to_vec()));
         assert_eq!(host.ask(domid, T::Write, format!("{path}\0fedcba9876543210")), Ok(b"OK\0".to_vec()));
         assert_eq!(host.ask(domid, T::Write, format!("new{domid}\0{}", "v".repeat(1900))), Err("ENOSPC".into()));
     }
-    // What shrinks makes room for something that grows.
+    // Removed nodes make room for growth.
     for domid in 1..=GUESTS {
         host.take(0);
         host.ask(domid, T::Rm, format!("{}\0", directory(0))).unwrap();
@@ -102,11 +102,11 @@ fn an_8_mib_domain_holds_25000_nodes_of_100_guests_and_still_serves_when_full() 
     }
     host.take(0);
     println!("all removed: {:?}, largest {}, asked {}", usage(), largest_block(), largest_asked());
-    assert!(largest_block() > HEAP_BYTES / 4, "what was freed is in large pieces again");
+    assert!(largest_block() > HEAP_BYTES / 4, "freed memory is in large blocks again");
     host.check();
 }
 
-/// Guests change what they have for long, at the limit: other sizes, directories that go and come, transactions.
+/// Lets guests change their nodes for a long time at the limit: other sizes, removed and new directories, transactions.
 fn churn(host: &mut Host, rounds: usize) {
     let mut random = Random::new(1);
     for round in 0..rounds {
@@ -138,7 +138,7 @@ fn churn(host: &mut Host, rounds: usize) {
     }
 }
 
-/// Opens a transaction of a guest and lets it change as many nodes as it may.
+/// Opens a transaction of a guest and changes as many nodes as it may.
 fn large_transaction(host: &mut Host, domid: u16) -> u32 {
     host.start(domid);
     for at in 0..LARGE_TRANSACTION {
@@ -163,7 +163,7 @@ fn after_a_long_history_at_the_limit_no_allocation_fails() {
     }
     assert_eq!(host.ask_in(GUESTS + 1, number, T::TransactionEnd, "T\0"), Ok(b"OK\0".to_vec()));
     println!("committed: {:?}, largest {}, asked {}", usage(), largest_block(), largest_asked());
-    // Nobody reads what happens.
+    // No client reads its events.
     host.stall(0);
     for round in 0..20 {
         for domid in 1..=GUESTS {

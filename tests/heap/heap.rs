@@ -1,7 +1,7 @@
-//! The kernel's allocator as the server's heap: `src/kernel/heap/arena.rs` over a buffer of a stated size. What clients and
-//! tests allocate comes from the system.
+//! The kernel's allocator as the server's heap: `src/kernel/heap/arena.rs` over a buffer of a stated size. Clients and
+//! tests allocate from the system.
 //!
-//! Nothing is taken beyond the buffer: an allocation that finds no block is an end, as in the kernel.
+//! The heap never exceeds the buffer: an allocation without a block is fatal, as in the kernel.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
@@ -9,13 +9,13 @@ use std::ops::Range;
 
 use crate::arena::{Arena, Usage};
 
-/// The state of this thread's heap: tests run beside each other.
+/// The state of this thread's heap, as tests run in parallel.
 struct Heap {
-    /// The largest block that the server asked for since the last look.
+    /// The largest block that the server requested since the last reading.
     asked: Cell<usize>,
     arena: RefCell<Arena>,
     range: Cell<(usize, usize)>,
-    /// Whether what is allocated now is the server's.
+    /// Whether allocations are the server's at the moment.
     is_server: Cell<bool>,
 }
 
@@ -25,19 +25,19 @@ thread_local! {
     };
 }
 
-/// The system's allocator, but for the server's part.
+/// The system's allocator, except for the server's part.
 struct Split;
 
 #[global_allocator]
 static SPLIT: Split = Split;
 
-/// Whether a block is of this thread's arena.
+/// Returns whether a block belongs to this thread's arena.
 fn is_in_arena(heap: &Heap, block: *mut u8) -> bool {
     let (start, end) = heap.range.get();
     (start..end).contains(&block.addr())
 }
 
-// SAFETY: each block is given back to where it came from, which is told by its address.
+// SAFETY: each block returns to its origin, which its address shows.
 unsafe impl GlobalAlloc for Split {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let of_server = HEAP.try_with(|heap| {
@@ -58,13 +58,13 @@ unsafe impl GlobalAlloc for Split {
         let was_in_arena = HEAP.try_with(|heap| {
             let is_in_arena = is_in_arena(heap, block);
             if is_in_arena {
-                // SAFETY: the caller's promise; the address says whose it is.
+                // SAFETY: the caller's promise; the address shows the owner.
                 unsafe { heap.arena.borrow_mut().deallocate(block, layout) };
             }
             is_in_arena
         });
         if was_in_arena != Ok(true) {
-            // SAFETY: the caller's promise; the address says whose it is.
+            // SAFETY: the caller's promise; the address shows the owner.
             unsafe { System.dealloc(block, layout) };
         }
     }
@@ -73,19 +73,19 @@ unsafe impl GlobalAlloc for Split {
         let of_server = HEAP.try_with(|heap| {
             is_in_arena(heap, block).then(|| {
                 heap.asked.set(heap.asked.get().max(new_size));
-                // SAFETY: the caller's promise; the address says whose it is.
+                // SAFETY: the caller's promise; the address shows the owner.
                 unsafe { heap.arena.borrow_mut().reallocate(block, layout, new_size) }
             })
         });
         match of_server {
             Ok(Some(block)) => block,
-            // SAFETY: the caller's promise; the address says whose it is.
+            // SAFETY: the caller's promise; the address shows the owner.
             _ => unsafe { System.realloc(block, layout, new_size) },
         }
     }
 }
 
-/// What the work of the server left behind; nothing is looked at here.
+/// The memory that the server's work took; not measured here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Taken(());
 
@@ -111,29 +111,29 @@ pub fn set_size(bytes: usize) {
     HEAP.with(|heap| {
         assert_eq!(heap.arena.borrow().end(), 0, "one heap a thread");
         heap.range.set((range.start, range.end));
-        // SAFETY: the buffer is nobody else's, for good.
+        // SAFETY: the buffer belongs to the arena alone, for good.
         unsafe { heap.arena.borrow_mut().init(range) };
     });
 }
 
-/// Nothing: the heap begins with [`set_size`].
+/// Does nothing: the heap begins with [`set_size`].
 pub const fn reset() {}
 
 pub fn usage() -> Usage {
     HEAP.with(|heap| heap.arena.borrow().usage())
 }
 
-/// Bytes of the largest block that the server asked for since the last look.
+/// Returns the bytes of the largest block that the server requested since the last reading.
 pub fn largest_asked() -> usize {
     HEAP.with(|heap| heap.asked.take())
 }
 
-/// Bytes that are free, for the server to ask.
+/// Returns the free bytes, for the server's checks.
 pub fn free_bytes() -> usize {
     usage().free
 }
 
-/// Bytes of the largest block that could be allocated now.
+/// Returns the bytes of the largest block that could be allocated now.
 pub fn largest_block() -> usize {
     let (mut possible, mut impossible) = (0, usage().free + 1);
     while impossible - possible > 1 {
@@ -141,13 +141,13 @@ pub fn largest_block() -> usize {
         let layout = Layout::from_size_align(bytes, 8).expect("a size below the buffer's");
         HEAP.with(|heap| {
             let mut arena = heap.arena.borrow_mut();
-            // SAFETY: the size is not zero, and the block goes back at once.
+            // SAFETY: the size is not zero, and the block is freed at once.
             let block = unsafe { arena.allocate(layout) };
             if block.is_null() {
                 impossible = bytes;
             } else {
                 possible = bytes;
-                // SAFETY: it was just allocated for this layout.
+                // SAFETY: the block was just allocated with this layout.
                 unsafe { arena.deallocate(block, layout) };
             }
         });

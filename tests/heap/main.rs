@@ -1,4 +1,4 @@
-//! The server on the kernel's own allocator: what each kind of object takes, and how much an 8 MiB domain holds.
+//! The server on the kernel's own allocator: the size of each kind of object, and the capacity of an 8 MiB domain.
 #![allow(missing_docs, reason = "a test")]
 
 #[path = "../../src/kernel/heap/arena.rs"]

@@ -1,4 +1,4 @@
-//! What each kind of object takes of the heap, everything included: `docs/memory.md` has the table.
+//! The heap that each kind of object takes, everything included: `docs/memory.md` has the table.
 
 use xenstore::wire::header::MessageType as T;
 
@@ -11,7 +11,7 @@ const NODE_BYTES: usize = 160;
 const LEAVES: usize = 9;
 const DIRECTORIES: usize = 100;
 
-/// Bytes of the heap that `act` leaves behind for each of `count` objects.
+/// Returns the bytes of the heap that `act` leaves for each of `count` objects.
 fn each(host: &mut Host, what: &str, count: usize, act: impl FnOnce(&mut Host)) -> usize {
     let before = usage().used;
     act(host);

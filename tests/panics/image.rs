@@ -1,5 +1,5 @@
-//! The image as far as this test reads it: a static ELF file for x86-64 with symbols, whose code names addresses of constants
-//! by their four bytes (`relocation-model=static`).
+//! The parts of the image that this test reads: a static ELF file for x86-64 with symbols. Its code contains addresses
+//! of constants as four bytes (`relocation-model=static`).
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ const FUNCTION: u8 = 2;
 
 /// A place in a source that the image can name when it panics.
 pub struct Site {
-    /// As the compiler was given it.
+    /// The file as the compiler was given it.
     pub file: String,
     pub line: u32,
     pub column: u32,
-    /// Where the image keeps it.
+    /// The place's address in the image.
     address: u64,
 }
 
@@ -37,7 +37,7 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// A string that ends in NUL.
+/// Returns a string that ends in NUL.
 fn string(bytes: &[u8], at: usize) -> String {
     let end = bytes[at..].iter().position(|byte| *byte == 0).expect("a NUL");
     String::from_utf8_lossy(&bytes[at..at + end]).into_owned()
@@ -62,7 +62,7 @@ impl Image {
         Self { code: section(".text"), constants: section(".rodata"), data: section(".data"), functions }
     }
 
-    /// All places: whatever has the form of a location whose file is a Rust source.
+    /// Returns all places: all constants in the form of a location whose file is a Rust source.
     pub fn sites(&self) -> Vec<Site> {
         [&self.constants, &self.data].into_iter().flat_map(|section| self.sites_in(section)).collect()
     }
@@ -82,7 +82,7 @@ impl Image {
         is_location.then(|| Site { file: file.to_owned(), line, column, address: section.address + at as u64 })
     }
 
-    /// The functions whose code has a place's address in it.
+    /// Returns the functions whose code contains a place's address.
     pub fn users(&self, site: &Site) -> BTreeSet<String> {
         let address = u32::try_from(site.address).expect("the image lies below 4 GiB").to_le_bytes();
         let found = self.code.bytes.windows(4).enumerate().filter(|(_, bytes)| *bytes == address);
@@ -104,7 +104,8 @@ fn functions(symbols: &[u8], names: &[u8]) -> Vec<(u64, String)> {
     functions
 }
 
-/// A function's path out of its symbol, as `_ZN` and the names with their lengths; other symbols as they are.
+/// Returns a function's path from its symbol: `_ZN` and the names with their lengths. Other symbols are returned
+/// unchanged.
 fn readable(symbol: &str) -> String {
     let Some(mut rest) = symbol.strip_prefix("_ZN") else { return symbol.to_owned() };
     let mut names = Vec::new();
@@ -115,7 +116,7 @@ fn readable(symbol: &str) -> String {
         rest = &rest[digits + name.len()..];
         names.push(name);
     }
-    // The last one is a hash.
+    // The last name is a hash.
     names.pop();
     let path = names.join("::").replace("$LT$", "<").replace("$GT$", ">").replace("$u20$", " ").replace("$C$", ",");
     path.replace("$RF$", "&").replace("$u7b$", "{").replace("$u7d$", "}").replace("..", "::")

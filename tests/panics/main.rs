@@ -1,20 +1,22 @@
-//! Every place in the kernel's image that can panic, against a list of those that were looked at.
+//! Every place in the kernel's image that can panic, against a list of reviewed places.
 //!
-//! What is inspected is `target/xenstore-stubdom-syms`, which `make kernel` builds: not the sources, but what was left of
-//! their checks after optimization. Each panic of Rust needs a `core::panic::Location` to say where it happened, also those
-//! in the library's own code, and a check that cannot fail loses it with its branch. So all of them are looked up in the
-//! image's constants, and each has to be in `allowed.txt` with the reason why no guest makes it happen.
+//! The test reads `target/xenstore-stubdom-syms`, which `make kernel` builds. It checks the code after optimization,
+//! not the sources. Each panic of Rust needs a `core::panic::Location` of its source, also in the library's own code. A
+//! check that cannot fail loses its location with its branch. The test finds all locations in the image's constants.
+//! Each must be in `allowed.txt`, with the reason why no guest can cause the panic.
 //!
-//! What this can see:
-//! - Each line of `src/` (outside `src/kernel`, `src/xen`, which no guest's bytes reach but through the rest) that can panic
-//!   itself: an index, arithmetic, `unwrap`, or a call that panics in its caller's name (`Vec::insert`, `String::truncate`).
-//!   Inlining hides none of it: the location names the source, wherever the code went. A line is known by its text.
-//! - Each file of `core`, `alloc` and the other crates with code that can panic in its own name, whoever calls it: by file,
-//!   since what stands there is not ours to change. For each, the functions that refer to it are told by their symbols.
+//! The test can see:
+//! - Each line of `src/` that can panic itself: an index, arithmetic, `unwrap`, or a call that panics in its caller's
+//!   name (`Vec::insert`, `String::truncate`). Inlining hides none of these, as the location names the source. The text
+//!   of a line identifies it. `src/kernel` and `src/xen` are out of scope: guests' bytes reach them only through the
+//!   rest.
+//! - Each file of `core`, `alloc` and the other crates with code that can panic in its own name. The file identifies
+//!   these places, as this project cannot change them. The symbols show the functions that refer to each.
 //!
-//! What it can't see: whether a place is reachable (the reason in the list says why not); what a new caller does to a
-//! library's place that is in the list already; a stack that overflows; a loop without end; an exception of the processor.
-//! Memory that is exhausted is here as the library's way to say so; `tests/failing_allocations/` is about that.
+//! The test cannot see whether a place is reachable (the reason in the list says why not). It cannot see the effect of
+//! a new caller on a library's place that is in the list already. It does not find stack overflows, endless loops, or
+//! exceptions of the processor. Exhausted memory appears here as the library's panic; `tests/failing_allocations/`
+//! tests it.
 #![allow(missing_docs, reason = "a test")]
 
 mod image;
@@ -25,10 +27,10 @@ use std::path::Path;
 
 use image::{Image, Site};
 
-/// Sources that are not driven by what guests send.
+/// Sources whose code does not depend on guests' requests.
 const OUT_OF_SCOPE: [&str; 3] = ["src/kernel/", "src/xen/", "src/main.rs"];
 
-/// A place as the list has it, and who refers to it.
+/// A place as the list names it, and the functions that refer to it.
 type Places = BTreeMap<String, BTreeSet<String>>;
 
 fn root() -> &'static Path {
@@ -41,7 +43,7 @@ fn read_image() -> Image {
     Image::new(bytes)
 }
 
-/// A file's name without what differs from machine to machine: `library/…`, `<crate>/src/…` or `src/…`.
+/// Returns a file's name without machine-dependent parts: `library/…`, `<crate>/src/…` or `src/…`.
 fn short_name(file: &str) -> String {
     if let Some((_, library)) = file.split_once("/library/") {
         return format!("library/{library}");
@@ -52,7 +54,7 @@ fn short_name(file: &str) -> String {
     format!("{name}/{rest}")
 }
 
-/// The place of a site; `None` for one out of scope, or one that only says where a line of the log comes from.
+/// Returns the place of a site; `None` for one out of scope, or one that only names the source of a log line.
 fn place(site: &Site) -> Option<String> {
     let file = short_name(&site.file);
     if OUT_OF_SCOPE.iter().any(|part| file.starts_with(part)) {
@@ -78,7 +80,7 @@ fn places(image: &Image) -> Places {
     places
 }
 
-/// The list: places, those with a `*` at the end standing for all that begin so, and the reason of each.
+/// Returns the list: places with their reasons. A `*` at the end of a place stands for all places with that beginning.
 fn allowed() -> Vec<(String, String)> {
     let text = fs::read_to_string(root().join("tests/panics/allowed.txt")).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
@@ -124,13 +126,13 @@ fn every_reason_belongs_to_a_place_in_the_image() {
     for (entry, reason) in allowed() {
         assert!(
             places.keys().any(|place| matches(&entry, place)),
-            "allowed.txt: {entry} can't panic any more: remove it"
+            "allowed.txt: {entry} cannot panic any more: remove the entry"
         );
         assert!(reason.len() > 10, "allowed.txt: {entry} has no reason");
     }
 }
 
-/// The functions of guest-driven modules that refer to a place, by module: a figure to follow, not a limit.
+/// Prints the functions of guest-driven modules that refer to a place, by module: a figure to follow, not a limit.
 #[test]
 fn each_place_is_used_by_a_named_function() {
     let places = places(&read_image());
