@@ -91,7 +91,7 @@ impl Runner {
     /// A domain that keeps to the rules and has something to send or to be sent.
     fn unanswered(&self) -> Option<u16> {
         self.clients.iter().find_map(|(domid, client)| {
-            let connection = self.model.connections.get(domid).filter(|of| of.fault.is_none() && of.is_mapped)?;
+            let connection = self.model.connections.get(domid).filter(|of| of.error.is_none() && of.is_mapped)?;
             let waits = client.unsent() > 0 || client.unread() > 0 || !connection.queue.is_empty();
             (waits && !client.is_wild).then_some(*domid)
         })

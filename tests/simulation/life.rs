@@ -52,22 +52,22 @@ impl Model {
         connection.is_mapped |= can_be_mapped;
         connection.has_port = connection.is_mapped && can_be_bound;
         if !connection.has_port {
-            self.fault(domid, 1);
+            self.set_error(domid, 1);
         }
     }
 
     /// A connection is dropped with all that it has going on, and is open or shut then.
-    pub fn restart(&mut self, domid: u16, fault: Option<u32>) {
+    pub fn restart(&mut self, domid: u16, error: Option<u32>) {
         let Some(connection) = self.connections.get_mut(&domid) else { return };
         let Connection { is_mapped, has_port, is_shut_out, .. } = *connection;
-        *connection = Connection { is_mapped, has_port, is_shut_out, fault, ..Connection::default() };
-        if fault.is_none() {
+        *connection = Connection { is_mapped, has_port, is_shut_out, error, ..Connection::default() };
+        if error.is_none() {
             self.tally.restarted.push(domid);
         }
     }
 
-    pub fn fault(&mut self, domid: u16, fault: u32) {
-        self.restart(domid, Some(fault));
+    pub fn set_error(&mut self, domid: u16, error: u32) {
+        self.restart(domid, Some(error));
     }
 
     /// The domain is not known any more, nor what it owned, nor its rights.
@@ -210,8 +210,8 @@ impl Model {
             // What was received is received once more.
             connection.may_be_skipped |= is_scarce;
             connection.may_be_lost |= connection.may_be_skipped && !connection.input.is_empty();
-            if (lost_port || !can_be_mapped) && connection.fault.is_none() {
-                self.fault(domid, 1);
+            if (lost_port || !can_be_mapped) && connection.error.is_none() {
+                self.set_error(domid, 1);
             }
         }
     }
@@ -229,13 +229,13 @@ impl Model {
     /// The next server tells of a crash, and lets the domain pay.
     pub fn told_of_crash(&mut self, domid: u16, is_repeated: bool, node: &str, report: &str, machine: &Machine) {
         if domid != 0 && self.connections.contains_key(&domid) {
-            self.fault(domid, 1);
+            self.set_error(domid, 1);
             self.connection(domid).is_shut_out = is_repeated;
         }
         let payload = [node.as_bytes(), b"\0", report.as_bytes()].concat();
-        let who = self.who(0);
+        let requester = self.requester(0);
         let beside = Beside { known: &self.known, machine };
-        let answer = rules::answer(&mut self.store, &who, &beside, T::Write, &payload);
+        let answer = rules::answer(&mut self.store, &requester, &beside, T::Write, &payload);
         assert!(answer.is_ok(), "dom0 may write");
         self.tell_all();
     }
@@ -245,8 +245,8 @@ impl Model {
         for told in std::mem::take(&mut self.store.told) {
             let domids: Vec<u16> = self.connections.keys().copied().collect();
             for domid in domids {
-                let who = self.who(domid);
-                let may_know = told.readable.iter().any(|permissions| who.may_read(permissions));
+                let requester = self.requester(domid);
+                let may_know = told.readable.iter().any(|permissions| requester.may_read(permissions));
                 if may_know || self.flaw == Flaw::EventsForAll {
                     self.tell(domid, &told.path, |watch| concerns(&told, &watch.path, watch.depth));
                 } else {
@@ -278,7 +278,7 @@ impl Model {
     fn tell_special(&mut self, which: usize) {
         let domids: Vec<u16> = self.connections.keys().copied().collect();
         for domid in domids {
-            if self.who(domid).may_read(self.store.special(SPECIALS[which])) {
+            if self.requester(domid).may_read(self.store.special(SPECIALS[which])) {
                 self.tell(domid, SPECIALS[which], |watch| watch.path == SPECIALS[which] && watch.depth.is_none());
             }
         }
@@ -289,7 +289,7 @@ impl Model {
         let domids: Vec<u16> = self.connections.keys().copied().collect();
         let name = format!("{}/{about}", SPECIALS[which]);
         for domid in domids {
-            if self.who(domid).may_read(self.store.special(SPECIALS[which])) && self.features(domid) & 4 != 0 {
+            if self.requester(domid).may_read(self.store.special(SPECIALS[which])) && self.features(domid) & 4 != 0 {
                 self.tell(domid, &name, |watch| {
                     watch.path == name || watch.path == SPECIALS[which] && watch.depth.is_some_and(|depth| depth > 0)
                 });

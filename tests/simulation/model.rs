@@ -13,7 +13,7 @@ use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 use crate::machine::Machine;
 use crate::nodes::{ANY, Entry, InTransaction, Node, Store, Transaction, View};
 use crate::queue::{Payload, Queue};
-use crate::rules::{self, DEFAULTS, Surroundings, Who, quota};
+use crate::rules::{self, DEFAULTS, Requester, Surroundings, quota};
 
 /// What a domain has going on with the server.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +25,7 @@ pub struct Connection {
     pub input: Vec<u8>,
     pub queue: Queue,
     /// Why it was shut, as in the ring's error word.
-    pub fault: Option<u32>,
+    pub error: Option<u32>,
     pub is_shut_out: bool,
     pub is_mapped: bool,
     pub has_port: bool,
@@ -152,11 +152,11 @@ impl Model {
     }
 
     /// Who a domain is.
-    pub fn who(&self, domid: u16) -> Who {
+    pub fn requester(&self, domid: u16) -> Requester {
         let known = self.known.get(&domid);
         let target = known.and_then(|known| known.target);
         let is_current = |(target, serial): &(u16, u64)| self.known.get(target).is_some_and(|of| of.serial == *serial);
-        Who {
+        Requester {
             domid,
             is_privileged: domid == 0,
             target: target.filter(is_current).map(|(target, _)| target),
@@ -196,7 +196,7 @@ impl Model {
         if let Some(header) = connection.input.first_chunk::<HEADER_BYTES>().map(Header::parse)
             && header.payload_bytes > 4096
         {
-            self.fault(domid, 3);
+            self.set_error(domid, 3);
         }
     }
 
@@ -252,7 +252,7 @@ impl Model {
             return Err(wrong(domid, header, &payload, observed, &format!("{payload_bytes} bytes, {reply:?}")));
         }
         // A connection that this very request has shut or begun anew is answered only if it was begun anew.
-        if connection.fault.is_none() {
+        if connection.error.is_none() {
             let header = Header { kind: reply_kind, payload_bytes: payload_bytes as u32, ..header };
             connection.queue.push_reply(header, reply);
         }
@@ -323,9 +323,9 @@ impl Model {
         observed: Observed<'_>,
         machine: &Machine,
     ) -> Answer {
-        let mut who = self.who(domid);
+        let mut requester = self.requester(domid);
         if matches!(kind, T::Write | T::Mkdir) && domid != 0 {
-            who.nodes = self.store.count(domid).cast_signed();
+            requester.nodes = self.store.count(domid).cast_signed();
         }
         let beside = Beside { known: &self.known, machine };
         let may_be_refused = self.may_be_refused_memory(domid);
@@ -333,11 +333,12 @@ impl Model {
         let before = may_be_refused.then(|| (self.store.clone(), taken.clone()));
         let expected = match &mut taken {
             Some(transaction) => {
-                who.nodes += transaction.counts().get(&domid).copied().unwrap_or(0);
-                let mut view = InTransaction { store: &self.store, transaction, limit: who.paths_in_transaction() };
-                rules::answer(&mut view, &who, &beside, kind, payload)
+                requester.nodes += transaction.counts().get(&domid).copied().unwrap_or(0);
+                let mut view =
+                    InTransaction { store: &self.store, transaction, limit: requester.paths_in_transaction() };
+                rules::answer(&mut view, &requester, &beside, kind, payload)
             }
-            None => rules::answer(&mut self.store, &who, &beside, kind, payload),
+            None => rules::answer(&mut self.store, &requester, &beside, kind, payload),
         };
         let mut is_right = agrees(&expected, observed);
         if let (false, Err("ENOSPC"), Some((store, transaction))) = (is_right, observed, before) {
@@ -361,7 +362,7 @@ impl Model {
             return Err(format!("{expected:?}"));
         }
         if kind == T::SetPerms && observed.is_ok() {
-            self.after_permissions(&who, payload, machine);
+            self.after_permissions(&requester, payload, machine);
         }
         self.tell_all();
         Ok(match (expected, kind) {
@@ -372,9 +373,9 @@ impl Model {
     }
 
     /// Learns the domains that new permissions name.
-    fn after_permissions(&mut self, who: &Who, payload: &[u8], machine: &Machine) {
+    fn after_permissions(&mut self, requester: &Requester, payload: &[u8], machine: &Machine) {
         let beside = Beside { known: &self.known, machine };
-        let permissions = rules::parse_permissions(payload, who, &beside).expect("it was granted");
+        let permissions = rules::parse_permissions(payload, requester, &beside).expect("it was granted");
         for entry in permissions.iter().filter(|entry| entry.counts && entry.domid != ANY) {
             self.learn(entry.domid, machine);
         }
@@ -440,7 +441,7 @@ impl Model {
             }
             let after = self.store.count(owner).saturating_add_signed(count) as usize;
             let is_limited = domid != 0 && owner != 0 && transaction.has_created;
-            if is_limited && self.who(owner).exceeds("nodes", after) {
+            if is_limited && self.requester(owner).exceeds("nodes", after) {
                 return Err("ENOSPC");
             }
         }
@@ -459,19 +460,19 @@ impl Model {
             return Err("EAGAIN");
         }
         let mut new = Transaction::default();
-        let mut who = self.who(domid);
+        let mut requester = self.requester(domid);
         let owned = self.store.count(domid).cast_signed();
         let beside = Beside { known: &self.known, machine };
         for request in &old.requests {
-            who.nodes = owned + new.counts().get(&domid).copied().unwrap_or(0);
+            requester.nodes = owned + new.counts().get(&domid).copied().unwrap_or(0);
             let mut view =
-                InTransaction { store: &self.store, transaction: &mut new, limit: who.paths_in_transaction() };
-            let reply = rules::answer(&mut view, &who, &beside, request.kind, &request.payload);
+                InTransaction { store: &self.store, transaction: &mut new, limit: requester.paths_in_transaction() };
+            let reply = rules::answer(&mut view, &requester, &beside, request.kind, &request.payload);
             if reply.clone().map_err(str::to_owned) != request.reply {
                 return Err("EAGAIN");
             }
             if request.kind == T::SetPerms && reply.is_ok() {
-                let named = rules::parse_permissions(&request.payload, &who, &beside).unwrap_or_default();
+                let named = rules::parse_permissions(&request.payload, &requester, &beside).unwrap_or_default();
                 names.extend(named.iter().filter(|entry| entry.counts && entry.domid != ANY).map(|entry| entry.domid));
             }
         }

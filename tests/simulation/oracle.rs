@@ -29,7 +29,7 @@ impl Runner {
         let engine = self.server.engine();
         for (domid, connection) in &self.model.connections {
             let Some(client) = self.clients.get(domid) else { continue };
-            let is_able = connection.fault.is_none() && connection.is_mapped && connection.has_port;
+            let is_able = connection.error.is_none() && connection.is_mapped && connection.has_port;
             let is_current = self.machine.mapped.get(&DomId(*domid)).is_some_and(|page| client.has(page));
             if !is_able || !is_current || client.is_wild || client.is_unheard || client.unread() == 0 {
                 continue;
@@ -125,8 +125,8 @@ impl Runner {
         same("G5: bound ports", &bound, &expected)?;
         for (domid, connection) in connections {
             let page = self.machine.mapped.get(&DomId(*domid)).filter(|_| self.model.features(*domid) & 2 != 0);
-            if let (Some(page), Some(fault)) = (page, connection.fault) {
-                same(&format!("error word of domain {domid}"), &page.load(Field::Error), &fault)?;
+            if let (Some(page), Some(error)) = (page, connection.error) {
+                same(&format!("error word of domain {domid}"), &page.load(Field::Error), &error)?;
             }
         }
         Ok(())

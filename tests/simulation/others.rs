@@ -70,7 +70,7 @@ impl Model {
     }
 
     fn watch(&mut self, domid: u16, payload: &[u8], observed: Observed<'_>) -> Answer {
-        let who = self.who(domid);
+        let requester = self.requester(domid);
         let strings = split(payload).0;
         let depth = match strings.get(2) {
             Some(_) if self.features(domid) & 4 == 0 => Err("EINVAL"),
@@ -80,7 +80,7 @@ impl Model {
         if !matches!(strings.len(), 2 | 3) {
             return refusal("EINVAL", observed);
         }
-        let (depth, path) = match (depth, rules::any_path(strings[0], &who)) {
+        let (depth, path) = match (depth, rules::any_path(strings[0], &requester)) {
             (Ok(depth), Ok(path)) => (depth, path),
             _ => return refusal("EINVAL", observed),
         };
@@ -88,7 +88,7 @@ impl Model {
         if watches.iter().any(|watch| watch.path == path && watch.token == strings[1]) {
             return refusal("EEXIST", observed);
         }
-        if who.exceeds("watches", watches.len() + 1) {
+        if requester.exceeds("watches", watches.len() + 1) {
             return refusal("ENOSPC", observed);
         }
         let answer = simply_ok(observed)?;
@@ -99,8 +99,9 @@ impl Model {
     }
 
     fn unwatch(&mut self, domid: u16, payload: &[u8], observed: Observed<'_>) -> Answer {
-        let who = self.who(domid);
-        let found = rules::exactly(payload, 2).and_then(|strings| Ok((rules::any_path(strings[0], &who)?, strings[1])));
+        let requester = self.requester(domid);
+        let found =
+            rules::exactly(payload, 2).and_then(|strings| Ok((rules::any_path(strings[0], &requester)?, strings[1])));
         let Ok((path, token)) = found else { return refusal("EINVAL", observed) };
         let watches = &mut self.connection(domid).watches;
         let Some(at) = watches.iter().position(|watch| watch.path == path && watch.token == token) else {
@@ -111,12 +112,12 @@ impl Model {
     }
 
     fn start(&mut self, domid: u16, number: u32, observed: Observed<'_>) -> Answer {
-        let who = self.who(domid);
+        let requester = self.requester(domid);
         let connection = self.connection(domid);
         if number != 0 {
             return refusal("EBUSY", observed);
         }
-        if who.exceeds("transactions", connection.transactions.len() + 1) {
+        if requester.exceeds("transactions", connection.transactions.len() + 1) {
             return refusal("ENOSPC", observed);
         }
         let mut new = connection.newest_transaction.wrapping_add(1);

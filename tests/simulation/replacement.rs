@@ -82,7 +82,7 @@ impl Runner {
             self.counts.add("half replies in an update", u64::from(connection.queue.has_half_message()));
             self.counts.add("unread messages in an update", connection.queue.len() as u64);
             self.counts.add("open transactions in an update", connection.transactions.len() as u64);
-            self.counts.add("shut connections in an update", u64::from(connection.fault.is_some()));
+            self.counts.add("shut connections in an update", u64::from(connection.error.is_some()));
         }
     }
 

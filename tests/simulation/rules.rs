@@ -29,7 +29,7 @@ pub fn quota(name: &str) -> usize {
 
 /// Who asks, and what he may have.
 #[derive(Clone, Debug)]
-pub struct Who {
+pub struct Requester {
     pub domid: u16,
     pub is_privileged: bool,
     /// The domain whose rights he has too.
@@ -52,7 +52,7 @@ impl Access {
     const ALL: Self = Self { read: true, write: true, owner: true };
 }
 
-impl Who {
+impl Requester {
     pub fn access(&self, permissions: &Permissions) -> Access {
         let is_me = |entry: &Entry| entry.domid == self.domid || Some(entry.domid) == self.target || entry.domid == ANY;
         if self.is_privileged || is_me(&permissions[0]) {
@@ -113,16 +113,20 @@ impl Want {
 }
 
 /// The node, if it is there and may be used so. Whether one is missing is told only to those who have a right above it.
-fn get(view: &mut dyn View, who: &Who, path: &str, want: Want) -> Result<Rc<Node>, Refused> {
+fn get(view: &mut dyn View, requester: &Requester, path: &str, want: Want) -> Result<Rc<Node>, Refused> {
     let node = view.look(path)?;
-    if let Some(node) = node.as_ref().filter(|node| want.is_in(who.access(&node.permissions))) {
+    if let Some(node) = node.as_ref().filter(|node| want.is_in(requester.access(&node.permissions))) {
         return Ok(node.clone());
     }
     if node.is_some() && path.starts_with('@') {
         return Err("EACCES");
     }
     let (_, above) = nearest(view, path)?;
-    if node.is_none() && want.is_partly_in(who.access(&above.permissions)) { Err("ENOENT") } else { Err("EACCES") }
+    if node.is_none() && want.is_partly_in(requester.access(&above.permissions)) {
+        Err("ENOENT")
+    } else {
+        Err("EACCES")
+    }
 }
 
 /// The nearest node above; the root for the root.
@@ -154,22 +158,22 @@ fn ok() -> Result<Vec<u8>, Refused> {
 }
 
 /// Returns the length of the longest path that a client may name.
-fn path_limit(who: &Who) -> usize {
-    match who.quotas[quota("path-max")] as usize {
-        _ if who.is_privileged => 3072,
+fn path_limit(requester: &Requester) -> usize {
+    match requester.quotas[quota("path-max")] as usize {
+        _ if requester.is_privileged => 3072,
         0 => 2048,
         limit => limit.min(2048),
     }
 }
 
 /// A path as a client spells it, in full.
-pub fn full_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
-    let limit = path_limit(who);
+pub fn full_path(spelling: &[u8], requester: &Requester) -> Result<String, Refused> {
+    let limit = path_limit(requester);
     let text = valid(spelling)?;
     let full = match text.chars().next() {
         None | Some('@') => return Err("EINVAL"),
         Some('/') => text.to_owned(),
-        Some(_) => format!("/local/domain/{}/{text}", who.domid),
+        Some(_) => format!("/local/domain/{}/{text}", requester.domid),
     };
     let counted = full.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/')).map_or(full.len(), |cut| {
         let is_number = (1..=5).contains(&cut.0.len()) && cut.0.bytes().all(|byte| byte.is_ascii_digit());
@@ -180,11 +184,11 @@ pub fn full_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
 }
 
 /// A path or a special name.
-pub fn any_path(spelling: &[u8], who: &Who) -> Result<String, Refused> {
+pub fn any_path(spelling: &[u8], requester: &Requester) -> Result<String, Refused> {
     if !spelling.starts_with(b"@") {
-        return full_path(spelling, who);
+        return full_path(spelling, requester);
     }
-    let limit = path_limit(who);
+    let limit = path_limit(requester);
     let text = valid(spelling)?;
     if text.ends_with('/') || text.contains("//") || text.len() > limit { Err("EINVAL") } else { Ok(text.to_owned()) }
 }
@@ -228,85 +232,85 @@ pub fn domid(string: &[u8]) -> Result<u16, Refused> {
 /// Answers a request for nodes, and makes its changes.
 pub fn answer(
     view: &mut dyn View,
-    who: &Who,
+    requester: &Requester,
     beside: &dyn Surroundings,
     kind: T,
     payload: &[u8],
 ) -> Result<Vec<u8>, Refused> {
     match kind {
         T::Read => {
-            let path = full_path(only(payload)?, who)?;
-            Ok(get(view, who, &path, Want::Read)?.value.clone())
+            let path = full_path(only(payload)?, requester)?;
+            Ok(get(view, requester, &path, Want::Read)?.value.clone())
         }
         T::Directory => {
-            let path = full_path(only(payload)?, who)?;
-            let node = get(view, who, &path, Want::Read)?;
+            let path = full_path(only(payload)?, requester)?;
+            let node = get(view, requester, &path, Want::Read)?;
             let names: Vec<u8> = node.children.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
             if names.len() > 4096 { Err("E2BIG") } else { Ok(names) }
         }
-        T::DirectoryPart => directory_part(view, who, payload),
+        T::DirectoryPart => directory_part(view, requester, payload),
         T::GetPerms => {
-            let path = any_path(only(payload)?, who)?;
-            Ok(spell(&get(view, who, &path, Want::Read)?.permissions))
+            let path = any_path(only(payload)?, requester)?;
+            Ok(spell(&get(view, requester, &path, Want::Read)?.permissions))
         }
         T::Write => {
             let end = payload.iter().position(|byte| *byte == 0).ok_or("EINVAL")?;
-            let path = full_path(&payload[..end], who)?;
-            write(view, who, &path, &payload[end + 1..])
+            let path = full_path(&payload[..end], requester)?;
+            write(view, requester, &path, &payload[end + 1..])
         }
         T::Mkdir => {
-            let path = full_path(only(payload)?, who)?;
-            match get(view, who, &path, Want::Write) {
+            let path = full_path(only(payload)?, requester)?;
+            match get(view, requester, &path, Want::Write) {
                 Ok(_) => ok(),
-                Err("ENOENT") => make(view, who, &path, b""),
+                Err("ENOENT") => make(view, requester, &path, b""),
                 Err(refused) => Err(refused),
             }
         }
         T::Rm => {
-            let path = full_path(only(payload)?, who)?;
-            rm(view, who, &path)
+            let path = full_path(only(payload)?, requester)?;
+            rm(view, requester, &path)
         }
         T::SetPerms => {
-            let permissions = parse_permissions(payload, who, beside)?;
-            let path = any_path(split(payload).0[0], who)?;
-            set_permissions(view, who, &path, permissions)
+            let permissions = parse_permissions(payload, requester, beside)?;
+            let path = any_path(split(payload).0[0], requester)?;
+            set_permissions(view, requester, &path, permissions)
         }
         _ => unreachable!("{kind:?} is not about nodes"),
     }
 }
 
 /// The list from a byte on; the number at the beginning is another one after each change.
-fn directory_part(view: &mut dyn View, who: &Who, payload: &[u8]) -> Result<Vec<u8>, Refused> {
+fn directory_part(view: &mut dyn View, requester: &Requester, payload: &[u8]) -> Result<Vec<u8>, Refused> {
     let strings = exactly(payload, 2)?;
-    let path = full_path(strings[0], who)?;
-    let node = get(view, who, &path, Want::Read)?;
+    let path = full_path(strings[0], requester)?;
+    let node = get(view, requester, &path, Want::Read)?;
     let offset = usize::try_from(leading_number(strings[1])).unwrap_or(usize::MAX);
     let names: Vec<u8> = node.children.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
     Ok([b"\0", names.get(offset..).unwrap_or_default(), b"\0"].concat())
 }
 
-fn write(view: &mut dyn View, who: &Who, path: &str, value: &[u8]) -> Result<Vec<u8>, Refused> {
-    match get(view, who, path, Want::Write) {
+fn write(view: &mut dyn View, requester: &Requester, path: &str, value: &[u8]) -> Result<Vec<u8>, Refused> {
+    match get(view, requester, path, Want::Write) {
         Ok(node) => {
             let new = Node { value: value.to_vec(), ..(*node).clone() };
-            if who.exceeds("node-size", new.record_bytes()) {
+            if requester.exceeds("node-size", new.record_bytes()) {
                 return Err("ENOSPC");
             }
             view.set(path, Some(new));
             view.tell(path, None);
             ok()
         }
-        Err("ENOENT") => make(view, who, path, value),
+        Err("ENOENT") => make(view, requester, path, value),
         Err(refused) => Err(refused),
     }
 }
 
 /// Makes a node and those above it that are missing, all with the permissions of the nearest one that is there.
-fn make(view: &mut dyn View, who: &Who, path: &str, value: &[u8]) -> Result<Vec<u8>, Refused> {
+fn make(view: &mut dyn View, requester: &Requester, path: &str, value: &[u8]) -> Result<Vec<u8>, Refused> {
     let (above, existing) = nearest(view, path)?;
     let mut permissions = existing.permissions.clone();
-    if !who.is_privileged {
-        permissions[0].domid = who.domid;
+    if !requester.is_privileged {
+        permissions[0].domid = requester.domid;
     }
     // From the top one down to the node.
     let mut missing = vec![path.to_owned()];
@@ -331,9 +335,9 @@ fn make(view: &mut dyn View, who: &Who, path: &str, value: &[u8]) -> Result<Vec<
     if !is_listed {
         changed.children.push(name(&missing[0]).to_owned());
     }
-    let is_too_large = new.iter().any(|node| who.exceeds("node-size", node.record_bytes()));
-    let owned = usize::try_from(who.nodes).unwrap_or(0) + missing.len();
-    if is_too_large || who.exceeds("node-size", larger) || who.exceeds("nodes", owned) {
+    let is_too_large = new.iter().any(|node| requester.exceeds("node-size", node.record_bytes()));
+    let owned = usize::try_from(requester.nodes).unwrap_or(0) + missing.len();
+    if is_too_large || requester.exceeds("node-size", larger) || requester.exceeds("nodes", owned) {
         return Err("ENOSPC");
     }
     view.set(&above, Some(changed));
@@ -345,8 +349,8 @@ fn make(view: &mut dyn View, who: &Who, path: &str, value: &[u8]) -> Result<Vec<
     ok()
 }
 
-fn rm(view: &mut dyn View, who: &Who, path: &str) -> Result<Vec<u8>, Refused> {
-    match get(view, who, path, Want::Write) {
+fn rm(view: &mut dyn View, requester: &Requester, path: &str) -> Result<Vec<u8>, Refused> {
+    match get(view, requester, path, Want::Write) {
         Ok(_) => {}
         Err("ENOENT") => {
             let is_above_there = path != "/" && view.look(parent(path))?.is_some();
@@ -386,11 +390,16 @@ fn find_below(view: &mut dyn View, path: &str, found: &mut Vec<String>) -> Resul
     Ok(())
 }
 
-fn set_permissions(view: &mut dyn View, who: &Who, path: &str, new: Permissions) -> Result<Vec<u8>, Refused> {
-    let before = get(view, who, path, Want::Own)?;
-    refuse_new_owner(who, &before.permissions, &new)?;
+fn set_permissions(
+    view: &mut dyn View,
+    requester: &Requester,
+    path: &str,
+    new: Permissions,
+) -> Result<Vec<u8>, Refused> {
+    let before = get(view, requester, path, Want::Own)?;
+    refuse_new_owner(requester, &before.permissions, &new)?;
     let node = Node { permissions: new, ..(*before).clone() };
-    if path.starts_with('/') && who.exceeds("node-size", node.record_bytes()) {
+    if path.starts_with('/') && requester.exceeds("node-size", node.record_bytes()) {
         return Err("ENOSPC");
     }
     view.set(path, Some(node));
@@ -399,17 +408,21 @@ fn set_permissions(view: &mut dyn View, who: &Who, path: &str, new: Permissions)
 }
 
 /// Only the control domain gives a node to somebody else.
-pub fn refuse_new_owner(who: &Who, before: &Permissions, new: &Permissions) -> Result<(), Refused> {
-    if who.is_privileged || before[0].domid == new[0].domid { Ok(()) } else { Err("EPERM") }
+pub fn refuse_new_owner(requester: &Requester, before: &Permissions, new: &Permissions) -> Result<(), Refused> {
+    if requester.is_privileged || before[0].domid == new[0].domid { Ok(()) } else { Err("EPERM") }
 }
 
 /// The permissions of a SET_PERMS, with what is known of the domains that they name.
-pub fn parse_permissions(payload: &[u8], who: &Who, beside: &dyn Surroundings) -> Result<Permissions, Refused> {
+pub fn parse_permissions(
+    payload: &[u8],
+    requester: &Requester,
+    beside: &dyn Surroundings,
+) -> Result<Permissions, Refused> {
     let (strings, _) = split(payload);
     if strings.len() < 2 {
         return Err("EINVAL");
     }
-    if who.exceeds("node-permissions", strings.len() - 1) {
+    if requester.exceeds("node-permissions", strings.len() - 1) {
         return Err("ENOSPC");
     }
     let mut permissions = Vec::new();
@@ -421,7 +434,7 @@ pub fn parse_permissions(payload: &[u8], who: &Who, beside: &dyn Surroundings) -
         permissions.push(Entry { letter: char::from(*letter), domid: domid(number)?, counts: true });
     }
     for (at, entry) in permissions.iter_mut().enumerate() {
-        let counts = if entry.domid == ANY { who.may_name_all } else { beside.exists(entry.domid) };
+        let counts = if entry.domid == ANY { requester.may_name_all } else { beside.exists(entry.domid) };
         if at == 0 && !counts {
             return Err("ENOENT");
         }

@@ -192,7 +192,7 @@ impl Runner {
             Step::Erase { .. } => {
                 let connection = self.model.connections.get(domid);
                 let is_idle = connection
-                    .is_some_and(|of| of.fault.is_none() && of.input.is_empty() && of.queue.is_empty())
+                    .is_some_and(|of| of.error.is_none() && of.input.is_empty() && of.queue.is_empty())
                     && client.is_idle();
                 if is_idle {
                     page.0.borrow_mut().fill(0);
@@ -364,7 +364,7 @@ impl Runner {
             }
             self.restart_clients();
         }
-        self.follow_ring_faults()
+        self.follow_ring_errors()
     }
 
     fn restart_clients(&mut self) {
@@ -381,29 +381,29 @@ impl Runner {
     }
 
     /// A connection that was shut over an index: only one whose domain has put one there that can't be.
-    fn follow_ring_faults(&mut self) -> Result<(), String> {
+    fn follow_ring_errors(&mut self) -> Result<(), String> {
         let domids: Vec<u16> = self.model.connections.keys().copied().collect();
         for domid in domids {
-            let fault = self.fault(domid);
-            let expected = self.model.connection(domid).fault;
-            if fault == expected {
+            let error = self.error(domid);
+            let expected = self.model.connection(domid).error;
+            if error == expected {
                 continue;
             }
             let is_wild = self.clients.get(&domid).is_none_or(|client| client.is_wild);
-            if fault == Some(2) && expected.is_none() && is_wild {
+            if error == Some(2) && expected.is_none() && is_wild {
                 self.counts.add("connections shut over an index", 1);
-                self.model.fault(domid, 2);
+                self.model.set_error(domid, 2);
                 continue;
             }
-            return Err(format!("G3: the connection of domain {domid} has fault {fault:?}, and not {expected:?}"));
+            return Err(format!("G3: the connection of domain {domid} has error {error:?}, and not {expected:?}"));
         }
         Ok(())
     }
 
     /// Why a domain's connection was shut.
-    fn fault(&self, domid: u16) -> Option<u32> {
+    fn error(&self, domid: u16) -> Option<u32> {
         let engine = self.server.engine();
         let connection = engine.state().domains.connection(DomId(domid)).and_then(|id| engine.connection(id));
-        connection.and_then(|connection| connection.error()).map(|fault| fault as u32)
+        connection.and_then(|connection| connection.error()).map(|error| error as u32)
     }
 }

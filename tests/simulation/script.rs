@@ -8,7 +8,7 @@ use xenstore::engine::hypervisor::DomainState;
 use xenstore::wire::header::MessageType as T;
 
 use crate::random::Random;
-use crate::trace::NOBODY;
+use crate::trace::UNKNOWN;
 
 pub const GUESTS: [u16; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 const NAMES: [&str; 4] = ["a", "b", "data", "x-y"];
@@ -525,7 +525,7 @@ impl Writer {
     }
 }
 
-/// A request that asks about [`NOBODY`] before it looks at any node.
+/// A request that asks about [`UNKNOWN`] before it looks at any node.
 pub fn trapped_request(domid: u16) -> (T, Vec<u8>) {
-    (T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0r{NOBODY}\0").into_bytes())
+    (T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0r{UNKNOWN}\0").into_bytes())
 }

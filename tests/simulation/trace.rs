@@ -46,19 +46,19 @@ pub fn onlooker(domid: u16) -> Onlooker {
 }
 
 /// A domain that never exists.
-pub const NOBODY: u16 = 9;
+pub const UNKNOWN: u16 = 9;
 
 /// What a panic carries that was made on purpose.
 pub struct OnPurpose;
 
-/// From now on a handler that asks about [`NOBODY`] panics, or not any more.
+/// From now on a handler that asks about [`UNKNOWN`] panics, or not any more.
 pub fn set_trap(is_set: bool) {
     IS_TRAP_SET.with(|trap| trap.set(is_set));
 }
 
 /// Panics if the trap is set.
 pub fn probe(domid: DomId) {
-    if domid.0 == NOBODY && IS_TRAP_SET.with(Cell::get) {
+    if domid.0 == UNKNOWN && IS_TRAP_SET.with(Cell::get) {
         std::panic::resume_unwind(Box::new(OnPurpose));
     }
 }
