@@ -1,4 +1,4 @@
-//! Migration streams: those of real servers, every record there and back, and streams with something wrong.
+//! Migration streams: those of real servers, every record written and read, and damaged streams.
 #![allow(missing_docs, reason = "a test")]
 
 use std::borrow::Cow;
@@ -50,7 +50,7 @@ fn node(path: &'static str, value: &'static [u8], permissions: Vec<Entry>) -> It
     })
 }
 
-/// Each kind of item, with lengths that need all kinds of padding.
+/// Returns each kind of item, with lengths that need all kinds of padding.
 fn all_kinds() -> Vec<Item<'static>> {
     let transaction = TransactionItem { connection: ConnectionNumber(2), id: 7 };
     let own = vec![entry(3, Access::empty(), false)];
@@ -116,7 +116,7 @@ fn a_stream_of_the_c_server_is_read_whole_and_written_again_to_the_byte() {
     let watches = count(|item| matches!(item, Item::Watch(_)));
     let connections = count(|item| matches!(item, Item::Connection(_)));
     println!("{} items: {connections} connections, {watches} watches, {nodes} nodes", items.len());
-    assert!(connections >= 3 && watches >= 9 && nodes >= 80, "the stream has more in it");
+    assert!(connections >= 3 && watches >= 9 && nodes >= 80, "the stream has more items");
     assert_eq!(check(OF_C), Ok(()));
     assert!(write(&items, Version::One) == OF_C, "the same bytes");
 }
@@ -150,7 +150,7 @@ fn version_1_has_neither_features_nor_depths_nor_transactions_and_everything_els
     assert_eq!(read(&bytes).unwrap(), expected);
 }
 
-/// Turns the order of bytes in every field: what a big-endian host would write.
+/// Reverses the bytes of every field, as on a big-endian host.
 fn big_endian(bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
     out[15] = 1;
@@ -159,7 +159,7 @@ fn big_endian(bytes: &[u8]) -> Vec<u8> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
         let short = |at: usize| usize::from(u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()));
         let (kind, length, body) = (word(at), word(at + 4) as usize, at + 8);
-        // Sizes of the fields, in order; minus for bytes that stay.
+        // Sizes of the fields, in order; negative for bytes that keep their order.
         let mut fields: Vec<isize> = vec![4, 4];
         match kind {
             1 => fields.extend([4, 4]),
@@ -222,7 +222,8 @@ fn a_unique_id_of_0_means_none_in_reading_and_in_writing() {
     assert_eq!(read(&of_c).unwrap(), [item(None)]);
 }
 
-/// WATCH_DATA_EXTENDED as the C server writes it: only the record's length includes the depth, which the body lacks.
+/// Returns WATCH_DATA_EXTENDED as the C server writes it: only the record's length includes the depth, which the body
+/// lacks.
 fn watch_of_c(number: u32, path: &str, token: &str) -> Vec<u8> {
     let (path, token) = (format!("{path}\0"), format!("{token}\0"));
     let length = (12 + path.len() + token.len()).next_multiple_of(8);
@@ -443,7 +444,7 @@ fn a_dump_of_oxenstored_becomes_a_stream() {
     assert_eq!(count(|item| matches!(item, Item::Watch(_))), lines("watch,"));
     assert_eq!(count(|item| matches!(item, Item::Connection(_))), lines("dom,") + lines("socket,"));
     let special = items.iter().any(|item| matches!(item, Item::Node(node) if node.path == "@releaseDomain"));
-    assert!(special, "special nodes by their names");
+    assert!(special, "special nodes have their names");
     println!("{} lines, {} items", lines(""), items.len());
 }
 

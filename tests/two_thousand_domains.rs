@@ -21,21 +21,20 @@ const DOMAINS: u16 = 2000;
 const WATCHES: usize = 30;
 const NODES: usize = 50;
 
-/// What may stay: queues and buffers that keep their room for the next time.
+/// Bytes that may remain: queues and buffers that keep their room for reuse.
 const KEPT_BYTES: usize = 256 * 1024;
 
-/// By how much that may grow in later rounds, in all: a byte in each domain's life, and there are more bytes in anything
-/// that could leak.
+/// The growth that is allowed in later rounds: a byte for each domain's life, less than any object that could leak.
 const GROWTH_BYTES: usize = DOMAINS as usize;
 
 const ROUNDS: usize = 3;
 
-/// Counts the bytes that are allocated.
+/// Counts the allocated bytes.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call is passed on to the system's allocator as it is.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
@@ -64,7 +63,7 @@ fn create(testbed: &mut Testbed) {
     }
 }
 
-/// Each domain sets its watches and makes its nodes, a few of them in a transaction, and looks at a neighbour's.
+/// Lets each domain set its watches, make its nodes, a few of them in a transaction, and read a neighbour's.
 fn use_it(testbed: &mut Testbed) {
     for domid in 1..=DOMAINS {
         for count in 0..WATCHES {
@@ -75,7 +74,7 @@ fn use_it(testbed: &mut Testbed) {
             testbed.write_in(domid, transaction, &format!("data/{count}"), "in a transaction").unwrap();
         }
         assert_eq!(testbed.end(domid, transaction, true), ok());
-        // The home, "data" and the five are there.
+        // The home, "data" and the five nodes.
         for count in 5..NODES - 2 {
             assert_eq!(testbed.write(domid, &format!("data/{}/n{count}", count % 5), "value"), ok());
         }
@@ -85,13 +84,13 @@ fn use_it(testbed: &mut Testbed) {
         testbed.events(domid);
         testbed.forget_incoming(domid);
     }
-    // Left open. While any is, writing is rationed, so that it comes last.
+    // This transaction remains open. It comes last, as writes cost credits while a transaction is open.
     for domid in 1..=DOMAINS {
         testbed.begin(domid);
     }
 }
 
-/// A third dies one by one, a third is released, and the rest dies at once.
+/// A third of the domains dies one by one, a third is released, and the rest dies at once.
 fn destroy(testbed: &mut Testbed) {
     for domid in 1..=DOMAINS {
         match domid % 3 {
@@ -108,7 +107,7 @@ fn destroy(testbed: &mut Testbed) {
     testbed.server.handle_domain_exception();
     testbed.run();
     testbed.rm(0, "/local").unwrap();
-    // The times of the dead's events are forgotten when they are over.
+    // The times of dead domains' events are forgotten after their expiry.
     testbed.pass(30_000);
 }
 

@@ -20,7 +20,7 @@ fn run(arguments: &[&str]) -> Output {
     command.args(arguments).stdin(Stdio::null()).output().expect("xs-stream runs")
 }
 
-/// What it prints, after it ended with `status`.
+/// Returns the output, after the program ended with `status`.
 fn printed(status: i32, arguments: &[&str]) -> String {
     let output = run(arguments);
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -28,7 +28,7 @@ fn printed(status: i32, arguments: &[&str]) -> String {
     format!("{out}{error}")
 }
 
-/// A file of this test's own.
+/// Returns the path of a file of this test's own.
 fn scratch(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("xs-stream");
     fs::create_dir_all(&folder).unwrap();
@@ -44,7 +44,7 @@ fn watch(path: &'static str, depth: Option<u16>) -> WatchItem<'static> {
     WatchItem { connection, path: path.into(), token, depth, has_lost_depth: false }
 }
 
-/// A stream with all that version 1 can't hold.
+/// Returns a stream with everything that version 1 cannot hold.
 fn version_2_only() -> PathBuf {
     let number = ConnectionNumber(1);
     let peer = StreamPeer::Ring { domid: DomId(7), target: None, port: 4 };

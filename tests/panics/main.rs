@@ -113,8 +113,8 @@ fn every_place_that_can_panic_has_a_reason() {
         .collect();
     assert!(
         new.is_empty(),
-        "{} new places can panic. Write them so that they can't, or say in tests/panics/allowed.txt why nothing makes \
-         them:\n{}",
+        "{} new places can panic: avoid the panic, or give the reason why it is impossible in \
+         tests/panics/allowed.txt:\n{}",
         new.len(),
         new.join("\n")
     );

@@ -8,18 +8,18 @@ use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 use crate::machine::Page;
 
-/// Bytes that a domain keeps to send; a request that would make it more is not made.
+/// The most bytes that a domain keeps to send. A request beyond this is not made.
 const OUTGOING_BYTES: usize = 16_000;
 
 pub struct Client {
     pub page: Page,
     outgoing: VecDeque<u8>,
-    /// What the server has put into the ring, and the domain has not read yet.
+    /// Bytes that the server has written into the ring, and the domain has not read yet.
     pub incoming: VecDeque<u8>,
-    /// It has broken the rules: its connection may be shut.
+    /// Whether the domain has broken the rules: its connection may be shut.
     pub is_wild: bool,
     next_request: u32,
-    /// The server has not been told of the last thing that it put into the ring.
+    /// Whether the server lacks a signal for the domain's last change of the ring.
     pub is_unheard: bool,
 }
 
@@ -29,19 +29,19 @@ impl Client {
         Self { page, outgoing, incoming, is_wild: false, next_request: 0, is_unheard: false }
     }
 
-    /// Whether this page is its ring's.
+    /// Returns whether this page is the domain's ring.
     pub fn has(&self, page: &Page) -> bool {
         Rc::ptr_eq(&self.page.0, &page.0)
     }
 
-    /// Its connection has begun anew.
+    /// Starts again after a reset of the connection.
     pub fn restart(&mut self) {
         self.outgoing.clear();
         self.incoming.clear();
         self.is_wild = self.page.is_scribbled();
     }
 
-    /// Adds a request to what it has to send. Returns how many bytes that are.
+    /// Adds a request to the bytes to send. Returns the number of its bytes.
     pub fn ask(&mut self, transaction_id: u32, kind: u32, payload: &[u8]) -> usize {
         if self.outgoing.len() > OUTGOING_BYTES {
             return 0;
@@ -58,17 +58,17 @@ impl Client {
         self.outgoing.len()
     }
 
-    /// Whether it keeps to the rules, and has neither sent nor to read anything.
+    /// Returns whether the domain keeps to the rules, and has nothing to send and nothing to read.
     pub fn is_idle(&self) -> bool {
         !self.is_wild && self.outgoing.is_empty() && self.incoming.is_empty() && self.unread() == 0
     }
 
-    /// Bytes of requests in the ring.
+    /// Returns the bytes of requests in the ring.
     pub fn unread(&self) -> u32 {
         self.page.load(Field::RequestProducer).wrapping_sub(self.page.load(Field::RequestConsumer))
     }
 
-    /// Puts as many bytes as there is room for into the ring, `most` at most. Returns how many.
+    /// Writes at most `most` of the bytes to send into the ring, as many as there is room for. Returns how many.
     pub fn put(&mut self, most: usize) -> usize {
         let used = self.unread() as usize;
         if used > RING_BYTES || self.page.is_scribbled() {
@@ -80,7 +80,7 @@ impl Client {
         count
     }
 
-    /// Puts bytes into the ring whatever is there.
+    /// Writes bytes into the ring, even over others.
     pub fn put_bytes(&self, bytes: &[u8]) {
         let producer = self.page.load(Field::RequestProducer);
         for (at, byte) in bytes.iter().enumerate() {
@@ -98,7 +98,7 @@ impl Client {
     /// Reads up to `most` bytes.
     ///
     /// # Errors
-    /// When they are not those that the server has put there.
+    /// If the bytes differ from those that the server has written.
     pub fn take(&mut self, most: usize) -> Result<usize, String> {
         let consumer = self.page.load(Field::ReplyConsumer);
         let waiting = self.page.load(Field::ReplyProducer).wrapping_sub(consumer) as usize;

@@ -1,4 +1,4 @@
-//! What happened in histories, by name.
+//! Counts of the events in histories, by name.
 
 use std::collections::BTreeMap;
 use std::fmt;

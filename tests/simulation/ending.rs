@@ -1,4 +1,4 @@
-//! Looks at everything, and the end of a history.
+//! Reads of the whole state, and the end of a history.
 
 use xenstore::wire::header::MessageType as T;
 
@@ -7,7 +7,7 @@ use crate::runner::Runner;
 use crate::script::{GUESTS, Which};
 
 impl Runner {
-    /// Dom0 reads everything, node by node; the model knows what it has to find.
+    /// Lets dom0 read everything, node by node. The model knows the replies.
     pub fn walk(&mut self) -> Result<(), String> {
         self.finish(0)?;
         self.ask_now(T::Control, "check\0")?;
@@ -21,13 +21,13 @@ impl Runner {
         Ok(())
     }
 
-    /// A request of dom0 that is answered at once.
+    /// Sends a request of dom0 that is answered at once.
     fn ask_now(&mut self, kind: T, payload: &str) -> Result<(), String> {
         self.ask(0, Which::None, kind.to_wire(), payload.as_bytes(), usize::MAX, true)?;
         self.take(0, usize::MAX)
     }
 
-    /// A domain sends and reads everything that it can.
+    /// Lets a domain send and read everything that it can.
     fn finish(&mut self, domid: u16) -> Result<(), String> {
         for _ in 0..100 {
             self.send(domid, usize::MAX, true)?;
@@ -39,12 +39,12 @@ impl Runner {
         Ok(())
     }
 
-    /// Everybody reads and is answered; then all guests go, and nothing of them is left.
+    /// Lets all domains read and get their replies. Then all guests end, and nothing of them remains.
     pub fn end(&mut self) -> Result<(), String> {
         self.machine.free_memory = None;
         self.model.is_scarce = false;
         self.clients.values().for_each(|client| client.page.scribble(None));
-        // Sooner or later it is told of every death.
+        // The server is notified of every death in the end.
         self.tell()?;
         for round in 0..60 {
             for domid in [0].into_iter().chain(GUESTS) {
@@ -68,7 +68,7 @@ impl Runner {
         self.check_nothing_is_left()
     }
 
-    /// What happened.
+    /// Counts the events of the history.
     pub fn counted(&self) -> Counts {
         let mut counts = self.counts.clone();
         let tally = &self.model.tally;
@@ -79,7 +79,7 @@ impl Runner {
         counts.add("events", tally.events as u64);
         counts.add("events about domains", tally.special_events as u64);
         counts.add("events that their watch may not know", tally.withheld as u64);
-        counts.add("events that nobody read in time", tally.expired as u64);
+        counts.add("expired events", tally.expired as u64);
         counts.add("commits", tally.commits as u64);
         counts.add("commits by a replay", tally.replays as u64);
         counts.add("releases", tally.deaths as u64);
@@ -88,7 +88,7 @@ impl Runner {
         counts
     }
 
-    /// A domain that keeps to the rules and has something to send or to be sent.
+    /// Returns a domain that keeps to the rules and has pending requests, replies or events.
     fn unanswered(&self) -> Option<u16> {
         self.clients.iter().find_map(|(domid, client)| {
             let connection = self.model.connections.get(domid).filter(|of| of.error.is_none() && of.is_mapped)?;

@@ -1,4 +1,4 @@
-//! Domains that come and go, connections that begin and end, and who is told of what.
+//! Domains that come and go, connections that begin and end, and the events about them.
 
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
@@ -14,7 +14,7 @@ const INTRODUCED: usize = 0;
 const RELEASED: usize = 1;
 
 impl Model {
-    /// A domain becomes known, unless it is.
+    /// Makes a domain known, unless it is.
     pub fn learn(&mut self, domid: u16, machine: &Machine) {
         if self.known.contains_key(&domid) {
             return;
@@ -34,7 +34,7 @@ impl Model {
 
     pub fn introduce(&mut self, domid: u16, machine: &Machine) {
         self.learn(domid, machine);
-        let known = self.known.get_mut(&domid).expect("it was learned");
+        let known = self.known.get_mut(&domid).expect("the domain was learned");
         known.is_shut_down = false;
         known.unique_id = known.unique_id.or(unique_id(domid, machine));
         self.connections.insert(domid, Connection { is_mapped: true, has_port: true, ..Connection::default() });
@@ -43,7 +43,7 @@ impl Model {
         self.tell_special_domain(INTRODUCED, domid);
     }
 
-    /// An introduced domain is introduced: another port, and a connection as if new.
+    /// Introduces a domain again: another port, and a reset connection.
     pub fn introduce_again(&mut self, domid: u16, can_be_mapped: bool, can_be_bound: bool) {
         self.restart(domid, None);
         self.begin(domid);
@@ -56,7 +56,7 @@ impl Model {
         }
     }
 
-    /// A connection is dropped with all that it has going on, and is open or shut then.
+    /// Drops a connection with its session. It is open or shut then.
     pub fn restart(&mut self, domid: u16, error: Option<u32>) {
         let Some(connection) = self.connections.get_mut(&domid) else { return };
         let Connection { is_mapped, has_port, is_shut_out, .. } = *connection;
@@ -70,7 +70,7 @@ impl Model {
         self.restart(domid, Some(error));
     }
 
-    /// The domain is not known any more, nor what it owned, nor its rights.
+    /// Forgets a domain, its nodes and its rights.
     pub fn release(&mut self, domid: u16) {
         let was_introduced = self.connections.remove(&domid).is_some();
         self.tally.deaths += 1;
@@ -93,7 +93,7 @@ impl Model {
             let mut permissions = without(self.store.special(name), domid);
             if permissions[0].domid == domid {
                 permissions[0].domid = 0;
-                let node = (**self.store.get(name).expect("it is always there")).clone();
+                let node = (**self.store.get(name).expect("special nodes always exist")).clone();
                 self.store.set(name, Some(crate::nodes::Node { permissions, ..node }));
             } else {
                 self.store.set_quietly(name, permissions);
@@ -106,7 +106,7 @@ impl Model {
         }
     }
 
-    /// The nodes that name a domain, parents first. What is below one that it owns goes with that.
+    /// Returns the nodes that name a domain, parents first. Nodes below a node that it owns are removed with that one.
     fn naming(&self, top: &str, domid: u16) -> Vec<String> {
         let Some(node) = self.store.get(top) else { return Vec::new() };
         let mut found = Vec::new();
@@ -130,12 +130,12 @@ impl Model {
         for path in &gone {
             self.store.set(path, None);
         }
-        let mut above = (**self.store.get(parent(top)).expect("it has a parent")).clone();
+        let mut above = (**self.store.get(parent(top)).expect("the node has a parent")).clone();
         above.children.retain(|have| have != name(top));
         self.store.set(parent(top), Some(above));
     }
 
-    /// The server looks at all domains that it knows.
+    /// Checks all known domains, as the server does.
     pub fn look_at_all(&mut self, machine: &mut Machine) {
         let known: Vec<u16> = self.known.keys().copied().collect();
         let mut has_shut_down = false;
@@ -148,7 +148,7 @@ impl Model {
                 _ if domid == 0 => {}
                 DomainState::Shutdown if is_introduced && !was_shut_down => {
                     has_shut_down = true;
-                    self.known.get_mut(&domid).expect("it is known").is_shut_down = true;
+                    self.known.get_mut(&domid).expect("the domain is known").is_shut_down = true;
                     self.tell_special_domain(RELEASED, domid);
                 }
                 DomainState::Shutdown => {}
@@ -164,7 +164,7 @@ impl Model {
         }
     }
 
-    /// What has become of a domain that is known. Another one with its number means that it is gone.
+    /// Returns the state of a known domain. Another domain with its number means that it is gone.
     fn state_of_known(&mut self, domid: u16, machine: &Machine) -> DomainState {
         let state = machine.domains.get(&DomId(domid)).copied().unwrap_or(DomainState::Absent);
         let found = unique_id(domid, machine).filter(|_| state != DomainState::Absent);
@@ -176,8 +176,7 @@ impl Model {
         state
     }
 
-    /// Before a request the server makes sure that the domains that it introduces or gives rights to are the known
-    /// ones.
+    /// Checks the domains that a request introduces or gives rights to, as the server does before the request.
     pub fn look_at_named(&mut self, domid: u16, kind: T, payload: &[u8], machine: &Machine) {
         let (skipped, most, letters) = match kind {
             T::Introduce => (0, 1, 0),
@@ -195,7 +194,7 @@ impl Model {
         }
     }
 
-    /// Another server goes on. `closed` is a domain whose port is gone.
+    /// Continues with another server. `closed` is a domain whose port is gone.
     pub fn reattached(&mut self, machine: &Machine, closed: Option<u16>) {
         let all: Vec<u16> = self.connections.keys().copied().collect();
         for domid in all {
@@ -207,7 +206,7 @@ impl Model {
             let lost_port = connection.has_port && closed == Some(domid);
             connection.has_port &= !lost_port;
             connection.is_mapped = can_be_mapped;
-            // What was received is received once more.
+            // The successor receives the bytes of a partial request again.
             connection.may_be_skipped |= is_scarce;
             connection.may_be_lost |= connection.may_be_skipped && !connection.input.is_empty();
             if (lost_port || !can_be_mapped) && connection.error.is_none() {
@@ -216,7 +215,7 @@ impl Model {
         }
     }
 
-    /// The server crashed while it handled this request, and saved its state.
+    /// Acts on a crash in this request, after which the server saved its state.
     pub fn crashed(&mut self, domid: u16, header: Header) {
         if domid == 0 {
             let connection = self.connection(0);
@@ -226,7 +225,7 @@ impl Model {
         }
     }
 
-    /// The next server tells of a crash, and lets the domain pay.
+    /// Reports a crash as the next server does, and shuts the domain's connection.
     pub fn told_of_crash(&mut self, domid: u16, is_repeated: bool, node: &str, report: &str, machine: &Machine) {
         if domid != 0 && self.connections.contains_key(&domid) {
             self.set_error(domid, 1);
@@ -240,7 +239,7 @@ impl Model {
         self.tell_all();
     }
 
-    /// Whoever may know is told of what has changed.
+    /// Queues the events of all changes for clients with the right to know of them.
     pub fn tell_all(&mut self) {
         for told in std::mem::take(&mut self.store.told) {
             let domids: Vec<u16> = self.connections.keys().copied().collect();
@@ -258,7 +257,7 @@ impl Model {
         }
     }
 
-    /// Events for those watches of a domain that `concerned` says so of.
+    /// Queues the events of a domain's watches for which `concerned` returns true.
     fn tell(&mut self, domid: u16, path: &str, concerned: impl Fn(&crate::model::Watch) -> bool) {
         let is_optional = self.may_be_refused_memory(domid);
         let guest_now_ms = (domid != 0).then_some(self.now_ms);
@@ -269,7 +268,7 @@ impl Model {
         }
     }
 
-    /// The first event of a watch comes at once, whatever the permissions.
+    /// Queues the first event of a watch, at once and with any permissions.
     pub fn tell_new_watch(&mut self, domid: u16) {
         let watch = self.connection(domid).watches.last().expect("it was just set").clone();
         self.tell(domid, &watch.path, |other| other.path == watch.path && other.token == watch.token);
@@ -284,7 +283,7 @@ impl Model {
         }
     }
 
-    /// Tells of a domain those who asked to know which.
+    /// Queues the events for watches that request the domain's number.
     fn tell_special_domain(&mut self, which: usize, about: u16) {
         let domids: Vec<u16> = self.connections.keys().copied().collect();
         let name = format!("{}/{about}", SPECIALS[which]);
@@ -297,7 +296,7 @@ impl Model {
         }
     }
 
-    /// The server is told of little memory from now on, or not any more.
+    /// Sets whether the server has little memory.
     pub fn set_scarce(&mut self, is_scarce: bool) {
         self.is_scarce = is_scarce;
         for connection in self.connections.values_mut() {
@@ -305,7 +304,7 @@ impl Model {
         }
     }
 
-    /// Time has come to this, and events that waited for too long are dropped.
+    /// Sets the time, and drops expired events.
     pub fn expire(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         for connection in self.connections.values_mut() {
@@ -318,13 +317,13 @@ impl Model {
         self.connections.values_mut().for_each(|connection| connection.queue.shift_clock(by_ms));
     }
 
-    /// What happened since the last time.
+    /// Returns the counts since the last call.
     pub fn take_restarted(&mut self) -> Vec<u16> {
         std::mem::take(&mut self.tally.restarted)
     }
 }
 
-/// Whether a change concerns a watch.
+/// Returns whether a change concerns a watch.
 fn concerns(told: &Told, watched: &str, depth: Option<u32>) -> bool {
     if told.path == watched {
         return true;

@@ -1,13 +1,13 @@
-//! Histories of many domains, dom0 and a hypervisor that lies and fails, made from seeds: whatever happens, the server
+//! Histories of many domains, dom0 and a hypervisor that lies and fails, made from seeds. In each of them, the server
 //! does what a simple model says, to the byte.
 //!
-//! `script.rs` makes a history, `runner.rs` and `replacement.rs` make it happen, `model.rs` (with `rules.rs`,
-//! `nodes.rs`, `others.rs`, `life.rs` and `queue.rs`) says what the server has to do, and `oracle.rs` looks at the
-//! whole after each step. The order in which the server does things is its own: the model is told of it by what the
-//! server takes out of rings and by its log (`trace.rs`). A history that fails is made short and printed (`shrink.rs`).
+//! `script.rs` makes a history, and `runner.rs` and `replacement.rs` run it. `model.rs` (with `rules.rs`, `nodes.rs`,
+//! `others.rs`, `life.rs` and `queue.rs`) predicts the server's actions, and `oracle.rs` checks the whole state after
+//! each step. The server chooses the order of its actions. The model learns it from the bytes that the server takes out
+//! of rings, and from its log (`trace.rs`). `shrink.rs` shortens and prints a history that fails.
 //!
-//! `make simulate SEEDS=<n>` or `SEEDS=<first>-<last>` makes as many histories and tells how far it is; `SEED=<n>`
-//! makes one.
+//! `make simulate SEEDS=<n>` or `SEEDS=<first>-<last>` runs as many histories and prints its progress; `SEED=<n>` runs
+//! one.
 #![allow(missing_docs, reason = "a test")]
 
 #[path = "../semantics/machine.rs"]
@@ -44,14 +44,14 @@ use script::{Step, script};
 use shrink::{describe, history, shrink};
 use xenstore::wire::header::MessageType as T;
 
-/// Histories without `SEEDS`.
+/// The number of histories without `SEEDS`.
 const SEEDS: u64 = 5000;
-/// Steps of each.
+/// Steps of each history.
 const STEPS: usize = 500;
-/// Threads that make them.
+/// Threads that run them.
 const THREADS: u64 = 2;
 
-/// What has to happen in one of a hundred histories at least; otherwise the test would say nothing about it.
+/// Events that at least one of a hundred histories must have; otherwise the test would not cover them.
 const HAPPENS: [&str; 43] = [
     "answered EACCES",
     "answered EAGAIN",
@@ -77,7 +77,7 @@ const HAPPENS: [&str; 43] = [
     "events",
     "events about domains",
     "events that their watch may not know",
-    "events that nobody read in time",
+    "expired events",
     "garbage",
     "grants taken back",
     "half replies in an update",
@@ -98,7 +98,7 @@ const HAPPENS: [&str; 43] = [
     "updates, version 2",
 ];
 
-/// The seeds that the environment asks for.
+/// Returns the seeds that the environment requests.
 fn seeds() -> RangeInclusive<u64> {
     let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text:?} is a number"));
     match (std::env::var("SEED"), std::env::var("SEEDS")) {
@@ -111,7 +111,7 @@ fn seeds() -> RangeInclusive<u64> {
     }
 }
 
-/// Makes the history of a seed; if it fails, what is to be said of it.
+/// Runs the history of a seed. Returns the description of a failure.
 fn simulate(seed: u64) -> Result<Counts, String> {
     let steps = script(seed, STEPS);
     match history(seed, &steps, Flaw::None) {
@@ -156,13 +156,13 @@ fn the_server_does_what_the_model_says() {
     }
 }
 
-/// The first history that a wrong model fails, made short.
+/// The first history that a wrong model fails, shortened.
 fn first_failure(flaw: Flaw) -> (u64, Vec<Step>, String) {
     let failing = (1..100).find_map(|seed| {
         let steps = script(seed, STEPS);
         history(seed, &steps, flaw).err().map(|failure| (seed, steps, failure))
     });
-    let (seed, steps, failure) = failing.expect("a wrong model is noticed");
+    let (seed, steps, failure) = failing.expect("a wrong model is detected");
     let (steps, failure) = shrink(seed, &steps, failure, flaw);
     (seed, steps.clone(), describe(seed, &steps, &failure))
 }

@@ -1,9 +1,9 @@
-//! The reference: what the server has to know and to say, written to be obviously right.
+//! The reference: the state and the output of the server, written to be obviously correct.
 //!
-//! Everything is a plain map or list, looked through from end to end. The model is told of each request when the server
-//! has handled it, in that order, with its outcome; it says what the outcome has to be, and what is sent to whom
-//! because of it. It follows the server only where the outcome is not determined: while memory is short, a request that
-//! makes something grow, or an answer that is not short, may be ENOSPC instead, and an event may be dropped.
+//! Everything is a plain map or list, searched from end to end. The model learns of each request when the server has
+//! executed it, in that order, with its outcome. It predicts the outcome, and the messages that the request causes. It
+//! follows the server only where the outcome is not determined. While memory is short, a request that grows something,
+//! or a long reply, may be ENOSPC instead. An event may be dropped.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::nodes::{ANY, Entry, InTransaction, Node, Store, Transaction, View};
 use crate::queue::{Payload, Queue};
 use crate::rules::{self, DEFAULTS, Requester, Surroundings, quota};
 
-/// What a domain has going on with the server.
+/// A domain's session with the server.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
     pub watches: Vec<Watch>,
@@ -24,19 +24,19 @@ pub struct Connection {
     /// Bytes of a request that the server has taken.
     pub input: Vec<u8>,
     pub queue: Queue,
-    /// Why it was shut, as in the ring's error word.
+    /// The reason why the connection is shut, as in the ring's error word.
     pub error: Option<u32>,
     pub is_shut_out: bool,
     pub is_mapped: bool,
     pub has_port: bool,
     /// A long payload of the request that is being received may be skipped for lack of memory.
     pub may_be_skipped: bool,
-    /// And the server was replaced since.
+    /// The server was also replaced since then.
     pub may_be_lost: bool,
 }
 
 impl Connection {
-    /// Whether the server has taken a whole request, which it has to handle at once.
+    /// Returns whether the server has taken a whole request, which it has to execute at once.
     pub fn has_whole_request(&self) -> bool {
         let header = self.input.first_chunk::<HEADER_BYTES>().map(Header::parse);
         header.is_some_and(|header| self.input.len() == HEADER_BYTES + header.payload_bytes as usize)
@@ -48,14 +48,14 @@ pub struct Watch {
     pub path: String,
     pub token: Vec<u8>,
     pub depth: Option<u32>,
-    /// Bytes of a path that it does not report.
+    /// Bytes at the beginning of a path that the watch does not report.
     pub relative: usize,
 }
 
 /// A domain that was introduced, or that permissions or settings name.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// Another number for each domain that becomes known.
+    /// A number that differs for each domain that becomes known.
     pub serial: u64,
     pub unique_id: Option<u64>,
     pub is_shut_down: bool,
@@ -65,14 +65,14 @@ pub struct Known {
     pub own_quotas: [bool; 10],
 }
 
-/// How the model may be wrong on purpose, to see that it would be noticed.
+/// A deliberate defect of the model, which the test must detect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Flaw {
     #[default]
     None,
-    /// It believes that the dead keep their nodes.
+    /// Dead domains keep their nodes.
     DeadKeepNodes,
-    /// It believes that nobody needs a right for an event.
+    /// Events need no right.
     EventsForAll,
 }
 
@@ -83,31 +83,31 @@ pub struct Model {
     pub connections: BTreeMap<u16, Connection>,
     pub defaults: [u32; 10],
     pub now_ms: u64,
-    /// Whether the server is told of little memory.
+    /// Whether the server has little memory.
     pub is_scarce: bool,
     pub serials: u64,
     pub flaw: Flaw,
-    /// Whose ring is being started because of a request that was just handled.
+    /// The domain whose ring is started by the request that was just executed.
     starting: Option<u16>,
     pub tally: Tally,
 }
 
-/// What happened.
+/// Counts of events.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub requests: usize,
     pub outcomes: BTreeMap<String, usize>,
     pub events: usize,
-    /// Those about domains.
+    /// Events about domains.
     pub special_events: usize,
-    /// Those that a watch would have had, if its client might know.
+    /// Events that a watch would have had, if its client had the right to know of them.
     pub withheld: usize,
     pub expired: usize,
     pub commits: usize,
     pub replays: usize,
     pub deaths: usize,
     pub refused_for_memory: usize,
-    /// A ring could not be mapped, or a port not be bound.
+    /// Introductions whose ring could not be mapped, or whose port could not be bound.
     pub introductions_failed: u64,
     /// Connections whose session ended: their clients start from nothing.
     pub restarted: Vec<u16>,
@@ -115,7 +115,7 @@ pub struct Tally {
 
 pub const SPECIALS: [&str; 2] = ["@introduceDomain", "@releaseDomain"];
 
-/// What a request about nodes depends on beside them.
+/// The surroundings that a request for nodes depends on besides the nodes.
 pub struct Beside<'a> {
     pub known: &'a BTreeMap<u16, Known>,
     pub machine: &'a Machine,
@@ -128,7 +128,7 @@ impl Surroundings for Beside<'_> {
 }
 
 impl Model {
-    /// A new store: what the server begins with.
+    /// Returns a new store, as the server begins with it.
     pub fn new(flaw: Flaw) -> Self {
         let mut model = Self { defaults: DEFAULTS, flaw, ..Self::default() };
         let entry = |letter, domid| Entry { letter, domid, counts: true };
@@ -148,10 +148,10 @@ impl Model {
     }
 
     pub fn connection(&mut self, domid: u16) -> &mut Connection {
-        self.connections.get_mut(&domid).expect("it is connected")
+        self.connections.get_mut(&domid).expect("the domain is connected")
     }
 
-    /// Who a domain is.
+    /// Returns the domain as a requester.
     pub fn requester(&self, domid: u16) -> Requester {
         let known = self.known.get(&domid);
         let target = known.and_then(|known| known.target);
@@ -166,24 +166,24 @@ impl Model {
         }
     }
 
-    /// What a domain is offered.
+    /// Returns the features that a domain is offered.
     pub fn features(&self, domid: u16) -> u32 {
         self.known.get(&domid).map_or(15, |known| known.features)
     }
 
-    /// Whether memory may be refused to a domain.
+    /// Returns whether memory may be refused to a domain.
     pub fn may_be_refused_memory(&self, domid: u16) -> bool {
         let limit = self.known.get(&domid).map_or(self.defaults, |known| known.quotas)[quota("memory")];
         self.is_scarce || domid != 0 && limit != 0 && limit < 500_000
     }
 
-    /// A domain's ring is started because of the request that is being handled.
+    /// Starts a domain's ring because of the request that is being executed.
     pub fn begin(&mut self, domid: u16) {
         self.starting = Some(domid);
         self.tally.restarted.push(domid);
     }
 
-    /// The server took bytes out of a domain's ring.
+    /// Takes note of bytes that the server took out of a domain's ring.
     pub fn took(&mut self, domid: u16, bytes: &[u8]) {
         self.starting = None;
         let is_scarce = self.is_scarce;
@@ -200,7 +200,7 @@ impl Model {
         }
     }
 
-    /// The server put bytes into a domain's ring.
+    /// Takes note of bytes that the server wrote into a domain's ring.
     pub fn put(&mut self, domid: u16, bytes: &[u8]) -> Result<(), String> {
         self.starting = None;
         let whole = self.connection(domid).queue.take(bytes)?;
@@ -210,14 +210,14 @@ impl Model {
         Ok(())
     }
 
-    /// The server told a domain that it has a fresh connection.
+    /// Takes note that the server reported a reset to a domain.
     pub fn connected(&mut self, domid: u16) {
         if self.starting != Some(domid) {
             self.restart(domid, None);
         }
     }
 
-    /// The request that the server has taken from a domain and that is whole.
+    /// Returns the whole request that the server has taken from a domain.
     pub fn request(&mut self, domid: u16) -> Option<(Header, Vec<u8>)> {
         let connection = self.connections.get_mut(&domid)?;
         if !connection.has_whole_request() {
@@ -227,7 +227,7 @@ impl Model {
         Some((header, std::mem::take(&mut connection.input).split_off(HEADER_BYTES)))
     }
 
-    /// The server has handled a domain's request. `observed` is how many bytes it answers, or why not.
+    /// Takes note of an executed request. `observed` is the length of its reply, or the error.
     pub fn handled(&mut self, domid: u16, observed: Observed<'_>, machine: &Machine) -> Result<(), String> {
         self.starting = None;
         let (header, payload) = self.request(domid).ok_or("the request was not whole")?;
@@ -251,7 +251,7 @@ impl Model {
         if observed.is_ok_and(|count| count != payload_bytes) {
             return Err(wrong(domid, header, &payload, observed, &format!("{payload_bytes} bytes, {reply:?}")));
         }
-        // A connection that this very request has shut or begun anew is answered only if it was begun anew.
+        // A request that has shut or reset its own connection is answered only after a reset.
         if connection.error.is_none() {
             let header = Header { kind: reply_kind, payload_bytes: payload_bytes as u32, ..header };
             connection.queue.push_reply(header, reply);
@@ -262,7 +262,7 @@ impl Model {
         Ok(())
     }
 
-    /// What a request is answered, after its changes were made. An error says what would have been right.
+    /// Returns the reply to a request after its changes were made. An error names the expected outcome.
     fn answer(
         &mut self,
         domid: u16,
@@ -275,7 +275,7 @@ impl Model {
         let is_long = payload.len() > 256 && domid != 0;
         if is_long && self.connection(domid).may_be_skipped && observed == Err("ENOSPC") {
             let transaction = self.connection(domid).transactions.get_mut(&header.transaction_id);
-            // Or it was not skipped, and refused a look.
+            // The payload was not skipped, and an access was refused.
             transaction.into_iter().for_each(|transaction| transaction.is_uncertain = true);
             return refused("ENOSPC");
         }
@@ -313,7 +313,7 @@ impl Model {
         }
     }
 
-    /// A request about nodes, in a transaction or not.
+    /// Executes a request for nodes, in a transaction or outside.
     fn about_nodes(
         &mut self,
         domid: u16,
@@ -342,7 +342,8 @@ impl Model {
         };
         let mut is_right = agrees(&expected, observed);
         if let (false, Err("ENOSPC"), Some((store, transaction))) = (is_right, observed, before) {
-            // What makes nothing grow is never refused for lack of memory. In a transaction each look makes it grow.
+            // A request that grows nothing is never refused for lack of memory. In a transaction, each access makes it
+            // grow.
             let is_long = expected.as_ref().is_ok_and(|reply| reply.len() > 16);
             let grows = expected.is_ok() && self.store.bytes() > store.bytes();
             if taken.is_some() || is_long || grows {
@@ -351,7 +352,7 @@ impl Model {
             }
         }
         if let Some(mut transaction) = taken {
-            // Also if it had to be refused: a look may have been refused before.
+            // Also after another refusal: an access may have been refused before.
             transaction.is_uncertain |= may_be_refused && observed == Err("ENOSPC");
             transaction.may_lack_replay |= may_be_refused || kind == T::DirectoryPart;
             let reply = observed.map(|_| expected.clone().unwrap_or_default()).map_err(str::to_owned);
@@ -375,7 +376,7 @@ impl Model {
     /// Learns the domains that new permissions name.
     fn after_permissions(&mut self, requester: &Requester, payload: &[u8], machine: &Machine) {
         let beside = Beside { known: &self.known, machine };
-        let permissions = rules::parse_permissions(payload, requester, &beside).expect("it was granted");
+        let permissions = rules::parse_permissions(payload, requester, &beside).expect("the permissions are valid");
         for entry in permissions.iter().filter(|entry| entry.counts && entry.domid != ANY) {
             self.learn(entry.domid, machine);
         }
@@ -427,7 +428,7 @@ impl Model {
         Ok(Payload::Exactly(b"OK\0".to_vec()))
     }
 
-    /// Whether owners may have the nodes that a commit would give them.
+    /// Returns whether the quotas of the owners allow the nodes that a commit would give them.
     fn may_commit(&self, domid: u16, transaction: &Transaction) -> Result<(), &'static str> {
         if transaction.has_failed {
             return Err("ENOMEM");
@@ -448,7 +449,7 @@ impl Model {
         Ok(())
     }
 
-    /// The requests of a transaction, made once more on the state of now, if each is answered the same.
+    /// Re-executes the requests of a transaction against the current state. Succeeds if all replies are the same.
     fn replay(
         &self,
         domid: u16,
@@ -481,32 +482,32 @@ impl Model {
     }
 }
 
-/// How many bytes the server answers a request, or why not.
+/// The length of the server's reply to a request, or the error.
 pub type Observed<'a> = Result<usize, &'a str>;
 
-/// What a reply has to be if the outcome is right; what would have been right if not.
+/// Compares an outcome with the expected one. An error names the expected outcome.
 pub type Answer = Result<Payload, String>;
 
 fn agrees(expected: &Result<Vec<u8>, &str>, observed: Observed<'_>) -> bool {
     match (expected, observed) {
-        // How long it is, is looked at later.
+        // The length is checked later.
         (Ok(_), Ok(_)) => true,
         (Err(expected), Err(observed)) => *expected == observed,
         _ => false,
     }
 }
 
-/// A request has to be refused.
+/// Expects a refusal.
 pub fn refusal(name: &str, observed: Observed<'_>) -> Answer {
     if observed == Err(name) { Ok(Payload::Exactly(Vec::new())) } else { Err(name.to_owned()) }
 }
 
-/// A request has to be answered OK.
+/// Expects the reply OK.
 pub fn simply_ok(observed: Observed<'_>) -> Answer {
     exactly(b"OK\0", observed)
 }
 
-/// A request has to be answered so.
+/// Expects this reply.
 pub fn exactly(reply: &[u8], observed: Observed<'_>) -> Answer {
     if observed.is_ok() { Ok(Payload::Exactly(reply.to_vec())) } else { Err(format!("{}", reply.escape_ascii())) }
 }
@@ -515,5 +516,5 @@ fn wrong(domid: u16, header: Header, payload: &[u8], observed: Observed<'_>, exp
     let kind = T::from_wire(header.kind).map_or("?".to_owned(), |kind| format!("{kind:?}"));
     let payload = crate::script::spell(payload);
     let number = header.transaction_id;
-    format!("domain {domid}: {kind} \"{payload}\" in {number} is answered {observed:?}, and {expected} would be right")
+    format!("domain {domid}: {kind} \"{payload}\" in {number} is answered {observed:?}, instead of {expected}")
 }

@@ -1,5 +1,5 @@
-//! The nodes as the model has them: a map from path to node, copied freely; and transactions, which remember what they
-//! have looked at and what they made of it.
+//! The nodes of the model: a map from path to node, copied freely. Transactions keep the nodes that they have accessed
+//! and changed.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,12 +14,11 @@ use xenstore::wire::header::MessageType as T;
 pub struct Entry {
     pub letter: char,
     pub domid: u16,
-    /// Whether the domain existed that it names. One that counts never outlives its domain: it is taken out at the
-    /// death.
+    /// Whether the named domain existed. An entry that counts never outlives its domain: it is removed at the death.
     pub counts: bool,
 }
 
-/// Names all domains.
+/// The domid for all domains.
 pub const ANY: u16 = 0x7ff5;
 
 pub type Permissions = Vec<Entry>;
@@ -29,9 +28,9 @@ pub struct Node {
     pub value: Vec<u8>,
     /// The owner's entry first.
     pub permissions: Permissions,
-    /// In the order of making.
+    /// In the order of creation.
     pub children: Vec<String>,
-    /// Another number after each change.
+    /// A number that differs after each change.
     pub version: u64,
 }
 
@@ -40,49 +39,49 @@ impl Node {
         self.permissions[0].domid
     }
 
-    /// What the quota `node-size` limits.
+    /// Returns the bytes that the quota `node-size` limits.
     pub fn record_bytes(&self) -> usize {
         16 + 8 * self.permissions.len()
             + self.value.len()
             + self.children.iter().map(|name| name.len() + 1).sum::<usize>()
     }
 
-    /// What its owner pays in memory, by its path.
+    /// Returns the bytes that the node's owner is charged for, by its path.
     pub fn memory_bytes(&self, path: &str) -> usize {
         16 + 8 * self.permissions.len() + self.value.len() + path.len() + name(path).len() + 1
     }
 }
 
-/// A change that may be told: to whoever may read by any of these permissions.
+/// A change that may cause events for clients that may read by any of these permissions.
 #[derive(Clone, Debug)]
 pub struct Told {
     pub path: String,
-    /// Also to watches above the path, not only to those on it.
+    /// Whether watches above the path fire too.
     pub above: bool,
     pub readable: Vec<Permissions>,
 }
 
-/// Why a look is refused.
+/// The reason for the refusal of an access.
 pub type Refused = &'static str;
 
-/// What a client sees: all nodes, or those of a transaction.
+/// A client's view: all nodes, or those of a transaction.
 pub trait View {
     fn look(&mut self, path: &str) -> Result<Option<Rc<Node>>, Refused>;
     fn set(&mut self, path: &str, node: Option<Node>);
-    /// The node has changed, apart from its list of children.
+    /// Notes a change of the node, apart from its list of children.
     fn tell(&mut self, path: &str, before: Option<&Node>);
-    /// The node is about to go: the topmost one of those that go, or one below.
+    /// Notes that the node is about to be removed: the topmost removed one, or one below.
     fn tell_removal(&mut self, path: &str, is_top: bool);
-    /// A node was made, so that the owners' counts matter.
+    /// Notes a new node, which counts for its owner.
     fn note_created(&mut self) {}
 }
 
-/// All nodes, the special ones included: their names begin with `@`, and nothing is above or below them.
+/// All nodes, including the special ones. The names of those begin with `@`, and no node is above or below them.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     pub nodes: BTreeMap<String, Rc<Node>>,
     versions: u64,
-    /// What has been changed and not been told yet.
+    /// Changes whose events are not queued yet.
     pub told: Vec<Told>,
 }
 
@@ -96,13 +95,13 @@ impl Store {
         self.nodes.get(path)
     }
 
-    /// Changes permissions without anybody's noticing: nobody gets another right by it.
+    /// Changes permissions without an event: no domain gains a right.
     pub fn set_quietly(&mut self, path: &str, permissions: Permissions) {
-        let node = Rc::make_mut(self.nodes.get_mut(path).expect("the node is there"));
+        let node = Rc::make_mut(self.nodes.get_mut(path).expect("the node exists"));
         node.permissions = permissions;
     }
 
-    /// How many nodes each domain owns, and their bytes.
+    /// Returns how many nodes each domain owns, and their bytes.
     pub fn counts(&self) -> BTreeMap<u16, (u64, usize)> {
         let mut counts = BTreeMap::<u16, (u64, usize)>::new();
         for (path, node) in self.ordinary() {
@@ -117,7 +116,7 @@ impl Store {
         self.ordinary().filter(|(_, node)| node.owner() == domid).count() as u64
     }
 
-    /// What all nodes take.
+    /// Returns the bytes of all nodes.
     pub fn bytes(&self) -> usize {
         self.ordinary().map(|(path, node)| node.memory_bytes(path)).sum()
     }
@@ -132,7 +131,7 @@ impl Store {
         &self.nodes[name].permissions
     }
 
-    /// The node and all below, children before their parents.
+    /// Returns the node and all below it, children before their parents.
     pub fn below(&self, top: &str) -> Vec<String> {
         let mut found = Vec::new();
         if let Some(node) = self.get(top) {
@@ -170,20 +169,20 @@ impl View for Store {
 
     fn tell_removal(&mut self, path: &str, is_top: bool) {
         self.tell(path, None);
-        self.told.last_mut().expect("it was just told").above = is_top;
+        self.told.last_mut().expect("the event was just noted").above = is_top;
     }
 }
 
-/// A node that a transaction has looked at.
+/// A node that a transaction has accessed.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// When it was first looked at, among all that were.
+    /// The position of the first access among all first accesses.
     order: usize,
-    /// What was there.
+    /// The node at the first access.
     pub base: Option<Rc<Node>>,
-    /// What the transaction made of it.
+    /// The transaction's version of the node.
     pub now: Option<Option<Rc<Node>>>,
-    /// What is to be told of it: also to watches above, or not.
+    /// Whether there is an event, and whether watches above fire too.
     above: Option<bool>,
 }
 
@@ -198,24 +197,24 @@ pub struct Recorded {
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     pub seen: BTreeMap<String, Seen>,
-    /// It can't be committed any more.
+    /// Whether the transaction cannot be committed any more.
     pub has_failed: bool,
-    /// Whether it gave a node to a domain that is dead: the client must try again.
+    /// Whether it gave a node to a domain that is dead: the client must retry.
     pub is_outdated: bool,
     pub has_created: bool,
     pub requests: Vec<Recorded>,
     pub record_bytes: usize,
-    /// It could not keep all requests, and can't be replayed.
+    /// Whether it could not keep all requests, and cannot be replayed.
     pub is_unrecorded: bool,
-    /// Memory may have been refused to it on the way, or a reply was one that the model does not know: what it has
-    /// seen, and whether it can be replayed, is not certain.
+    /// Whether its accesses, and the possibility of a replay, are uncertain. Memory may have been refused to it, or it
+    /// had a reply that the model does not know.
     pub is_uncertain: bool,
-    /// The same, but only for a replay.
+    /// Whether only the possibility of a replay is uncertain.
     pub may_lack_replay: bool,
 }
 
 impl Transaction {
-    /// By how much each owner's count of nodes will change.
+    /// Returns the changes of each owner's count of nodes.
     pub fn counts(&self) -> BTreeMap<u16, i64> {
         let mut counts = BTreeMap::new();
         for (_, seen) in self.seen.iter().filter(|(path, _)| path.starts_with('/')) {
@@ -242,13 +241,13 @@ impl Transaction {
         self.requests.push(Recorded { kind, payload: payload.to_vec(), reply });
     }
 
-    /// Whether a node that it has seen is another by now.
+    /// Returns whether another request has changed an accessed node.
     pub fn conflicts(&self, store: &Store) -> bool {
         let version = |node: Option<&Rc<Node>>| node.map(|node| node.version);
         self.seen.iter().any(|(path, seen)| version(seen.base.as_ref()) != version(store.get(path)))
     }
 
-    /// Makes its changes in a store with which it does not conflict.
+    /// Applies its changes to a store without a conflict.
     pub fn commit(self, store: &mut Store) {
         let mut events: Vec<_> = Vec::new();
         for (path, seen) in self.seen {
@@ -264,12 +263,12 @@ impl Transaction {
         events.sort_by_key(|(order, ..)| *order);
         for (_, path, above, before) in events {
             store.tell(&path, before.as_deref());
-            store.told.last_mut().expect("it was just told").above = above;
+            store.told.last_mut().expect("the event was just noted").above = above;
         }
     }
 
-    /// A domain is dead. The transaction can't be committed any more if it gave a node to it, nor be replayed if it gave it a
-    /// right.
+    /// Acts on a domain's death. The transaction cannot be committed any more if it gave a node to the domain, nor be
+    /// replayed if it gave it a right.
     pub fn forget_domain(&mut self, domid: u16) {
         let suffix = domid.to_string();
         self.is_unrecorded |= self.requests.iter().any(|request| {
@@ -290,7 +289,7 @@ impl Transaction {
     }
 }
 
-/// A transaction with what it stands on, and how many paths it may see.
+/// A transaction with its store, and the number of paths that it may access.
 pub struct InTransaction<'a> {
     pub store: &'a Store,
     pub transaction: &'a mut Transaction,
@@ -314,7 +313,7 @@ impl View for InTransaction<'_> {
     }
 
     fn set(&mut self, path: &str, node: Option<Node>) {
-        // A parent that was not looked at is gone already for others; the commit will conflict.
+        // A parent that was not accessed is gone already for others. The commit will conflict.
         if let Some(seen) = self.transaction.seen.get_mut(path) {
             seen.now = Some(node.map(Rc::new));
         }
@@ -335,7 +334,7 @@ impl View for InTransaction<'_> {
     }
 }
 
-/// The permissions without a dead domain's entries, the owner's excepted.
+/// Returns the permissions without a dead domain's entries, except for the owner's.
 pub fn without(permissions: &Permissions, domid: u16) -> Permissions {
     let kept = permissions.iter().enumerate().filter(|(at, entry)| *at == 0 || entry.domid != domid);
     kept.map(|(_, entry)| entry.clone()).collect()

@@ -1,5 +1,5 @@
-//! What has to hold after each step, whatever it was: the global oracles G1 to G7 of `docs/security.md`, as far as they
-//! are not held against each message already.
+//! The conditions that hold after each step: the global oracles G1 to G7 of `docs/security.md`. The comparison of each
+//! message checks the rest of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,18 +12,18 @@ use crate::others::limit_of_memory;
 use crate::rules::quota;
 use crate::runner::Runner;
 
-/// Bytes of a short reply with its header, which is sent whatever the quota of memory says.
+/// Bytes of a short reply with its header, which is sent with any quota of memory.
 const SMALL_REPLY_BYTES: usize = 32;
 
 impl Runner {
-    /// Looks at everything that can be looked at cheaply.
+    /// Checks everything that is cheap to check.
     pub fn check(&mut self) -> Result<(), String> {
         self.check_served()?;
         self.check_counts()?;
         self.check_rings()
     }
 
-    /// G1: dom0 is served at once, and others are if nothing is known that keeps them.
+    /// G1: dom0 is served at once, and so is every other domain without a known obstacle.
     fn check_served(&mut self) -> Result<(), String> {
         let (mut many, mut full, mut held) = (0, 0, 0);
         let engine = self.server.engine();
@@ -53,7 +53,7 @@ impl Runner {
         Ok(())
     }
 
-    /// G4, G5 and G6: who is known and what is counted for whom.
+    /// G4, G5 and G6: the known domains, and the counts of each.
     fn check_counts(&self) -> Result<(), String> {
         let engine = self.server.engine();
         let domains = &engine.state().domains;
@@ -90,7 +90,7 @@ impl Runner {
         Ok(())
     }
 
-    /// G6: by its own requests no domain gets more memory than it may have.
+    /// G6: no domain gets more memory by its own requests than it may have.
     fn check_memory(&self, domid: u16) -> Result<(), String> {
         let limit = limit_of_memory(&self.model.known[&domid].quotas);
         let Some(limit) = limit.filter(|_| domid != 0 && self.active.iter().all(|active| *active == domid)) else {
@@ -106,13 +106,14 @@ impl Runner {
         }
     }
 
-    /// What each domain takes of memory now.
+    /// Returns the memory that each domain is charged for now.
     pub fn note_memory(&mut self) {
         let engine = self.server.engine();
         self.memory_before = self.model.known.keys().map(|of| (*of, engine.memory_of(DomId(*of)))).collect();
     }
 
-    /// Rings are mapped and ports bound for those that are connected; who was shut reads why.
+    /// Checks that connected domains have mapped rings and bound ports, and that shut connections have their error
+    /// word.
     fn check_rings(&self) -> Result<(), String> {
         let connections = &self.model.connections;
         let mapped: BTreeSet<u16> = self.machine.mapped.keys().map(|domid| domid.0).collect();
@@ -132,7 +133,7 @@ impl Runner {
         Ok(())
     }
 
-    /// G5 and G6: when all guests have gone, nothing of them is left.
+    /// G5 and G6: when all guests are gone, nothing of them remains.
     pub fn check_nothing_is_left(&mut self) -> Result<(), String> {
         let engine = self.server.engine();
         engine.state().check().map_err(|wrong| format!("G5: {wrong:?}"))?;
@@ -147,5 +148,5 @@ impl Runner {
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, have: &T, expected: &T) -> Result<(), String> {
-    if have == expected { Ok(()) } else { Err(format!("{what}: {have:?}, and {expected:?} would be right")) }
+    if have == expected { Ok(()) } else { Err(format!("{what}: {have:?} instead of {expected:?}")) }
 }

@@ -1,4 +1,4 @@
-//! Requests that are about watches, transactions, domains and settings.
+//! Requests for watches, transactions, domains and settings.
 
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType as T;
@@ -37,7 +37,7 @@ impl Model {
                     simply_ok(observed)
                 }
                 Ok(guest) => {
-                    self.known.get_mut(&guest).expect("it is introduced").is_shut_down = false;
+                    self.known.get_mut(&guest).expect("the domain is introduced").is_shut_down = false;
                     simply_ok(observed)
                 }
             },
@@ -159,7 +159,7 @@ impl Model {
         Ok(answer)
     }
 
-    /// The introduced domain that a request names; dom0 is none.
+    /// Returns the introduced domain that a request names. dom0 is none.
     fn introduced_guest(&self, payload: &[u8]) -> Result<u16, &'static str> {
         let domid = rules::only(payload).and_then(parse_domid)?;
         match self.connections.contains_key(&domid) {
@@ -179,11 +179,11 @@ impl Model {
             return refusal("ENOENT", observed);
         }
         let serial = self.known[&target].serial;
-        self.known.get_mut(&domid).expect("it is introduced").target = Some((target, serial));
+        self.known.get_mut(&domid).expect("the domain is introduced").target = Some((target, serial));
         simply_ok(observed)
     }
 
-    /// Whether a domain is known, or at least there.
+    /// Returns whether a domain is known, or at least exists.
     fn is_there(&self, domid: u16, machine: &Machine) -> Result<(), &'static str> {
         let is_there = domid < 0x7ff0 && machine.domains.contains_key(&DomId(domid));
         if self.known.contains_key(&domid) || is_there { Ok(()) } else { Err("ENOENT") }
@@ -214,7 +214,7 @@ impl Model {
             Err(refused) => refusal(refused, observed),
             Ok((domid, features)) => {
                 self.learn(domid, machine);
-                self.known.get_mut(&domid).expect("it was learned").features = features;
+                self.known.get_mut(&domid).expect("the domain was learned").features = features;
                 simply_ok(observed)
             }
         }
@@ -261,7 +261,7 @@ impl Model {
             Ok((None, name, value)) => self.defaults[name] = value,
             Ok((Some(domid), name, value)) => {
                 self.learn(domid, machine);
-                let known = self.known.get_mut(&domid).expect("it was learned");
+                let known = self.known.get_mut(&domid).expect("the domain was learned");
                 known.quotas[name] = value;
                 known.own_quotas[name] = true;
             }
@@ -269,14 +269,14 @@ impl Model {
         simply_ok(observed)
     }
 
-    /// Those commands that histories have.
+    /// Executes the CONTROL commands of histories.
     fn control(&mut self, payload: &[u8], observed: Observed<'_>) -> Answer {
         let strings = split(payload).0;
         match strings[..] {
             [b"check"] | [b"print", _] => simply_ok(observed),
             [b"quota", b"set", name, value] => {
-                let name = known_quota(name).expect("histories name quotas that there are");
-                let value = decimal(value).expect("and values that are numbers") as u32;
+                let name = known_quota(name).expect("histories name existing quotas");
+                let value = decimal(value).expect("histories set numbers") as u32;
                 self.defaults[name] = value;
                 for known in self.known.values_mut().filter(|known| !known.own_quotas[name]) {
                     known.quotas[name] = value;
@@ -293,7 +293,7 @@ impl Model {
     }
 }
 
-/// Any answer but a refusal.
+/// Accepts any reply but a refusal.
 fn any(observed: Observed<'_>) -> Answer {
     observed.map(Payload::Some).map_err(|_| "any answer".to_owned())
 }
@@ -302,7 +302,7 @@ fn known_quota(name: &[u8]) -> Result<usize, &'static str> {
     QUOTAS.iter().position(|known| known.as_bytes() == name).ok_or("EINVAL")
 }
 
-/// How many bytes a domain may make the server keep; `None` for as many as it likes.
+/// Returns the bytes that a domain may make the server keep; `None` for no limit.
 pub fn limit_of_memory(quotas: &[u32; 10]) -> Option<usize> {
     Some(quotas[quota("memory")] as usize).filter(|limit| *limit > 0)
 }

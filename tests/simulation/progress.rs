@@ -1,4 +1,4 @@
-//! Tells how far it is, where somebody waits: with `PROGRESS` in the environment.
+//! Prints the progress, with `PROGRESS` in the environment.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -14,13 +14,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of so many histories.
+    /// Starts the progress of so many histories.
     pub fn new(all: u64) -> Self {
         let is_told = std::env::var_os("PROGRESS").is_some();
         Self { is_told, all, done: AtomicU64::new(0), begun: Instant::now() }
     }
 
-    /// One more is done.
+    /// Counts one more history.
     pub fn add(&self) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         if self.is_told && done.is_multiple_of(HISTORIES) {

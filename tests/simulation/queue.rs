@@ -1,19 +1,20 @@
-//! What one connection is owed: its replies and events, in order. What the server really sends is held against it.
+//! The output that one connection must get: its replies and events, in order. The server's real output is compared with
+//! it.
 
 use std::collections::VecDeque;
 
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 
-/// Milliseconds until a guest's event that nobody reads is dropped.
+/// Milliseconds until a guest's unread event is dropped.
 const EVENT_TIMEOUT_MS: u64 = 20_000;
 
-/// What is known of a reply's payload.
+/// The known part of a reply's payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
     Exactly(Vec<u8>),
-    /// A number, and then exactly this.
+    /// A number, followed by exactly these bytes.
     Behind(Vec<u8>),
-    /// So many bytes.
+    /// A payload of this length.
     Some(usize),
 }
 
@@ -21,16 +22,16 @@ pub enum Payload {
 pub struct Owed {
     pub header: Header,
     pub payload: Payload,
-    /// When it may be dropped, if it is an event for a guest.
+    /// The time after which an event for a guest may be dropped.
     deadline_ms: Option<u64>,
-    /// It may have been dropped for lack of memory.
+    /// Whether it may have been dropped for lack of memory.
     is_optional: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     owed: VecDeque<Owed>,
-    /// What was sent of the first message.
+    /// The sent bytes of the first message.
     sent: Vec<u8>,
 }
 
@@ -39,18 +40,18 @@ impl Queue {
         self.owed.iter().all(|owed| owed.is_optional)
     }
 
-    /// How many events and replies wait that can't have been dropped.
+    /// Returns how many pending events and replies cannot have been dropped.
     pub fn len(&self) -> usize {
         self.owed.iter().filter(|owed| !owed.is_optional).count()
     }
 
-    /// Bytes of all, if there are none that may have been dropped.
+    /// Returns the bytes of all messages, if none of them may have been dropped.
     pub fn bytes(&self) -> Option<usize> {
         let bytes = self.owed.iter().map(|owed| HEADER_BYTES + owed.header.payload_bytes as usize).sum();
         self.owed.iter().all(|owed| !owed.is_optional).then_some(bytes)
     }
 
-    /// Whether a part of a message was sent, and not its end.
+    /// Returns whether a part of a message was sent, and not its end.
     pub fn has_half_message(&self) -> bool {
         !self.sent.is_empty()
     }
@@ -59,7 +60,7 @@ impl Queue {
         self.owed.push_back(Owed { header, payload, deadline_ms: None, is_optional: false });
     }
 
-    /// An event is due, unless the same waits already.
+    /// Adds an event, unless an identical one is pending.
     pub fn push_event(&mut self, path: &str, token: &[u8], guest_now_ms: Option<u64>, is_optional: bool) {
         let payload = [path.as_bytes(), b"\0", token, b"\0"].concat();
         if payload.len() > 4096 {
@@ -68,7 +69,7 @@ impl Queue {
         let payload_bytes = payload.len() as u32;
         let payload = Payload::Exactly(payload);
         let is_same = |owed: &&Owed| owed.header.is_event() && owed.payload == payload;
-        // Events about domains are told as often as they happen.
+        // Events about domains do not collapse.
         let collapses = !path.starts_with('@');
         let waiting: Vec<&Owed> = self.owed.iter().filter(is_same).filter(|_| collapses).collect();
         if waiting.iter().any(|owed| !owed.is_optional) {
@@ -81,11 +82,11 @@ impl Queue {
         self.owed.push_back(Owed { header, payload, deadline_ms, is_optional });
     }
 
-    /// Drops events that waited for too long. One of which a part was sent stays. Returns how many.
+    /// Drops expired events, except for a partly sent one. Returns how many.
     pub fn expire(&mut self, now_ms: u64) -> usize {
         let before = self.owed.len();
         let is_over = |owed: &Owed| owed.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
-        // If the first one may have been dropped, the part that was sent may be one of another.
+        // If the first one may have been dropped, the sent part may belong to another.
         let mut may_be_sent = !self.sent.is_empty();
         let sent = std::mem::take(&mut self.sent);
         self.owed.retain_mut(|owed| {
@@ -97,17 +98,17 @@ impl Queue {
         before - self.owed.len()
     }
 
-    /// The clock is another one from now on.
+    /// Changes to another clock.
     pub fn shift_clock(&mut self, by_ms: u64) {
         for owed in &mut self.owed {
             owed.deadline_ms = owed.deadline_ms.map(|deadline_ms| deadline_ms + by_ms);
         }
     }
 
-    /// Looks at bytes that the server sent, and returns the messages that they complete.
+    /// Compares bytes that the server sent, and returns the messages that they complete.
     ///
     /// # Errors
-    /// When they are none that is owed.
+    /// If the bytes are not those of the next message.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>, String> {
         self.sent.extend(bytes);
         let mut whole = Vec::new();
@@ -119,10 +120,10 @@ impl Queue {
                 return Ok(whole);
             }
             let Some(first) = self.owed.front() else {
-                return Err(format!("nothing is owed, and this is sent: {}", self.sent.escape_ascii()));
+                return Err(format!("no message is due, but this was sent: {}", self.sent.escape_ascii()));
             };
             if !first.begins_with(&self.sent) {
-                return Err(format!("{first:?} is owed, and this is sent: {}", self.sent.escape_ascii()));
+                return Err(format!("{first:?} is due, but this was sent: {}", self.sent.escape_ascii()));
             }
             let end = HEADER_BYTES + first.header.payload_bytes as usize;
             if self.sent.len() < end {
@@ -137,7 +138,7 @@ impl Queue {
 }
 
 impl Owed {
-    /// Whether these bytes can be the beginning of the message.
+    /// Returns whether these bytes can be the beginning of the message.
     fn begins_with(&self, sent: &[u8]) -> bool {
         let header = self.header.emit();
         let common = sent.len().min(HEADER_BYTES);

@@ -1,4 +1,4 @@
-//! One server goes and another one goes on with its state: a live update, or a warm restart after a crash.
+//! The replacement of the server by another one with its state: a live update, or a warm restart after a crash.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -16,11 +16,11 @@ use crate::runner::{Runner, config};
 use crate::script::{Meanwhile, Which, trapped_request};
 use crate::trace::{self, OnPurpose};
 
-/// The node that tells of a crash.
+/// The node that describes a crash.
 const CRASH_NODE: &str = "/tool/xenstored/crash";
 
 impl Runner {
-    /// The server is saved, and another one goes on.
+    /// Saves the server, and continues with another one.
     pub fn update(&mut self, newest: bool, clock: u64, meanwhile: Meanwhile) -> Result<(), String> {
         let needs_newest = self.server.engine().requires_version_2();
         let version = if newest || needs_newest { Version::Two } else { Version::One };
@@ -61,7 +61,7 @@ impl Runner {
         None
     }
 
-    /// A server with a saved state takes over.
+    /// Restores a server from a saved state.
     fn replace(&mut self, stream: &[u8], closed: Option<u16>) -> Result<(), String> {
         self.machine.mapped.clear();
         let engine = load(stream, &config(), self.now_ms).map_err(|error| format!("not restored: {error:?}"))?;
@@ -86,7 +86,7 @@ impl Runner {
         }
     }
 
-    /// The server panics while it handles a request of a domain, and another one goes on.
+    /// Makes the server panic during a request of a domain, and continues with another one.
     pub fn crash(&mut self, domid: u16, which: Which, is_repeated: bool) -> Result<(), String> {
         let (kind, payload) = trapped_request(domid);
         let transaction = self.transaction(domid, which);
@@ -114,7 +114,12 @@ impl Runner {
         let in_flight = connections.into_iter().find_map(|domid| Some((domid, self.model.request(domid)?)));
         let (domid, (header, payload)) = in_flight.ok_or("no request was in flight")?;
         self.counts.add(if domid == 0 { "crashes by dom0" } else { "crashes by guests" }, 1);
-        self.model.look_at_named(domid, T::from_wire(header.kind).expect("it has a handler"), &payload, &self.machine);
+        self.model.look_at_named(
+            domid,
+            T::from_wire(header.kind).expect("the request has a handler"),
+            &payload,
+            &self.machine,
+        );
         let connection = self.server.engine().state().domains.connection(DomId(domid)).ok_or("it is connected")?;
         let request = InFlight { connection, header, payload: 0 };
         let mut stream = Vec::new();

@@ -1,5 +1,5 @@
-//! What each request for nodes is answered, and what it changes: the rules of the protocol, written down once more and
-//! as plainly as can be.
+//! The reply to each request for nodes, and its changes: the rules of the protocol, written down again as plainly as
+//! possible.
 
 use std::rc::Rc;
 
@@ -22,22 +22,22 @@ pub const QUOTAS: [&str; 10] = [
 ];
 pub const DEFAULTS: [u32; 10] = [1000, 128, 20, 2_621_440, 2_097_152, 10, 1024, 5, 2048, 2048];
 
-/// Where a quota is in the lists.
+/// Returns the position of a quota in the lists.
 pub fn quota(name: &str) -> usize {
     QUOTAS.iter().position(|known| *known == name).expect("a known quota")
 }
 
-/// Who asks, and what he may have.
+/// A requester with its limits.
 #[derive(Clone, Debug)]
 pub struct Requester {
     pub domid: u16,
     pub is_privileged: bool,
-    /// The domain whose rights he has too.
+    /// The domain whose rights the requester has too.
     pub target: Option<u16>,
     pub quotas: [u32; 10],
-    /// How many nodes he owns, those of the request's transaction included.
+    /// The number of nodes that it owns, including those of the request's transaction.
     pub nodes: i64,
-    /// Whether an entry for all domains counts that he makes.
+    /// Whether an entry for all domains counts if it makes one.
     pub may_name_all: bool,
 }
 
@@ -66,26 +66,26 @@ impl Requester {
         self.access(permissions).read
     }
 
-    /// How many paths a transaction of his may see.
+    /// Returns how many paths its transaction may access.
     pub fn paths_in_transaction(&self) -> usize {
         let limit = self.quotas[quota("transaction-nodes")] as usize;
         if self.is_privileged || limit == 0 { usize::MAX } else { limit }
     }
 
-    /// Whether `value` is more than he may have.
+    /// Returns whether `value` exceeds its limit.
     pub fn exceeds(&self, what: &str, value: usize) -> bool {
         let limit = self.quotas[quota(what)];
         !self.is_privileged && limit != 0 && value > limit as usize
     }
 }
 
-/// What matters beside the nodes.
+/// The circumstances besides the nodes.
 pub trait Surroundings {
-    /// Whether entries for that domain count.
+    /// Returns whether entries for that domain count.
     fn exists(&self, domid: u16) -> bool;
 }
 
-/// What is asked of a node's rights.
+/// The right that a request needs.
 #[derive(Clone, Copy)]
 enum Want {
     Read,
@@ -102,7 +102,7 @@ impl Want {
         }
     }
 
-    /// Any of it.
+    /// Any right.
     fn is_partly_in(self, access: Access) -> bool {
         match self {
             Self::Read => access.read,
@@ -112,7 +112,8 @@ impl Want {
     }
 }
 
-/// The node, if it is there and may be used so. Whether one is missing is told only to those who have a right above it.
+/// Returns the node, if it exists and may be used this way. A missing node is reported only to a requester with a right
+/// above it.
 fn get(view: &mut dyn View, requester: &Requester, path: &str, want: Want) -> Result<Rc<Node>, Refused> {
     let node = view.look(path)?;
     if let Some(node) = node.as_ref().filter(|node| want.is_in(requester.access(&node.permissions))) {
@@ -129,14 +130,14 @@ fn get(view: &mut dyn View, requester: &Requester, path: &str, want: Want) -> Re
     }
 }
 
-/// The nearest node above; the root for the root.
+/// Returns the nearest node above; the root for the root.
 fn nearest(view: &mut dyn View, path: &str) -> Result<(String, Rc<Node>), Refused> {
     let mut above = parent(path);
     loop {
         if let Some(node) = view.look(above)? {
             return Ok((above.to_owned(), node));
         }
-        assert_ne!(above, "/", "the root is always there");
+        assert_ne!(above, "/", "the root always exists");
         above = parent(above);
     }
 }
@@ -166,7 +167,7 @@ fn path_limit(requester: &Requester) -> usize {
     }
 }
 
-/// A path as a client spells it, in full.
+/// Returns a path as a client spells it, in full.
 pub fn full_path(spelling: &[u8], requester: &Requester) -> Result<String, Refused> {
     let limit = path_limit(requester);
     let text = valid(spelling)?;
@@ -183,7 +184,7 @@ pub fn full_path(spelling: &[u8], requester: &Requester) -> Result<String, Refus
     if is_well_formed && counted <= limit && full.len() <= 3072 { Ok(full) } else { Err("EINVAL") }
 }
 
-/// A path or a special name.
+/// Returns a path or a special name.
 pub fn any_path(spelling: &[u8], requester: &Requester) -> Result<String, Refused> {
     if !spelling.starts_with(b"@") {
         return full_path(spelling, requester);
@@ -198,14 +199,14 @@ fn valid(spelling: &[u8]) -> Result<&str, Refused> {
     if spelling.iter().all(is_valid) { std::str::from_utf8(spelling).map_err(|_| "EINVAL") } else { Err("EINVAL") }
 }
 
-/// The strings of a payload, each ended by NUL; what follows the last NUL.
+/// Returns the strings of a payload, each ended by NUL, and the bytes after the last NUL.
 pub fn split(payload: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     let mut parts: Vec<&[u8]> = payload.split(|byte| *byte == 0).collect();
     let rest = parts.pop().unwrap_or_default();
     (parts, rest)
 }
 
-/// The only string of a payload.
+/// Returns the only string of a payload.
 pub fn only(payload: &[u8]) -> Result<&[u8], Refused> {
     match split(payload) {
         (strings, []) if strings.len() == 1 => Ok(strings[0]),
@@ -213,7 +214,7 @@ pub fn only(payload: &[u8]) -> Result<&[u8], Refused> {
     }
 }
 
-/// All strings of a payload that has `count` of them.
+/// Returns all strings of a payload that has `count` of them.
 pub fn exactly(payload: &[u8], count: usize) -> Result<Vec<&[u8]>, Refused> {
     let (strings, _) = split(payload);
     if strings.len() == count { Ok(strings) } else { Err("EINVAL") }
@@ -229,7 +230,7 @@ pub fn domid(string: &[u8]) -> Result<u16, Refused> {
     u16::try_from(decimal(string)?).map_err(|_| "EINVAL")
 }
 
-/// Answers a request for nodes, and makes its changes.
+/// Executes a request for nodes, and makes its changes.
 pub fn answer(
     view: &mut dyn View,
     requester: &Requester,
@@ -279,7 +280,7 @@ pub fn answer(
     }
 }
 
-/// The list from a byte on; the number at the beginning is another one after each change.
+/// Returns the list from a byte on. The number at the beginning differs after each change.
 fn directory_part(view: &mut dyn View, requester: &Requester, payload: &[u8]) -> Result<Vec<u8>, Refused> {
     let strings = exactly(payload, 2)?;
     let path = full_path(strings[0], requester)?;
@@ -305,7 +306,7 @@ fn write(view: &mut dyn View, requester: &Requester, path: &str, value: &[u8]) -
     }
 }
 
-/// Makes a node and those above it that are missing, all with the permissions of the nearest one that is there.
+/// Makes a node and its missing ancestors, all with the permissions of the nearest existing node above.
 fn make(view: &mut dyn View, requester: &Requester, path: &str, value: &[u8]) -> Result<Vec<u8>, Refused> {
     let (above, existing) = nearest(view, path)?;
     let mut permissions = existing.permissions.clone();
@@ -326,10 +327,10 @@ fn make(view: &mut dyn View, requester: &Requester, path: &str, value: &[u8]) ->
             children: next.map(|next| name(next).to_owned()).into_iter().collect(),
             version: 0,
         });
-        assert!(path.len() > 1, "the root is there");
+        assert!(path.len() > 1, "the root exists");
     }
     let mut changed = (*existing).clone();
-    // In a transaction the list may still name a child that others removed meanwhile; the commit will conflict.
+    // In a transaction, the list may still name a child that others have removed meanwhile: the commit will conflict.
     let is_listed = changed.children.iter().any(|have| have == name(&missing[0]));
     let larger = changed.record_bytes() + name(&missing[0]).len() + 1;
     if !is_listed {
@@ -370,7 +371,7 @@ fn rm(view: &mut dyn View, requester: &Requester, path: &str) -> Result<Vec<u8>,
     for each in &gone {
         view.set(each, None);
     }
-    // In a transaction the node above may be gone, when it was not looked at before; the commit will conflict.
+    // In a transaction, a parent that was not accessed before may be gone: the commit will conflict.
     if let Some(above) = above {
         let mut above = (*above).clone();
         above.children.retain(|have| have != name(path));
@@ -379,7 +380,7 @@ fn rm(view: &mut dyn View, requester: &Requester, path: &str) -> Result<Vec<u8>,
     ok()
 }
 
-/// The node and those below, children first.
+/// Returns the node and those below, children first.
 fn find_below(view: &mut dyn View, path: &str, found: &mut Vec<String>) -> Result<(), Refused> {
     if let Some(node) = view.look(path)? {
         for name in &node.children {
@@ -407,12 +408,12 @@ fn set_permissions(
     ok()
 }
 
-/// Only the control domain gives a node to somebody else.
+/// Only the control domain may give a node to another domain.
 pub fn refuse_new_owner(requester: &Requester, before: &Permissions, new: &Permissions) -> Result<(), Refused> {
     if requester.is_privileged || before[0].domid == new[0].domid { Ok(()) } else { Err("EPERM") }
 }
 
-/// The permissions of a SET_PERMS, with what is known of the domains that they name.
+/// Returns the permissions of a SET_PERMS, with the state of the domains that they name.
 pub fn parse_permissions(
     payload: &[u8],
     requester: &Requester,
@@ -443,7 +444,7 @@ pub fn parse_permissions(
     Ok(permissions)
 }
 
-/// As GET_PERMS answers them.
+/// Returns the form of the reply to GET_PERMS.
 pub fn spell(permissions: &Permissions) -> Vec<u8> {
     permissions.iter().flat_map(|entry| format!("{}{}\0", entry.letter, entry.domid).into_bytes()).collect()
 }

@@ -1,5 +1,5 @@
-//! Makes a history: the server, the machine around it, and the domains; and holds everything that the server does
-//! against the model.
+//! Runs a history: the server, the machine around it, and the domains. Compares everything that the server does with
+//! the model.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,9 @@ use crate::random::Random;
 use crate::script::{Step, Which, has_unique_ids};
 use crate::trace::{self, Deed};
 
-/// Turns of the server after which it has to have come to rest.
+/// Turns after which the server must have no more work.
 const TURNS: usize = 20_000;
-/// The same, while a ring changes at each look and gives work for ever.
+/// The same limit while a ring changes at each access and causes work for ever.
 const TURNS_SCRIBBLED: usize = 30;
 
 pub struct Runner {
@@ -30,13 +30,13 @@ pub struct Runner {
     pub clients: BTreeMap<u16, Client>,
     pub now_ms: u64,
     pub counts: Counts,
-    /// The server was told that a domain has ended.
+    /// Whether the server was notified that a domain has ended.
     pub is_told: bool,
     has_unique_ids: bool,
     next_unique_id: u64,
-    /// Domains whose requests were handled since the last step began.
+    /// Domains whose requests were executed since the last step began.
     pub active: Vec<u16>,
-    /// What each domain took of memory when the last step began.
+    /// The memory of each domain when the last step began.
     pub memory_before: BTreeMap<u16, usize>,
 }
 
@@ -45,7 +45,7 @@ pub fn config() -> Config {
 }
 
 impl Runner {
-    /// A server with dom0 connected.
+    /// Returns a server with dom0 connected.
     pub fn new(seed: u64, flaw: Flaw) -> Self {
         trace::listen();
         trace::take();
@@ -70,7 +70,7 @@ impl Runner {
         runner
     }
 
-    /// Makes one step, and looks at everything.
+    /// Makes one step, and checks everything.
     pub fn step(&mut self, step: &Step) -> Result<(), String> {
         self.active.clear();
         self.note_memory();
@@ -113,14 +113,14 @@ impl Runner {
         self.check()
     }
 
-    /// What happens to domains.
+    /// Makes a step of a domain's life.
     fn upheaval(&mut self, step: &Step) -> Result<(), String> {
         match *step {
             Step::Build { domid } => {
                 if self.machine.domains.contains_key(&DomId(domid)) {
                     return Ok(());
                 }
-                // Without such numbers, that of a domain is not free as long as its ring is mapped.
+                // Without unique ids, a domain's number is in use as long as its ring is mapped.
                 if !self.has_unique_ids && self.model.known.contains_key(&domid) {
                     self.tell()?;
                 }
@@ -158,7 +158,7 @@ impl Runner {
         }
     }
 
-    /// What a guest does to its ring page.
+    /// Makes a guest's step on its ring page.
     fn cheat(&mut self, step: &Step) -> Result<(), String> {
         let (Step::Cheat { domid, .. }
         | Step::Scribble { domid, .. }
@@ -226,7 +226,7 @@ impl Runner {
         self.counts.add("domains", 1);
     }
 
-    /// A domain is gone.
+    /// Ends a domain.
     pub fn end_domain(&mut self, domid: u16) {
         if self.machine.domains.remove(&DomId(domid)).is_some() {
             self.counts.add("deaths", 1);
@@ -236,7 +236,7 @@ impl Runner {
         self.clients.remove(&domid);
     }
 
-    /// The hypervisor says that a domain has ended.
+    /// Signals the end of a domain.
     pub fn tell(&mut self) -> Result<(), String> {
         self.is_told = true;
         self.server.handle_domain_exception();
@@ -260,7 +260,7 @@ impl Runner {
         self.send(domid, before.saturating_add(now), signals)
     }
 
-    /// The number of a transaction.
+    /// Returns the number of a transaction.
     pub fn transaction(&self, domid: u16, which: Which) -> u32 {
         let open = self.model.connections.get(&domid).map(|connection| &connection.transactions);
         match (which, open) {
@@ -270,7 +270,7 @@ impl Runner {
         }
     }
 
-    /// A domain puts what it has to send into its ring, as the server makes room.
+    /// Writes a domain's pending requests into its ring, as the server makes room.
     pub fn send(&mut self, domid: u16, mut most: usize, signals: bool) -> Result<(), String> {
         loop {
             let Some(client) = self.clients.get_mut(&domid) else { return Ok(()) };
@@ -300,7 +300,7 @@ impl Runner {
         }
     }
 
-    /// A domain signals its port.
+    /// Signals a domain's port.
     pub fn signal(&mut self, domid: u16) -> Result<(), String> {
         let port = self.machine.bound.iter().find(|(_, owner)| **owner == DomId(domid)).map(|(port, _)| *port);
         if let Some(port) = port {
@@ -310,7 +310,7 @@ impl Runner {
         self.run()
     }
 
-    /// Lets the server work until it has nothing to do, and tells the model what it did.
+    /// Lets the server work until it has nothing to do, and reports its actions to the model.
     pub fn run(&mut self) -> Result<(), String> {
         self.begin_turns();
         let is_at_rest = self.turn();
@@ -330,7 +330,7 @@ impl Runner {
         self.model.expire(self.now_ms);
     }
 
-    /// Turns of the server; whether it came to rest.
+    /// Runs turns of the server. Returns whether it has no more work.
     pub fn turn(&mut self) -> bool {
         let is_scribbled = self.machine.mapped.values().any(Page::is_scribbled);
         for _ in 0..if is_scribbled { TURNS_SCRIBBLED } else { TURNS } {
@@ -343,7 +343,7 @@ impl Runner {
         is_scribbled
     }
 
-    /// Tells the model what the server did.
+    /// Reports the server's actions to the model.
     pub fn follow(&mut self) -> Result<(), String> {
         for deed in trace::take() {
             match deed {
@@ -370,7 +370,7 @@ impl Runner {
     fn restart_clients(&mut self) {
         for domid in self.model.take_restarted() {
             self.counts.add("fresh connections", 1);
-            // A ring that is not mapped can't be emptied.
+            // A ring that is not mapped cannot be emptied.
             let page = self.machine.mapped.get(&DomId(domid));
             if let Some(client) =
                 self.clients.get_mut(&domid).filter(|client| page.is_some_and(|page| client.has(page)))
@@ -380,7 +380,7 @@ impl Runner {
         }
     }
 
-    /// A connection that was shut over an index: only one whose domain has put one there that can't be.
+    /// Follows a connection that was shut over an index. The domain must have written an impossible one.
     fn follow_ring_errors(&mut self) -> Result<(), String> {
         let domids: Vec<u16> = self.model.connections.keys().copied().collect();
         for domid in domids {
@@ -395,12 +395,12 @@ impl Runner {
                 self.model.set_error(domid, 2);
                 continue;
             }
-            return Err(format!("G3: the connection of domain {domid} has error {error:?}, and not {expected:?}"));
+            return Err(format!("G3: the connection of domain {domid} has error {error:?} instead of {expected:?}"));
         }
         Ok(())
     }
 
-    /// Why a domain's connection was shut.
+    /// Returns the reason why a domain's connection is shut.
     fn error(&self, domid: u16) -> Option<u32> {
         let engine = self.server.engine();
         let connection = engine.state().domains.connection(DomId(domid)).and_then(|id| engine.connection(id));

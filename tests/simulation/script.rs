@@ -1,5 +1,5 @@
-//! What happens in a history: decided by its seed beforehand. Each step makes sense, or does nothing, whatever steps
-//! were left out before it, so that a history can be made shorter.
+//! The steps of a history, which its seed decides. Each step is valid or does nothing, also if steps before it are left
+//! out. A history can therefore be shortened.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,17 +13,17 @@ use crate::trace::UNKNOWN;
 pub const GUESTS: [u16; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 const NAMES: [&str; 4] = ["a", "b", "data", "x-y"];
 
-/// Which transaction a request names.
+/// The transaction that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     None,
-    /// One of those that are open, counted from the newest; none if there is none.
+    /// One of the open transactions, counted from the newest; none if there is none.
     Open(usize),
     /// Any number.
     Number(u32),
 }
 
-/// What happens while the server is replaced, after its state was saved.
+/// An action of the host while the server is replaced, after its state was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meanwhile {
     Nothing,
@@ -35,53 +35,53 @@ pub enum Meanwhile {
 /// One step.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A domain begins to send a request: so many of its bytes now, the others before its next one. Without a signal
-    /// the server does not learn of it yet.
+    /// A domain begins to send a request: so many of its bytes now, the others before its next one. There is no signal
+    /// yet.
     Ask { domid: u16, which: Which, kind: u32, payload: Vec<u8>, now: usize, signals: bool },
-    /// A domain sends what is left of its requests.
+    /// A domain sends the rest of its requests.
     SendRest { domid: u16 },
     /// A domain reads so many bytes.
     Take { domid: u16, most: usize },
     /// A domain's port fires.
     Signal { domid: u16 },
-    /// A port fires that nobody has, and the hypervisor says that a domain has ended though none has.
+    /// A port of no domain fires, and the hypervisor signals the end of a domain though none has ended.
     Spurious,
-    /// The server looks at everybody.
+    /// The server checks all domains.
     WakeAll,
     /// Time passes.
     Pass { ms: u64 },
-    /// A domain comes into being.
+    /// A domain starts.
     Build { domid: u16 },
-    /// A domain is gone; the hypervisor tells of it, or does not yet.
+    /// A domain is gone, with or without a signal.
     Kill { domid: u16, tells: bool },
-    /// A domain is in another state.
+    /// A domain's state changes.
     State { domid: u16, state: DomainState, tells: bool },
-    /// A domain writes an index that can't be.
+    /// A domain writes an impossible index.
     Cheat { domid: u16, reply: bool },
-    /// A domain fills its ring, and its indices are others at each look from now on.
+    /// A domain fills its ring, and its indices differ at each load from now on.
     Scribble { domid: u16, seed: u64 },
-    /// A domain stops that.
+    /// A domain stops changing its indices.
     Rest { domid: u16 },
-    /// A domain puts bytes into its ring that are no request.
+    /// A domain writes bytes into its ring that are no request.
     Garbage { domid: u16, bytes: Vec<u8> },
-    /// A domain asks for a fresh connection.
+    /// A domain requests a reset.
     Reconnect { domid: u16 },
-    /// A domain erases its ring while nothing is under way, as firmware does.
+    /// A domain erases its ring while nothing is pending, as firmware does.
     Erase { domid: u16 },
-    /// A domain takes the grant of its ring back, as far as it can be mapped again, or gives it.
+    /// A domain revokes the grant of its ring for later mappings, or gives it again.
     Grant { domid: u16, gives: bool },
-    /// So much memory is free, or as much as anybody likes.
+    /// So much memory is free, or an unlimited amount.
     Memory { free: Option<usize> },
     /// The server is replaced.
     Update { newest: bool, clock: u64, meanwhile: Meanwhile },
-    /// The server crashes while it handles a request of this domain.
+    /// The server crashes in a request of this domain.
     Crash { domid: u16, which: Which, is_repeated: bool },
-    /// Dom0 looks at everything.
+    /// Dom0 reads everything.
     Walk,
 }
 
 impl Step {
-    /// Whether it is a request of this type.
+    /// Returns whether the step is a request of this type.
     pub fn asks(&self, asked: T) -> bool {
         matches!(self, Self::Ask { kind, .. } if *kind == asked.to_wire())
     }
@@ -102,7 +102,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// A payload to be read by people: what is repeated often is only counted.
+/// Returns a readable payload. Long repetitions are only counted.
 pub fn spell(payload: &[u8]) -> String {
     let runs = payload.chunk_by(|one, other| one == other);
     let spelled = runs.map(|run| match run.len() {
@@ -116,13 +116,13 @@ struct Writer {
     random: Random,
     steps: Vec<Step>,
     alive: BTreeSet<u16>,
-    /// How seldom anybody reads.
+    /// How seldom domains read.
     laziness: usize,
-    /// Whether there is little memory from time to time.
+    /// Whether memory is short at times.
     is_poor: bool,
 }
 
-/// The history of a seed.
+/// Returns the history of a seed.
 pub fn script(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = Random::new(seed);
     let laziness = *random.one_of(&[1, 1, 2, 8]);
@@ -141,13 +141,13 @@ pub fn script(seed: u64, steps: usize) -> Vec<Step> {
     writer.steps
 }
 
-/// Whether the hypervisor of a seed says which domain it is that has a number.
+/// Returns whether a seed's hypervisor reports unique ids.
 pub const fn has_unique_ids(seed: u64) -> bool {
     seed.is_multiple_of(2)
 }
 
 impl Writer {
-    /// A request that is sent whole, and read at once.
+    /// Returns a request that is sent whole, and whose reply is read at once.
     fn ask(&mut self, domid: u16, kind: T, payload: impl AsRef<[u8]>) {
         let payload = payload.as_ref().to_vec();
         let kind = kind.to_wire();
@@ -155,7 +155,7 @@ impl Writer {
         self.steps.push(Step::Take { domid, most: usize::MAX });
     }
 
-    /// A domain comes into being, perhaps with less than all features, and is introduced and has a home.
+    /// Starts a domain, perhaps with less than all features, and introduces it. It gets a home.
     fn bear(&mut self, domid: u16) {
         if self.alive.insert(domid) {
             self.steps.push(Step::Build { domid });
@@ -170,7 +170,7 @@ impl Writer {
         self.ask(0, T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0"));
     }
 
-    /// Another domain gets the number of one that is gone, before anybody is told of that.
+    /// Gives the number of a dead domain to another one, before any signal.
     fn bear_again(&mut self, domid: u16) {
         self.steps.push(Step::Kill { domid, tells: false });
         self.steps.push(Step::Build { domid });
@@ -235,7 +235,7 @@ impl Writer {
         *self.random.one_of(&[1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8])
     }
 
-    /// What domains, dom0 and the hypervisor do that is no request.
+    /// Returns a step of domains, dom0 or the hypervisor that is no request.
     fn upheaval(&mut self) {
         let domid = self.random_guest();
         let tells = !self.random.once_in(3);
@@ -303,7 +303,7 @@ impl Writer {
         self.steps.push(Step::Update { newest, clock, meanwhile });
     }
 
-    /// A domain changes things in a transaction while others change them too.
+    /// Changes nodes in a transaction of a domain while others change them too.
     fn contest(&mut self) {
         let domid = *self.random.one_of(&[0, 0, 1, 2, 3]);
         self.ask(domid, T::TransactionStart, "\0");
@@ -321,7 +321,7 @@ impl Writer {
         self.steps.push(Step::Take { domid, most: usize::MAX });
     }
 
-    /// A request for a node that everybody knows, in a transaction or outside.
+    /// Returns a request for a node that all domains know, in a transaction or outside.
     fn request_by(&mut self, domid: u16, which: Which) {
         let path = match self.random.below(4) {
             0 => format!("/local/domain/{}/{}", 1 + self.random.below(3), self.random.one_of(&NAMES)),
@@ -354,7 +354,7 @@ impl Writer {
         }
     }
 
-    /// A domain asks for much at once, and perhaps for more than fits into its ring.
+    /// Sends many requests of a domain at once, perhaps more than fit into its ring.
     fn burst(&mut self) {
         let domid = self.random_anybody();
         let path = self.path();
@@ -434,7 +434,7 @@ impl Writer {
                 format!("{path}\0{}", "v".repeat(bytes))
             }
             T::SetPerms if domid != 0 && !self.random.once_in(4) => {
-                // Its own nodes, as it may.
+                // The domain's own nodes.
                 let entries = self.entries();
                 let others = entries.split_once('\0').map_or("", |split| split.1);
                 format!("{path}\0{}{domid}\0{others}", self.random.one_of(&["n", "r", "b"]))
@@ -525,7 +525,7 @@ impl Writer {
     }
 }
 
-/// A request that asks about [`UNKNOWN`] before it looks at any node.
+/// Returns a request that makes the server ask about [`UNKNOWN`] before any access to a node.
 pub fn trapped_request(domid: u16) -> (T, Vec<u8>) {
     (T::SetPerms, format!("/local/domain/{domid}\0n{domid}\0r{UNKNOWN}\0").into_bytes())
 }

@@ -1,4 +1,4 @@
-//! A history that fails, made short: steps are left out as long as it fails without them.
+//! Shortens a history that fails: it leaves out steps as long as the history fails without them.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -9,7 +9,7 @@ use crate::model::Flaw;
 use crate::runner::Runner;
 use crate::script::Step;
 
-/// How often a history is made again at most.
+/// The most runs of a history.
 const TRIES: usize = 3000;
 
 thread_local! {
@@ -17,14 +17,14 @@ thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A failure: what was wrong, and at which step.
+/// A failure: its description and its step.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub at: usize,
     pub what: String,
 }
 
-/// Makes a history from its beginning to its end.
+/// Runs a history from its beginning to its end.
 pub fn history(seed: u64, steps: &[Step], flaw: Flaw) -> Result<Counts, Failure> {
     quiet_hook();
     let mut at = 0;
@@ -50,7 +50,7 @@ pub fn history(seed: u64, steps: &[Step], flaw: Flaw) -> Result<Counts, Failure>
     }
 }
 
-/// The panics of histories are told once, with the seed and the steps.
+/// Panics of histories are reported once, with the seed and the steps.
 fn quiet_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -63,7 +63,7 @@ fn quiet_hook() {
     });
 }
 
-/// The shortest history that was found that fails as this one does.
+/// Returns the shortest history found that fails in the same way.
 pub fn shrink(seed: u64, steps: &[Step], failure: Failure, flaw: Flaw) -> (Vec<Step>, Failure) {
     let mut steps: Vec<Step> = steps[..steps.len().min(failure.at + 1)].to_vec();
     let mut failure = failure;
@@ -93,13 +93,13 @@ pub fn shrink(seed: u64, steps: &[Step], failure: Failure, flaw: Flaw) -> (Vec<S
     (steps, failure)
 }
 
-/// Whether two failures are of the same kind: what is said before the first number or name.
+/// Returns whether two failures are of the same kind: their texts agree up to the first number or name.
 fn is_alike(one: &str, other: &str) -> bool {
     let kind = |what: &str| what.chars().take_while(|letter| !letter.is_ascii_digit()).take(12).collect::<String>();
     kind(one) == kind(other)
 }
 
-/// What is printed of a history that fails.
+/// Returns the printed form of a history that fails.
 pub fn describe(seed: u64, steps: &[Step], failure: &Failure) -> String {
     let mut text = format!("seed {seed} fails: {}\nwith these {} steps alone:\n", failure.what, steps.len());
     for step in steps {

@@ -1,5 +1,5 @@
-//! What the server does, in order: the bytes that it takes out of rings and puts into them, and the outcome of each
-//! request, which it tells in its log.
+//! The actions of the server, in order: bytes that it takes out of rings and writes into them. The outcomes of requests
+//! come from its log.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,14 +10,14 @@ use xenstore::wire::ring::Field;
 
 use crate::machine::{Onlooker, Touch};
 
-/// Something that the server did.
+/// An action of the server.
 #[derive(Clone, Debug)]
 pub enum Deed {
     Took(u16, Vec<u8>),
     Put(u16, Vec<u8>),
-    /// It wrote the connection word: the domain has a fresh connection.
+    /// It wrote the connection word: the domain has a reset connection.
     Connected(u16),
-    /// It handled a request: so many bytes are answered, or it is refused.
+    /// It executed a request: the length of the reply, or the error.
     Handled(u16, Result<usize, &'static str>),
 }
 
@@ -26,7 +26,7 @@ thread_local! {
     static IS_TRAP_SET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The deeds since the last time.
+/// The actions since the last call of [`take`].
 pub fn take() -> Vec<Deed> {
     DEEDS.with(|deeds| std::mem::take(&mut *deeds.borrow_mut()))
 }
@@ -35,7 +35,7 @@ fn note(deed: Deed) {
     DEEDS.with(|deeds| deeds.borrow_mut().push(deed));
 }
 
-/// Notes what the server does to a domain's ring. What the domain does to it is noted too; forget that by [`take`].
+/// Notes the server's operations on a domain's ring. The domain's own are noted too; [`take`] forgets them.
 pub fn onlooker(domid: u16) -> Onlooker {
     Rc::new(move |touch| match touch {
         Touch::Took(bytes) => note(Deed::Took(domid, bytes.to_vec())),
@@ -48,10 +48,10 @@ pub fn onlooker(domid: u16) -> Onlooker {
 /// A domain that never exists.
 pub const UNKNOWN: u16 = 9;
 
-/// What a panic carries that was made on purpose.
+/// The payload of a deliberate panic.
 pub struct OnPurpose;
 
-/// From now on a handler that asks about [`UNKNOWN`] panics, or not any more.
+/// Sets whether a handler that asks about [`UNKNOWN`] panics.
 pub fn set_trap(is_set: bool) {
     IS_TRAP_SET.with(|trap| trap.set(is_set));
 }
@@ -94,9 +94,9 @@ fn parse(line: &str) -> Option<Deed> {
     Some(Deed::Handled(domid.parse().ok()?, outcome))
 }
 
-/// Lets the server's log be read.
+/// Makes the server's log readable.
 pub fn listen() {
-    // The second thread that comes here finds it done.
+    // A second thread finds the logger set.
     if log::set_logger(&Log).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }

@@ -1,10 +1,10 @@
-//! What a state loses when an update is forced on version 1: what the list that the update answers with says, no more.
+//! The losses of an update that is forced on version 1: exactly those of the list in the update's answer.
 
 use xenstore::engine::snapshot::stream_requirements::StreamRequirement;
 use xenstore::engine::snapshot::{ConnectionNumber, Item, StreamPeer};
 use xenstore::store::domain::DomId;
 
-/// What was lost.
+/// The counts of losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
     pub features: usize,
@@ -12,7 +12,7 @@ pub struct Loss {
     pub transactions: usize,
 }
 
-/// Takes what `needs` lists out of a state. Each figure of the list has to be that of the state.
+/// Removes everything that `needs` lists from a state. Each figure of the list must agree with the state.
 pub fn lose(items: &mut Vec<Item<'static>>, needs: &[StreamRequirement]) -> Loss {
     let mut sum = Loss::default();
     for need in needs {

@@ -1,9 +1,9 @@
-//! Random histories with live updates at random points: nobody can tell them from the same histories without.
+//! Random histories with live updates at random points, which do not differ from the same histories without updates.
 //!
-//! Each history is made twice, once without updates. Every byte that a domain receives has to be the same, at the same
-//! step, the states have to be the same after each update, and in the end everybody sees the same tree. Where an update is
-//! forced on version 1, the run without updates loses what the list of the update says, and no more (`loss.rs`).
-//! `UPDATE_SEED=<n>` makes one history, `UPDATE_HISTORIES=<n>` as many.
+//! Each history runs twice, once without updates. Every byte that a domain receives must be the same, at the same step.
+//! The states must be the same after each update, and all domains see the same tree in the end. If an update is forced
+//! on version 1, the run without updates loses exactly what the update's list says (`loss.rs`). `UPDATE_SEED=<n>` runs
+//! one history, `UPDATE_HISTORIES=<n>` runs n.
 #![allow(missing_docs, reason = "a test")]
 
 #[path = "../semantics/items.rs"]
@@ -27,9 +27,9 @@ use random::Seed;
 use runner::{Counts, Runner};
 use script::{Step, script};
 
-/// Histories without `UPDATE_HISTORIES`.
+/// The number of histories without `UPDATE_HISTORIES`.
 const HISTORIES: u64 = 2000;
-/// Steps of each.
+/// Steps of each history.
 const STEPS: usize = 250;
 
 fn from_environment(name: &str) -> Option<u64> {

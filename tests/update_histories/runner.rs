@@ -1,4 +1,4 @@
-//! Makes a history, with or without updates, and keeps what everybody received.
+//! Runs a history, with or without updates, and keeps everything that the domains received.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::random::Random;
 use crate::script::{GUESTS, Step};
 use crate::testbed::{Page, Testbed};
 
-/// What happened in histories with updates.
+/// Counts of the events in histories with updates.
 #[derive(Debug, Default)]
 pub struct Counts {
     histories: usize,
@@ -46,7 +46,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Each of these must have been there for the comparison to say something about it.
+    /// Events that must have occurred; otherwise the comparison does not cover them.
     pub fn assert_all_happened(&self) {
         for count in [
             self.refusals,
@@ -77,11 +77,11 @@ pub struct Runner {
     next_request: u32,
     /// Bytes that a domain has begun to send.
     outgoing: BTreeMap<u16, Vec<u8>>,
-    /// All that a domain has received, over all its lives.
+    /// All bytes that a domain has received, over all its lives.
     received: BTreeMap<u16, Vec<u8>>,
-    /// How much of that was the same so far.
+    /// The number of bytes that were compared.
     compared: BTreeMap<u16, usize>,
-    /// What was found in the tree in the end.
+    /// The nodes of the tree in the end.
     tree: Vec<String>,
     counts: Counts,
 }
@@ -144,7 +144,7 @@ impl Runner {
         self.testbed.machine.pages.contains_key(&DomId(domid))
     }
 
-    /// A domain starts from nothing.
+    /// Resets a domain's client.
     fn forget(&mut self, domid: u16) {
         self.outgoing.remove(&domid);
         self.received.entry(domid).or_default().extend(b"<new>");
@@ -202,7 +202,7 @@ impl Runner {
         }
     }
 
-    /// An update, or the same wake-up of everybody without one.
+    /// Makes an update, or wakes all domains in the same way without one.
     fn update(&mut self) {
         if self.updates {
             self.count_update();
@@ -215,7 +215,7 @@ impl Runner {
         self.testbed.run();
     }
 
-    /// The server is saved, and another one goes on.
+    /// Saves the server, and continues with another one.
     fn replace(&mut self) {
         let needs_2 = self.testbed.server.engine().requires_version_2();
         let version = if needs_2 || self.random.once_in(4) { Version::Two } else { Version::One };
@@ -239,9 +239,9 @@ impl Runner {
         SaveOptions { now_ms: self.testbed.now_ms, reply: None }
     }
 
-    /// Another server goes on, with this state.
+    /// Continues with another server with this state.
     fn go_on_with(&mut self, engine: Engine) {
-        // The predecessor's mappings go with it; its ports stay.
+        // The predecessor's mappings end with it; its ports remain.
         let before: BTreeSet<DomId> = std::mem::take(&mut self.testbed.machine.mapped).into_keys().collect();
         let mut server = Server::restored(engine);
         let taken = server.reattach(&mut self.testbed.machine, self.testbed.now_ms, Reattachment::Live);
@@ -252,7 +252,7 @@ impl Runner {
         self.testbed.check();
     }
 
-    /// An update by version 1, whatever that loses; or the same loss without a stream.
+    /// Makes an update by version 1 with all its losses, or causes the same losses without a stream.
     fn forced_update(&mut self) {
         if self.updates {
             self.counts.updates_forced += 1;
@@ -287,7 +287,7 @@ impl Runner {
         counts.updates_with_guests_held_back += usize::from(held_back);
     }
 
-    /// What was received since the last comparison is the same.
+    /// Compares the bytes received since the last comparison.
     pub fn compare(&mut self, other: &Self, at: usize, step: impl fmt::Debug) {
         for (domid, bytes) in &self.received {
             let compared = self.compared.entry(*domid).or_default();
@@ -308,7 +308,7 @@ impl Runner {
         assert_eq!(self.tree.len(), other.tree.len());
     }
 
-    /// Both have the same state, with all times and counters.
+    /// Compares both states, with all times and counters.
     pub fn compare_states(&self, other: &Self, at: usize) {
         let items =
             |of: &Self| save(of.testbed.server.engine(), &SaveOptions { now_ms: of.testbed.now_ms, reply: None });
@@ -319,7 +319,7 @@ impl Runner {
         assert_eq!(ours.len(), others.len());
     }
 
-    /// Everybody reads everything, and dom0 looks at everything.
+    /// Lets all domains read everything, and dom0 read the tree.
     pub fn end(&mut self) {
         for _ in 0..40 {
             for domid in [0].into_iter().chain(GUESTS) {
@@ -345,7 +345,7 @@ impl Runner {
         self.testbed.check();
     }
 
-    /// Adds what was lost in the run without updates.
+    /// Adds the losses of the run without updates.
     pub fn add_losses_to(&self, sum: &mut Counts) {
         sum.features_lost += self.counts.features_lost;
         sum.depths_lost += self.counts.depths_lost;
@@ -380,7 +380,7 @@ impl Runner {
     }
 }
 
-/// Replies, refusals among them, and events of whole messages, from each start of a connection on.
+/// Counts replies, refusals and events in whole messages, from each start of a connection on.
 fn count_messages(mut bytes: &[u8]) -> (usize, usize, usize) {
     let (mut replies, mut refusals, mut events) = (0, 0, 0);
     while let Some(header) = bytes.first_chunk().map(Header::parse) {
@@ -392,7 +392,7 @@ fn count_messages(mut bytes: &[u8]) -> (usize, usize, usize) {
             Some(T::WatchEvent) => events += 1,
             Some(T::Error) => (replies, refusals) = (replies + 1, refusals + 1),
             Some(_) => replies += 1,
-            // The end of a message that was cut off by a new start.
+            // The end of a message that a new start cut off.
             None => {
                 bytes = &bytes[1..];
                 continue;
@@ -404,7 +404,7 @@ fn count_messages(mut bytes: &[u8]) -> (usize, usize, usize) {
 }
 
 impl Page {
-    /// Whether the domain has put an index there that can't be.
+    /// Returns whether the domain has written an impossible index.
     fn has_impossible_requests(&self) -> bool {
         use xenstore::wire::ring::RingPage as _;
         self.load(Field::RequestProducer).wrapping_sub(self.load(Field::RequestConsumer)) > 1024

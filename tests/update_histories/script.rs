@@ -1,4 +1,4 @@
-//! What happens in a history: decided beforehand, so that two runs of it are the same.
+//! The steps of a history, decided beforehand: two runs of it are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,15 +12,15 @@ const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
 /// One step.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A request begins to be sent: so many of its bytes now, the others before the domain's next one.
+    /// A domain begins to send a request: so many of its bytes now, the others before its next one.
     Send { domid: u16, transaction: u32, kind: u32, payload: Vec<u8>, now: usize },
-    /// A domain sends the rest of what it began.
+    /// A domain sends the rest of its request.
     SendRest { domid: u16 },
     /// A domain reads so many bytes.
     Take { domid: u16, most: usize },
     /// Time passes.
     Pass { ms: u64 },
-    /// A domain comes into being, with a number of its own if the hypervisor gives such.
+    /// A domain starts, with a unique id if the hypervisor reports such.
     Build { domid: u16, unique_id: Option<u64> },
     /// A domain is gone.
     Kill { domid: u16 },
@@ -28,11 +28,11 @@ pub enum Step {
     Shutdown { domid: u16, tells: bool },
     /// A domain writes an impossible index.
     Cheat { domid: u16 },
-    /// A domain asks for a fresh connection.
+    /// A domain requests a reset.
     Reconnect { domid: u16 },
-    /// A live update, of which nobody shall notice anything.
+    /// A live update, which no domain may notice.
     Update,
-    /// A live update by version 1, whatever it can't hold: nobody shall notice more than what the list says.
+    /// A live update by version 1, with its losses: no domain may notice more than the list says.
     ForcedUpdate,
 }
 
@@ -40,15 +40,15 @@ struct Writer {
     random: Random,
     steps: Vec<Step>,
     alive: BTreeSet<u16>,
-    /// About how many transactions each has begun.
+    /// Roughly how many transactions each domain has begun.
     transactions: BTreeMap<u16, u32>,
     next_unique_id: u64,
     has_unique_ids: bool,
-    /// How seldom anybody reads.
+    /// How seldom domains read.
     laziness: usize,
 }
 
-/// The history of a seed.
+/// Returns the history of a seed.
 pub fn script(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = Random::new(seed);
     let has_unique_ids = random.once_in(2);
@@ -78,7 +78,7 @@ impl Writer {
         }
     }
 
-    /// A request of dom0 that is read at once.
+    /// Returns a request of dom0 whose reply is read at once.
     fn whole(&mut self, domid: u16, kind: T, payload: impl AsRef<[u8]>) {
         self.send(domid, 0, kind, payload.as_ref().to_vec(), usize::MAX);
         self.steps.push(Step::Take { domid, most: usize::MAX });
@@ -88,7 +88,7 @@ impl Writer {
         self.steps.push(Step::Send { domid, transaction, kind: kind.to_wire(), payload, now });
     }
 
-    /// A domain comes into being, perhaps with less than all features, and is introduced.
+    /// Starts a domain, perhaps with less than all features, and introduces it.
     fn bear(&mut self, domid: u16) {
         if self.alive.insert(domid) {
             self.next_unique_id += 1;
@@ -130,7 +130,7 @@ impl Writer {
         }
     }
 
-    /// A domain asks for much at once, or writes much that others have looked at or watch.
+    /// Sends many requests of a domain at once, or writes many nodes that others have accessed or watch.
     fn burst(&mut self) {
         let domid = self.anybody();
         let path = self.path();

@@ -16,7 +16,7 @@ fn without_the_rights_of_a_xenstore_the_kernel_logs_one_line_and_powers_off() {
         assert!(output.contains("shutdown reason: 0\n"), "Xen {release}: not powered off:\n{output}");
         let console = run.console("xenstore-stubdom");
         let said: Vec<&str> = console.lines().filter(|line| line.contains("privilege")).collect();
-        assert_eq!(said.len(), 1, "Xen {release}: one line that tells of the missing privilege, in\n{console}");
+        assert_eq!(said.len(), 1, "Xen {release}: one line about the missing privilege, in\n{console}");
         println!("Xen {release}: {}", said.concat());
     }
 }
@@ -31,7 +31,7 @@ fn small() -> &'static Run {
 fn four_mib_are_enough() {
     let run = small();
     if run.status != 0 {
-        run.fail("it did not start with 4 MiB");
+        run.fail("the kernel did not start with 4 MiB");
     }
     let output = run.section("small");
     assert!(output.contains("/tool/xenstored/domid = "), "{output}");

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use crate::harness::{RELEASES_WITH_GUESTS, boot, c_server};
 
-/// Where the two may differ: what `init-xenstore-domain` writes about the domain that it starts.
+/// Nodes that may differ: `init-xenstore-domain` writes them about the domain that it starts.
 const OWN_NODES: [&str; 5] =
     ["/tool/xenstored", "/local/domain/1", "/local/domain/0/backend", "/libxl/1", "/local/domain/0/libxl/xen-9pfs"];
 
-/// The lines of `xenstore-ls -fp`, but for those of [`OWN_NODES`], and of empty nodes that lead there.
+/// Returns the lines of `xenstore-ls -fp`, except for [`OWN_NODES`] and the empty nodes above them.
 fn nodes(listing: &str) -> BTreeSet<&str> {
     let leads_there = |line: &&str| line.starts_with("/local/domain/0/libxl = ");
     let is_own = |line: &&str| OWN_NODES.iter().any(|own| line.starts_with(own));

@@ -2,7 +2,7 @@
 
 use crate::harness::{RELEASES_WITH_GUESTS, Run, c_server, stubdom};
 
-/// Fails unless the kernel was started as the Xenstore and answered; prints how long that took.
+/// Fails unless the kernel was started as the Xenstore and answered. Prints the time that this took.
 fn starts_as_xenstore(release: &str) {
     let run = stubdom(release);
     let status = run.file("init-xenstore-domain.status");
@@ -29,7 +29,7 @@ fn launch_xenstore_with_the_sample_configuration_starts_it_on_4_20() {
     starts_as_xenstore("4.20");
 }
 
-/// Fails at the first line that differs, and shows the command that it belongs to.
+/// Fails at the first line that differs, and shows its command.
 fn commands_match_c_server(release: &str) {
     let (ours, theirs) = (stubdom(release).section("commands"), c_server(release).section("commands"));
     let mut command = "";
@@ -69,7 +69,7 @@ fn commands_give_the_same_as_with_the_c_server_on_4_20() {
     commands_match_c_server("4.20");
 }
 
-/// Tests that `test-xenstore` reported on, with their mean times in ns.
+/// Returns the tests that `test-xenstore` reported, with their mean times in ns.
 fn means(run: &Run) -> Vec<(String, u64)> {
     let output = run.section("test-xenstore");
     output

@@ -1,4 +1,4 @@
-//! Warm restart on real Xen: a crash while a request is handled costs its client, and the host nothing.
+//! Warm restart on real Xen: a crash in a request costs only its client's connection.
 
 use crate::harness::boot;
 use crate::update::{assert_nothing_lost, image};
@@ -7,7 +7,7 @@ use crate::update::{assert_nothing_lost, image};
 fn a_crash_in_a_request_costs_only_its_client_and_the_store_still_serves() {
     let kernel = image("boot-test");
     let job = ". /functions\nsection crash 300 sh -l /job/crash.sh\n";
-    // Less memory than usual is full sooner.
+    // With less memory, the heap is full sooner.
     let run = boot("4.17 crash", "4.17", job, &["--kernel", &kernel, "--memory", "5"]);
     let output = run.section("crash");
     assert!(!output.contains("FAILED"), "{output}");

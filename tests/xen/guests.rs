@@ -2,11 +2,11 @@
 
 use crate::harness::{RELEASES_WITH_GUESTS, Run, stubdom};
 
-/// What every guest has to report: its id, its own node read back, two events, and four refused writes.
+/// The report of every guest: its id, its own node read back, two events, and four refused writes.
 const REPORT: &str = "domid=ID written=by domain ID fired=2 refused=4";
 
-/// The heap may hold a little more or less at the same content, as trees split in different places. One guest's nodes
-/// take many times this much, so twenty leaked guests, or a hundred bytes leaked in each round, are seen.
+/// The heap use may vary a little with the same content, as trees split in different places. One guest's nodes take
+/// many times as much. Twenty leaked guests, or a hundred bytes leaked in each round, exceed this.
 const HEAP_TOLERANCE_BYTES: u64 = 2048;
 
 fn section_without_failures(run: &Run, name: &str) -> String {
@@ -43,13 +43,13 @@ fn shut_down_and_destroyed_guests_vanish_and_can_be_created_again() {
     }
 }
 
-/// A figure of the line that the kernel prints about its memory.
+/// Returns a figure of the kernel's log line about its memory.
 fn figure(line: &str, name: &str) -> u64 {
     let found = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     found.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {name}= in {line:?}"))
 }
 
-/// Grants that the Xenstore domain has mapped, by Xen's own dump of the grant tables: one line each.
+/// Returns how many grants the Xenstore domain has mapped, by Xen's own dump of the grant tables: one line each.
 fn mapped_grants(run: &Run, moment: &str) -> usize {
     let dump = run.file(&format!("grants-{moment}.txt")).unwrap_or_default();
     assert!(dump.contains("gnttab_usage_print_all"), "{}: Xen's dump of grant tables {moment}:\n{dump}", run.name);

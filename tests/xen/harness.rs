@@ -1,7 +1,7 @@
-//! Boots emulated hosts and keeps what they sent back.
+//! Boots emulated hosts and keeps their results.
 //!
-//! A [`Run`] is one boot. [`stubdom`] and [`c_server`] boot each host when it is first asked for and hand the same run to
-//! every test after that.
+//! A [`Run`] is one boot. [`stubdom`] and [`c_server`] boot each host at its first use, and return the same run to all
+//! tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ pub(crate) const RELEASES: [&str; 3] = ["4.14", "4.17", "4.20"];
 /// The releases on which guests are created, and where Debian packages `test-xenstore`.
 pub(crate) const RELEASES_WITH_GUESTS: [&str; 2] = ["4.17", "4.20"];
 
-/// Requests of each kind in the tree's own test of a store.
+/// Requests of each kind in `test-xenstore`.
 const TEST_XENSTORE_ITERATIONS: u32 = 50;
 
-/// Most seconds that one job may take: twenty rounds of guests on a busy machine.
+/// The most seconds of one job: twenty rounds of guests on a busy machine.
 const JOB_TIMEOUT_S: u32 = 900;
 
-/// What a host brought back.
+/// The results of a host.
 pub(crate) struct Run {
-    /// Which host it was, for messages.
+    /// The host, for messages.
     pub(crate) name: String,
     /// The job's exit status, or one of `boot.sh`'s own.
     pub(crate) status: i32,
@@ -30,17 +30,17 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// A file that the host sent back, or nothing.
+    /// Returns a file that the host sent back, or nothing.
     pub(crate) fn file(&self, name: &str) -> Option<String> {
         fs::read(self.folder.join(name)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Where a file is that the host sent back.
+    /// Returns the path of a file that the host sent back.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// The output of one part of the job. Fails the test unless that part ended with status 0.
+    /// Returns the output of one part of the job. Fails the test unless that part ended with status 0.
     pub(crate) fn section(&self, name: &str) -> String {
         let status = self.file(&format!("{name}.status")).unwrap_or_else(|| self.fail(&format!("{name} never ran")));
         let output = self.file(&format!("{name}.out")).unwrap_or_default();
@@ -50,12 +50,12 @@ impl Run {
         output
     }
 
-    /// What a domain printed on its console.
+    /// Returns the output of a domain on its console.
     pub(crate) fn console(&self, domain: &str) -> String {
         self.file(&format!("console/guest-{domain}.log")).unwrap_or_default()
     }
 
-    /// Fails the test, showing what the kernel said.
+    /// Fails the test, and shows the kernel's console.
     pub(crate) fn fail(&self, what: &str) -> ! {
         let log = self.file("xen.log").unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -69,12 +69,12 @@ impl Run {
     }
 }
 
-/// The project's folder.
+/// Returns the project's folder.
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The kernel image, or a failed test that says how to get one.
+/// Returns the kernel image. Fails the test without one, and names the command that builds it.
 fn kernel() -> PathBuf {
     let path = project().join("target/xenstore-stubdom");
     assert!(path.exists(), "no kernel at {}: build it with `make`", path.display());
@@ -98,12 +98,12 @@ pub(crate) fn boot(name: &str, release: &str, job: &str, options: &[&str]) -> Ru
     Run { name: name.to_owned(), status, folder }
 }
 
-/// Which of the releases this is.
+/// Returns the position of a release.
 fn index(release: &str) -> usize {
     RELEASES.iter().position(|known| *known == release).expect("one of RELEASES")
 }
 
-/// What both stores are asked to do on every release.
+/// Returns the job that both stores run on every release.
 fn common_job() -> String {
     format!(
         ". /functions\n\
@@ -112,7 +112,8 @@ fn common_job() -> String {
     )
 }
 
-/// The host whose Xenstore is this kernel. On 4.20 a host's own start-up script starts it, by the sample configuration.
+/// Returns the run of the host whose Xenstore is this kernel. On 4.20 the host's own start-up script starts it, by the
+/// sample configuration.
 pub(crate) fn stubdom(release: &str) -> &'static Run {
     static RUNS: [OnceLock<Run>; 3] = [const { OnceLock::new() }; 3];
     RUNS[index(release)].get_or_init(|| {
@@ -130,7 +131,7 @@ pub(crate) fn stubdom(release: &str) -> &'static Run {
     })
 }
 
-/// The same host with the C daemon in dom0 as its Xenstore.
+/// Returns the run of the same host with the C daemon in dom0 as its Xenstore.
 pub(crate) fn c_server(release: &str) -> &'static Run {
     static RUNS: [OnceLock<Run>; 3] = [const { OnceLock::new() }; 3];
     RUNS[index(release)].get_or_init(|| {

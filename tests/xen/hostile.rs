@@ -1,11 +1,11 @@
-//! A hostile guest on real Xen: whatever it does, it harms nobody else, and leaves nothing behind.
+//! A hostile guest on real Xen: it harms no other domain, and leaves nothing.
 
 use std::path::Path;
 
 use crate::harness::boot;
 use crate::update::{HEAP_TOLERANCE_BYTES, assert_nothing_lost, figure, image, line};
 
-/// What the guest does, and what it must have counted at least: else it did not attack.
+/// The modes of the guest, and their least counts: with less, a mode was no attack.
 const MODES: [(&str, &[(&str, u64)]); 6] = [
     ("indices", &[("scribbled", 10_000), ("signals", 1000), ("errors", 5), ("reconnections", 5)]),
     ("flood", &[("signals", 10_000)]),
@@ -15,8 +15,8 @@ const MODES: [(&str, &[(&str, u64)]); 6] = [
     ("revoke", &[("granted", 1)]),
 ];
 
-/// How much longer dom0 may wait for a read, in the median, than beside a guest that only computes: that takes processors away
-/// as well, of which the emulated host has two for everybody. A store that is held up would show as hundreds.
+/// The factor by which dom0's median wait for a read may exceed that next to a guest that only computes. Such a guest
+/// takes processors as well, and the emulated host has only two. A blocked store would exceed it by hundreds.
 const SLOWER_AT_MOST: u64 = 20;
 
 #[test]
@@ -53,6 +53,9 @@ fn a_hostile_guest_harms_no_other_domain_and_leaves_nothing() {
     for what in ["rings", "ports"] {
         assert_eq!(figure(before, what), figure(after, what), "{what}");
     }
-    assert!(figure(before, "used").abs_diff(figure(after, "used")) < HEAP_TOLERANCE_BYTES, "the heap");
+    assert!(
+        figure(before, "used").abs_diff(figure(after, "used")) < HEAP_TOLERANCE_BYTES,
+        "the use of the heap has changed"
+    );
     assert_nothing_lost(&run, &output, "guest: rounds");
 }

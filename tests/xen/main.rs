@@ -1,7 +1,7 @@
 //! Tests on real Xen: hypervisor, dom0 and Debian's tools in QEMU, with this kernel as the Xenstore.
 //!
-//! `make test-xen` runs them. A boot takes half a minute, so each host is booted once, does all its work in one job, and
-//! the tests look at what came back. What a job does is in `jobs/`; how a host is booted is in `boot.sh`.
+//! `make test-xen` runs them. A boot takes half a minute: each host is booted once, does all its work in one job, and
+//! the tests check its results. The jobs are in `jobs/`; `boot.sh` boots a host.
 
 mod alone;
 mod cold;

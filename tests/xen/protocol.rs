@@ -1,8 +1,8 @@
-//! What goes beyond reading and writing: the store's own commands, and a guest at each of its limits.
+//! The store's own commands, and a guest at each of its limits.
 
 use crate::harness::{RELEASES_WITH_GUESTS, Run, stubdom};
 
-/// The output of one command of a script that shows `$ command`, the output, and `-> status`.
+/// Returns the output of one command of a script that shows `$ command`, the output, and `-> status`.
 fn printed<'a>(output: &'a str, command: &str, status: u32) -> &'a str {
     let begin = format!("$ {command}\n");
     let from = output.find(&begin).unwrap_or_else(|| panic!("{command:?} never ran in\n{output}")) + begin.len();
@@ -42,12 +42,12 @@ fn xenstore_control_commands_answer_in_dom0() {
             control(command, 3);
         }
         let console = run.console("Xenstore");
-        assert!(console.contains("control: hello"), "Xen {release}: the console tells\n{console}");
+        assert!(console.contains("control: hello"), "Xen {release}: the console shows\n{console}");
         println!("Xen {release}: {} commands of xenstore-control", output.matches("\n-> ").count());
     }
 }
 
-/// What a guest reports of a quota: how much was allowed, and the error that ended it.
+/// Returns a guest's report of a quota: the number that was allowed, and the error at the end.
 fn limit<'a>(run: &Run, output: &'a str, quota: &str) -> (u32, &'a str) {
     let line = output.lines().find_map(|line| line.strip_prefix(&format!("{quota}: "))?.split_once(" then "));
     let Some((count, error)) = line else { run.fail(&format!("no end of {quota} in\n{output}")) };
@@ -60,10 +60,10 @@ fn a_guest_meets_each_of_its_quotas_with_the_right_error_and_works_on() {
         let run = stubdom(release);
         let output = run.section("quotas");
         assert!(!output.contains("FAILED"), "Xen {release}:\n{output}");
-        // The most that may fit: what Linux and the toolstack have in the store counts as well.
+        // The most that may fit: the nodes of Linux and the toolstack count as well.
         for (quota, least, most, error) in [
             ("nodes", 900, 1000, "ENOSPC"),
-            // Some three thousand bytes each: the nodes would have been enough for more.
+            // Some three thousand bytes each: the quota of nodes would have allowed more.
             ("memory", 700, 930, "ENOSPC"),
             ("node-size", 0, 48, "ENOSPC"),
             ("path-max", 1, 48, "EINVAL"),

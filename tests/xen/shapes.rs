@@ -21,8 +21,8 @@ const SHAPES: [(&str, &[(&str, u64)]); 6] = [
 /// The shape that ends with the guest's crash. It does not log that it is done, and has no third domain.
 const CRASH: &str = "exit";
 
-/// The phases with which the test compares the shapes: no other guest, a guest that computes all the time, and a guest that sends
-/// the cheapest requests without a pause. The last two use the processors as the hostile guests do.
+/// The phases with which the test compares the shapes: no other guest, a guest that computes all the time, and a guest
+/// that sends the cheapest requests without a pause. The last two use the processors as the hostile guests do.
 const REFERENCES: [&str; 3] = ["quiet", "spin", "busy"];
 
 /// The 99th percentile of the innocent guest's waits, in multiples of the references' worst.

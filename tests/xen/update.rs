@@ -5,17 +5,17 @@ use std::sync::OnceLock;
 
 use crate::harness::{Run, boot};
 
-/// Updates in a row on each release, without `XEN_UPDATES`: each takes some three seconds, most of which the tool needs to send
-/// the kernel.
+/// Updates in a row on each release, without `XEN_UPDATES`. Each takes some three seconds, most of them for the upload
+/// of the kernel.
 const UPDATES: u32 = 30;
-/// The heap may hold a little more or less: what waits to be sent, and where trees split. One lost connection, or a
-/// hundred bytes lost at each update, are more.
+/// The use of the heap may vary a little with pending output and the places where trees split. One lost connection, or
+/// a hundred bytes lost at each update, exceed this.
 pub(crate) const HEAP_TOLERANCE_BYTES: u64 = 16 * 1024;
 
-/// Rounds that each client must have made: it was at work all the time.
+/// The least rounds of each client: it worked all the time.
 const ROUNDS_LEAST: u64 = 100;
 
-/// How many updates are made.
+/// Returns the number of updates.
 fn update_count() -> usize {
     let asked = std::env::var("XEN_UPDATES").ok();
     asked.map_or(UPDATES as usize, |asked| asked.parse().expect("XEN_UPDATES is a number"))
@@ -50,7 +50,7 @@ fn failures() -> &'static Run {
     })
 }
 
-/// A number behind `name=` in a line.
+/// Returns a number after `name=` in a line.
 pub(crate) fn figure(line: &str, name: &str) -> u64 {
     let found = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     found.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {name}= in {line:?}"))
@@ -61,7 +61,7 @@ pub(crate) fn line<'a>(run: &Run, output: &'a str, prefix: &str) -> &'a str {
     found.unwrap_or_else(|| run.fail(&format!("no line {prefix:?} in\n{output}")))
 }
 
-/// The client's own account: as many events as rounds, and enough rounds.
+/// Checks the client's own counts: as many events as rounds, and enough rounds.
 pub(crate) fn assert_nothing_lost(run: &Run, output: &str, client: &str) {
     let line = line(run, output, client);
     let (rounds, events) = (figure(line, "rounds"), figure(line, "events"));
@@ -90,7 +90,7 @@ fn updates_in_a_row(release: &'static str) {
     assert!(figure(after, "used").abs_diff(figure(before, "used")) < HEAP_TOLERANCE_BYTES, "{before}\n{after}");
     let pauses = run.console("Xenstore");
     let pauses: Vec<&str> = pauses.lines().filter(|line| line.contains("took over in")).collect();
-    println!("Xen {release}: {}", pauses.last().unwrap_or(&"no line of an update"));
+    println!("Xen {release}: {}", pauses.last().unwrap_or(&"no log line of an update"));
     assert_eq!(pauses.len(), update_count());
 }
 

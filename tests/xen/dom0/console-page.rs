@@ -1,8 +1,7 @@
 //! Prints what a domain has written to its console page: `console-page DOMID`, in dom0.
 //!
-//! The ordinary console daemon learns from the Xenstore where consoles are. This one needs no Xenstore, so that the last
-//! words of a kernel that should have become the Xenstore can still be read. It changes nothing in the page.
-//! Compiled by `initramfs.sh` with `rustc` alone, statically, as dom0's C library may be older than the machine's.
+//! The ordinary console daemon learns from the Xenstore where consoles are. This program needs no Xenstore: it can
+//! print the last lines of a kernel that should have become the Xenstore. It changes nothing in the page.
 
 use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::io::Write;
@@ -43,7 +42,7 @@ fn read_page(domid: u32) -> std::io::Result<[u8; PAGE]> {
         return Err(std::io::Error::last_os_error());
     }
     let (read_write, shared) = (3, 1);
-    // SAFETY: a new mapping at an address of the kernel's choice; nothing of ours is replaced.
+    // SAFETY: a new mapping at an address that the kernel chooses; it replaces nothing.
     let page = unsafe {
         mmap(std::ptr::null_mut(), PAGE, read_write, shared, device.as_raw_fd(), map.index as c_long)
     };
@@ -52,8 +51,8 @@ fn read_page(domid: u32) -> std::io::Result<[u8; PAGE]> {
     }
     let mut copy = [0; PAGE];
     for (offset, byte) in copy.iter_mut().enumerate() {
-        // SAFETY: `offset` is below PAGE, the size of the mapping, which lives until the process ends. Volatile, as the
-        // other domain may be writing.
+        // SAFETY: `offset` is below PAGE, the size of the mapping, which lives until the process ends. The access is
+        // volatile, as the other domain may be writing.
         *byte = unsafe { page.cast::<u8>().add(offset).read_volatile() };
     }
     Ok(copy)

@@ -1,11 +1,12 @@
 //! Measures a Xenstore from dom0, through `/dev/xen/xenbus`. Times are in microseconds.
 //!
-//! - `store-bench latency MS` reads a node over and over for so long: how long one read takes.
-//! - `store-bench ping ROUNDS ID...` has each of these guests answer, ROUNDS times one after the other and once all at once.
-//! - `store-bench work MS ID...` has these guests work for so long at once, and prints what each of them counted.
+//! - `store-bench latency MS` reads a node repeatedly for MS milliseconds, and measures the duration of a read.
+//! - `store-bench ping ROUNDS ID...` makes each of these guests answer: ROUNDS times one after the other, and once all
+//!   at once.
+//! - `store-bench work MS ID...` makes these guests work for MS milliseconds at once, and prints their counts.
 //!
-//! The guests are those of `hostile-guest/honest.rs`. A guest that does not answer keeps this waiting: give it a time limit.
-//! Compiled by `initramfs.sh` with `rustc` alone, statically, as dom0's C library may be older than the machine's.
+//! The guests are those of `hostile-guest/honest.rs`. The program waits for ever for a guest that does not answer: give
+//! it a time limit.
 
 #[allow(dead_code, reason = "shared by the programs of this folder")]
 mod xenbus;
@@ -17,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use xenbus::{READ, RM, Store, WATCH, WATCH_EVENT};
 
-/// What is told of a distribution: so many in 10,000 took no longer.
+/// The printed percentiles of a distribution, in 1/10,000.
 const SHARES: [usize; 14] = [0, 100, 1000, 2500, 5000, 7500, 9000, 9500, 9800, 9900, 9950, 9980, 9990, 9999];
 
-/// A line that describes how long something took.
+/// Returns a line that describes durations.
 fn describe(mut taken: Vec<Duration>) -> String {
     taken.sort_unstable();
     let us = |time: Option<&Duration>| time.map_or(0.0, |time| time.as_secs_f64() * 1e6);
@@ -50,7 +51,7 @@ fn latency(length: Duration) -> io::Result<()> {
 /// Guests that take commands.
 struct Guests {
     store: Store,
-    /// Gets the events of all answers, and sends nothing else.
+    /// Reads the events of all answers, and sends nothing else.
     watcher: Store,
     ids: Vec<u32>,
     next_serial: u32,
@@ -64,11 +65,11 @@ impl Guests {
             let watch = format!("{}\0{id}\0", answer_path(*id));
             watcher.request(WATCH, 0, watch.as_bytes()).map_err(io::Error::other)?;
         }
-        // Serials differ from those of an earlier run: a guest does nothing twice.
+        // Serials differ from those of an earlier run: a guest executes no command twice.
         Ok(Self { store, watcher, ids, next_serial: std::process::id() * 1000 })
     }
 
-    /// Gives some of the guests a command, and waits until they have all done it. Their answers, without the serial.
+    /// Gives some guests a command, and waits until all have executed it. Returns their answers without the serial.
     fn order(&mut self, ids: &[u32], command: &str) -> io::Result<BTreeMap<u32, String>> {
         self.next_serial += 1;
         let serial = self.next_serial;
@@ -84,7 +85,7 @@ impl Guests {
             }
             let text = String::from_utf8_lossy(&payload).into_owned();
             let Some(id) = text.split('\0').nth(1).and_then(|token| token.parse().ok()) else { continue };
-            // The event of the watch itself comes before there is an answer.
+            // The watch's first event comes before there is an answer.
             let path = format!("{}\0", answer_path(id));
             let Ok(answer) = self.store.request(READ, 0, path.as_bytes()) else { continue };
             let answer = String::from_utf8_lossy(&answer).into_owned();

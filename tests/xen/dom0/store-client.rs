@@ -1,16 +1,15 @@
 //! A client of the Xenstore that speaks the protocol itself, through `/dev/xen/xenbus`, in dom0 and in guests.
 //!
-//! - `store-client fill` meets every quota that a guest can meet through Linux: one line for each, with how much was
-//!   allowed, the error that ended it, and whether the guest could work again after it had cleaned up.
+//! - `store-client fill` reaches every quota that a guest can reach through Linux. It prints one line for each: the
+//!   number that was allowed, the error at the end, and whether the guest could work again after a clean-up.
 //! - `store-client hold FILE` opens a transaction and writes in it, and commits it when FILE exists.
-//! - `store-client nodes PREFIX COUNT [BYTES]` makes so many nodes, in directories of a hundred, each with a value of so many
-//!   bytes: 16 without that, which are the least.
-//! - `store-client rm PATH` removes a node with all below, in one request. The system's own tool does so in a transaction, which
-//!   looks at each node and needs memory for that.
-//! - `store-client latency FILE` reads a node over and over until FILE exists, and prints how long that took each time.
+//! - `store-client nodes PREFIX COUNT [BYTES]` makes COUNT nodes, in directories of a hundred. Each has a value of
+//!   BYTES bytes; 16 is the default and the least.
+//! - `store-client rm PATH` removes a node with all below, in one request. The system's own tool does this in a
+//!   transaction, which accesses each node and needs memory for it.
+//! - `store-client latency FILE` reads a node repeatedly until FILE exists, and prints the durations.
 //!
-//! The outstanding quota is not here: Linux sends a request only when the one before it was answered.
-//! Compiled by `initramfs.sh` with `rustc` alone, statically, as dom0's C library may be older than the machine's.
+//! The outstanding quota is not covered: Linux sends a request only after the reply to the one before.
 
 #[allow(dead_code, reason = "shared by the programs of this folder")]
 mod xenbus;
@@ -22,10 +21,10 @@ use std::time::{Duration, Instant};
 
 use xenbus::{READ, RM, SET_PERMS, Store, TRANSACTION_END, UNWATCH, WATCH, WRITE};
 
-/// More of anything than any quota's default allows: whoever gets so far has met no quota.
+/// More than any quota's default allows: a client that gets this far has met no quota.
 const ENOUGH: u32 = 5000;
 
-/// Does something with 0, 1, 2… until it is refused; prints how often it worked and why it ended.
+/// Runs `act` with 0, 1, 2… until it is refused. Prints how often it succeeded, and the error.
 fn until_refused(quota: &str, mut act: impl FnMut(u32) -> Result<Vec<u8>, String>) {
     let refused = (0..ENOUGH).find_map(|count| act(count).err().map(|error| (count, error)));
     match refused {
@@ -34,7 +33,7 @@ fn until_refused(quota: &str, mut act: impl FnMut(u32) -> Result<Vec<u8>, String
     }
 }
 
-/// Prints whether something works, now that room was made.
+/// Prints whether an action succeeds after the clean-up.
 fn works_again(quota: &str, outcome: Result<Vec<u8>, String>) {
     match outcome {
         Ok(_) => println!("{quota}: works again"),
@@ -42,12 +41,12 @@ fn works_again(quota: &str, outcome: Result<Vec<u8>, String>) {
     }
 }
 
-/// The number of the directory for a node: a directory's size is limited as well, and the names in it count.
+/// Returns the number of a node's directory. The size of a directory is limited too, and the names in it count.
 fn shelf(count: u32) -> u32 {
     count / 50
 }
 
-/// A missing node's path is as good as another where only the path counts.
+/// Accepts a missing node, where only the path counts.
 fn or_missing(outcome: Result<Vec<u8>, String>) -> Result<Vec<u8>, String> {
     outcome.or_else(|error| if error == "ENOENT" { Ok(Vec::new()) } else { Err(error) })
 }
@@ -58,7 +57,7 @@ fn fill() -> io::Result<()> {
     let _ = store.request(RM, 0, b"data/q\0");
     works_again("nodes", store.write("data/q/again", ""));
 
-    // Long paths and long values: the bytes run out before the nodes do.
+    // Long paths and long values: the quota of bytes is reached before that of nodes.
     let (name, value) = ("p".repeat(1000), "v".repeat(1900));
     until_refused("memory", |count| store.write(&format!("data/q/{name}/d{}/m{count}", shelf(count)), &value));
     let _ = store.request(RM, 0, b"data/q\0");
@@ -96,14 +95,14 @@ fn fill() -> io::Result<()> {
     Ok(())
 }
 
-/// The first entry of a guest's own node: it stays the owner.
+/// The first entry of a guest's own node: the guest remains the owner.
 fn own_entry() -> String {
-    let mut store = Store::open().expect("it was opened before");
+    let mut store = Store::open().expect("the store was opened before");
     let domid = store.request(READ, 0, b"domid\0").unwrap_or_default();
     format!("n{}\0", String::from_utf8_lossy(&domid))
 }
 
-/// Reads that are made in any case: fewer say nothing.
+/// The least number of reads: fewer are not meaningful.
 const LEAST_READS: usize = 20;
 
 fn latency(end: &Path) -> io::Result<()> {

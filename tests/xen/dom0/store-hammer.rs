@@ -1,11 +1,11 @@
-//! A client of the Xenstore that never rests and believes nothing, through `/dev/xen/xenbus`, in dom0 and in guests.
+//! A client of the Xenstore that never rests and checks every answer, through `/dev/xen/xenbus`, in dom0 and in guests.
 //!
-//! `store-hammer NAME PREFIX` works below PREFIX until PREFIX/stop exists. Each round it writes a value and reads it back,
-//! waits for exactly one event for that write, counts up in a transaction, makes and removes a node, and lists it. Any
-//! other answer than the right one ends it with a line that says FAILED. At the end it tells of rounds, requests, events and
-//! commits that had to be tried again, and of the longest time that one request took.
+//! `store-hammer NAME PREFIX` works below PREFIX until PREFIX/stop exists. Each round it writes a value and reads it
+//! back, waits for exactly one event for that write, counts up in a transaction, makes and removes a node, and lists
+//! it. A wrong answer ends it with a line that says FAILED. At the end it prints the rounds, requests, events and
+//! retried commits, and the longest duration of a request.
 //!
-//! Compiled by `initramfs.sh` with `rustc` alone, statically, as dom0's C library may be older than the machine's.
+//! `initramfs.sh` compiles it with `rustc` alone, statically: dom0's C library may be older than the machine's.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ const RM: u32 = 13;
 const WATCH_EVENT: u32 = 15;
 const ERROR: u32 = 16;
 
-/// Rounds between two looks at the node that ends it.
+/// Rounds between two reads of the node that ends the program.
 const ROUNDS_BETWEEN_LOOKS: u64 = 8;
 /// The largest part that a value adds to the number in it, so that messages have many sizes.
 const PADDING_BYTES: u64 = 1500;
@@ -37,7 +37,7 @@ struct Store {
     requests: u64,
     longest: Duration,
     next_request: u32,
-    /// Events that came while a reply was waited for.
+    /// Events that came before a reply.
     events: Vec<Vec<u8>>,
 }
 
@@ -54,7 +54,7 @@ impl Store {
         let mut message: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
         message.extend_from_slice(payload);
         let begin = Instant::now();
-        self.file.write_all(&message).map_err(|error| format!("request {kind} can't be sent: {error}"))?;
+        self.file.write_all(&message).map_err(|error| format!("request {kind} cannot be sent: {error}"))?;
         loop {
             let ([reply, number, of, _], payload) = self.receive()?;
             if reply == WATCH_EVENT {
@@ -83,13 +83,13 @@ impl Store {
         Ok(([word(0), word(4), word(8), word(12)], payload))
     }
 
-    /// A request that has to succeed.
+    /// Sends a request that must succeed, and returns its payload.
     fn demand(&mut self, kind: u32, transaction: u32, payload: &str) -> Checked<Vec<u8>> {
         let outcome = self.request(kind, transaction, payload.as_bytes())?;
         outcome.map_err(|error| format!("request {kind} of {payload:.60?} was refused: {error}"))
     }
 
-    /// The next event.
+    /// Returns the next event.
     fn event(&mut self) -> Checked<Vec<u8>> {
         while self.events.is_empty() {
             let ([kind, ..], payload) = self.receive()?;
@@ -102,7 +102,7 @@ impl Store {
     }
 }
 
-/// What one run has done.
+/// The counts of one run.
 #[derive(Default)]
 struct Done {
     rounds: u64,
@@ -114,7 +114,7 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Ch
     if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?} instead of {wanted:?}")) }
 }
 
-/// Counts up in a transaction, and tries again as often as it is told to.
+/// Counts up in a transaction, and retries as often as the commit fails.
 fn count_up(store: &mut Store, prefix: &str, round: u64, done: &mut Done) -> Checked<()> {
     loop {
         let id = store.demand(TRANSACTION_START, 0, "\0")?;
@@ -164,7 +164,7 @@ fn hammer(prefix: &str) -> Checked<(Done, u64, Duration)> {
             break;
         }
     }
-    // Events come in order: one of another watch says that none of the first is left.
+    // Events come in order: after an event of another watch, none of the first watch can be missing.
     watcher.demand(WATCH, 0, &format!("{prefix}/value\0last\0"))?;
     let event = watcher.event()?;
     expect("the last event", String::from_utf8_lossy(&event).into_owned(), format!("{prefix}/value\0last\0"))?;

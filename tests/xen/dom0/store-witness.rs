@@ -31,7 +31,7 @@ fn watch(store: &mut Store, path: &str, token: &str) -> io::Result<()> {
     store.request(WATCH, 0, format!("{path}\0{token}\0").as_bytes()).map(drop).map_err(io::Error::other)
 }
 
-/// The path of the next event.
+/// Returns the path of the next event.
 fn next_event(store: &mut Store) -> io::Result<String> {
     let payload = store.event()?;
     let path = payload.split(|byte| *byte == 0).next().unwrap_or_default();

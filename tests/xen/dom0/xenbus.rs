@@ -34,12 +34,12 @@ impl Store {
         Ok(Self { file, events: VecDeque::new() })
     }
 
-    /// Sends a request; the reply's payload, or the name of its error.
+    /// Sends a request. Returns the reply's payload, or the name of its error.
     pub(crate) fn request(&mut self, kind: u32, transaction: u32, payload: &[u8]) -> Result<Vec<u8>, String> {
         let header = [kind, 1, transaction, payload.len() as u32];
         let mut message: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
         message.extend_from_slice(payload);
-        // Linux answers some requests itself, and tells some of the store's errors as its own.
+        // Linux answers some requests itself, and returns some of the store's errors as its own.
         self.file.write_all(&message).map_err(|error| name_of(&error))?;
         loop {
             let (reply, payload) = self.receive().map_err(|error| name_of(&error))?;

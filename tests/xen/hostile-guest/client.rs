@@ -1,4 +1,4 @@
-//! The guest's side of its ring: requests in, replies out, and the ring's words as it likes.
+//! The guest's side of its ring: requests, replies, and arbitrary values of the ring's words.
 
 use alloc::vec::Vec;
 use core::ptr;
@@ -11,9 +11,9 @@ use crate::xen::event_channel::two_level;
 use crate::xen::shared_page::SharedPage;
 use crate::xen::{event_channel, hypercall, sched, shared_info, time};
 
-/// Where the replies are in the page; requests are at its beginning.
+/// The offset of the replies in the page; requests are at its beginning.
 const REPLIES: usize = RING_BYTES;
-/// How long a reply may take before the client gives up on it.
+/// The time after which the client gives up on a reply.
 const PATIENCE_MS: u64 = 5000;
 
 /// `struct sched_poll` (`xen/include/public/sched.h`).
@@ -53,7 +53,7 @@ impl Client {
 
     /// Signals the server.
     pub(super) fn signal(&self) {
-        // A port whose other end is gone signals nobody.
+        // A port whose other end is gone signals no domain.
         let _ = event_channel::send(self.port);
     }
 
@@ -72,12 +72,12 @@ impl Client {
         two_level::take_fired(shared_info::page().expect("mapped before"), |_| ());
     }
 
-    /// Whether there is nothing to read.
+    /// Returns whether there is nothing to read.
     pub(super) fn is_quiet(&self) -> bool {
         self.load(Field::ReplyProducer) == self.load(Field::ReplyConsumer)
     }
 
-    /// Puts as many of the bytes into the ring as there is room for, without a signal. Returns how many.
+    /// Writes as many of the bytes into the ring as there is room for, without a signal. Returns how many.
     pub(super) fn put(&self, bytes: &[u8]) -> usize {
         let producer = self.load(Field::RequestProducer);
         let used = producer.wrapping_sub(self.load(Field::RequestConsumer)) as usize;
@@ -112,12 +112,12 @@ impl Client {
         bytes
     }
 
-    /// Throws away all replies that are there.
+    /// Discards all replies in the ring.
     pub(super) fn drop_replies(&self) {
         self.store(Field::ReplyConsumer, self.load(Field::ReplyProducer));
     }
 
-    /// Sends all of the bytes. Returns whether that went on for no longer than `patience_ms`.
+    /// Sends all of the bytes. Returns whether that took no longer than `patience_ms`.
     pub(super) fn send(&self, mut bytes: &[u8], patience_ms: u64) -> bool {
         let end_ms = time::now_ms() + patience_ms;
         while !bytes.is_empty() {
@@ -161,8 +161,8 @@ impl Client {
         [&header.emit()[..], payload].concat()
     }
 
-    /// Asks, and waits for the answer; events are passed over. `None` if there is none, else its payload or the error's
-    /// name.
+    /// Sends a request and waits for its reply. Events are skipped. Returns `None` without a reply, else its payload or
+    /// the error's name.
     pub(super) fn ask(
         &mut self,
         kind: MessageType,
@@ -184,7 +184,7 @@ impl Client {
         }
     }
 
-    /// Asks for a fresh connection. Returns whether it was given within a second.
+    /// Requests a reset. Returns whether the server did it within a second.
     pub(super) fn reconnect(&self) -> bool {
         self.store(Field::Connection, 1);
         let end_ms = time::now_ms() + 1000;

@@ -1,5 +1,5 @@
-//! What an honest guest does, which the same small kernel can be: it sleeps until dom0 writes a command to `data/command`,
-//! and writes what came of it to `data/answer`. Hundreds of it fit where one Linux does.
+//! An honest guest, which the same small kernel can be. It sleeps until dom0 writes a command to `data/command`, and
+//! writes the outcome to `data/answer`. Hundreds of them fit where one Linux does.
 //!
 //! The guest answers the command `<serial> ping` at once. Two other commands last for a number of milliseconds, and the guest
 //! checks the answer to every request:
@@ -22,10 +22,10 @@ use crate::xen::{sched, shared_info, time};
 use super::client::Client;
 use super::waits::Waits;
 
-/// Requests between two different values: the node is written, and read back as often.
+/// Requests between two different values: the node is written and read back as often.
 const NODES: u64 = 10;
-/// How long the guest waits for an acknowledgement before it asks for one. A late event is no failure: dom0 counts an event as
-/// lost only if the question's event comes first.
+/// The time that the guest waits for an acknowledgement before it requests one. A late event is no failure: dom0 counts
+/// an event as lost only if the question's event comes first.
 const PATIENCE_NS: u64 = 1_000_000_000;
 /// Questions in one round before the guest gives up.
 const QUESTIONS: u64 = 60;
@@ -68,7 +68,7 @@ struct Rounds {
     slowest_ns: u64,
 }
 
-/// A client that sleeps until it is answered, and signals only what the server has to know, as Linux does.
+/// A client that sleeps until its reply comes, and sends only necessary signals, as Linux does.
 struct Guest {
     client: Client,
     has_event: bool,
@@ -88,8 +88,8 @@ impl Guest {
         }
     }
 
-    /// Writes nodes of its own and reads them back. Says how many requests that were, how long they took (the median, the
-    /// 99th of a hundred, the longest), and how many answers were wrong.
+    /// Writes its own nodes and reads them back. Returns the number of requests, their durations (the median, the 99th
+    /// of a hundred, the longest), and the number of wrong answers.
     fn work(&mut self, ms: u64) -> String {
         let (mut waits, mut wrong) = (Waits::default(), 0_u64);
         let begin = time::now_ns();
@@ -113,8 +113,8 @@ impl Guest {
         format!("requests={} us={us} {} wrong={wrong}", waits.requests(), waits.figures())
     }
 
-    /// Makes rounds. Returns how long their requests took, how many rounds dom0 did not acknowledge, and how many answers
-    /// were errors.
+    /// Makes rounds. Returns the durations of their requests, the number of rounds that dom0 did not acknowledge, and
+    /// the number of errors.
     fn rounds(&mut self, ms: u64) -> String {
         // From the second command on, the watch exists already.
         let _ = self.ask(T::Watch, b"data/ack\0token\0");
@@ -184,13 +184,13 @@ impl Guest {
         true
     }
 
-    /// A request that has to succeed: there is no test without it.
+    /// Sends a request that must succeed: without it there is no test.
     fn demand(&mut self, kind: T, payload: &[u8]) {
         let outcome = self.ask(kind, payload);
         assert!(outcome.is_ok(), "{kind:?} was refused: {:?}", outcome.err());
     }
 
-    /// Asks, and sleeps until the answer is there: its payload, or the error's name. Events are noted.
+    /// Sends a request, and sleeps until its reply comes. Returns the payload or the error's name. Events are noted.
     fn ask(&mut self, kind: T, payload: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
         let request = self.client.request(kind.to_wire(), 0, payload);
         let mut rest = &request[..];
@@ -213,7 +213,7 @@ impl Guest {
         }
     }
 
-    /// The next message. An event is noted.
+    /// Returns the next message. An event is noted.
     fn message(&mut self) -> (Header, Vec<u8>) {
         let header = self.receive(HEADER_BYTES);
         let header = Header::parse(header.first_chunk().expect("so many bytes were received"));
@@ -222,7 +222,7 @@ impl Guest {
         (header, payload)
     }
 
-    /// Exactly so many bytes.
+    /// Receives exactly so many bytes.
     fn receive(&self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count);
         while bytes.len() < count {
@@ -236,7 +236,8 @@ impl Guest {
     }
 }
 
-/// Sleeps until something fires. What fired before is seen first, so that whoever looks again afterwards misses nothing.
+/// Sleeps until a port fires. Returns at once for a port that fired before: a caller that checks its state again
+/// afterwards misses nothing.
 fn sleep() {
     sched::block();
     two_level::take_fired(shared_info::page().expect("mapped before"), |_| ());

@@ -1,8 +1,8 @@
-//! A hostile guest: an ordinary PV guest that does to its Xenstore what it can, for tests on real Xen. Only in images that
-//! are built with the feature `hostile-guest`, of the project's own entry, memory and hypercalls.
+//! A hostile guest, for tests on real Xen: an ordinary PV guest that attacks its Xenstore in every way it can. It
+//! exists only in images with the feature `hostile-guest`, and uses the project's own entry, memory and hypercalls.
 //!
-//! Its command line says what: `--hostile=<mode> --seconds=<n>`. When it is done it says so on its console, with what it
-//! counted, and waits to be destroyed. `--hostile=serve` is the opposite: see [`honest`].
+//! The command line names the mode: `--hostile=<mode> --seconds=<n>`. At the end the guest logs its counts on its
+//! console, and waits to be destroyed. `--hostile=serve` is the opposite: see [`honest`].
 
 mod client;
 mod honest;
@@ -27,48 +27,49 @@ use client::Client;
 use pipeline::Pipeline;
 use random::Random;
 
-/// What every mode has at hand.
+/// The resources of every mode.
 pub(crate) struct Attack<'a> {
     memory: &'a Memory,
     client: Client,
     random: Random,
-    /// When it is over, in milliseconds of system time.
+    /// The end of the attack, in milliseconds of system time.
     end_ms: u64,
 }
 
 impl Attack<'_> {
-    /// Whether there is time left.
+    /// Returns whether there is time left.
     fn goes_on(&self) -> bool {
         time::now_ms() < self.end_ms
     }
 
-    /// A pipeline of the client's requests until the attack's end.
+    /// Returns a pipeline of the client's requests until the attack's end.
     fn pipeline(&mut self) -> Pipeline<'_> {
         Pipeline::new(&mut self.client, self.end_ms)
     }
 }
 
-/// The value of a word `name=value` of the command line.
+/// Returns the value of a word `name=value` of the command line.
 fn word<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// Does what the command line says, and never returns.
+/// Runs the mode of the command line, and never returns.
 pub(crate) fn run(boot: &BootInfo, memory: &Memory) -> ! {
     two_level::unmask_all(shared_info::page().expect("mapped before"));
     time::stop_periodic_timer();
     let line = core::str::from_utf8(boot.command_line).unwrap_or_default();
-    let mode = word(line, "--hostile").expect("the command line says what to do");
+    let mode = word(line, "--hostile").expect("the command line names a mode");
     let channel = boot.store.expect("an ordinary guest has a Xenstore");
     let address = memory.address_of_frame(channel.frame).expect("the ring is one of the guest's pages");
     let page = NonNull::new(ptr::with_exposed_provenance_mut(address)).expect("page 0 is not at address 0");
-    // SAFETY: the builder made the page for the ring; it stays mapped, and is never looked at but through this.
+    // SAFETY: the builder made the page for the ring. It remains mapped, and only this mapping accesses it.
     let page = unsafe { SharedPage::new(page) };
     let client = Client::new(page, channel.port);
     if mode == "serve" {
         honest::serve(client)
     }
-    let seconds: u64 = word(line, "--seconds").and_then(|text| text.parse().ok()).expect("and for how long");
+    let seconds: u64 =
+        word(line, "--seconds").and_then(|text| text.parse().ok()).expect("the command line has a duration");
     let mut attack =
         Attack { memory, client, random: Random::new(time::now_ns()), end_ms: time::now_ms() + seconds * 1000 };
     log::info!("hostile: {mode} begins");
@@ -93,7 +94,7 @@ pub(crate) fn run(boot: &BootInfo, memory: &Memory) -> ! {
             modes::half_a_request(&mut attack);
             sched::shutdown(Reason::Crash)
         }
-        _ => panic!("there is no mode {mode:?}"),
+        _ => panic!("mode {mode:?} is unknown"),
     };
     log::info!("hostile: {mode} is done: {counted}");
     loop {

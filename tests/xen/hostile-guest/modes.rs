@@ -1,4 +1,4 @@
-//! What the guest does, mode by mode. Each returns what it counted.
+//! The modes of the guest. Each returns its counts.
 
 use alloc::format;
 use alloc::string::String;
@@ -12,10 +12,10 @@ use crate::xen::{event_channel, time};
 use super::client::Client;
 use super::{Attack, processor};
 
-/// How long a request may wait for room before the guest is taken for one that is not read from.
+/// The time that a request waits for room before the guest counts as held back.
 const STUCK_MS: u64 = 300;
 
-/// Computes on both processors and leaves its store alone: what the other modes are measured against.
+/// Computes on both processors and sends nothing: the reference for the other modes.
 pub(super) fn spin(attack: &mut Attack<'_>) -> String {
     let second = processor::start(attack.memory, 0).is_ok();
     let mut turns = 0_u64;
@@ -25,7 +25,7 @@ pub(super) fn spin(attack: &mut Attack<'_>) -> String {
     format!("turns={turns} second-processor={}", if second { "yes" } else { "no" })
 }
 
-/// Scribbles on the indices, from a second processor, while the first one sends.
+/// Scribbles on the indices from a second processor, while the first one sends.
 pub(super) fn indices(attack: &mut Attack<'_>) -> String {
     let page = core::ptr::from_ref(attack.client.page());
     // SAFETY: the client's page, whose first byte has this address.
@@ -47,7 +47,7 @@ pub(super) fn indices(attack: &mut Attack<'_>) -> String {
         }
         if attack.client.load(Field::Error) != 0 {
             errors += 1;
-            // Once in peace, so that there is a connection to attack again.
+            // Once without scribbling, so that there is a connection to attack again.
             processor::set(false);
             reconnections += u64::from(attack.client.reconnect());
         }
@@ -60,7 +60,7 @@ pub(super) fn indices(attack: &mut Attack<'_>) -> String {
     )
 }
 
-/// Signals without end, and says nothing.
+/// Signals without end, and sends nothing.
 pub(super) fn flood(attack: &mut Attack<'_>) -> String {
     let mut signals = 0_u64;
     while attack.goes_on() {
@@ -72,7 +72,7 @@ pub(super) fn flood(attack: &mut Attack<'_>) -> String {
     format!("signals={signals}")
 }
 
-/// Bytes without sense, and requests without sense.
+/// Sends random bytes, and random requests.
 pub(super) fn garbage(attack: &mut Attack<'_>) -> String {
     const PARTS: [&[u8]; 12] = [
         b"data\0",
@@ -113,7 +113,7 @@ pub(super) fn garbage(attack: &mut Attack<'_>) -> String {
     format!("bytes={bytes} requests={requests} reconnections={reconnections}")
 }
 
-/// Asks for more of one kind until it is refused. Returns how many were granted.
+/// Requests more of one kind until it is refused. Returns how many were granted.
 fn until_refused(attack: &mut Attack<'_>, mut request: impl FnMut(u32) -> (T, Vec<u8>)) -> u32 {
     for count in 0..5000 {
         let (kind, payload) = request(count);
@@ -131,7 +131,7 @@ pub(super) fn fill(attack: &mut Attack<'_>) -> String {
     let transactions = until_refused(attack, |_| (T::TransactionStart, b"\0".to_vec()));
     let nodes =
         until_refused(attack, |at| (T::Write, [format!("data/{}/{at}\0", at / 40).as_bytes(), &[b'v'; 1500]].concat()));
-    // Events that nobody reads, of his own doing, until he is not read from any more.
+    // Unread events that the guest causes itself, until it is held back.
     let request = attack.client.request(T::Write.to_wire(), 0, b"data/0/0\0again");
     let mut unread = 0;
     while unread < 5000 && attack.client.send(&request, STUCK_MS) {
@@ -144,7 +144,7 @@ pub(super) fn fill(attack: &mut Attack<'_>) -> String {
     format!("watches={watches} transactions={transactions} nodes={nodes} unread={unread}")
 }
 
-/// Tries all that it must not.
+/// Tries all forbidden requests.
 pub(super) fn walk(attack: &mut Attack<'_>) -> String {
     const FORBIDDEN: [(T, &[u8]); 24] = [
         (T::Read, b"/local/domain/0/name\0"),
@@ -184,7 +184,7 @@ pub(super) fn walk(attack: &mut Attack<'_>) -> String {
                 None => unanswered += 1,
             }
         }
-        // Others' homes, by chance.
+        // The homes of others, by chance.
         let path = format!("/local/domain/{}/data\0", attack.random.below(40));
         let own = attack.client.ask(T::Read, 0, b"domid\0").and_then(Result::ok).unwrap_or_default();
         if path.trim_end_matches("/data\0").as_bytes().strip_prefix(b"/local/domain/") != Some(&own[..]) {
@@ -207,6 +207,6 @@ pub(super) fn half_a_request(attack: &mut Attack<'_>) {
     while time::now_ms() < until {
         Client::rest();
     }
-    // The port may be closed twice: the second time it is not his any more.
+    // The port may be closed twice: the second time it no longer belongs to the guest.
     let _ = event_channel::close(attack.client.port());
 }

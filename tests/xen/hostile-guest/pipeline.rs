@@ -1,5 +1,6 @@
-//! Requests that do not wait for each other's answers: the server always finds the next one. The guest sleeps while there is
-//! neither room for a request nor anything to read. It takes little processor time, so that others wait only for the server.
+//! Requests that do not wait for each other's replies: the server always finds the next one. The guest sleeps while
+//! there is neither room for a request nor anything to read. It takes little processor time, so that others wait only
+//! for the server.
 
 use alloc::format;
 use alloc::string::String;
@@ -76,7 +77,7 @@ impl<'a> Pipeline<'a> {
         true
     }
 
-    /// Waits until each request has its answer. Returns whether that was in time.
+    /// Waits until each request has its reply. Returns whether that was in time.
     pub(super) fn settle(&mut self) -> bool {
         while self.unanswered > 0 {
             if !self.take() && !self.nap() {
@@ -86,13 +87,13 @@ impl<'a> Pipeline<'a> {
         true
     }
 
-    /// Sends a request and waits for its answer; `None` when time is up.
+    /// Sends a request and waits for its reply. Returns `None` when time is up.
     pub(super) fn ask(&mut self, kind: T, transaction: u32, payload: &[u8]) -> Option<Answer> {
         let is_answered = self.send(kind, transaction, payload) && self.settle();
         self.last_answer.take().filter(|_| is_answered)
     }
 
-    /// Opens a transaction; `None` if it is refused.
+    /// Opens a transaction. Returns `None` if it is refused.
     pub(super) fn start(&mut self) -> Option<u32> {
         let id = self.ask(T::TransactionStart, 0, b"\0")?.ok()?;
         core::str::from_utf8(&id).ok()?.trim_end_matches('\0').parse().ok()

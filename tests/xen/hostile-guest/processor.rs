@@ -10,9 +10,9 @@ use crate::xen::memory::Memory;
 
 use super::random::Random;
 
-/// Bytes of its stack: it calls next to nothing.
+/// Bytes of its stack: it calls almost nothing.
 const STACK_BYTES: usize = 16 * 1024;
-/// Where the ring's words begin, and how many there are (`struct xenstore_domain_interface`: the four indices).
+/// The offset and the number of the ring's words (`struct xenstore_domain_interface`: the four indices).
 const INDICES: usize = 2048 / 4;
 const INDEX_COUNT: u32 = 4;
 
@@ -65,7 +65,7 @@ const KERNEL_SS: u16 = 0xe02b;
 const INITIALISE: usize = 0;
 const UP: usize = 1;
 
-/// Starts it on this page.
+/// Starts the processor on this page.
 ///
 /// # Errors
 /// The error number that Xen returned: there is no second processor.
@@ -78,14 +78,14 @@ pub(super) fn start(memory: &Memory, page: usize) -> Result<(), XenError> {
     context.flags = IN_KERNEL;
     context.registers.rip = scribble as *const () as u64;
     context.registers.cs = KERNEL_CS;
-    // As after a call: the ABI wants the stack so.
+    // The stack pointer as after a call, as the ABI requires.
     context.registers.rsp = stack_end as u64 - 8;
     context.registers.ss = KERNEL_SS.into();
     context.kernel_ss = KERNEL_SS.into();
     context.kernel_sp = stack_end as u64;
     context.control[3] = memory.root_frame() << 12;
     let argument = ptr::from_mut(&mut *context).expose_provenance();
-    // SAFETY: the context has a stack of its own, code that never returns, and the present page tables.
+    // SAFETY: the context has its own stack, code that never returns, and the present page tables.
     unsafe {
         hypercall::checked(xen_sys::__HYPERVISOR_vcpu_op, [INITIALISE, 1, argument, 0, 0])?;
         hypercall::checked(xen_sys::__HYPERVISOR_vcpu_op, [UP, 1, 0, 0, 0])?;
@@ -93,17 +93,17 @@ pub(super) fn start(memory: &Memory, page: usize) -> Result<(), XenError> {
     Ok(())
 }
 
-/// Lets it scribble, or rest.
+/// Starts or stops the scribbling.
 pub(super) fn set(is_at_it: bool) {
     IS_AT_IT.store(is_at_it, Ordering::Release);
 }
 
-/// How many words it has written.
+/// Returns how many words it has written.
 pub(super) fn writes() -> u64 {
     WRITES.load(Ordering::Relaxed)
 }
 
-/// What the second processor does. It uses nothing of the kernel's, which is made for one processor.
+/// Runs the second processor. It uses nothing of the kernel's, which is made for one processor.
 extern "C" fn scribble() -> ! {
     let words = ptr::with_exposed_provenance_mut::<u32>(PAGE.load(Ordering::Acquire));
     let mut random = Random::new(0x5eed);
@@ -112,7 +112,7 @@ extern "C" fn scribble() -> ! {
             core::hint::spin_loop();
             continue;
         }
-        // Near each other as often as anywhere: what can be is as nasty as what can't.
+        // Half of the values are close together: possible values are as harmful as impossible ones.
         let value = if random.below(2) == 0 { random.below(2048) } else { random.word() };
         let at = INDICES + random.below(INDEX_COUNT) as usize;
         // SAFETY: a word of the ring page, which is this guest's own.

@@ -1,4 +1,4 @@
-//! Numbers without a pattern: xorshift64*, which needs no more than a word.
+//! Random numbers: xorshift64*, which needs no more than a word.
 
 #[derive(Debug)]
 pub(super) struct Random(u64);
@@ -15,7 +15,7 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     pub(super) fn below(&mut self, bound: u32) -> u32 {
         self.word() % bound
     }

@@ -1,4 +1,4 @@
-//! The guest takes back what its connection stands on: the grant of its ring, and its port.
+//! The guest revokes the grant of its ring, and closes its port.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -50,7 +50,7 @@ pub(super) fn run(attack: &mut Attack<'_>) -> String {
         .expect("a guest may have its grant table");
     assert_eq!(setup.status, 0, "the grant table");
     let table = ptr::from_mut(Box::leak(Box::new(Page([0; 4096])))).expose_provenance();
-    // SAFETY: the page is nobody's but this function's.
+    // SAFETY: only this function uses the page.
     unsafe { attack.memory.replace_page(table, frame) }.expect("the table can be mapped");
     let entry = ptr::with_exposed_provenance_mut::<u64>(table + XENSTORE_ENTRY * ENTRY_BYTES);
     // SAFETY: an entry of the table that was just mapped.
@@ -59,7 +59,7 @@ pub(super) fn run(attack: &mut Attack<'_>) -> String {
     unsafe { entry.write_volatile(0) };
     let answered = attack.client.ask(MessageType::Read, 0, b"domid\0").is_some();
     let closed = event_channel::close(attack.client.port()).is_ok();
-    // Nobody hears these.
+    // These signals reach no domain.
     let request = attack.client.request(MessageType::Read.to_wire(), 0, b"domid\0");
     attack.client.put(&request);
     attack.client.signal();
