@@ -3,7 +3,7 @@
 //!
 //! # The layers
 //!
-//! From the outside in. No layer uses one above it (`tests/architecture.rs`).
+//! From the outside in. No layer uses one above it (`tests/architecture/`).
 //!
 //! | Module | Task |
 //! |---|---|
