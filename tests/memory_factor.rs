@@ -1,13 +1,13 @@
 //! The memory that a counted byte really takes (`limits::HEAP_BYTES_PER_COUNTED_BYTE` and `HEAP_BYTES_PER_OBJECT`).
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "semantics/machine.rs"]
+#[path = "support/machine.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
 mod machine;
-#[path = "semantics/random.rs"]
+#[path = "support/random.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "semantics/testbed.rs"]
+#[path = "support/testbed.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
 mod testbed;
 

@@ -2,13 +2,13 @@
 //! server have no such limit: another interface needs a change of `src/xen/event_channel` only.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "semantics/machine.rs"]
+#[path = "support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
-#[path = "semantics/random.rs"]
+#[path = "support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "semantics/testbed.rs"]
+#[path = "support/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod testbed;
 

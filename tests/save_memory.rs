@@ -1,13 +1,13 @@
 //! The memory that saving and restoring take besides the state itself: little.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "semantics/machine.rs"]
+#[path = "support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
-#[path = "semantics/random.rs"]
+#[path = "support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "semantics/testbed.rs"]
+#[path = "support/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod testbed;
 

@@ -2,9 +2,9 @@
 //!
 //! `make bench` runs it. The results go to `docs/benchmarks/engine.md`.
 
-#[path = "../../tests/allocations/counting.rs"]
-mod counting;
-#[path = "../../tests/allocations/driver.rs"]
+#[path = "../../tests/support/allocator.rs"]
+mod allocator;
+#[path = "../../tests/support/driver.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
 mod driver;
 mod requests;
@@ -18,7 +18,7 @@ use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use rustix::time::{ClockId, clock_gettime};
 
-use counting::{Counting, allocations};
+use allocator::{Counting, allocations};
 use driver::{Driver, Message, Who};
 use requests::{CASES, Case};
 

@@ -6,16 +6,16 @@
 //! The results go to `docs/benchmarks/host.md`, and plots to the same folder.
 
 mod cases;
-#[path = "../../tests/differential/client.rs"]
+#[path = "../../tests/peers/client.rs"]
 #[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
 mod client;
 mod commit;
 mod load;
 mod machine;
-#[path = "../../tests/differential/names.rs"]
+#[path = "../../tests/peers/names.rs"]
 #[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
 mod names;
-#[path = "../../tests/differential/page.rs"]
+#[path = "../../tests/peers/page.rs"]
 #[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
 mod page;
 mod plots;

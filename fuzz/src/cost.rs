@@ -8,12 +8,12 @@
 #[path = "../../tests/cost/found.rs"]
 #[allow(dead_code, reason = "shared with the test")]
 mod found;
-#[path = "../../tests/semantics/machine.rs"]
+#[path = "../../tests/support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
 #[path = "../../tests/cost/play.rs"]
 mod play;
-#[path = "../../tests/semantics/random.rs"]
+#[path = "../../tests/support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
 #[path = "../../tests/cost/scene.rs"]
@@ -21,7 +21,7 @@ mod scene;
 #[path = "../../tests/cost/step.rs"]
 #[allow(dead_code, reason = "shared with the test")]
 mod step;
-#[path = "../../tests/semantics/testbed.rs"]
+#[path = "../../tests/support/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod testbed;
 

@@ -2,11 +2,13 @@
 //! request that changes one node allocates as much in a wide directory as in a small one.
 #![allow(missing_docs, reason = "a test")]
 
-mod counting;
+#[path = "../support/allocator.rs"]
+mod allocator;
 #[allow(dead_code, reason = "shared with the benchmarks")]
+#[path = "../support/driver.rs"]
 mod driver;
 
-use counting::{Counting, allocated_bytes, allocations};
+use allocator::{Counting, allocated_bytes, allocations};
 use driver::{Driver, Message, Who};
 use xenstore::wire::header::MessageType;
 

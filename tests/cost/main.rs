@@ -13,20 +13,20 @@
 mod clock;
 mod crowd;
 mod found;
-#[path = "../semantics/machine.rs"]
+#[path = "../support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
 mod play;
-#[path = "../simulation/progress.rs"]
+#[path = "../support/progress.rs"]
 mod progress;
-#[path = "../semantics/random.rs"]
+#[path = "../support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
 mod scene;
 mod search;
 mod shapes;
 mod step;
-#[path = "../semantics/testbed.rs"]
+#[path = "../support/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod testbed;
 

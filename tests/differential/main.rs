@@ -8,12 +8,15 @@
 //! - `DIFF_HISTORY=N` makes a failure print its last N steps.
 
 mod accepted;
+#[path = "../peers/client.rs"]
 mod client;
 mod comparison;
 mod coverage;
 mod generator;
 mod model;
+#[path = "../peers/names.rs"]
 mod names;
+#[path = "../peers/page.rs"]
 mod page;
 mod payloads;
 mod quotas;

@@ -5,14 +5,14 @@
 mod each_request;
 mod heap;
 mod host;
-#[path = "../semantics/items.rs"]
+#[path = "../support/items.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod items;
 mod long_paths;
-#[path = "../semantics/machine.rs"]
+#[path = "../support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
-#[path = "../semantics/random.rs"]
+#[path = "../support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
 mod save;

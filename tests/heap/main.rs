@@ -9,13 +9,13 @@ mod heap;
 #[path = "../failing_allocations/host.rs"]
 #[allow(dead_code, reason = "shared with the tests of failing allocations")]
 mod host;
-#[path = "../semantics/items.rs"]
+#[path = "../support/items.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod items;
-#[path = "../semantics/machine.rs"]
+#[path = "../support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
 mod objects;
-#[path = "../semantics/random.rs"]
+#[path = "../support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;

@@ -20,11 +20,13 @@ mod foreign_state;
 mod found_by_comparison;
 mod identity;
 mod introduce_release;
+#[path = "../support/items.rs"]
 mod items;
 mod lists_in_parts;
 mod live_update;
 mod log_lines;
 mod long_turns;
+#[path = "../support/machine.rs"]
 mod machine;
 mod memory_quota;
 mod model;
@@ -33,6 +35,7 @@ mod permissions;
 mod pressure;
 mod quota_messages;
 mod quotas;
+#[path = "../support/random.rs"]
 mod random;
 mod reattach;
 mod reconnection;
@@ -45,6 +48,7 @@ mod special_nodes;
 mod storm;
 mod stream_order;
 mod targets;
+#[path = "../support/testbed.rs"]
 mod testbed;
 mod transactions;
 mod watch_depth;

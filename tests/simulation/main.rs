@@ -10,10 +10,10 @@
 //! one.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "../semantics/machine.rs"]
+#[path = "../support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
-#[path = "../semantics/random.rs"]
+#[path = "../support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
 
@@ -25,6 +25,7 @@ mod model;
 mod nodes;
 mod oracle;
 mod others;
+#[path = "../support/progress.rs"]
 mod progress;
 mod queue;
 mod replacement;

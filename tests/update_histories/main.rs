@@ -6,16 +6,16 @@
 //! one history, `UPDATE_HISTORIES=<n>` runs n.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "../semantics/items.rs"]
+#[path = "../support/items.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod items;
-#[path = "../semantics/machine.rs"]
+#[path = "../support/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod machine;
-#[path = "../semantics/random.rs"]
+#[path = "../support/random.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod random;
-#[path = "../semantics/testbed.rs"]
+#[path = "../support/testbed.rs"]
 #[allow(dead_code, reason = "shared with the tests of behaviour")]
 mod testbed;
 
