@@ -1,20 +1,12 @@
 //! The memory that a counted byte really takes (`limits::HEAP_BYTES_PER_COUNTED_BYTE` and `HEAP_BYTES_PER_OBJECT`).
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "support/machine.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
-mod machine;
-#[path = "support/random.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
-mod random;
-#[path = "support/testbed.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the tests of behaviour")]
-mod testbed;
+mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use testbed::{Testbed, ok};
+use support::testbed::{Testbed, ok};
 use xenstore::limits;
 use xenstore::store::domain::DomId;
 

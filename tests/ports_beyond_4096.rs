@@ -2,17 +2,9 @@
 //! server have no such limit: another interface needs a change of `src/xen/event_channel` only.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
-#[path = "support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
-#[path = "support/testbed.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod testbed;
+mod support;
 
-use testbed::{Testbed, event, ok};
+use support::testbed::{Testbed, event, ok};
 use xenstore::store::domain::DomId;
 
 /// Ports of the two-level interface (`EVTCHN_2L_NR_CHANNELS`).

@@ -1,20 +1,12 @@
 //! A host with two thousand domains: created, used and gone. All counts return to zero and memory returns to its start.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
-#[path = "support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
-#[path = "support/testbed.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod testbed;
+mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use testbed::{Testbed, ok};
+use support::testbed::{Testbed, ok};
 use xenstore::store::domain::DomId;
 
 const DOMAINS: u16 = 2000;

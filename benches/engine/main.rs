@@ -2,12 +2,9 @@
 //!
 //! `make bench` runs it. The results go to `docs/benchmarks/engine.md`.
 
-#[path = "../../tests/support/allocator.rs"]
-mod allocator;
-#[path = "../../tests/support/driver.rs"]
-#[allow(dead_code, reason = "shared with the tests")]
-mod driver;
 mod requests;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,9 +15,9 @@ use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use rustix::time::{ClockId, clock_gettime};
 
-use allocator::{Counting, allocations};
-use driver::{Driver, Message, Who};
 use requests::{CASES, Case};
+use support::allocator::{Counting, allocations};
+use support::driver::{Driver, Message, Who};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

@@ -2,7 +2,7 @@
 
 use xenstore::wire::header::MessageType as Type;
 
-use crate::driver::Who;
+use crate::support::driver::Who;
 
 /// Requests that are measured together.
 pub struct Case {

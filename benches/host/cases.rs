@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 
-use crate::client::{Client, set_domain_state};
 use crate::load::{Begin, Load};
-use crate::names::{DIRECTORY, INTRODUCE, MKDIR, READ, RELEASE, RM, SET_PERMS, WATCH, WRITE};
+use crate::peers::client::{Client, set_domain_state};
+use crate::peers::names::{DIRECTORY, INTRODUCE, MKDIR, READ, RELEASE, RM, SET_PERMS, WATCH, WRITE};
 use crate::results::{Group, Results, Test};
 use crate::server::{Kind, Server};
 

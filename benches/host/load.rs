@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::names::{ERROR, TRANSACTION_END, TRANSACTION_START};
+use crate::peers::names::{ERROR, TRANSACTION_END, TRANSACTION_START};
 use crate::server::Server;
 
 /// Requests in flight, except in tests with one request at a time.

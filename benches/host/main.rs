@@ -6,18 +6,11 @@
 //! The results go to `docs/benchmarks/host.md`, and plots to the same folder.
 
 mod cases;
-#[path = "../../tests/peers/client.rs"]
-#[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
-mod client;
 mod commit;
 mod load;
 mod machine;
-#[path = "../../tests/peers/names.rs"]
-#[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
-mod names;
-#[path = "../../tests/peers/page.rs"]
-#[allow(dead_code, missing_docs, reason = "shared with the comparison of replies")]
-mod page;
+#[path = "../../tests/peers/mod.rs"]
+mod peers;
 mod plots;
 mod processors;
 mod report;

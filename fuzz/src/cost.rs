@@ -8,22 +8,15 @@
 #[path = "../../tests/cost/found.rs"]
 #[allow(dead_code, reason = "shared with the test")]
 mod found;
-#[path = "../../tests/support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
 #[path = "../../tests/cost/play.rs"]
 mod play;
-#[path = "../../tests/support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
 #[path = "../../tests/cost/scene.rs"]
 mod scene;
 #[path = "../../tests/cost/step.rs"]
 #[allow(dead_code, reason = "shared with the test")]
 mod step;
-#[path = "../../tests/support/testbed.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod testbed;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 /// The search compares steps here, not time.
 mod clock {

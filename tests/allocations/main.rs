@@ -2,14 +2,12 @@
 //! request that changes one node allocates as much in a wide directory as in a small one.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "../support/allocator.rs"]
-mod allocator;
-#[allow(dead_code, reason = "shared with the benchmarks")]
-#[path = "../support/driver.rs"]
-mod driver;
+#[path = "../support/mod.rs"]
+mod support;
 
-use allocator::{Counting, allocated_bytes, allocations};
-use driver::{Driver, Message, Who};
+#[allow(dead_code, reason = "shared with the benchmarks")]
+use support::allocator::{Counting, allocated_bytes, allocations};
+use support::driver::{Driver, Message, Who};
 use xenstore::wire::header::MessageType;
 
 #[global_allocator]

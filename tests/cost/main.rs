@@ -13,31 +13,22 @@
 mod clock;
 mod crowd;
 mod found;
-#[path = "../support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
 mod play;
-#[path = "../support/progress.rs"]
-mod progress;
-#[path = "../support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
 mod scene;
 mod search;
 mod shapes;
 mod step;
-#[path = "../support/testbed.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod testbed;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::fs;
 use std::path::Path;
 use std::thread;
 
 use found::{Cost, Found, Objective, Worst, spell};
-use progress::Progress;
 use search::{climb, measure, play_shapes, shorten};
 use step::Step;
+use support::progress::Progress;
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 

@@ -17,7 +17,7 @@ use xenstore::wire::ring::{Field, RING_BYTES};
 use crate::clock;
 use crate::found::{Cost, Objective, Worst};
 use crate::step::GUESTS;
-use crate::testbed::Testbed;
+use crate::support::testbed::Testbed;
 
 /// Steps of the meter that end a history: many times any bound, and a fraction of a second.
 const STEPS: u64 = 3_000_000;

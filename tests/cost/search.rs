@@ -2,9 +2,9 @@
 
 use crate::found::{Found, Objective, Worst};
 use crate::play::play;
-use crate::random::Random;
 use crate::shapes::shapes;
 use crate::step::{STEP_BYTES, Step};
+use crate::support::random::Random;
 
 /// The most steps of a history.
 const LONGEST: usize = 24;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use xenstore::wire::header::MessageType as T;
 
-use crate::random::Random;
+use crate::support::random::Random;
 
 /// Guests of a history, besides dom0.
 pub const GUESTS: u16 = 10;

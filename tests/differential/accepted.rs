@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::client::Message;
 use crate::coverage::{Coverage, outcome};
 use crate::model::Request;
-use crate::names;
+use crate::peers::client::Message;
+use crate::peers::names;
 use crate::quotas::Quotas;
 use crate::server::{Kind, Release};
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
 use crate::accepted::{self, Circumstances, Then};
-use crate::client::{self, Client, Message, WATCH_EVENT, counted, without_generation};
 use crate::coverage::Coverage;
 use crate::generator::may_cause_events;
 use crate::model::{CONNECTIONS, DOM0_CLIENTS, Model, Request, Step, Tx, connection_of, guest_of};
 use crate::model::{GUESTS, Handle, Scope, name_of};
-use crate::names;
+use crate::peers::client::{self, Client, Message, WATCH_EVENT, counted, without_generation};
+use crate::peers::names;
 use crate::quotas::Quotas;
 use crate::server::{Kind, Server};
 use crate::setting;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::client::Message;
-use crate::names;
+use crate::peers::client::Message;
+use crate::peers::names;
 
 /// Counts of outcomes.
 #[derive(Default)]

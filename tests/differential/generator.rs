@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use crate::model::{
     BYSTANDER, CONNECTIONS, DOM0_CLIENTS, DOM0_RING, GUESTS, Model, Request, State, Step, Tx, guest_of,
 };
-use crate::names;
 use crate::payloads::Payloads;
+use crate::peers::names;
 use crate::random::Random;
 
 /// Requests for nodes, transactions and watches, with their weights.

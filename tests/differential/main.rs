@@ -8,17 +8,13 @@
 //! - `DIFF_HISTORY=N` makes a failure print its last N steps.
 
 mod accepted;
-#[path = "../peers/client.rs"]
-mod client;
 mod comparison;
 mod coverage;
 mod generator;
 mod model;
-#[path = "../peers/names.rs"]
-mod names;
-#[path = "../peers/page.rs"]
-mod page;
 mod payloads;
+#[path = "../peers/mod.rs"]
+mod peers;
 mod quotas;
 mod random;
 mod server;

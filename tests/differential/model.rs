@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::client::Message;
-use crate::names;
+use crate::peers::client::Message;
+use crate::peers::names;
 use crate::quotas::Quotas;
 use crate::server::{Kind, Release};
 

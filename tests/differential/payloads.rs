@@ -1,7 +1,7 @@
 //! Payloads of requests: valid ones, ones at the edge, and broken ones.
 
 use crate::model::{GUESTS, Model, NOBODY, Scope};
-use crate::names;
+use crate::peers::names;
 use crate::quotas::Quotas;
 use crate::random::Random;
 

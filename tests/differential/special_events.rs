@@ -3,10 +3,10 @@
 //! The C server of 4.17 sends no event for SET_PERMS of a special node. The C server of 4.20 sends one, and takes the root for
 //! the parent of the special node.
 
-use crate::client::{Message, WATCH_EVENT};
 use crate::coverage::Coverage;
 use crate::model::Request;
-use crate::names;
+use crate::peers::client::{Message, WATCH_EVENT};
+use crate::peers::names;
 use crate::server::{Kind, Release};
 
 /// The reason why our server alone sends some events.

@@ -11,8 +11,8 @@ use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 use crate::heap::{self, Taken, on_heap};
-use crate::items;
-use crate::machine::{DOM0, Machine, Page};
+use crate::support::items;
+use crate::support::machine::{DOM0, Machine, Page};
 
 /// Extensions with counters of requests, the rings, and the maxima of domains.
 const COUNTERS: [u32; 3] = [1, 2, 3];

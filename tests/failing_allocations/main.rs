@@ -5,16 +5,9 @@
 mod each_request;
 mod heap;
 mod host;
-#[path = "../support/items.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod items;
 mod long_paths;
-#[path = "../support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
-#[path = "../support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
 mod save;
 mod scarcity;
+#[path = "../support/mod.rs"]
+mod support;
 mod unread;

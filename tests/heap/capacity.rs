@@ -5,7 +5,7 @@ use xenstore::wire::header::MessageType as T;
 
 use crate::heap::{free_bytes, largest_asked, largest_block, set_size, usage};
 use crate::host::Host;
-use crate::random::Random;
+use crate::support::random::Random;
 
 /// Bytes of the heap of a domain of 8 MiB, including the part that is set apart, rounded down from 7,587,328.
 const HEAP_BYTES: usize = 7_500_000;

@@ -9,13 +9,6 @@ mod heap;
 #[path = "../failing_allocations/host.rs"]
 #[allow(dead_code, reason = "shared with the tests of failing allocations")]
 mod host;
-#[path = "../support/items.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod items;
-#[path = "../support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
 mod objects;
-#[path = "../support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
+#[path = "../support/mod.rs"]
+mod support;

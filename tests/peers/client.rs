@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::page::Page;
+use super::page::Page;
 
 /// The time limit for one answer, far more than a server needs: reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -207,7 +207,7 @@ impl std::fmt::Debug for Message {
         let text = self.payload.escape_ascii().to_string();
         let length = self.payload.len();
         let text = if text.len() > 400 { format!("{}… ({length} bytes)", &text[..400]) } else { text };
-        write!(f, "{} tx {} \"{text}\"", crate::names::kind(self.kind), self.transaction)
+        write!(f, "{} tx {} \"{text}\"", super::names::kind(self.kind), self.transaction)
     }
 }
 

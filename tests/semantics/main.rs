@@ -20,14 +20,10 @@ mod foreign_state;
 mod found_by_comparison;
 mod identity;
 mod introduce_release;
-#[path = "../support/items.rs"]
-mod items;
 mod lists_in_parts;
 mod live_update;
 mod log_lines;
 mod long_turns;
-#[path = "../support/machine.rs"]
-mod machine;
 mod memory_quota;
 mod model;
 mod outstanding;
@@ -35,8 +31,6 @@ mod permissions;
 mod pressure;
 mod quota_messages;
 mod quotas;
-#[path = "../support/random.rs"]
-mod random;
 mod reattach;
 mod reconnection;
 mod replay;
@@ -47,9 +41,11 @@ mod snapshot;
 mod special_nodes;
 mod storm;
 mod stream_order;
+#[path = "../support/mod.rs"]
+mod support;
 mod targets;
-#[path = "../support/testbed.rs"]
-mod testbed;
 mod transactions;
 mod watch_depth;
 mod write_credit;
+
+use support::{items, random, testbed};

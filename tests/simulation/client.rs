@@ -6,7 +6,7 @@ use std::rc::Rc;
 use xenstore::wire::header::Header;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
-use crate::machine::Page;
+use crate::support::machine::Page;
 
 /// The most bytes that a domain keeps to send. A request beyond this is not made.
 const OUTGOING_BYTES: usize = 16_000;

@@ -4,11 +4,11 @@ use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType as T};
 
-use crate::machine::Machine;
 use crate::model::{Beside, Connection, Flaw, Known, Model, SPECIALS};
 use crate::nodes::{Told, View, child, name, parent, without};
 use crate::queue::Payload;
 use crate::rules;
+use crate::support::machine::Machine;
 
 const INTRODUCED: usize = 0;
 const RELEASED: usize = 1;

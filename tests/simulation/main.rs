@@ -10,13 +10,6 @@
 //! one.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "../support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
-#[path = "../support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
-
 mod client;
 mod counts;
 mod ending;
@@ -25,14 +18,14 @@ mod model;
 mod nodes;
 mod oracle;
 mod others;
-#[path = "../support/progress.rs"]
-mod progress;
 mod queue;
 mod replacement;
 mod rules;
 mod runner;
 mod script;
 mod shrink;
+#[path = "../support/mod.rs"]
+mod support;
 mod trace;
 
 use std::ops::RangeInclusive;
@@ -40,9 +33,9 @@ use std::thread;
 
 use counts::Counts;
 use model::Flaw;
-use progress::Progress;
 use script::{Step, script};
 use shrink::{describe, history, shrink};
+use support::progress::Progress;
 use xenstore::wire::header::MessageType as T;
 
 /// The number of histories without `SEEDS`.

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 
-use crate::machine::Machine;
 use crate::nodes::{ANY, Entry, InTransaction, Node, Store, Transaction, View};
 use crate::queue::{Payload, Queue};
-use crate::rules::{self, DEFAULTS, Requester, Surroundings, quota};
+use crate::rules::{self, DEFAULTS, Surroundings, Who, quota};
+use crate::support::machine::Machine;
 
 /// A domain's session with the server.
 #[derive(Clone, Debug, Default)]

@@ -7,10 +7,10 @@ use xenstore::engine::connection::Connection;
 use xenstore::store::domain::DomId;
 use xenstore::wire::ring::{Field, RingPage};
 
-use crate::machine::DOM0;
 use crate::others::limit_of_memory;
 use crate::rules::quota;
 use crate::runner::Runner;
+use crate::support::machine::DOM0;
 
 /// Bytes of a short reply with its header, which is sent with any quota of memory.
 const SMALL_REPLY_BYTES: usize = 32;

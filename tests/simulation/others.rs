@@ -3,11 +3,11 @@
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType as T;
 
-use crate::machine::{BAD_PORT, Machine};
 use crate::model::{Answer, Model, Observed, Watch, exactly, refusal, simply_ok};
 use crate::nodes::Transaction;
 use crate::queue::Payload;
 use crate::rules::{self, QUOTAS, decimal, domid as parse_domid, quota, split};
+use crate::support::machine::{BAD_PORT, Machine};
 
 impl Model {
     pub fn about_others(

@@ -12,10 +12,10 @@ use xenstore::wire::ring::{Field, RingPage};
 
 use crate::client::Client;
 use crate::counts::Counts;
-use crate::machine::{DOM0, Machine, Page};
 use crate::model::{Flaw, Model};
-use crate::random::Random;
 use crate::script::{Step, Which, has_unique_ids};
+use crate::support::machine::{DOM0, Machine, Page};
+use crate::support::random::Random;
 use crate::trace::{self, Deed};
 
 /// Turns after which the server must have no more work.

@@ -7,8 +7,8 @@ use std::fmt;
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::wire::header::MessageType as T;
 
-use crate::random::Random;
-use crate::trace::UNKNOWN;
+use crate::support::random::Random;
+use crate::trace::NOBODY;
 
 pub const GUESTS: [u16; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 const NAMES: [&str; 4] = ["a", "b", "data", "x-y"];

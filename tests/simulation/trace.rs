@@ -8,7 +8,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::errno::Errno;
 use xenstore::wire::ring::Field;
 
-use crate::machine::{Onlooker, Touch};
+use crate::support::machine::{Onlooker, Touch};
 
 /// An action of the server.
 #[derive(Clone, Debug)]

@@ -23,8 +23,7 @@ pub fn allocations(act: impl FnOnce()) -> usize {
     ALLOCATIONS.get().wrapping_sub(before)
 }
 
-/// Returns how many bytes `act` allocates. A block that grows counts whole.
-#[allow(dead_code, reason = "not for the benchmarks")]
+/// How many bytes `act` allocates; of a block that grows, all.
 pub fn allocated_bytes(act: impl FnOnce()) -> usize {
     let before = BYTES.get();
     act();

@@ -10,15 +10,14 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::errno::Errno;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
-use crate::random::Random;
+use super::random::Random;
 
 thread_local! {
     /// The number of stores to all pages, which shows their order.
     static STORES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// An operation on a page.
-#[allow(dead_code, reason = "only the simulation looks")]
+/// What is done to a page.
 pub enum Touch<'a> {
     /// The server reads requests.
     Took(&'a [u8]),
@@ -57,14 +56,12 @@ impl Page {
         *self.2.borrow_mut() = random;
     }
 
-    /// Returns whether each load of an index returns another value.
-    #[allow(dead_code, reason = "only the fuzz target asks")]
+    /// Whether each look at an index finds another one.
     pub fn is_scribbled(&self) -> bool {
         self.2.borrow().is_some()
     }
 
-    /// Reports the later operations on the page to this receiver, in order.
-    #[allow(dead_code, reason = "only the simulation looks")]
+    /// From now on somebody is told of what is done to the page, in order.
     pub fn watch(&self, onlooker: Onlooker) {
         *self.3.borrow_mut() = Some(onlooker);
     }
@@ -147,8 +144,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Ports up to this one are never bound.
-    #[allow(dead_code, reason = "only one test leaves ports out")]
+    /// The ports up to this one are never bound.
     pub fn leave_out_ports(&mut self, last: u32) {
         self.last_port = last;
     }

@@ -10,7 +10,7 @@ use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
 #[allow(unused_imports, reason = "not every test that shares this uses all")]
-pub use crate::machine::{BAD_PORT, DOM0, Machine, Page};
+pub use super::machine::{BAD_PORT, DOM0, Machine, Page};
 
 /// A received message: type, request and transaction number, payload.
 #[derive(Clone, Debug, PartialEq, Eq)]

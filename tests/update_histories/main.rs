@@ -6,26 +6,15 @@
 //! one history, `UPDATE_HISTORIES=<n>` runs n.
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "../support/items.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod items;
-#[path = "../support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
-#[path = "../support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
-#[path = "../support/testbed.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod testbed;
-
 mod loss;
 mod runner;
 mod script;
+#[path = "../support/mod.rs"]
+mod support;
 
-use random::Seed;
 use runner::{Counts, Runner};
 use script::{Step, script};
+use support::random::Seed;
 
 /// The number of histories without `UPDATE_HISTORIES`.
 const HISTORIES: u64 = 2000;

@@ -15,11 +15,11 @@ use xenstore::stream::record::Version;
 use xenstore::wire::header::{Header, MessageType as T};
 use xenstore::wire::ring::Field;
 
-use crate::items::{restore, save};
 use crate::loss::lose;
-use crate::random::Random;
 use crate::script::{GUESTS, Step};
-use crate::testbed::{Page, Testbed};
+use crate::support::items::{restore, save};
+use crate::support::random::Random;
+use crate::support::testbed::{Page, Testbed};
 
 /// Counts of the events in histories with updates.
 #[derive(Debug, Default)]

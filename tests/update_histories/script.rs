@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xenstore::wire::header::MessageType as T;
 
-use crate::random::Random;
+use crate::support::random::Random;
 
 pub const GUESTS: [u16; 4] = [1, 2, 3, 4];
 const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];

@@ -8,15 +8,11 @@
 //! prints the steps. The machine is that of the behaviour tests.
 #![no_main]
 
-#[path = "../../../tests/support/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod machine;
 mod peer;
-#[path = "../../../tests/support/random.rs"]
-#[allow(dead_code, reason = "shared with the tests of behaviour")]
-mod random;
 mod scene;
 mod script;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
 
 use libfuzzer_sys::fuzz_target;
 

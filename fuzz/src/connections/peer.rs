@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
-use crate::machine::Page;
+use crate::support::machine::Page;
 
 /// Most unsent bytes of a domain, which drops further requests.
 const OUTGOING_BYTES: usize = 20_000;

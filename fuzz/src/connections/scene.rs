@@ -13,10 +13,10 @@ use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType as T;
 use xenstore::wire::ring::{Field, RingPage};
 
-use crate::machine::{DOM0, Machine, Page};
 use crate::peer::{Peer, put_bytes};
-use crate::random::Random;
 use crate::script::{GUESTS, Step};
+use crate::support::machine::{DOM0, Machine, Page};
+use crate::support::random::Random;
 
 /// Most calls of the server until it must be idle.
 const TURNS: usize = 20_000;
