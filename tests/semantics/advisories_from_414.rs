@@ -5,8 +5,8 @@
 use xenstore::server::Server;
 use xenstore::wire::header::{Header, MessageType as T};
 
-use crate::random::{Random, Seed};
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::random::{Random, Seed};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// The depth of the deepest paths: as many levels as the quota of nodes allows to a guest.
 fn deepest() -> String {

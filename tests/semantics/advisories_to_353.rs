@@ -7,7 +7,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType as T};
 use xenstore::wire::ring::Field;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// Causes a protocol error by an impossible index, which shuts the domain's connection.
 fn cheat(testbed: &mut Testbed, domid: u16) {

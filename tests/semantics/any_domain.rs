@@ -3,7 +3,7 @@
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 #[test]
 fn an_entry_for_all_domains_gives_its_right_to_every_domain() {

@@ -10,8 +10,8 @@ use xenstore::stream::record::Version;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
-use crate::items::{restore, save};
-use crate::testbed::{BAD_PORT, DOM0, Testbed, error, event, ok, string, strings};
+use crate::support::items::{restore, save};
+use crate::support::testbed::{BAD_PORT, DOM0, Testbed, error, event, ok, string, strings};
 
 const INDICES: [Field; 4] =
     [Field::RequestConsumer, Field::RequestProducer, Field::ReplyConsumer, Field::ReplyProducer];

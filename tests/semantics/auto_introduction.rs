@@ -7,7 +7,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::Field;
 
-use crate::testbed::{BAD_PORT, Testbed, event, ok};
+use crate::support::testbed::{BAD_PORT, Testbed, event, ok};
 
 /// Returns a testbed before auto-introduction, with domains whose ring pages name these ports.
 fn with_ports(config: Config, ports: &[(u16, u32)]) -> Testbed {

@@ -1,6 +1,6 @@
 //! The basic operations.
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 #[test]
 fn a_written_node_can_be_read_listed_and_removed() {

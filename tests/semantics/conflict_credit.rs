@@ -4,7 +4,7 @@ use xenstore::engine::config::Config;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// Returns a testbed with nodes that guests 1 to 4 may use.
 fn with_nodes() -> Testbed {

@@ -2,7 +2,7 @@
 
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Answer, Testbed, error, ok, string};
+use crate::support::testbed::{Answer, Testbed, error, ok, string};
 
 fn control(testbed: &mut Testbed, words: &str) -> Answer {
     let payload: String = words.split(' ').map(|word| format!("{word}\0")).collect();

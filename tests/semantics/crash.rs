@@ -13,7 +13,7 @@ use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::{Field, RingPage as _};
 
 use crate::live_update::{answer, kernel, start, upload};
-use crate::testbed::{Testbed, event, ok};
+use crate::support::testbed::{Testbed, event, ok};
 
 const NODE: &str = "/tool/xenstored/crash";
 

@@ -3,7 +3,7 @@
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
 
-use crate::testbed::{DOM0, Testbed, error, event, ok};
+use crate::support::testbed::{DOM0, Testbed, error, event, ok};
 
 /// Returns a testbed with homes of domains 1 and 2, in which dom0 watches `@releaseDomain`.
 fn with_release_watch() -> Testbed {

@@ -3,7 +3,7 @@
 
 use xenstore::wire::header::MessageType as T;
 
-use crate::testbed::{Testbed, error, ok};
+use crate::support::testbed::{Testbed, error, ok};
 
 /// The names that an ERROR reply may carry (`xs_wire.h`).
 const NAMES: [&str; 16] = [
@@ -279,7 +279,7 @@ fn a_list_that_does_not_fit_into_a_message_is_e2big_and_comes_in_parts() {
         assert!(!part.is_empty() && part.ends_with(b"\0"));
         list.extend_from_slice(part);
     }
-    assert_eq!(crate::testbed::strings(&list), names);
+    assert_eq!(crate::support::testbed::strings(&list), names);
     testbed.write(0, "/many/new", "").unwrap();
     let part = testbed.request(0, T::DirectoryPart, "/many\x000\0").unwrap();
     assert!(!part.starts_with(&generation.unwrap()), "a change changes the generation");

@@ -4,7 +4,7 @@ use xenstore::engine::config::Config;
 use xenstore::wire::header::{HEADER_BYTES, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// Returns a testbed with watches of dom0 whose first events have been read.
 fn watched(watches: &[(&str, &str)]) -> Testbed {

@@ -12,7 +12,7 @@ use xenstore::engine::hypervisor::DomainState;
 use crate::log_lines;
 use crate::reattach::replace;
 use crate::slow_reader::{lift_quotas, queued};
-use crate::testbed::{Testbed, event, ok};
+use crate::support::testbed::{Testbed, event, ok};
 
 /// Bytes of payload of the events that [`flood`] causes.
 const EVENT_BYTES: usize = 2000;

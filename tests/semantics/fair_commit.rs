@@ -13,7 +13,7 @@ use xenstore::limits::{CONFLICT_INTERVAL_MS, CONFLICT_PATIENCE_MS, CONFLICT_POIN
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType as T};
 
-use crate::testbed::{Testbed, error, ok};
+use crate::support::testbed::{Testbed, error, ok};
 
 /// Requests that a guest sends for each request of another domain: more than a turn takes.
 const BURST: usize = 40;

@@ -5,7 +5,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::{Field, RING_BYTES};
 
-use crate::testbed::{Answer, BAD_PORT, Testbed, error, event, ok};
+use crate::support::testbed::{Answer, BAD_PORT, Testbed, error, event, ok};
 
 /// Reconnection, error word, watch depth, entries for all domains.
 const ALL: u32 = 15;

@@ -16,8 +16,8 @@ use xenstore::stream::record::Version;
 use xenstore::stream::writer::Writer;
 use xenstore::wire::header::{Header, MessageType};
 
-use crate::items::{owned, restore, save};
-use crate::testbed::{DOM0, Testbed, error, event, ok, string};
+use crate::support::items::{owned, restore, save};
+use crate::support::testbed::{DOM0, Testbed, error, event, ok, string};
 
 const OF_C: &[u8] = include_bytes!("../streams/c-xenstored-4.17.xs");
 const OF_OXENSTORED: &[u8] = include_bytes!("../streams/oxenstored-4.17.dump");

@@ -1,6 +1,6 @@
 //! Defects found by the comparison with other servers.
 
-use crate::testbed::{Testbed, error, ok};
+use crate::support::testbed::{Testbed, error, ok};
 
 #[test]
 fn a_root_that_was_given_away_outlives_its_owner_with_all_that_others_have() {

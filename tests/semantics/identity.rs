@@ -4,7 +4,7 @@ use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// Returns a testbed in which domain 7 has a home and a known unique id. Dom0 watches births and deaths.
 fn with_identity() -> Testbed {

@@ -4,7 +4,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::Field;
 
-use crate::testbed::{BAD_PORT, Testbed, error, event, ok};
+use crate::support::testbed::{BAD_PORT, Testbed, error, event, ok};
 
 /// The remote port that a domain's connection is bound to.
 fn remote_ports(testbed: &Testbed, domid: u16) -> Vec<u32> {

@@ -9,8 +9,8 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
 
-use crate::items::{restore, save};
-use crate::testbed::{Testbed, ok, strings};
+use crate::support::items::{restore, save};
+use crate::support::testbed::{Testbed, ok, strings};
 
 /// Children whose list has several parts.
 const CHILDREN: usize = 1500;

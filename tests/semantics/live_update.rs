@@ -5,7 +5,7 @@ use xenstore::server::update::Successor;
 use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Answer, Testbed, error, ok, string};
+use crate::support::testbed::{Answer, Testbed, error, ok, string};
 
 /// Bytes of one of the tool's chunks.
 const CHUNK_BYTES: usize = 2048;

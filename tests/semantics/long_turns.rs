@@ -9,10 +9,10 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType};
 use xenstore::wire::ring::Field;
 
-use crate::random::Random;
 use crate::reattach::replace;
 use crate::slow_reader::{LONG, lift_quotas, long, queued};
-use crate::testbed::{Testbed, error};
+use crate::support::random::Random;
+use crate::support::testbed::{Testbed, error};
 
 /// Returns the steps and the time of a request of domain 1.
 fn cost(testbed: &mut Testbed, kind: MessageType, transaction: u32, payload: &str) -> (u64, Duration) {
@@ -198,7 +198,7 @@ fn in_any_history_every_client_continues_and_nothing_stays_outstanding() {
                     let count = below(80);
                     testbed.send(domid, 0, MessageType::TransactionStart.to_wire(), b"\0");
                     let Some(reply) = testbed.reply_in_time(domid) else { continue };
-                    let Ok(transaction) = crate::testbed::string(&reply.payload).parse() else { continue };
+                    let Ok(transaction) = crate::support::testbed::string(&reply.payload).parse() else { continue };
                     for at in 0..count {
                         let path = format!("state/{step}/{}", long(&format!("{at:06}"), LONG));
                         testbed.send(domid, transaction, MessageType::Write.to_wire(), format!("{path}\0").as_bytes());

@@ -47,5 +47,3 @@ mod targets;
 mod transactions;
 mod watch_depth;
 mod write_credit;
-
-use support::{items, random, testbed};

@@ -5,7 +5,7 @@ use xenstore::store::domain::DomId;
 use xenstore::store::quota::Quota;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// Returns a testbed with homes of domains 1 and 2, and a quota of memory.
 fn with_limit(bytes: u32) -> Testbed {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use xenstore::engine::config::Config;
 use xenstore::wire::header::MessageType;
 
-use crate::random::{Random, Seed};
-use crate::testbed::{Answer, Testbed, error, ok, strings};
+use crate::support::random::{Random, Seed};
+use crate::support::testbed::{Answer, Testbed, error, ok, strings};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Node {

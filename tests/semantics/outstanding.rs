@@ -5,7 +5,7 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
-use crate::testbed::{Testbed, event, ok};
+use crate::support::testbed::{Testbed, event, ok};
 
 const LIMIT: usize = 20;
 

@@ -2,7 +2,7 @@
 
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Answer, Testbed, error, ok};
+use crate::support::testbed::{Answer, Testbed, error, ok};
 
 /// Returns a testbed with guests 1 to 3 and a node `/n` with these permissions. No guest may use its child `/n/child`.
 fn with_node(permissions: &str) -> Testbed {

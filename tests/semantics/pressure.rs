@@ -5,7 +5,7 @@ use xenstore::limits;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 const SCARCE: usize = limits::GUEST_RESERVE_BYTES - 1;
 const SPENT: usize = limits::PRIVILEGED_RESERVE_BYTES - 1;

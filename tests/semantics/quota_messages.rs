@@ -4,7 +4,7 @@ use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Answer, Testbed, error, ok, string};
+use crate::support::testbed::{Answer, Testbed, error, ok, string};
 
 const NAMES: [(&str, u32); 10] = [
     ("nodes", 1000),

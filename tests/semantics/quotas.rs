@@ -4,7 +4,7 @@ use xenstore::engine::config::Config;
 use xenstore::store::quota::Quota;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, ok};
+use crate::support::testbed::{Testbed, error, ok};
 
 /// Returns a testbed with homes of domains 1 and 2, and another value for a quota.
 fn with_quota(quota: Quota, value: u32) -> Testbed {

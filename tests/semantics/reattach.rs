@@ -10,9 +10,9 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
 
-use crate::items::{restore, save};
 use crate::live_update::{action, answer, kernel, own_text, start, upload};
-use crate::testbed::{BAD_PORT, DOM0, Testbed, error, event, ok};
+use crate::support::items::{restore, save};
+use crate::support::testbed::{BAD_PORT, DOM0, Testbed, error, event, ok};
 
 /// Replaces the server by one with its saved state. `between` acts between the save and the restore.
 pub fn replace(testbed: &mut Testbed, mode: Reattachment, between: impl FnOnce(&mut Testbed)) -> Reattached {

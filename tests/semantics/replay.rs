@@ -4,8 +4,8 @@
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::random::{Random, Seed};
-use crate::testbed::{Answer, Testbed, error, event, ok};
+use crate::support::random::{Random, Seed};
+use crate::support::testbed::{Answer, Testbed, error, event, ok};
 
 /// Returns a testbed with a few nodes that guests 1 and 2 may use.
 fn with_nodes() -> Testbed {

@@ -5,8 +5,8 @@ use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage as _};
 
 use crate::log_lines;
-use crate::random::{Random, Seed};
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::random::{Random, Seed};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 fn request(request_id: u32, kind: MessageType, payload: &[u8]) -> Vec<u8> {
     let header = Header {

@@ -2,7 +2,7 @@
 
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, ok};
+use crate::support::testbed::{Testbed, error, ok};
 
 #[test]
 fn making_an_existing_node_needs_the_right_to_write_it_and_costs_nothing() {

@@ -8,9 +8,9 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
 
-use crate::random::Random;
 use crate::reattach::replace;
-use crate::testbed::{Testbed, error, ok};
+use crate::support::random::Random;
+use crate::support::testbed::{Testbed, error, ok};
 
 /// Bytes of a long name.
 pub const LONG: usize = 1700;

@@ -13,9 +13,9 @@ use xenstore::stream::record::Version;
 use xenstore::wire::header::MessageType;
 use xenstore::wire::ring::Field;
 
-use crate::items::{restore, save};
-use crate::random::{Random, Seed};
 use crate::storm::Storm;
+use crate::support::items::{restore, save};
+use crate::support::random::{Random, Seed};
 
 fn kind(item: &Item<'_>) -> &'static str {
     match item {

@@ -3,7 +3,7 @@
 use xenstore::engine::hypervisor::DomainState;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 const SPECIALS: [&str; 2] = ["@introduceDomain", "@releaseDomain"];
 

@@ -8,8 +8,8 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType as T;
 use xenstore::wire::ring::Field;
 
-use crate::random::{Random, Seed};
-use crate::testbed::{Message, Testbed};
+use crate::support::random::{Random, Seed};
+use crate::support::testbed::{Message, Testbed};
 
 const GUESTS: [u16; 4] = [1, 2, 3, 4];
 const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
@@ -189,11 +189,11 @@ impl Storm {
         let (id, transaction, kind) = expected.expect("a reply belongs to a request");
         assert_eq!((message.request_id, message.transaction), (id, transaction), "replies come in order");
         if message.kind == T::Error.to_wire() {
-            *self.refusals.entry(crate::testbed::string(&message.payload)).or_default() += 1;
+            *self.refusals.entry(crate::support::testbed::string(&message.payload)).or_default() += 1;
         } else {
             assert_eq!(message.kind, kind);
             if kind == T::TransactionStart.to_wire() {
-                let number = crate::testbed::string(&message.payload).parse().unwrap();
+                let number = crate::support::testbed::string(&message.payload).parse().unwrap();
                 self.newest_transaction.insert(domid, number);
             }
         }

@@ -12,10 +12,10 @@ use xenstore::stream::record::Version;
 use xenstore::wire::feature::Features;
 use xenstore::wire::header::MessageType;
 
-use crate::items::{owned, restore, save};
-use crate::random::Seed;
 use crate::storm::Storm;
-use crate::testbed::Testbed;
+use crate::support::items::{owned, restore, save};
+use crate::support::random::Seed;
+use crate::support::testbed::Testbed;
 
 /// The stream of [`history`] by the last release with domains first, in version 2.
 const DOMAINS_FIRST: &[u8] = include_bytes!("../streams/ours-domains-first.xs");

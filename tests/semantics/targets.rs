@@ -2,7 +2,7 @@
 
 use xenstore::engine::hypervisor::DomainState;
 
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// Returns a testbed in which domain 2 acts for domain 1. Both have homes.
 fn with_target() -> Testbed {

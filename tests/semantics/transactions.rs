@@ -2,7 +2,7 @@
 
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Answer, Testbed, error, event, ok};
+use crate::support::testbed::{Answer, Testbed, error, event, ok};
 
 /// Returns a testbed with a few nodes that guests 1 and 2 may use.
 fn with_nodes() -> Testbed {

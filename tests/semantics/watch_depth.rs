@@ -4,7 +4,7 @@ use xenstore::engine::hypervisor::DomainState;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType;
 
-use crate::testbed::{Answer, Testbed, error, event, ok};
+use crate::support::testbed::{Answer, Testbed, error, event, ok};
 
 fn watch(testbed: &mut Testbed, domid: u16, path: &str, token: &str, depth: &str) -> Answer {
     testbed.request(domid, MessageType::Watch, format!("{path}\0{token}\0{depth}\0"))

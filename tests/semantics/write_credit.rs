@@ -7,7 +7,7 @@ use xenstore::wire::header::{HEADER_BYTES, Header, MessageType};
 use xenstore::wire::ring::Field;
 
 use crate::reattach::replace;
-use crate::testbed::{Testbed, error, event, ok};
+use crate::support::testbed::{Testbed, error, event, ok};
 
 /// Returns a testbed with guests that own a node "data" each and have the credits of a burst. The reserve is empty.
 fn with_writers(guests: std::ops::Range<u16>) -> Testbed {
