@@ -230,8 +230,8 @@ impl Scene {
 
     /// Saves the server, and continues with a restored one.
     fn update(&mut self) {
-        let requires_2 = self.server.engine().requires_version_2();
-        let version = if requires_2 || self.now_ms.is_multiple_of(2) { Version::Two } else { Version::One };
+        let needs_2 = self.server.engine().requires_version_2();
+        let version = if needs_2 || self.now_ms.is_multiple_of(2) { Version::Two } else { Version::One };
         let mut stream = Vec::new();
         self.server
             .save_to(&mut stream, version, &SaveOptions { now_ms: self.now_ms, reply: None })
