@@ -8,10 +8,15 @@ use xenstore::engine::hypervisor::DomainState;
 use xenstore::wire::header::MessageType as T;
 
 use crate::support::random::Random;
+use crate::support::requests::{NAMES, Requests};
 use crate::trace::NOBODY;
 
 pub const GUESTS: [u16; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
-const NAMES: [&str; 4] = ["a", "b", "data", "x-y"];
+const REQUESTS: Requests = Requests {
+    guests: GUESTS.len(),
+    rare_once_in: 100,
+    rare: &[(1, T::ResetWatches), (1, T::Introduce), (1, T::Release), (1, T::SetTarget), (1, T::Resume)],
+};
 
 /// The transaction that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +248,7 @@ impl Writer {
             15 if self.alive.contains(&domid) => return self.bear_again(domid),
             16 => {
                 let special = *self.random.one_of(&["@introduceDomain", "@releaseDomain"]);
-                let entries = self.entries();
+                let entries = REQUESTS.permissions(&mut self.random);
                 let payload = format!("{special}\0{entries}").into_bytes();
                 let which = if self.random.once_in(2) { Which::None } else { Which::Open(0) };
                 for (kind, payload) in [(T::SetPerms, payload), (T::GetPerms, format!("{special}\0").into_bytes())] {
@@ -343,7 +348,7 @@ impl Writer {
         ]);
         let payload = match kind {
             T::Write => format!("{path}\0{}", self.random.below(3)),
-            T::SetPerms => format!("{path}\0{}", self.entries()),
+            T::SetPerms => format!("{path}\0{}", REQUESTS.permissions(&mut self.random)),
             T::DirectoryPart => format!("{path}\x000\0"),
             _ => format!("{path}\0"),
         };
@@ -357,7 +362,7 @@ impl Writer {
     /// Sends many requests of a domain at once, perhaps more than fit into its ring.
     fn burst(&mut self) {
         let domid = self.random_anybody();
-        let path = self.path();
+        let path = Requests::path(&mut self.random);
         let is_long = self.random.once_in(2);
         for at in 0..4 + self.random.below(26) {
             let (kind, payload) = match self.random.below(4) {
@@ -394,122 +399,9 @@ impl Writer {
         }
     }
 
-    fn path(&mut self) -> String {
-        let top = match self.random.below(14) {
-            0..5 => String::new(),
-            5..8 => "/shared/".into(),
-            8..11 => format!("/local/domain/{}/", self.random.below(6)),
-            11 => {
-                let odd =
-                    ["/", "/local/domain", "@releaseDomain", "@introduceDomain", "@releaseDomain/2", "/tool", "//"];
-                return (*self.random.one_of(&odd)).into();
-            }
-            12 => return (*self.random.one_of(&["/shared", "/local/domain/1", "", "/a.b", "shared/"])).into(),
-            _ => "/".into(),
-        };
-        let names: Vec<&str> = (0..=self.random.below(3)).map(|_| *self.random.one_of(&NAMES)).collect();
-        top + &names.join("/")
-    }
-
-    fn entries(&mut self) -> String {
-        let count = if self.random.once_in(20) { 6 } else { 1 + self.random.below(4) };
-        let owner = if self.random.once_in(3) { self.random.below(10) } else { 0 };
-        let entry = |at| {
-            let domid = match self.random.below(14) {
-                _ if at == 0 && owner == 0 => 0,
-                0 if at > 0 => 0x7ff5,
-                1 if at > 0 => 0x7ff4,
-                domid => domid % 10,
-            };
-            format!("{}{domid}\0", self.random.one_of(&["n", "r", "w", "b"]))
-        };
-        (0..count).map(entry).collect()
-    }
-
-    fn payload(&mut self, domid: u16, kind: T) -> Vec<u8> {
-        let path = self.path();
-        let text = match kind {
-            T::Write => {
-                let bytes = *self.random.one_of(&[0, 3, 20, 60, 60, 300, 1500]);
-                format!("{path}\0{}", "v".repeat(bytes))
-            }
-            T::SetPerms if domid != 0 && !self.random.once_in(4) => {
-                // The domain's own nodes.
-                let entries = self.entries();
-                let others = entries.split_once('\0').map_or("", |split| split.1);
-                format!("{path}\0{}{domid}\0{others}", self.random.one_of(&["n", "r", "b"]))
-            }
-            T::SetPerms => format!("{path}\0{}", self.entries()),
-            T::Watch if self.random.once_in(3) => {
-                format!("{path}\0t{}\0{}\0", self.random.below(3), self.random.below(3))
-            }
-            T::Watch if self.random.once_in(8) => "/shared\0t0\0".into(),
-            T::Watch | T::Unwatch => format!("{path}\0t{}\0", self.random.below(3)),
-            T::GetFeature if self.random.once_in(2) => String::new(),
-            T::GetFeature => format!("{}\0", self.random.below(11)),
-            T::SetFeature => format!("{}\0{}\0", self.random.below(10), self.random.below(17)),
-            T::GetQuota => match self.random.below(4) {
-                0 => String::new(),
-                1 => "nodes\0".into(),
-                _ => format!("{}\0watches\0", self.random.below(11)),
-            },
-            T::DirectoryPart => format!("{path}\0{}\0", self.random.below(20)),
-            T::TransactionStart | T::ResetWatches => "\0".into(),
-            T::TransactionEnd => (*self.random.one_of(&["T\0", "T\0", "T\0", "T\0", "F\0", "T"])).into(),
-            T::Control => {
-                let commands = ["check\0", "memreport\0", "quota\0", "quota\x001\0", "quota\0max\0", "help\0", "no\0"];
-                (*self.random.one_of(&commands)).into()
-            }
-            T::GetDomainPath | T::IsDomainIntroduced | T::Resume | T::Release => format!("{}\0", self.random.below(11)),
-            T::Introduce => format!("{}\x001\0{}\0", 1 + self.random.below(9), self.random.below(4)),
-            T::SetTarget => format!("{}\0{}\0", self.random.below(10), self.random.below(10)),
-            _ => format!("{path}\0"),
-        };
-        text.into_bytes()
-    }
-
     fn request(&mut self) {
         let domid = self.random_anybody();
-        let kinds = [
-            T::Read,
-            T::Read,
-            T::Write,
-            T::Write,
-            T::Write,
-            T::Write,
-            T::Write,
-            T::Mkdir,
-            T::Rm,
-            T::Rm,
-            T::Directory,
-            T::DirectoryPart,
-            T::GetPerms,
-            T::SetPerms,
-            T::SetPerms,
-            T::Watch,
-            T::Watch,
-            T::Watch,
-            T::Unwatch,
-            T::TransactionStart,
-            T::TransactionStart,
-            T::TransactionEnd,
-            T::TransactionEnd,
-            T::GetDomainPath,
-            T::IsDomainIntroduced,
-            T::Control,
-            T::GetFeature,
-            T::SetFeature,
-            T::GetQuota,
-            T::Error,
-        ];
-        let mut kind = *self.random.one_of(&kinds);
-        if self.random.once_in(100) {
-            kind = *self.random.one_of(&[T::ResetWatches, T::Introduce, T::Release, T::SetTarget, T::Resume]);
-        }
-        let payload = self.payload(domid, kind);
-        if kind == T::Rm && matches!(&payload[..], b"/local/domain\0" | b"/shared\0") && domid == 0 {
-            return;
-        }
+        let Some((kind, payload)) = REQUESTS.request(&mut self.random, domid) else { return };
         let which = match self.random.below(4) {
             _ if kind == T::TransactionStart && !self.random.once_in(20) => Which::None,
             0 if kind != T::TransactionEnd => Which::None,

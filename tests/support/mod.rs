@@ -8,4 +8,5 @@ pub mod items;
 pub mod machine;
 pub mod progress;
 pub mod random;
+pub mod requests;
 pub mod testbed;

@@ -29,6 +29,18 @@ impl Random {
     pub fn one_of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
+
+    /// One of a list, each as often as its weight says.
+    pub fn weighted<T: Copy>(&mut self, list: &[(usize, T)]) -> T {
+        let mut at = self.below(list.iter().map(|(weight, _)| weight).sum());
+        for (weight, what) in list {
+            if at < *weight {
+                return *what;
+            }
+            at -= weight;
+        }
+        unreachable!("the sum of the weights is the limit")
+    }
 }
 
 /// Prints the seed when a test fails.
