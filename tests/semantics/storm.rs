@@ -9,10 +9,16 @@ use xenstore::wire::header::MessageType as T;
 use xenstore::wire::ring::Field;
 
 use crate::support::random::{Random, Seed};
+use crate::support::requests::Requests;
 use crate::support::testbed::{Message, Testbed};
 
 const GUESTS: [u16; 4] = [1, 2, 3, 4];
-const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
+/// INTRODUCE and RELEASE change who is served: `upheaval` makes them.
+const REQUESTS: Requests = Requests {
+    guests: GUESTS.len(),
+    rare_once_in: 13,
+    rare: &[(10, T::Resume), (10, T::SetTarget), (1, T::ResetWatches)],
+};
 
 pub struct Storm {
     pub testbed: Testbed,
@@ -45,116 +51,19 @@ impl Storm {
         }
     }
 
-    fn path(&mut self) -> String {
-        let top = match self.random.below(12) {
-            0..4 => String::new(),
-            4..7 => "/shared/".into(),
-            7..10 => format!("/local/domain/{}/", self.random.below(6)),
-            10 => (*self.random.one_of(&[
-                "/",
-                "/local/domain",
-                "@releaseDomain",
-                "@introduceDomain",
-                "@releaseDomain/2",
-                "//",
-                "/tool",
-            ]))
-            .into(),
-            _ => "/".into(),
-        };
-        if !top.ends_with('/') && !top.is_empty() || top == "//" || top == "/" && self.random.once_in(2) {
-            return top;
-        }
-        let names: Vec<&str> = (0..=self.random.below(3)).map(|_| *self.random.one_of(&NAMES)).collect();
-        top + &names.join("/")
-    }
-
-    fn entries(&mut self) -> String {
-        let count = 1 + self.random.below(6);
-        let entry = |at| {
-            // An entry for all domains or for a missing domain, but not as the owner: such a node counts for no domain.
-            let domid = match self.random.below(12) {
-                0 if at > 0 => 0x7ff5,
-                1 if at > 0 => 0x7ff4,
-                domid => domid % 6,
-            };
-            format!("{}{domid}\0", self.random.one_of(&["n", "r", "w", "b"]))
-        };
-        (0..count).map(entry).collect()
-    }
-
-    fn payload(&mut self, kind: T) -> String {
-        let path = self.path();
-        match kind {
-            T::Write => format!("{path}\0{}", "v".repeat(self.random.below(60))),
-            T::SetPerms => format!("{path}\0{}", self.entries()),
-            T::Watch if self.random.once_in(3) => {
-                format!("{path}\0t{}\0{}\0", self.random.below(3), self.random.below(3))
-            }
-            T::Watch | T::Unwatch => format!("{path}\0t{}\0", self.random.below(3)),
-            T::GetFeature if self.random.once_in(2) => String::new(),
-            T::GetFeature => format!("{}\0", self.random.below(6)),
-            T::SetFeature => format!("{}\0{}\0", self.random.below(6), self.random.below(17)),
-            T::DirectoryPart => format!("{path}\0{}\0", self.random.below(20)),
-            T::TransactionStart | T::ResetWatches => "\0".into(),
-            T::TransactionEnd => (*self.random.one_of(&["T\0", "T\0", "T\0", "F\0", "T"])).into(),
-            T::Control => (*self.random.one_of(&["check\0", "print\0storm\0", "help\0", "none\0"])).into(),
-            T::GetDomainPath | T::IsDomainIntroduced | T::Resume => format!("{}\0", self.random.below(6)),
-            T::SetTarget => format!("{}\0{}\0", self.random.below(6), self.random.below(6)),
-            _ => format!("{path}\0"),
-        }
-    }
-
-    /// Sends one request of a random domain. Its reply may be read now or much later.
+    /// One request by anybody; its reply may be read now or much later.
     pub fn request(&mut self) {
         let domid = *self.random.one_of(&[0, 0, 1, 1, 2, 2, 3, 4]);
         if domid != 0 && !self.served.contains(&domid) || self.pending.get(&domid).is_some_and(|list| list.len() >= 6) {
             return;
         }
-        // INTRODUCE and RELEASE change the connected domains: `upheaval` sends them.
-        let kinds = [
-            T::Read,
-            T::Read,
-            T::Write,
-            T::Write,
-            T::Write,
-            T::Mkdir,
-            T::Rm,
-            T::Directory,
-            T::DirectoryPart,
-            T::GetPerms,
-            T::SetPerms,
-            T::Watch,
-            T::Watch,
-            T::Unwatch,
-            T::ResetWatches,
-            T::TransactionStart,
-            T::TransactionStart,
-            T::TransactionEnd,
-            T::TransactionEnd,
-            T::GetDomainPath,
-            T::IsDomainIntroduced,
-            T::Resume,
-            T::SetTarget,
-            T::Control,
-            T::GetFeature,
-            T::SetFeature,
-            T::Error,
-        ];
-        let mut kind = *self.random.one_of(&kinds);
-        if kind == T::ResetWatches && !self.random.once_in(20) {
-            kind = T::Write;
-        }
-        let payload = self.payload(kind);
-        if kind == T::Rm && payload == "/local/domain\0" {
-            return;
-        }
+        let Some((kind, payload)) = REQUESTS.request(&mut self.random, domid) else { return };
         let transaction = match self.random.below(3) {
             0 => 0,
             _ => self.open_transaction(domid),
         };
         let transaction = if self.random.once_in(200) { 9999 } else { transaction };
-        let id = self.testbed.send(domid, transaction, kind.to_wire(), payload.as_bytes());
+        let id = self.testbed.send(domid, transaction, kind.to_wire(), &payload);
         self.pending.entry(domid).or_default().push_back((id, transaction, kind.to_wire()));
         self.requests += 1;
         if !self.random.once_in(4) {

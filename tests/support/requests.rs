@@ -31,6 +31,9 @@ const KINDS: [(usize, T); 19] = [
 /// The names of nodes: few, so that requests meet.
 pub const NAMES: [&str; 4] = ["a", "b", "data", "x-y"];
 
+/// Quotas for requests that name one.
+const QUOTAS: [&str; 7] = ["nodes", "watches", "transactions", "outstanding", "memory", "soft-memory", "node-size"];
+
 /// What differs between the tests that make random requests.
 pub struct Requests {
     /// The domids of guests are 1 to this number.
@@ -115,6 +118,13 @@ impl Requests {
                 1 => "nodes\0".into(),
                 _ => format!("{}\0watches\0", random.below(unknown)),
             },
+            T::SetQuota => {
+                let (quota, value) = (random.one_of(&QUOTAS), random.one_of(&[0, 3, 5, 20, 128, 1000, 5000]));
+                match random.below(known) {
+                    0 => format!("{quota}\0{value}\0"),
+                    domid => format!("{domid}\0{quota}\0{value}\0"),
+                }
+            }
             T::DirectoryPart => format!("{path}\0{}\0", random.below(20)),
             T::TransactionStart | T::ResetWatches => "\0".into(),
             T::TransactionEnd => (*random.one_of(&["T\0", "T\0", "T\0", "T\0", "F\0", "T"])).into(),

@@ -5,9 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use xenstore::wire::header::MessageType as T;
 
 use crate::support::random::Random;
+use crate::support::requests::Requests;
 
 pub const GUESTS: [u16; 4] = [1, 2, 3, 4];
-const NAMES: [&str; 5] = ["a", "b", "data", "x-y", "shared"];
+const REQUESTS: Requests = Requests {
+    guests: GUESTS.len(),
+    rare_once_in: 10,
+    rare: &[(5, T::Resume), (5, T::SetTarget), (5, T::SetQuota), (1, T::ResetWatches)],
+};
 
 /// One step.
 #[derive(Clone, Debug)]
@@ -133,7 +138,7 @@ impl Writer {
     /// Sends many requests of a domain at once, or writes many nodes that others have accessed or watch.
     fn burst(&mut self) {
         let domid = self.anybody();
-        let path = self.path();
+        let path = Requests::path(&mut self.random);
         for at in 0..self.random.below(25) {
             match self.random.below(4) {
                 0 => self.send(domid, 0, T::Read, format!("{path}\0").into_bytes(), usize::MAX),
@@ -162,116 +167,9 @@ impl Writer {
         }
     }
 
-    fn path(&mut self) -> String {
-        let top = match self.random.below(12) {
-            0..4 => String::new(),
-            4..7 => "/shared/".into(),
-            7..10 => format!("/local/domain/{}/", self.random.below(6)),
-            10 => {
-                let odd = ["/", "/local/domain", "@releaseDomain", "@introduceDomain", "@releaseDomain/2", "/tool"];
-                return (*self.random.one_of(&odd)).into();
-            }
-            _ => "/".into(),
-        };
-        let names: Vec<&str> = (0..=self.random.below(3)).map(|_| *self.random.one_of(&NAMES)).collect();
-        top + &names.join("/")
-    }
-
-    fn entries(&mut self) -> String {
-        let count = 1 + self.random.below(4);
-        let entry = |at| {
-            let domid = match self.random.below(12) {
-                0 if at > 0 => 0x7ff5,
-                1 if at > 0 => 0x7ff4,
-                domid => domid % 6,
-            };
-            format!("{}{domid}\0", self.random.one_of(&["n", "r", "w", "b"]))
-        };
-        (0..count).map(entry).collect()
-    }
-
-    fn payload(&mut self, kind: T) -> Vec<u8> {
-        let path = self.path();
-        let quotas = ["nodes", "watches", "transactions", "outstanding", "memory", "soft-memory", "node-size"];
-        let text = match kind {
-            T::Write => {
-                let bytes = *self.random.one_of(&[0, 3, 20, 60, 300, 1500]);
-                format!("{path}\0{}", "v".repeat(bytes))
-            }
-            T::SetPerms => format!("{path}\0{}", self.entries()),
-            T::Watch if self.random.once_in(3) => {
-                format!("{path}\0t{}\0{}\0", self.random.below(3), self.random.below(3))
-            }
-            T::Watch | T::Unwatch => format!("{path}\0t{}\0", self.random.below(3)),
-            T::GetFeature => format!("{}\0", self.random.below(6)),
-            T::SetFeature => format!("{}\0{}\0", self.random.below(6), self.random.below(17)),
-            T::GetQuota => format!("{}\0{}\0", self.random.below(6), self.random.one_of(&quotas)),
-            T::SetQuota => {
-                let value = *self.random.one_of(&[0, 3, 5, 20, 128, 1000, 5000]);
-                let quota = self.random.one_of(&quotas);
-                match self.random.below(6) {
-                    5 => format!("{quota}\0{value}\0"),
-                    domid => format!("{domid}\0{quota}\0{value}\0"),
-                }
-            }
-            T::DirectoryPart => format!("{path}\0{}\0", self.random.below(20)),
-            T::TransactionStart | T::ResetWatches => "\0".into(),
-            T::TransactionEnd => (*self.random.one_of(&["T\0", "T\0", "T\0", "F\0", "T"])).into(),
-            T::Control => {
-                let commands =
-                    ["check\0", "memreport\0", "quota\0", "quota\x001\0", "quota\0max\0", "quota\0max\0-r\0", "log\0"];
-                (*self.random.one_of(&commands)).into()
-            }
-            T::GetDomainPath | T::IsDomainIntroduced | T::Resume => format!("{}\0", self.random.below(6)),
-            T::SetTarget => format!("{}\0{}\0", self.random.below(5), self.random.below(5)),
-            _ => format!("{path}\0"),
-        };
-        text.into_bytes()
-    }
-
     fn request(&mut self) {
         let domid = self.anybody();
-        let kinds = [
-            T::Read,
-            T::Read,
-            T::Write,
-            T::Write,
-            T::Write,
-            T::Write,
-            T::Mkdir,
-            T::Rm,
-            T::Directory,
-            T::DirectoryPart,
-            T::GetPerms,
-            T::SetPerms,
-            T::SetPerms,
-            T::Watch,
-            T::Watch,
-            T::Watch,
-            T::Unwatch,
-            T::TransactionStart,
-            T::TransactionStart,
-            T::TransactionEnd,
-            T::TransactionEnd,
-            T::GetDomainPath,
-            T::IsDomainIntroduced,
-            T::Resume,
-            T::SetTarget,
-            T::Control,
-            T::GetFeature,
-            T::SetFeature,
-            T::GetQuota,
-            T::SetQuota,
-            T::Error,
-        ];
-        let mut kind = *self.random.one_of(&kinds);
-        if self.random.once_in(150) {
-            kind = T::ResetWatches;
-        }
-        let payload = self.payload(kind);
-        if kind == T::Rm && payload == b"/local/domain\0" {
-            return;
-        }
+        let Some((kind, payload)) = REQUESTS.request(&mut self.random, domid) else { return };
         let begun = self.transactions.entry(domid).or_default();
         let newest = *begun;
         if kind == T::TransactionStart {
