@@ -11,7 +11,6 @@ use core::ptr;
 
 use xenstore::engine::config::Config;
 use xenstore::engine::snapshot::Restorer;
-use xenstore::store::domain::DomId;
 use xenstore::stream::reader::Reader;
 
 use super::boot_info::BootInfo;

@@ -12,7 +12,7 @@ use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 
 use crate::nodes::{ANY, Entry, InTransaction, Node, Store, Transaction, View};
 use crate::queue::{Payload, Queue};
-use crate::rules::{self, DEFAULTS, Surroundings, Who, quota};
+use crate::rules::{self, DEFAULTS, Requester, Surroundings, quota};
 use crate::support::machine::Machine;
 
 /// A domain's session with the server.

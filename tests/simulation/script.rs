@@ -9,7 +9,7 @@ use xenstore::wire::header::MessageType as T;
 
 use crate::support::random::Random;
 use crate::support::requests::{NAMES, Requests};
-use crate::trace::NOBODY;
+use crate::trace::UNKNOWN;
 
 pub const GUESTS: [u16; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 const REQUESTS: Requests = Requests {
