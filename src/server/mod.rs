@@ -180,7 +180,7 @@ impl Server {
                 engine::Action::Update { asked, command } => self.handle_update(asked, command, platform, now_ms),
             }
         }
-        self.go_on_with_update(now_ms);
+        self.continue_update(now_ms);
     }
 
     /// Does a turn of work: serves each ring with pending work once.

@@ -55,14 +55,14 @@ impl Server {
             all.iter().for_each(|restored| self.engine.handle_port_adopted(restored.id, None));
         }
         for restored in all {
-            let taken = match mode {
+            let reattached = match mode {
                 Reattachment::Live => self.reattach_live(restored, platform),
                 Reattachment::Cold { control_port } => {
-                    let told = control_port.filter(|_| restored.domid == privileged);
-                    self.take_cold(restored, told, platform)
+                    let known_port = control_port.filter(|_| restored.domid == privileged);
+                    self.reattach_cold(restored, known_port, platform)
                 }
             };
-            match taken {
+            match reattached {
                 Ok(()) => {
                     outcome.connections = outcome.connections.saturating_add(1);
                     outcome.has_control |= restored.domid == privileged;
@@ -96,12 +96,17 @@ impl Server {
         port.map(|_| ())
     }
 
-    fn take_cold<P: Platform>(&mut self, restored: Restored, told: Option<u32>, platform: &mut P) -> Result<(), Errno> {
+    fn reattach_cold<P: Platform>(
+        &mut self,
+        restored: Restored,
+        known_port: Option<u32>,
+        platform: &mut P,
+    ) -> Result<(), Errno> {
         let Restored { id, domid, .. } = restored;
         self.map_ring(restored, platform)?;
         let in_ring = || platform.page(domid).map_or(0, |page| page.load(Field::EventPort));
         let remote_port =
-            Some(told.unwrap_or_else(in_ring)).filter(|port| (1..=limits::REMOTE_PORT_MAX).contains(port));
+            Some(known_port.unwrap_or_else(in_ring)).filter(|port| (1..=limits::REMOTE_PORT_MAX).contains(port));
         let port = remote_port.ok_or(Errno::NoEnt).and_then(|remote_port| platform.bind_port(domid, remote_port));
         match port {
             Ok(port) => {

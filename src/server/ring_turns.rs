@@ -16,21 +16,21 @@ const NO_ERROR: u32 = 0;
 /// The ring's connection word: connected.
 const CONNECTION_ESTABLISHED: u32 = 0;
 
-/// Whether the ring's error word of a shut connection changed.
+/// What happened to the error word in the ring of a shut connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    /// The reason was written just now.
-    News,
-    /// The reason was there already, or the domain is not offered the error word.
-    Before,
+enum ErrorWord {
+    /// The server has just written the reason.
+    Written,
+    /// The word has the reason already, or the domain is not offered the word.
+    Unchanged,
 }
 
 /// The outcome of one ring's turn.
 #[derive(Default)]
 struct RingTurn {
-    /// Bytes were moved, and the other end needs a notification.
+    /// Whether bytes were moved, so that the other end needs a notification.
     moved: bool,
-    /// The turn ended before the ring was empty.
+    /// Whether the turn ended before the ring was empty.
     unfinished: bool,
 }
 
@@ -42,17 +42,17 @@ impl Server {
             Some(Peer::Socket) => return self.sockets.push_back(id),
             None => return,
         };
-        self.look_for_reconnection(id, domid, platform);
-        if let Some(told) = self.report_error(id, domid, platform) {
+        self.check_for_reset(id, domid, platform);
+        if let Some(error_word) = self.report_error(id, domid, platform) {
             // A crash or a restart shut the connection since its last turn. The domain may sleep until a reply
             // arrives, and needs a notification.
-            let port = self.port_of(id).filter(|_| told == Told::News);
+            let port = self.port_of(id).filter(|_| error_word == ErrorWord::Written);
             return port.into_iter().for_each(|port| platform.notify(port));
         }
         let outcome = self.serve_ring(id, domid, platform, now_ms);
         if outcome.is_err() {
             // The domain may have erased its ring during the turn.
-            if self.look_for_reconnection(id, domid, platform) {
+            if self.check_for_reset(id, domid, platform) {
                 return self.engine.wake(id);
             }
             let mut turn = Turn::new(platform, now_ms, &mut self.work);
@@ -96,12 +96,14 @@ impl Server {
 
     /// Writes the reason why a connection was shut into the ring's error word, if the domain is offered that feature.
     /// Returns `None` if the connection was not shut.
-    fn report_error<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> Option<Told> {
+    fn report_error<P: Platform>(&self, id: ConnectionId, domid: DomId, platform: &P) -> Option<ErrorWord> {
         let error = self.engine.connection(id).and_then(Connection::error)?;
         let page = platform.page(domid).filter(|_| self.engine.features(id).contains(Features::ERROR));
-        let Some(page) = page.filter(|page| page.load(Field::Error) != error as u32) else { return Some(Told::Before) };
+        let Some(page) = page.filter(|page| page.load(Field::Error) != error as u32) else {
+            return Some(ErrorWord::Unchanged);
+        };
         page.store(Field::Error, error as u32);
-        Some(Told::News)
+        Some(ErrorWord::Written)
     }
 
     /// Resets the connection if the domain requests it (`docs/misc/xenstore-ring.txt`, "The ring reconnection
@@ -109,7 +111,7 @@ impl Server {
     ///
     /// A domain may also erase its ring without such a request, as firmware does before it starts a kernel. The C
     /// server reads its own indices from the page, and does not notice. Returns whether the ring was erased.
-    fn look_for_reconnection<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
+    fn check_for_reset<P: Platform>(&mut self, id: ConnectionId, domid: DomId, platform: &P) -> bool {
         let Some(page) = platform.page(domid) else { return false };
         if self.engine.features(id).contains(Features::RECONNECTION)
             && page.load(Field::Connection) == CONNECTION_REQUESTED
@@ -186,14 +188,14 @@ impl Server {
         if features.contains(Features::ERROR) {
             page.store(Field::Error, NO_ERROR);
         }
-        let is_asked = page.load(Field::Connection) == CONNECTION_REQUESTED;
-        if start == RingStart::Adopt && !is_asked {
+        let is_requested = page.load(Field::Connection) == CONNECTION_REQUESTED;
+        if start == RingStart::Adopt && !is_requested {
             connection.ring = Ring::adopt(page);
             turn.moved = true;
             return;
         }
         connection.ring = Ring::reset(page);
-        if is_asked {
+        if is_requested {
             // The requester waits only for this word, so it is written last.
             page.store(Field::Connection, CONNECTION_ESTABLISHED);
             turn.moved = true;

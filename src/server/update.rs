@@ -151,7 +151,7 @@ impl Server {
             }
             UpdateCommand::Start { force, timeout_s, version } => {
                 match self.start_update(asked, force, timeout_s, version, now_ms) {
-                    Ok(()) => return self.go_on_with_update(now_ms),
+                    Ok(()) => return self.continue_update(now_ms),
                     Err(refusal) => Err(refusal),
                 }
             }
@@ -232,7 +232,7 @@ impl Server {
     }
 
     /// Starts the pending update if nothing blocks it, and refuses it if it can never start.
-    pub(super) fn go_on_with_update(&mut self, now_ms: u64) {
+    pub(super) fn continue_update(&mut self, now_ms: u64) {
         let Some(start) = self.updates.start.as_ref().filter(|start| start.decided.is_none()) else { return };
         if !self.engine.waits_for_answer(&start.asked) {
             // The requester has disconnected.
