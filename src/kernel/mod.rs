@@ -42,7 +42,7 @@ use crate::xen::{entry, hypercall, shared_info, time};
 use boot_info::BootInfo;
 use main_loop::OwnPorts;
 use platform::XenPlatform;
-use update::{Home, program, restart, successor};
+use update::{Home, program, successor};
 
 /// The smallest heap with which the kernel starts, in bytes. An empty store with the tools' nodes takes some 100 KiB. A
 /// guest with its nodes, watches and queues takes some tens of KiB.
@@ -76,18 +76,18 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
     #[cfg(feature = "hostile-guest")]
     hostile::run(&boot, &memory);
     #[cfg(not(feature = "hostile-guest"))]
-    serve_as_told(&boot, has_predecessor, memory)
+    serve_in_role(&boot, has_predecessor, memory)
 }
 
-/// Serves, as the successor of another kernel or as the first kernel.
+/// Serves as the successor of another kernel, or as the first kernel.
 #[cfg_attr(feature = "hostile-guest", allow(dead_code, reason = "that image serves nobody"))]
-fn serve_as_told(boot: &BootInfo, has_predecessor: bool, memory: Memory) -> ! {
+fn serve_in_role(boot: &BootInfo, has_predecessor: bool, memory: Memory) -> ! {
     let options = read_options(boot);
     if has_predecessor {
-        serve_on(boot, &options, memory)
+        successor::serve(boot, &options, memory)
     }
     let ports = open_events();
-    serve(boot, &options, memory, ports)
+    serve_first(boot, &options, memory, ports)
 }
 
 /// Opens the page tables, and maps the shared-info page.
@@ -160,8 +160,8 @@ fn open_events() -> OwnPorts {
     }
 }
 
-/// Starts the server, or ends the domain with a message about what is missing.
-fn serve(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
+/// Serves as the first kernel: starts the server, or ends the domain with a message that names what is missing.
+fn serve_first(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
     let domains = find_domains(boot, options);
     debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
     let mut platform = XenPlatform::new(memory, domains);
@@ -207,51 +207,6 @@ fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> O
         connect_first(options, &mut server, platform);
     }
     Some(server)
-}
-
-/// Restores the state that the predecessor handed over, and takes the predecessor's place.
-fn serve_on(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
-    let started_ns = time::now_ns();
-    let domains = find_domains(boot, options);
-    let stream = module(boot).unwrap_or_else(|| stop(format_args!("there is no state to restore")));
-    #[cfg(feature = "boot-test")]
-    let stream = {
-        update_test::fail(boot, update_test::Place::Before);
-        update_test::restore_some(boot, stream, &options.config(random::hash_key()));
-        update_test::spoil(boot, stream)
-    };
-    let mut server = match load(stream, &options.config(random::hash_key()), time::now_ms()) {
-        Ok(engine) => Server::restored(engine),
-        Err(error) => stop(format_args!("the state can't be restored: {error}")),
-    };
-    let Some(handover) = successor::handover() else { stop(format_args!("there is no predecessor")) };
-    #[cfg(feature = "boot-test")]
-    update_test::fail(boot, update_test::Place::After);
-    // The stream's memory joins the heap.
-    let stream_bytes = stream.len();
-    let restored_ns = time::now_ns();
-    successor::commit(&mut memory);
-    let (domain_exception, timer) = (handover.exception_port, handover.timer_port);
-    let ports = OwnPorts { domain_exception, timer, console: log::console_port() };
-    let mut platform = XenPlatform::new(memory, domains);
-    let taken = server.reattach(&mut platform, time::now_ms(), Reattachment::Live);
-    log::console_event();
-    let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
-    let now = time::now_ns();
-    let (heap::Usage { used, .. }, free) = (heap::usage(), platform.free_bytes());
-    info!(
-        "{}: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
-        if handover.crash.is_there() { "warm restart" } else { "live update" },
-        taken.connections,
-        taken.connections + taken.lost,
-        stream_bytes,
-        handover.save_ns / 1000,
-        us(handover.stopped_ns + handover.save_ns, started_ns),
-        us(started_ns, restored_ns),
-        us(restored_ns, now),
-    );
-    restart::settle(&handover, &options.crash_node, &mut server, &mut platform);
-    serve_with(server, platform, ports, boot, options)
 }
 
 /// Returns the boot module.

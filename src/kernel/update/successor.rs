@@ -11,9 +11,18 @@ use alloc::vec::Vec;
 use core::ptr;
 
 use spin::Mutex;
+use xenstore::options::Options;
+use xenstore::server::Server;
+use xenstore::server::reattach::{Reattached, Reattachment};
+use xenstore::server::stream::load;
 
-use crate::kernel::platform::RingMapping;
-use crate::kernel::{heap, log};
+use super::restart;
+use crate::kernel::boot_info::BootInfo;
+use crate::kernel::main_loop::OwnPorts;
+use crate::kernel::platform::{RingMapping, XenPlatform};
+#[cfg(feature = "boot-test")]
+use crate::kernel::update_test;
+use crate::kernel::{find_domains, heap, log, module, random, serve_with, stop};
 use crate::xen::event_channel::two_level::{self, offset};
 use crate::xen::memory::Memory;
 use crate::xen::shared_page::PAGE_BYTES;
@@ -50,6 +59,68 @@ pub(crate) fn give_up(why: &str) {
 /// Returns the predecessor's handover, if there is a predecessor.
 pub(crate) fn handover() -> Option<Handover> {
     WAY_BACK.lock().map(MappedTrampoline::handover)
+}
+
+/// Serves as the successor of another kernel, in the steps of `docs/live-update.md`: restores the state that the
+/// predecessor handed over, commits, and reattaches the connections.
+pub(crate) fn serve(boot: &BootInfo, options: &Options, mut memory: Memory) -> ! {
+    let started_ns = time::now_ns();
+    let domains = find_domains(boot, options);
+    let (mut server, stream_bytes) = restore(boot, options);
+    let Some(handover) = handover() else { stop(format_args!("there is no predecessor")) };
+    #[cfg(feature = "boot-test")]
+    update_test::fail(boot, update_test::Place::After);
+    let restored_ns = time::now_ns();
+    commit(&mut memory);
+    let (domain_exception, timer) = (handover.exception_port, handover.timer_port);
+    let ports = OwnPorts { domain_exception, timer, console: log::console_port() };
+    let mut platform = XenPlatform::new(memory, domains);
+    let reattached = server.reattach(&mut platform, time::now_ms(), Reattachment::Live);
+    log::console_event();
+    report(&handover, started_ns, restored_ns, stream_bytes, reattached, platform.free_bytes());
+    restart::settle(&handover, &options.crash_node, &mut server, &mut platform);
+    serve_with(server, platform, ports, boot, options)
+}
+
+/// Restores the state from the boot module, or returns to the predecessor. Also returns the size of the stream in
+/// bytes. Its memory joins the heap in [`commit`].
+fn restore(boot: &BootInfo, options: &Options) -> (Server, usize) {
+    let stream = module(boot).unwrap_or_else(|| stop(format_args!("there is no state to restore")));
+    #[cfg(feature = "boot-test")]
+    let stream = {
+        update_test::fail(boot, update_test::Place::Before);
+        update_test::restore_some(boot, stream, &options.config(random::hash_key()));
+        update_test::spoil(boot, stream)
+    };
+    match load(stream, &options.config(random::hash_key()), time::now_ms()) {
+        Ok(engine) => (Server::restored(engine), stream.len()),
+        Err(error) => stop(format_args!("the state can't be restored: {error}")),
+    }
+}
+
+/// Logs the durations of the update's parts and the sizes of the state.
+fn report(
+    handover: &Handover,
+    started_ns: u64,
+    restored_ns: u64,
+    stream_bytes: usize,
+    reattached: Reattached,
+    free: usize,
+) {
+    let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
+    let now = time::now_ns();
+    let heap::Usage { used, .. } = heap::usage();
+    ::log::info!(
+        "{}: {} connections of {}, {} bytes of state; saved in {} us, switched in {} us, restored in {} us, took over in {} us; memory: used={used} free={free}",
+        if handover.crash.is_there() { "warm restart" } else { "live update" },
+        reattached.connections,
+        reattached.connections + reattached.lost,
+        stream_bytes,
+        handover.save_ns / 1000,
+        us(handover.stopped_ns + handover.save_ns, started_ns),
+        us(started_ns, restored_ns),
+        us(restored_ns, now),
+    );
 }
 
 /// Takes over. Lets the predecessor go, undoes its ring mappings, and starts to add its memory to the heap. There is no
