@@ -129,14 +129,14 @@ impl Server {
         &mut self,
         mut engine: Engine,
         asked: &Deferred,
-        why: &str,
+        why: &dyn fmt::Display,
         platform: &mut P,
         now_ms: u64,
     ) -> Reattached {
         log::warn!("live update: {why}");
         // Connections have new numbers. Only the control domain requests updates.
         if let Some(control) = engine.state().domains.connection(engine.privileged()) {
-            engine.replace_last_reply(control, asked, &payload(why));
+            engine.replace_last_reply(control, asked, &payload(&why.to_string()));
         }
         self.engine = engine;
         self.reattach(platform, now_ms, Reattachment::Live)

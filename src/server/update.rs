@@ -5,10 +5,9 @@
 //! start that succeeds: it receives the answer together with all other pending output.
 
 use alloc::borrow::Cow;
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 
 use crate::engine::requests::change_set::UpdateCommand;
 use crate::engine::{Deferred, Engine};
@@ -16,7 +15,7 @@ use crate::limits;
 use crate::server::{Action, Platform, Server};
 use crate::stream::record::Version;
 use crate::update::image::Image;
-use crate::update::session::{Refusal, Session};
+use crate::update::session::{Session, SessionError};
 use crate::update::upload::Upload;
 
 /// The newest stream version that this server knows.
@@ -88,6 +87,45 @@ impl Successor {
     }
 }
 
+/// The reason why a command is refused. `xenstore-control` shows its text unchanged.
+#[derive(Debug)]
+enum Refusal {
+    /// The preparation does not allow the command.
+    Session(SessionError),
+    /// No update exists that could be cancelled.
+    NothingToCancel,
+    /// Another client prepares an update.
+    OtherClient,
+    /// The client prepares no update.
+    NoSession,
+    /// An update is starting. `xenstore-control` tries again.
+    Starting,
+    /// The stream's version does not exist.
+    NoVersion,
+    /// The allowed version cannot express the state in use. The text lists its users, one a line.
+    Inexpressible(String),
+}
+
+impl From<SessionError> for Refusal {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(error) => error.fmt(f),
+            Self::NothingToCancel => f.write_str("There is no update to call off."),
+            Self::OtherClient => f.write_str("Another update is being prepared."),
+            Self::NoSession => f.write_str("There is no update that this client prepares."),
+            Self::Starting => f.write_str("BUSY"),
+            Self::NoVersion => write!(f, "The stream's version is 1 to {NEWEST_VERSION}."),
+            Self::Inexpressible(users) => write!(f, "A version 1 stream can't hold what is in use:\n{users}"),
+        }
+    }
+}
+
 /// The next step for a pending start.
 enum Decision {
     Wait,
@@ -132,9 +170,9 @@ impl Server {
         let outcome = match command {
             UpdateCommand::Abort => self.abort_update(),
             UpdateCommand::Begin { bytes } => self.begin_update(asked, bytes, platform, now_ms),
-            UpdateCommand::Data(part) => self.session_of(asked).and_then(|session| session.add(&part, now_ms)),
+            UpdateCommand::Data(part) => self.session_of(asked).and_then(|session| Ok(session.add(&part, now_ms)?)),
             UpdateCommand::CommandLine(text) => {
-                self.session_of(asked).and_then(|session| session.set_command_line(text, now_ms))
+                self.session_of(asked).and_then(|session| Ok(session.set_command_line(text, now_ms)?))
             }
             UpdateCommand::ShowVersion => {
                 let limit = self.engine.stream_limit().map_or_else(|| "auto".into(), |limit| limit.to_string());
@@ -158,13 +196,13 @@ impl Server {
         };
         match outcome {
             Ok(()) => self.engine.answer(asked, Ok(DONE)),
-            Err(refusal) => answer(&mut self.engine, asked, &refusal),
+            Err(refusal) => answer(&mut self.engine, asked, &refusal.to_string()),
         }
     }
 
     fn set_version_limit(&mut self, limit: Option<u32>) -> Result<(), Refusal> {
         if limit.is_some_and(|limit| limit == 0 || limit > NEWEST_VERSION) {
-            return Err(format!("The stream's version is 1 to {NEWEST_VERSION}.").into());
+            return Err(Refusal::NoVersion);
         }
         self.engine.limit_stream(limit);
         Ok(())
@@ -182,7 +220,7 @@ impl Server {
         }
         match self.updates.session.take() {
             Some(_) => Ok(()),
-            None => Err("There is no update to call off.".into()),
+            None => Err(Refusal::NothingToCancel),
         }
     }
 
@@ -196,7 +234,7 @@ impl Server {
         let is_free =
             |session: &Session| self.updates.start.is_none() && self.engine.connection(session.owner()).is_none();
         if self.updates.session.as_ref().is_some_and(|session| !is_free(session)) {
-            return Err("Another update is being prepared.".into());
+            return Err(Refusal::OtherClient);
         }
         self.updates.session = None;
         let free = platform.free_memory().saturating_sub(limits::UPDATE_RESERVE_BYTES);
@@ -207,7 +245,7 @@ impl Server {
     fn session_of(&mut self, asked: Deferred) -> Result<&mut Session, Refusal> {
         let is_starting = self.updates.start.is_some();
         let session = self.updates.session.as_mut().filter(|session| session.owner() == asked.connection);
-        session.filter(|_| !is_starting).ok_or("There is no update that this client prepares.".into())
+        session.filter(|_| !is_starting).ok_or(Refusal::NoSession)
     }
 
     fn start_update(
@@ -219,11 +257,11 @@ impl Server {
         now_ms: u64,
     ) -> Result<(), Refusal> {
         if self.updates.start.is_some() {
-            return Err("BUSY".into());
+            return Err(Refusal::Starting);
         }
         let image = self.session_of(asked)?.check(now_ms)?;
         if version.is_some_and(|version| version == 0 || version > NEWEST_VERSION) {
-            return Err(format!("The stream's version is 1 to {NEWEST_VERSION}.").into());
+            return Err(Refusal::NoVersion);
         }
         let limit = self.version_limit(version);
         let deadline_ms = now_ms.saturating_add(u64::from(timeout_s).saturating_mul(1000));
@@ -262,13 +300,13 @@ impl Server {
     }
 
     /// Answers the requester with the reason why there is no successor.
-    pub fn successor_failed(&mut self, asked: Deferred, why: &str) {
+    pub fn successor_failed(&mut self, asked: Deferred, why: &dyn fmt::Display) {
         log::warn!("live update: {why}");
-        answer(&mut self.engine, asked, why);
+        answer(&mut self.engine, asked, &why.to_string());
     }
 
     /// Refuses the pending update: answers the requester with the reason, and drops the session.
-    fn refuse_update(&mut self, why: &str) {
+    fn refuse_update(&mut self, why: &Refusal) {
         self.updates.session = None;
         if let Some(start) = self.updates.start.take() {
             self.successor_failed(start.asked, why);
@@ -318,7 +356,7 @@ fn decide(start: &Start, engine: &Engine, now_ms: u64) -> Decision {
     if only_transactions && !is_over {
         return Decision::Wait;
     }
-    Decision::Refuse(format!("A version 1 stream can't hold what is in use:\n{}", list(engine, now_ms)).into())
+    Decision::Refuse(Refusal::Inexpressible(list(engine, now_ms)))
 }
 
 /// Returns one line for each requirement of version 2, up to the length of a message: there may be thousands.

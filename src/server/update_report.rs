@@ -1,9 +1,9 @@
 //! CONTROL `update-report` and `stream`: report what a live update would hand over, without starting one.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 
 use crate::engine::snapshot::SaveOptions;
 use crate::limits;
@@ -14,6 +14,37 @@ use crate::stream::writer::Counter;
 
 /// The digits of Base64 (RFC 4648).
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// The reason why a part of the stream cannot be read. `xenstore-control` shows its text unchanged.
+#[derive(Clone, Copy, Debug)]
+enum NoPart {
+    /// No stream is kept, and the offset is not 0.
+    NotKept,
+    /// The offset is at or after the end of the stream of this many bytes.
+    AfterEnd(usize),
+    /// Memory is missing.
+    NoMemory,
+    /// The stream exceeds the free memory.
+    NoRoom {
+        /// Bytes of the stream.
+        bytes: usize,
+        /// Bytes of memory that are free for it.
+        free: usize,
+    },
+}
+
+impl fmt::Display for NoPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotKept => f.write_str("Begin at offset 0: the state is not kept for longer than a minute."),
+            Self::AfterEnd(bytes) => write!(f, "The state has {bytes} bytes."),
+            Self::NoMemory => f.write_str("The state can't be saved: there is not enough memory for it."),
+            Self::NoRoom { bytes, free } => {
+                write!(f, "Not enough memory: the state has {bytes} bytes, and {free} are free for it.")
+            }
+        }
+    }
+}
 
 impl Server {
     /// Returns a report on an update that would start now. Changes nothing.
@@ -51,45 +82,41 @@ impl Server {
         self.save_to(&mut counter, version, &options).ok().map(|()| counter.0)
     }
 
-    /// Returns a part of the state as a stream: a line with the offset and the total size, then the bytes as Base64.
-    /// The state is that of the request for the first part. It is kept until the last part was read, or for
-    /// [`limits::STREAM_KEPT_MS`] after the last read.
+    /// Returns a part of the state as a stream, or the reason why it cannot be read. The part is a line with the offset
+    /// and the total size, then the bytes as Base64. The state is that of the request for the first part. It is kept
+    /// until the last part was read, or for [`limits::STREAM_KEPT_MS`] after the last read.
     pub(super) fn stream_part<P: Platform>(&mut self, offset: usize, platform: &P, now_ms: u64) -> String {
+        self.read_part(offset, platform, now_ms).unwrap_or_else(|why| why.to_string())
+    }
+
+    fn read_part<P: Platform>(&mut self, offset: usize, platform: &P, now_ms: u64) -> Result<String, NoPart> {
         if offset == 0 {
             self.updates.kept_stream = None;
-            match self.whole_stream(platform, now_ms) {
-                Ok(stream) => self.updates.kept_stream = Some((stream, now_ms)),
-                Err(why) => return why,
-            }
+            self.updates.kept_stream = Some((self.whole_stream(platform, now_ms)?, now_ms));
         }
-        let Some((stream, asked_ms)) = &mut self.updates.kept_stream else {
-            return String::from("Begin at offset 0: the state is not kept for longer than a minute.");
-        };
-        *asked_ms = now_ms;
+        let (stream, read_ms) = self.updates.kept_stream.as_mut().ok_or(NoPart::NotKept)?;
+        *read_ms = now_ms;
         let total = stream.len();
-        let Some(rest) = stream.get(offset..).filter(|_| offset < total) else {
-            return format!("The state has {total} bytes.");
-        };
+        let rest = stream.get(offset..).filter(|_| offset < total).ok_or(NoPart::AfterEnd(total))?;
         let part = rest.get(..limits::STREAM_PART_BYTES).unwrap_or(rest);
         let mut text = format!("{offset} {total}\n");
         base64(part, &mut text);
         if part.len() == rest.len() {
             self.updates.kept_stream = None;
         }
-        text
+        Ok(text)
     }
 
-    fn whole_stream<P: Platform>(&self, platform: &P, now_ms: u64) -> Result<Vec<u8>, String> {
-        let failed = || String::from("The state can't be saved: there is not enough memory for it.");
+    fn whole_stream<P: Platform>(&self, platform: &P, now_ms: u64) -> Result<Vec<u8>, NoPart> {
         let version = self.lossless_version();
-        let bytes = self.stream_bytes(version, now_ms).ok_or_else(failed)?;
+        let bytes = self.stream_bytes(version, now_ms).ok_or(NoPart::NoMemory)?;
         let free = platform.free_memory().saturating_sub(limits::UPDATE_RESERVE_BYTES);
         if bytes > free {
-            return Err(format!("Not enough memory: the state has {bytes} bytes, and {free} are free for it."));
+            return Err(NoPart::NoRoom { bytes, free });
         }
         let mut stream = Vec::new();
-        stream.try_reserve_exact(bytes).map_err(|_| failed())?;
-        self.save_to(&mut stream, version, &SaveOptions { now_ms, reply: None }).map_err(|_| failed())?;
+        stream.try_reserve_exact(bytes).map_err(|_| NoPart::NoMemory)?;
+        self.save_to(&mut stream, version, &SaveOptions { now_ms, reply: None }).map_err(|_| NoPart::NoMemory)?;
         Ok(stream)
     }
 }

@@ -24,14 +24,18 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// A segment's flag: executable.
 const PF_X: u32 = 1;
+/// The first bytes of a file that `gzip` compressed.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The reason why a kernel cannot be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStartable {
-    /// The file does not begin like an ELF file, or ends within the header.
-    NoElf,
+    /// The file does not begin like an ELF file, or ends within the header. The field has its first bytes.
+    NoElf([u8; 4]),
     /// The file is an ELF file, but not a static x86-64 program.
     OtherElf(&'static str),
+    /// The number of the file's program headers is 0, or exceeds [`limits::IMAGE_SEGMENTS`].
+    SegmentCount(u16),
     /// The file is a kernel for PVH, which a PV guest cannot start.
     Pvh,
     /// The file has no notes of a PV kernel.
@@ -47,13 +51,18 @@ pub enum NotStartable {
 impl fmt::Display for NotStartable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoElf => f.write_str("it is no ELF file"),
+            Self::NoElf(bytes) => {
+                let [a, b, c, d] = bytes;
+                let hint = if bytes.starts_with(&GZIP) { "; is it compressed?" } else { "" };
+                write!(f, "it is not an ELF file (first bytes {a:02x} {b:02x} {c:02x} {d:02x}{hint})")
+            }
             Self::OtherElf(what) => write!(f, "it is an ELF file, but {what}"),
+            Self::SegmentCount(count) => write!(f, "it has {count} segments, and not 1 to {}", limits::IMAGE_SEGMENTS),
             Self::Pvh => f.write_str("it is a PVH kernel, and this domain is PV"),
             Self::NoNotes => f.write_str("it has no notes of a Xen PV kernel"),
             Self::Note(what) => write!(f, "its note {what} is missing or wrong"),
             Self::Segment(number, what) => write!(f, "its segment {number} {what}"),
-            Self::Address(what) => write!(f, "its {what} is not where it can be"),
+            Self::Address(what) => write!(f, "the address of its {what} is invalid"),
         }
     }
 }
@@ -109,15 +118,15 @@ impl Image {
     /// Fails with [`NotStartable`] for the first error.
     pub fn check(file: &Upload) -> Result<Self, NotStartable> {
         let header = check_header(file)?;
-        let table_at = usize::try_from(u64_at(&header, 32)).map_err(|_| NotStartable::NoElf)?;
+        let table_at = usize::try_from(u64_at(&header, 32)).map_err(|_| NotStartable::NoElf([0; 4]))?;
         let count = u16_at(&header, 56);
         if count == 0 || usize::from(count) > limits::IMAGE_SEGMENTS {
-            return Err(NotStartable::OtherElf("with no or too many segments"));
+            return Err(NotStartable::SegmentCount(count));
         }
         let program_header = |number: u16| {
             let at = usize::from(number).checked_mul(PROGRAM_HEADER_BYTES).and_then(|at| at.checked_add(table_at));
             let header = at.and_then(|at| file.read::<PROGRAM_HEADER_BYTES>(at));
-            header.ok_or(NotStartable::Segment(number, "is described behind the end of the file"))
+            header.ok_or(NotStartable::Segment(number, "is described after the end of the file"))
         };
         let mut notes = Notes::default();
         for number in 0..count {
@@ -236,16 +245,15 @@ impl Image {
 
 /// Checks that the file is a static x86-64 ELF file.
 fn check_header(file: &Upload) -> Result<[u8; HEADER_BYTES], NotStartable> {
-    let header = file.read::<HEADER_BYTES>(0).ok_or(NotStartable::NoElf)?;
-    if !header.starts_with(b"\x7fELF") {
-        return Err(NotStartable::NoElf);
-    }
+    let first_bytes = file.read(0).unwrap_or_default();
+    let header = file.read::<HEADER_BYTES>(0).filter(|header| header.starts_with(b"\x7fELF"));
+    let header = header.ok_or(NotStartable::NoElf(first_bytes))?;
     let kind = (header.get(4), header.get(5), u16_at(&header, 18));
     if kind != (Some(&2), Some(&1), 62) {
         return Err(NotStartable::OtherElf("not for x86-64"));
     }
     if u16_at(&header, 16) != 2 {
-        return Err(NotStartable::OtherElf("no static program"));
+        return Err(NotStartable::OtherElf("not a static program"));
     }
     if usize::from(u16_at(&header, 54)) != PROGRAM_HEADER_BYTES {
         return Err(NotStartable::OtherElf("with program headers of another size"));

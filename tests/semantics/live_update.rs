@@ -91,7 +91,7 @@ fn fail(testbed: &mut Testbed, why: &str) -> Option<String> {
 
 /// Reports a failure after the host has taken the successor.
 fn fail_with(testbed: &mut Testbed, successor: &Successor, why: &str) -> Option<String> {
-    testbed.server.successor_failed(successor.asked, why);
+    testbed.server.successor_failed(successor.asked, &why);
     testbed.run();
     answer(testbed)
 }
@@ -157,7 +157,7 @@ fn a_kernel_that_cannot_be_started_is_refused_with_the_reason() {
     assert_eq!(send_part(&mut testbed, &[7; 2048]), "OK");
     assert!(send_part(&mut testbed, &[7; 905]).contains("More of the kernel"));
     assert_eq!(send_part(&mut testbed, &[7; 904]), "OK");
-    refused(&mut testbed, &["-s", "-t", "60"], "it is no ELF file");
+    refused(&mut testbed, &["-s", "-t", "60"], "it is not an ELF file");
     refused(&mut testbed, &["-c", &"x".repeat(1001)], "1000 bytes at most");
     refused(&mut testbed, &["-b", "10"], "Another update");
     for words in [&["-x"][..], &["-s", "-z"], &["-b"], &[]] {

@@ -254,7 +254,7 @@ fn a_server_that_dropped_its_state_for_a_failed_successor_restores_it_and_answer
     let engine = load(&stream, &Config::default(), testbed.now_ms).unwrap();
     let now_ms = testbed.now_ms;
     let taken =
-        testbed.server.take_state_back(engine, &successor.asked, "it did not serve", &mut testbed.machine, now_ms);
+        testbed.server.take_state_back(engine, &successor.asked, &"it did not serve", &mut testbed.machine, now_ms);
     assert_eq!(taken, Reattached { connections: 2, lost: 0, has_control: true });
     testbed.run();
     assert_eq!(answer(&mut testbed).as_deref(), Some("it did not serve"));
@@ -313,7 +313,7 @@ fn the_requester_gets_the_reason_of_a_failed_update_although_connection_numbers_
         "the connection has another number"
     );
     let now_ms = testbed.now_ms;
-    testbed.server.take_state_back(engine, &successor.asked, "it did not serve", &mut testbed.machine, now_ms);
+    testbed.server.take_state_back(engine, &successor.asked, &"it did not serve", &mut testbed.machine, now_ms);
     testbed.run();
     assert_eq!(answer(&mut testbed).as_deref(), Some("it did not serve"));
     assert_eq!(answer(&mut testbed), None, "once");

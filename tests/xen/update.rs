@@ -111,7 +111,7 @@ fn after_each_failure_of_a_successor_the_predecessor_serves_and_reports_the_reas
     assert!(!output.contains("FAILED"), "{output}");
     let mut count = 0;
     for (failure, why) in [
-        ("garbage", "it is no ELF file"),
+        ("garbage", "it is not an ELF file"),
         ("half", "is not in the file"),
         ("fault-early", "ended with fault 6"),
         ("jump-early", "ended with fault 14 at 0x12345678"),

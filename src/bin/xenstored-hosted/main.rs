@@ -141,7 +141,8 @@ fn run(folder: &Path, clock_factor: u32, options: &Options) -> io::Result<()> {
                 }
                 Action::StartUpdate => {
                     if let Some(successor) = server.take_successor() {
-                        server.successor_failed(successor.asked, "This server is a process: restart it to update it.");
+                        let why = "This server is a process: restart it to update it.";
+                        server.successor_failed(successor.asked, &why);
                     }
                 }
             }
