@@ -111,7 +111,7 @@ fn connect_console(boot: &BootInfo, memory: &Memory) {
             // SAFETY: the builder made the page for the console; it is mapped for good and nothing else uses it.
             log::connect(Console::new(unsafe { SharedPage::new(page) }, channel.port));
         }
-        Err(error) => warn!("no console: {error:?}"),
+        Err(error) => warn!("no console: {error}"),
     }
 }
 
@@ -227,7 +227,7 @@ fn find_domains(boot: &BootInfo, options: &Options) -> domctl::Interface {
                 "this domain has {event}no Xenstore privilege{guest}: start it by init-xenstore-domain --kernel"
             ));
         }
-        Err(error) => stop(format_args!("this Xen can't be asked about domains: {error:?}")),
+        Err(error) => stop(format_args!("this Xen can't be asked about domains: {error}")),
     }
 }
 

@@ -3,10 +3,18 @@
 //! Everything else comes from `xen-sys`: headers of 2018, whose stable part has not changed since. Each item names the
 //! public header that it was written from.
 
+use core::fmt;
+
 /// An error number that a hypercall returned, as a positive number (`xen/include/public/errno.h`; the numbers are
 /// Linux's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct XenError(pub(crate) i32);
+
+impl fmt::Display for XenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Xen error {}", self.0)
+    }
+}
 
 impl XenError {
     /// The caller lacks the right.

@@ -3,6 +3,7 @@
 //! The interface is versioned with the hypervisor, and the image runs on several hypervisors. The kernel finds the
 //! version at boot by trying. From 4.21 on there is a stable operation, which it prefers.
 
+use core::fmt;
 use core::ops::RangeInclusive;
 
 use super::abi::{DOMCTL_GET_DOMAIN_STATE, DOMCTL_GETDOMAININFO, DOMCTL_PAYLOAD_BYTES, Domctl, XenError};
@@ -31,6 +32,18 @@ pub(crate) enum Unusable {
     UnknownVersion,
     /// Another error.
     Failed(XenError),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPrivileged => f.write_str("this domain has no Xenstore privilege"),
+            Self::UnknownVersion => {
+                write!(f, "its domctl version is not one of {:#x} to {:#x}", VERSIONS.start(), VERSIONS.end())
+            }
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
 }
 
 impl Interface {

@@ -219,7 +219,9 @@ pub(crate) fn register_fault_handlers(stubs: usize) {
     let arguments = [ptr::from_ref(&table).expose_provenance(), 0, 0, 0, 0];
     // SAFETY: the table is terminated, and each address is a stub that a fault may enter.
     let outcome = unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_trap_table, arguments) };
-    assert!(outcome.is_ok(), "Xen refused the fault handlers: {outcome:?}");
+    if let Err(error) = outcome {
+        panic!("Xen refused the fault handlers: {error}");
+    }
 }
 
 /// Registers the addresses that Xen enters for events, and when it cannot load a segment register.
@@ -227,7 +229,9 @@ pub(crate) fn register_callbacks(event: usize, failsafe: usize) {
     // SAFETY: both addresses are entries made for these callbacks. The third is for system calls of a user mode that
     // does not exist here.
     let outcome = unsafe { hypercall::checked(xen_sys::__HYPERVISOR_set_callbacks, [event, failsafe, 0, 0, 0]) };
-    assert!(outcome.is_ok(), "Xen refused the callbacks: {outcome:?}");
+    if let Err(error) = outcome {
+        panic!("Xen refused the callbacks: {error}");
+    }
 }
 
 /// Blocks until an event is pending. Upcalls are unmasked meanwhile, and masked again when this returns.

@@ -3,6 +3,8 @@
 //! A mapping names the machine address of the page-table entry (`GNTMAP_contains_pte`), not a virtual address. It can
 //! therefore be undone under any current page tables.
 
+use core::fmt;
+
 use super::abi::{
     GNTMAP_CONTAINS_PTE, GNTMAP_HOST_MAP, GNTTABOP_MAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF, MapGrantRef, UnmapGrantRef,
     XenError,
@@ -17,6 +19,15 @@ pub(crate) enum GrantError {
     Refused(XenError),
     /// The operation failed: a negative `GNTST_*` (`xen/include/public/grant_table.h`).
     Status(i16),
+}
+
+impl fmt::Display for GrantError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::Status(status) => write!(f, "grant status {status}"),
+        }
+    }
 }
 
 /// Maps grant `reference` of `domain` through the page-table entry `at`, for reading and writing. Returns the handle

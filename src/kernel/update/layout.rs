@@ -417,7 +417,7 @@ impl<'a> SuccessorLayout<'a> {
         if let Err(error) = outcome {
             // Xen still uses these pages. Their loss costs less than their reuse would break.
             ::log::error!(
-                "update: {} KiB of the failed successor's memory could not be reclaimed: {error:?}",
+                "update: {} KiB of the failed successor's memory could not be reclaimed: {error}",
                 self.bytes() / 1024
             );
             self.pages.lose();

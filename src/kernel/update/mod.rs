@@ -15,6 +15,7 @@
 //! - lines for the console ([`console::BUFFER_BYTES`]),
 //! - reasons, each of at most a message's length.
 
+mod error;
 mod in_place;
 pub(crate) mod layout;
 pub(crate) mod pages;
@@ -23,7 +24,6 @@ pub(crate) mod restart;
 pub(crate) mod successor;
 mod without_state;
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -41,7 +41,8 @@ use crate::xen::memory::Memory;
 use crate::xen::shared_page::PAGE_BYTES;
 use crate::xen::trampoline::{self, CrashNote, Handover, Outcome, Trampoline};
 use crate::xen::{entry, shared_info, time};
-use layout::{Contents, SuccessorLayout, Unbuildable};
+use error::UpdateError;
+use layout::{Contents, SuccessorLayout};
 use pages::{PageStream, Pages, RESERVE_BYTES};
 use program::Program;
 
@@ -116,7 +117,7 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
     let saved = save(server, &successor, &mut stream);
     let room = saved.and_then(|()| find_room(platform, &successor, &stream, state_bytes));
     let list_bytes = platform.ring_count() * size_of::<RingMapping>();
-    match room.and_then(|room| Ok((room, platform.ring_mappings().map_err(|_| no_memory(list_bytes))?))) {
+    match room.and_then(|room| Ok((room, platform.ring_mappings().map_err(|_| UpdateError::no_memory(list_bytes))?))) {
         Ok((room, mappings)) => {
             let parts = Try {
                 program: Program::File(&successor.image, &successor.file),
@@ -142,14 +143,14 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
 }
 
 /// Writes the state for the successor into `stream`.
-fn save(server: &Server, successor: &Successor, stream: &mut PageStream) -> Result<(), String> {
+fn save(server: &Server, successor: &Successor, stream: &mut PageStream) -> Result<(), UpdateError> {
     match server.save_for(successor, stream, time::now_ms()) {
         Ok(()) => {
             stream.trim();
             Ok(())
         }
-        Err(WriteError::Full) => Err(no_memory(stream.len())),
-        Err(error) => Err(format!("the state can't be saved: {error:?}")),
+        Err(WriteError::Full) => Err(UpdateError::no_memory(stream.len())),
+        Err(WriteError::TooLong(what)) => Err(UpdateError::TooLong(what)),
     }
 }
 
@@ -167,26 +168,21 @@ fn find_room(
     successor: &Successor,
     stream: &PageStream,
     state_bytes: usize,
-) -> Result<Room, String> {
+) -> Result<Room, UpdateError> {
     let image_bytes = successor.image.memory_bytes() as usize;
     let needed = bytes_beside_stream(platform.memory(), image_bytes, platform.ring_count(), state_bytes);
     let free = heap::usage().free;
     if free >= needed {
         return Ok(Room::BesideState);
     }
-    let (needed_kib, free_kib, state_kib) = (needed.div_ceil(1024), free / 1024, state_bytes / 1024);
-    if free + state_bytes < needed {
-        return Err(format!(
-            "not enough memory, even without the {state_kib} KiB of the present state: {needed_kib} KiB are needed beside the stream's {} KiB, {free_kib} KiB are free",
-            stream.len().div_ceil(1024)
-        ));
+    let state = state_bytes;
+    if free + state < needed {
+        return Err(UpdateError::NoRoom { needed, free, state, stream: stream.len() });
     }
     if successor.force {
         return Ok(Room::InItsPlace);
     }
-    Err(format!(
-        "not enough memory to keep the present state until the new kernel serves: {needed_kib} KiB are needed, {free_kib} KiB are free; -F drops the {state_kib} KiB of the present state first, and makes it again from what was saved if the new kernel fails"
-    ))
+    Err(UpdateError::NoRoomBesideState { needed, free, state })
 }
 
 /// Returns the new command line, or else the present one, with the mark of a live update.
@@ -205,29 +201,29 @@ const MARKS: [&[u8]; 2] = [b"--live-update", b"-U"];
 
 /// Starts a successor. Returns the reason if it failed. Everything is then as before, except for changes outside of
 /// this kernel: code that waits for an event must check again.
-fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> String {
+fn try_successor(memory: &Memory, home: &Home<'_>, parts: &Try<'_>) -> UpdateError {
     let mut pages = Pages::default();
     if let Err(error) = pages.grow(trampoline::PAGES) {
-        return no_memory(error.wanted);
+        return error.into();
     }
     let Some(&[level3, level2, level1, code, data]) = pages.addresses().first_chunk() else {
-        return no_memory(trampoline::PAGES * PAGE_BYTES);
+        return UpdateError::no_memory(trampoline::PAGES * PAGE_BYTES);
     };
     // SAFETY: the pages were just taken for the trampoline, and are kept until it is taken down.
     let (trampoline, built) = unsafe { Trampoline::build(memory, [level3, level2, level1, code, data]) };
     let why = match built {
         Ok(()) => cross(memory, home, &trampoline, parts),
-        Err(error) => format!("the trampoline to the new kernel can't be built: {error:?}"),
+        Err(error) => UpdateError::Trampoline(error),
     };
     if let Err(error) = trampoline.take_down(memory) {
-        log::error!("update: the trampoline's pages could not be reclaimed: {error:?}");
+        log::error!("update: the trampoline's pages could not be reclaimed: {error}");
         pages.lose();
     }
     why
 }
 
 /// Builds the successor layout, switches to it, and restores everything when the successor comes back.
-fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<'_>) -> String {
+fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<'_>) -> UpdateError {
     let &Try { program, command_line, crash, stream, state_bytes, mappings, stopped_ns } = parts;
     let Home { boot, ports, .. } = home;
     let stream_bytes = stream.len();
@@ -243,10 +239,7 @@ fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<
     };
     let successor = match SuccessorLayout::build(memory, boot, trampoline, contents) {
         Ok(successor) => successor,
-        Err(Unbuildable::NoPages(error)) => return no_memory(error.wanted),
-        Err(Unbuildable::TooLarge) => return String::from("the new kernel lies where no space can be made for it"),
-        Err(Unbuildable::Memory(error)) => return format!("the new kernel's memory can't be made: {error:?}"),
-        Err(Unbuildable::Tables(error)) => return format!("Xen refused the new kernel's page tables: {error:?}"),
+        Err(error) => return error.into(),
     };
     let handover = Handover {
         predecessor_root: memory.root_frame(),
@@ -274,28 +267,21 @@ fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<
     two_level::unmask_all(shared_info);
     console::resume();
     successor.leave(memory);
-    let why = describe(trampoline, outcome, allowed_ms);
+    let why = reason(trampoline, outcome, allowed_ms);
     let heap::Usage { used, free, .. } = heap::usage();
     log::warn!("back again: {why}; memory: used={used} free={free}");
     why
 }
 
-fn no_memory(wanted: usize) -> String {
-    let free = heap::usage().free;
-    format!("not enough memory: {} KiB more are needed, {} KiB are free", wanted.div_ceil(1024), free / 1024)
-}
-
-/// Returns why the successor did not stay, in a sentence.
-fn describe(trampoline: &Trampoline, outcome: Outcome, allowed_ms: u64) -> String {
+/// Returns why the successor did not stay.
+fn reason(trampoline: &Trampoline, outcome: Outcome, allowed_ms: u64) -> UpdateError {
     match outcome {
-        Outcome::Refused => String::from("Xen refused the new kernel's page tables"),
-        Outcome::Late(rip) => {
-            format!("the new kernel did not finish within {} seconds (it was at {rip:#x})", allowed_ms / 1000)
-        }
-        Outcome::Fault(vector, rip) => format!("the new kernel ended with fault {vector} at {rip:#x}"),
+        Outcome::Refused => UpdateError::NotEntered,
+        Outcome::Late(rip) => UpdateError::Late { allowed_ms, rip },
+        Outcome::Fault(vector, rip) => UpdateError::Fault { vector, rip },
         Outcome::GaveUp => {
             let (text, bytes) = trampoline.text();
-            format!("the new kernel gave up: {}", String::from_utf8_lossy(&text[..bytes]))
+            UpdateError::GaveUp(String::from_utf8_lossy(&text[..bytes]).into_owned())
         }
     }
 }

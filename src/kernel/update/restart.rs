@@ -15,6 +15,7 @@ use xenstore::server::Server;
 use xenstore::stream::writer::WriteError;
 use xenstore::wire::header::MessageType;
 
+use super::error::RestartError;
 use super::in_place::Rest;
 use super::pages::PageStream;
 use super::program::Program;
@@ -60,16 +61,16 @@ impl Serving {
     }
 }
 
-/// The reason why there is no warm restart.
+/// A warm restart that did not take place.
 pub(crate) struct Refused {
-    /// The reason in words.
-    pub(crate) why: &'static str,
+    /// The reason.
+    pub(crate) why: RestartError,
     /// What is needed to resume in place, if only memory is missing.
     pub(crate) rest: Option<Rest>,
 }
 
-impl From<&'static str> for Refused {
-    fn from(why: &'static str) -> Self {
+impl From<RestartError> for Refused {
+    fn from(why: RestartError) -> Self {
         Self { why, rest: None }
     }
 }
@@ -128,11 +129,11 @@ fn note(domain: u16, now_ms: u64) -> bool {
 /// Starts this program again. Returns only if that failed, with the reason.
 pub(crate) fn start(what: &str) -> Refused {
     let Some(serving) = SERVING.try_lock().and_then(|mut serving| serving.take()) else {
-        return "nothing was served".into();
+        return RestartError::NotServing.into();
     };
-    let Some(request) = in_flight::current() else { return "no request was being handled".into() };
+    let Some(request) = in_flight::current() else { return RestartError::NoRequest.into() };
     if heap::is_busy() {
-        return "it came in the middle of the allocator".into();
+        return RestartError::InAllocator.into();
     }
     let stopped_ns = time::now_ns();
     // SAFETY: the main loop never runs again. Neither does the handler below it, which had no more than a shared view
@@ -152,16 +153,15 @@ pub(crate) fn start(what: &str) -> Refused {
     let mappings = platform.ring_mappings();
     let has_memory = heap::usage().free >= needed && !matches!(saved, Err(WriteError::Full));
     let (true, Ok(mappings)) = (has_memory, mappings) else {
-        let why = "there is not enough memory for a successor layout";
-        return Refused { why, rest: Some(Rest { serving, request, crash }) };
+        return Refused { why: RestartError::NoMemory, rest: Some(Rest { serving, request, crash }) };
     };
     if saved.is_err() {
-        return "the state can't be saved".into();
+        return RestartError::NotSaved.into();
     }
     let parts =
         Try { program, command_line: None, crash, stream: &stream, state_bytes, mappings: &mappings, stopped_ns };
     log::error!("{}", try_successor(platform.memory(), home, &parts));
-    "the restart failed as well".into()
+    RestartError::NoSuccessor.into()
 }
 
 /// Describes the crash for the kernel that continues.

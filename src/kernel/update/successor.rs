@@ -136,7 +136,7 @@ pub(crate) fn commit(memory: &mut Memory) {
     for mapping in mappings(&handover) {
         // SAFETY: the mapping belongs to the predecessor, which does not run again.
         if let Err(error) = unsafe { grant::unmap(mapping.handle, mapping.entry_machine_address) } {
-            ::log::error!("the predecessor's mapping of domain {}'s ring can't be undone: {error:?}", mapping.domain);
+            ::log::error!("the predecessor's mapping of domain {}'s ring can't be undone: {error}", mapping.domain);
         }
     }
     log::adopt(lines(&handover));
@@ -156,7 +156,7 @@ pub(crate) fn gain(memory: &mut Memory, most: usize) {
         Ok(gained) => gained,
         Err(error) => {
             return ::log::error!(
-                "update: {missing_kib} KiB of the predecessor's memory could not be reclaimed: {error:?}"
+                "update: {missing_kib} KiB of the predecessor's memory could not be reclaimed: {error}"
             );
         }
     };

@@ -35,14 +35,14 @@ pub(super) fn start(
     let pages = pages.addresses().get(..used).unwrap_or_default();
     // SAFETY: all rings were unmapped, and none is mapped before this row is unmapped.
     let start = unsafe { platform.memory().map_in_a_row(pages, heap::give_page) }
-        .unwrap_or_else(|error| panic!("{why}; and the saved state can't be mapped: {error:?}"));
+        .unwrap_or_else(|error| panic!("{why}; and the saved state can't be mapped: {error}"));
     // SAFETY: the pages were just mapped there, hold this many bytes, and are not written.
     let bytes = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(start), stream.len()) };
     let engine = load(bytes, &home.config, time::now_ms())
         .unwrap_or_else(|error| panic!("{why}; and the saved state can't be restored: {error}"));
     // SAFETY: the engine holds copies; `bytes` ends here.
     if let Err(error) = unsafe { platform.memory().unmap_row(used) } {
-        log::error!("the saved state can't be unmapped: {error:?}");
+        log::error!("the saved state can't be unmapped: {error}");
         stream.pages().lose();
     }
     let taken = server.take_state_back(engine, &successor.asked, &why, platform, time::now_ms());

@@ -9,6 +9,7 @@
 
 mod second_space;
 
+use core::fmt;
 use core::ops::Range;
 use core::ptr;
 
@@ -44,6 +45,16 @@ pub(crate) enum MemoryError {
     Refused(XenError),
     /// A frame is not one of this domain's pages.
     ForeignFrame,
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPage => f.write_str("no page is free for a page table"),
+            Self::Refused(error) => error.fmt(f),
+            Self::ForeignFrame => f.write_str("a frame is not one of this domain's pages"),
+        }
+    }
 }
 
 impl From<XenError> for MemoryError {
@@ -232,7 +243,7 @@ impl Memory {
             if !self.no_execute {
                 return Err(error.into());
             }
-            log::warn!("pages can't be made non-executable: {error:?}");
+            log::warn!("pages can't be made non-executable: {error}");
             self.no_execute = false;
             let mut again = [xen_sys::mmu_update { ptr: 0, val: 0 }; BATCH];
             for (to, from) in again.iter_mut().zip(batch) {
