@@ -151,6 +151,55 @@ struct Data {
 const STACK_BYTES_MIN: usize = 1024;
 const _: () = assert!(size_of::<Data>() + STACK_BYTES_MIN <= PAGE_BYTES);
 
+// Another release of this kernel may be at the other end of the trampoline: these places stay the same as long as
+// [`MAGIC`] does. The predecessor's assembly (`boot/trampoline.s`) uses the fields from `saved_rsp` to `fault_rip`. The
+// successor reads `magic`, `return_rip` and `handover`, and writes `outcome`, `text_bytes` and `text`.
+const _: () = {
+    assert!(offset_of!(Data, magic) == 0);
+    assert!(offset_of!(Data, saved_rsp) == 8);
+    assert!(offset_of!(Data, upcall_mask) == 16);
+    assert!(offset_of!(Data, to_successor) == 24);
+    assert!(offset_of!(Data, to_predecessor) == 48);
+    assert!(offset_of!(Data, entry_rip) == 72);
+    assert!(offset_of!(Data, entry_rsp) == 80);
+    assert!(offset_of!(Data, entry_rsi) == 88);
+    assert!(offset_of!(Data, return_rip) == 96);
+    assert!(offset_of!(Data, outcome) == 104);
+    assert!(offset_of!(Data, fault_vector) == 112);
+    assert!(offset_of!(Data, fault_rip) == 120);
+    assert!(offset_of!(Data, text_bytes) == 128);
+    assert!(offset_of!(Data, text) == 136 && TEXT_BYTES == 512);
+    assert!(offset_of!(Data, handover) == 648);
+};
+
+// A successor of another release reads the handover. A new field adds to the size, and moves no other field.
+const _: () = {
+    assert!(offset_of!(Handover, predecessor_root) == 0);
+    assert!(offset_of!(Handover, total_pages) == 8);
+    assert!(offset_of!(Handover, mappings) == 16);
+    assert!(offset_of!(Handover, mapping_count) == 24);
+    assert!(offset_of!(Handover, line_bytes) == 32);
+    assert!(offset_of!(Handover, exception_port) == 40);
+    assert!(offset_of!(Handover, timer_port) == 44);
+    assert!(offset_of!(Handover, stopped_ns) == 48);
+    assert!(offset_of!(Handover, save_ns) == 56);
+    assert!(offset_of!(Handover, crash) == 64);
+    assert!(offset_of!(Handover, recent) == 1096 && RECENT_CRASHES == 8);
+    assert!(size_of::<Handover>() == 1224);
+};
+
+// Parts of the handover, which cannot grow in place.
+const _: () = {
+    assert!(offset_of!(CrashNote, domain) == 0);
+    assert!(offset_of!(CrashNote, is_repeated) == 2);
+    assert!(offset_of!(CrashNote, report_bytes) == 4);
+    assert!(offset_of!(CrashNote, report) == 8);
+    assert!(size_of::<CrashNote>() == 1032);
+    assert!(offset_of!(RecentCrash, domain) == 0);
+    assert!(offset_of!(RecentCrash, at_ms) == 8);
+    assert!(size_of::<RecentCrash>() == 16);
+};
+
 global_asm!(
     include_str!("../../boot/trampoline.s"),
     saved_rsp = const offset_of!(Data, saved_rsp),
