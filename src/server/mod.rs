@@ -26,8 +26,8 @@ use crate::engine::{self, config::Config};
 #[cfg(doc)]
 use crate::limits;
 use crate::server::update::Updates;
+pub use crate::store::connection_id::ConnectionId;
 use crate::store::domain::DomId;
-pub use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::ring::RingPage;
 

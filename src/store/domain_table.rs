@@ -7,13 +7,13 @@ use alloc::collections::BTreeMap;
 use core::ops::Bound;
 
 use crate::limits;
+use crate::store::connection_id::ConnectionId;
 use crate::store::domain::DomId;
 #[cfg(doc)]
 use crate::store::node::Node;
 use crate::store::permission::{Identity, Permissions};
 use crate::store::quota::{Peaks, Quota, Quotas};
 use crate::store::unknown_quotas::UnknownQuotas;
-use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
 /// The time of the last log line about an event that a domain can cause without limit.

@@ -2,6 +2,7 @@
 
 pub mod children;
 mod chunk_map;
+pub mod connection_id;
 pub mod descent;
 pub mod domain;
 pub mod domain_table;

@@ -9,11 +9,8 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 
 use crate::limits;
+pub use crate::store::connection_id::ConnectionId;
 use crate::store::path::Path;
-
-/// A connection: a domain's, or that of a client of the hosted server. No number is used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
 
 /// One watch.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use alloc::string::String;
 use core::fmt;
 
 use crate::limits;
-use crate::store::watch::ConnectionId;
+use crate::store::connection_id::ConnectionId;
 use crate::update::image::{Image, NotStartable};
 use crate::update::upload::{NoMemory, Upload};
 
