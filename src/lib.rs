@@ -14,6 +14,7 @@
 //! | [`engine`] | executes requests; keeps connections, events, and the accounts of each domain |
 //! | [`store`] | holds the tree, permissions, transactions, watches and quotas |
 //! | [`wire`] | encodes messages; does the index arithmetic of a ring |
+//! | [`log_throttle`] | limits log lines about events that a domain can cause without limit |
 //! | [`limits`] | lists every bound with its reason; all layers use it |
 //!
 //! The host below all layers is a trait: [`engine::hypervisor::Hypervisor`] answers the engine's questions, and
@@ -177,6 +178,7 @@ extern crate std;
 
 pub mod engine;
 pub mod limits;
+pub mod log_throttle;
 pub mod options;
 pub mod server;
 pub mod store;

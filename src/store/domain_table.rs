@@ -7,6 +7,7 @@ use alloc::collections::BTreeMap;
 use core::ops::Bound;
 
 use crate::limits;
+use crate::log_throttle::LogThrottle;
 use crate::store::connection_id::ConnectionId;
 use crate::store::domain::DomId;
 #[cfg(doc)]
@@ -15,23 +16,6 @@ use crate::store::permission::{Identity, Permissions};
 use crate::store::quota::{Peaks, Quota, Quotas};
 use crate::store::unknown_quotas::UnknownQuotas;
 use crate::wire::feature::Features;
-
-/// The time of the last log line about an event that a domain can cause without limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LastSaid(Option<u64>);
-
-impl LastSaid {
-    /// Returns whether `interval_ms` has passed since the last log line. If so, a new log line is noted.
-    pub const fn is_due(&mut self, interval_ms: u64, now_ms: u64) -> bool {
-        if let Self(Some(said_ms)) = *self
-            && now_ms.saturating_sub(said_ms) < interval_ms
-        {
-            return false;
-        }
-        *self = Self(Some(now_ms));
-        true
-    }
-}
 
 /// The record of a domain, and its counts.
 #[derive(Clone, Debug)]
@@ -57,10 +41,10 @@ pub struct Domain {
     pub watches: usize,
     /// Bytes of the watches' paths and tokens.
     pub watch_bytes: usize,
-    /// The last log line about its use of memory.
-    pub memory_logged: LastSaid,
-    /// The last log line about its protocol errors.
-    pub error_logged: LastSaid,
+    /// Limits the log lines about its use of memory.
+    pub memory_logged: LogThrottle,
+    /// Limits the log lines about its protocol errors.
+    pub error_logged: LogThrottle,
     /// The quotas; see [`Domains::set_quota`].
     quotas: Quotas,
     /// The quotas that were set for this domain alone, as bits.
@@ -177,8 +161,8 @@ impl Domains {
             node_bytes: 0,
             watches: 0,
             watch_bytes: 0,
-            memory_logged: LastSaid::default(),
-            error_logged: LastSaid::default(),
+            memory_logged: LogThrottle::default(),
+            error_logged: LogThrottle::default(),
             quotas: self.defaults.clone(),
             own_quotas: 0,
             unknown_quotas: UnknownQuotas::default(),

@@ -15,8 +15,9 @@ type Table = &'static [(&'static str, &'static [&'static str])];
 /// The parts of `src/`.
 const LAYERS: Table = &[
     ("limits", &[]),
+    ("log_throttle", &[]),
     ("wire", &[]),
-    ("store", &["limits", "wire"]),
+    ("store", &["limits", "log_throttle", "wire"]),
     ("engine", &["limits", "store", "wire"]),
     ("stream", &["engine", "store", "wire"]),
     ("options", &["engine", "limits", "store"]),
