@@ -3,12 +3,8 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::snapshot::{Bytes, NoMemory};
+use crate::engine::snapshot::{Bytes, NoMemory, varint};
 
-/// Bits of a number in each byte.
-const BITS: u32 = 7;
-/// Says that more bytes follow.
-const MORE: u8 = 1 << BITS;
 /// Bytes of a piece of a long body: such a block is found where one for the times of all nodes' last writes is not.
 const PIECE_BYTES: usize = 4096;
 
@@ -56,12 +52,8 @@ impl Writer {
     }
 
     /// Adds a number.
-    pub(in crate::engine) fn number(&mut self, mut value: u64) {
-        while value >= u64::from(MORE) {
-            self.byte(MORE | value.to_le_bytes().first().copied().unwrap_or(0));
-            value >>= BITS;
-        }
-        self.byte(value.to_le_bytes().first().copied().unwrap_or(0));
+    pub(in crate::engine) fn number(&mut self, value: u64) {
+        varint::write(value, |byte| self.byte(byte));
     }
 
     /// Adds a length or a count.
@@ -71,7 +63,7 @@ impl Writer {
 
     /// Adds a number that may be negative; those near zero are short.
     pub(in crate::engine) fn signed(&mut self, value: i64) {
-        self.number(((value << 1) ^ (value >> 63)).cast_unsigned());
+        self.number(varint::from_signed(value));
     }
 
     /// Adds a yes or no.
@@ -143,20 +135,7 @@ impl<'a> Reader<'a> {
 
     /// A number.
     pub(in crate::engine) fn number(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..u64::BITS).step_by(BITS as usize) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & !MORE);
-            let shifted = bits.checked_shl(shift)?;
-            if shifted.checked_shr(shift) != Some(bits) {
-                return None;
-            }
-            value |= shifted;
-            if byte & MORE == 0 {
-                return Some(value);
-            }
-        }
-        None
+        varint::read(|| self.byte())
     }
 
     /// A number of a smaller type.
@@ -171,8 +150,7 @@ impl<'a> Reader<'a> {
 
     /// A number that may be negative.
     pub(in crate::engine) fn signed(&mut self) -> Option<i64> {
-        let value = self.number()?;
-        Some((value >> 1).cast_signed() ^ (value & 1).cast_signed().wrapping_neg())
+        self.number().map(varint::to_signed)
     }
 
     /// A yes or no.

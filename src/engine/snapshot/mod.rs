@@ -16,6 +16,7 @@ mod postponed;
 mod restore;
 mod save;
 pub mod stream_requirements;
+mod varint;
 
 pub use bytes::Bytes;
 pub(in crate::engine) use codec::{Reader, Writer};
