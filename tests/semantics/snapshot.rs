@@ -16,6 +16,7 @@ use xenstore::wire::ring::Field;
 use crate::storm::Storm;
 use crate::support::items::{restore, save};
 use crate::support::random::{Random, Seed};
+use crate::support::testbed::Testbed;
 
 fn kind(item: &Item<'_>) -> &'static str {
     match item {
@@ -144,6 +145,22 @@ fn spoil(items: &mut Vec<Item<'static>>, others: &[Item<'static>], random: &mut 
 
 fn as_extension<'i>(item: &'i mut Item<'static>) -> Option<&'i mut Extension<'static>> {
     if let Item::Extension(extension) = item { Some(extension) } else { None }
+}
+
+/// The transaction saw a node, and later its parent without that node.
+#[test]
+fn a_transaction_that_saw_versions_of_no_one_tree_is_restored_as_it_was_saved() {
+    let mut testbed = Testbed::with_homes([1]);
+    testbed.write(1, "data/old", "").unwrap();
+    let transaction = testbed.begin(1);
+    testbed.write_in(1, transaction, "data/old", "changed").unwrap();
+    testbed.rm(1, "data").unwrap();
+    testbed.write(1, "data/new", "").unwrap();
+    testbed.rm_in(1, transaction, "data").unwrap();
+    let options = SaveOptions { now_ms: testbed.now_ms, reply: None };
+    let saved = save(testbed.server.engine(), &options);
+    let engine = restore(&saved, &Config::default(), testbed.now_ms).unwrap();
+    assert_eq!(save(&engine, &options), saved);
 }
 
 /// Lets a restored engine serve the machine of a storm, and every client end all transactions.

@@ -102,12 +102,14 @@ impl Transaction {
             })
     }
 
-    /// Returns whether the transaction first found a node missing, and later saw a node below it. No tree has both, so
-    /// that the transaction can only be replayed.
+    /// Returns whether the transaction saw a node that was missing in the parent that it saw at another time: the parent was
+    /// missing itself, or did not list the node. No tree has both, so that the transaction can only be replayed.
     fn conflicts_with_any_tree(&self) -> bool {
-        let was_missing = |path: &str| self.accessed.get(path).is_some_and(|accessed| accessed.base.is_none());
-        let is_below_missing = |path: Path<'_>| path.parent().is_some_and(|parent| was_missing(parent.as_str()));
-        self.accessed.iter().any(|(path, accessed)| accessed.base.is_some() && is_below_missing(path.as_path()))
+        let is_missing_above = |path: Path<'_>| {
+            let above = path.parent().and_then(|parent| self.accessed.get(parent.as_str()));
+            above.is_some_and(|above| above.base.as_ref().is_none_or(|base| base.children().get(path.name()).is_none()))
+        };
+        self.accessed.iter().any(|(path, accessed)| accessed.base.is_some() && is_missing_above(path.as_path()))
     }
 
     /// Returns the changes of each name in the lists of children, by the parent's path.
