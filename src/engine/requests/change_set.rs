@@ -9,11 +9,10 @@ use crate::engine::hypervisor::Port;
 use crate::engine::report::Report;
 use crate::engine::report::trace::Trace;
 use crate::engine::requests::lists::ListChange;
-use crate::engine::requests::replay::Replayed;
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::quota::{Peaks, Quota};
-use crate::store::transaction::NodeChange;
+use crate::store::transaction::{NodeChange, Transaction};
 use crate::wire::feature::Features;
 
 /// The changes of one request.
@@ -174,6 +173,17 @@ pub struct Introduction {
     pub domid: DomId,
     /// The domain's port that the request names.
     pub remote_port: u32,
+}
+
+/// A transaction whose requests were executed again on the current state, ready to be committed.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The new transaction, with the changes.
+    pub transaction: Transaction,
+    /// The newest generation that the replay used.
+    pub generation: u64,
+    /// Domains that become known, each with the generation at which it does.
+    pub domains: Vec<(DomId, u64)>,
 }
 
 /// Whose quota is set.

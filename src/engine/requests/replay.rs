@@ -9,27 +9,15 @@
 
 use alloc::vec::Vec;
 
-use crate::engine::requests::change_set::ChangeSet;
+use crate::engine::requests::change_set::{ChangeSet, Replayed};
 use crate::engine::requests::view::View;
 use crate::engine::requests::{RequestContext, command_spec};
 use crate::engine::work;
 use crate::limits;
-use crate::store::domain::DomId;
 use crate::store::record::{RecordLimits, Recorded};
 use crate::store::transaction::{Conflict, Transaction};
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
-
-/// A transaction whose requests were made on the state of now, ready to be committed.
-#[derive(Debug)]
-pub struct Replayed {
-    /// What it changes.
-    pub transaction: Transaction,
-    /// The newest generation that it used.
-    pub generation: u64,
-    /// Domains that become known, with the generation at which they do.
-    pub domains: Vec<(DomId, u64)>,
-}
 
 /// Whether a request is kept with its transaction: it looks at nodes or changes them, and does nothing else.
 pub(in crate::engine) const fn is_recorded(kind: MessageType) -> bool {
