@@ -5,6 +5,8 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
+use base64ct::{Base64, Encoding as _};
+
 use crate::engine::snapshot::SaveOptions;
 use crate::limits;
 use crate::server::update::list;
@@ -12,8 +14,8 @@ use crate::server::{Platform, Server, UpdateFigures};
 use crate::stream::record::Version;
 use crate::stream::writer::Counter;
 
-/// The digits of Base64 (RFC 4648).
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+/// Most bytes of a part of the stream as Base64: four for each three.
+const BASE64_BYTES: usize = limits::STREAM_PART_BYTES.div_ceil(3) * 4;
 
 /// The reason why a part of the stream cannot be read. `xenstore-control` shows its text unchanged.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +102,7 @@ impl Server {
         let rest = stream.get(offset..).filter(|_| offset < total).ok_or(NoPart::AfterEnd(total))?;
         let part = rest.get(..limits::STREAM_PART_BYTES).unwrap_or(rest);
         let mut text = format!("{offset} {total}\n");
-        base64(part, &mut text);
+        push_base64(part, &mut text);
         if part.len() == rest.len() {
             self.updates.kept_stream = None;
         }
@@ -121,18 +123,10 @@ impl Server {
     }
 }
 
-/// Appends bytes as padded Base64.
-fn base64(bytes: &[u8], text: &mut String) {
-    for part in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(part.get(at).copied().unwrap_or(0));
-        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4_usize {
-            let shift = 18_usize.saturating_sub(digit.saturating_mul(6));
-            let index = usize::try_from(word >> shift & 63).unwrap_or(0);
-            let char = DIGITS.get(index).map_or('=', |digit| char::from(*digit));
-            text.push(if digit <= part.len() { char } else { '=' });
-        }
-    }
+/// Appends bytes as padded Base64 (RFC 4648); at most [`limits::STREAM_PART_BYTES`] bytes.
+fn push_base64(bytes: &[u8], text: &mut String) {
+    let mut digits = [0; BASE64_BYTES];
+    text.push_str(Base64::encode(bytes, &mut digits).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -151,7 +145,7 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             let mut text = String::new();
-            base64(bytes.as_bytes(), &mut text);
+            push_base64(bytes.as_bytes(), &mut text);
             assert_eq!(text, expected);
         }
     }
