@@ -2,9 +2,9 @@
 
 use core::ffi::CStr;
 use core::ops::Range;
-use core::ptr;
 
 use xen_sys::start_info;
+use zerocopy::IntoBytes as _;
 
 use crate::xen::shared_page::PAGE_BYTES;
 
@@ -55,8 +55,7 @@ impl BootInfo {
         // SAFETY: both variants of the union are integers. For a domain that is not dom0, the builder filled in this
         // one.
         let console = unsafe { info.console.domU };
-        // SAFETY: the bytes are the same, at the same place; only their signedness differs.
-        let text = unsafe { &*ptr::from_ref(&info.cmd_line).cast::<[u8; xen_sys::MAX_GUEST_CMDLINE as usize]>() };
+        let text = info.cmd_line.as_bytes();
         let module = (info.mod_len != 0 && info.flags & xen_sys::SIF_MOD_START_PFN == 0).then(|| {
             let start = info.mod_start as usize;
             start..start.saturating_add(info.mod_len as usize)

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, TryReserveError};
 use alloc::vec::Vec;
+use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
 
@@ -10,6 +11,7 @@ use xenstore::server::{ConnectionId, Platform, UpdateFigures};
 use xenstore::wire::errno::Errno;
 use xenstore::wire::header::Header;
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::heap;
 use super::in_flight;
@@ -61,8 +63,8 @@ impl RingPage for MappedRing {
     }
 }
 
-/// A ring mapping, with all that a successor needs to undo it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A ring mapping, with all that a successor needs to undo it. A successor of another release reads a list of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct RingMapping {
     /// Machine address of the page-table entry that maps the ring.
@@ -74,16 +76,13 @@ pub(crate) struct RingMapping {
     reserved: u16,
 }
 
-impl RingMapping {
-    /// Returns the structure's bytes as in memory.
-    pub(crate) fn to_bytes(self) -> [u8; size_of::<Self>()] {
-        let mut bytes = [0; size_of::<Self>()];
-        bytes[..8].copy_from_slice(&self.entry_machine_address.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&self.handle.to_ne_bytes());
-        bytes[12..14].copy_from_slice(&self.domain.to_ne_bytes());
-        bytes
-    }
-}
+// The list has no version of its own, so the structure cannot change.
+const _: () = {
+    assert!(offset_of!(RingMapping, entry_machine_address) == 0);
+    assert!(offset_of!(RingMapping, handle) == 8);
+    assert!(offset_of!(RingMapping, domain) == 12);
+    assert!(size_of::<RingMapping>() == 16);
+};
 
 /// The server's view of the hypervisor.
 #[derive(Debug)]

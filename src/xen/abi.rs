@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use zerocopy::FromBytes;
+
 /// An error number that a hypercall returned, as a positive number (`xen/include/public/errno.h`; the numbers are
 /// Linux's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +113,30 @@ pub(crate) struct Domctl {
     pub(crate) payload: [u8; DOMCTL_PAYLOAD_BYTES],
 }
 
+/// `struct xen_domctl_get_domain_state` (`xen/include/public/domctl.h`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes)]
+pub(crate) struct DomainState {
+    /// `XEN_DOMCTL_GETDOMSTATE_STATE_*`.
+    pub(crate) state: u16,
+    /// `XEN_DOMCTL_GETDOMSTATE_CAP_*`.
+    pub(crate) capabilities: u16,
+    pub(crate) pad: u32,
+    /// 0 if this Xen does not report it.
+    pub(crate) unique_id: u64,
+}
+
+/// The beginning of `struct xen_domctl_getdomaininfo` (`xen/include/public/domctl.h`), which is the same in every
+/// version so far.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes)]
+pub(crate) struct DomainInfo {
+    pub(crate) domain: u16,
+    pub(crate) pad: u16,
+    /// `XEN_DOMINF_*`.
+    pub(crate) flags: u32,
+}
+
 /// The console ring: offsets in its page (`xen/include/public/io/console.h`, `struct xencons_interface`).
 pub(crate) mod console_ring {
     /// Offset of the queue from this kernel to the console's daemon.
@@ -131,4 +157,6 @@ const _: () = {
     assert!(size_of::<MapGrantRef>() == 32);
     assert!(size_of::<UnmapGrantRef>() == 24);
     assert!(size_of::<Domctl>() == 1024);
+    assert!(size_of::<DomainState>() == 16);
+    assert!(size_of::<DomainInfo>() == 8);
 };

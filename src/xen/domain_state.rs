@@ -1,8 +1,10 @@
 //! Reading Xen's answers about a domain. The module is pure: `domctl` makes the calls.
 
+use zerocopy::FromBytes as _;
+
 use super::abi::{
     DOMCTL_PAYLOAD_BYTES, DOMINF_DYING, DOMINF_SHUTDOWN, DOMINF_XS_DOMAIN, DOMSTATE_CAP_CONTROL, DOMSTATE_CAP_XENSTORE,
-    DOMSTATE_DEAD, DOMSTATE_EXIST, DOMSTATE_SHUTDOWN,
+    DOMSTATE_DEAD, DOMSTATE_EXIST, DOMSTATE_SHUTDOWN, DomainInfo, DomainState,
 };
 
 /// A domain's state.
@@ -34,21 +36,10 @@ impl Description {
     pub(crate) const ABSENT: Self = Self { state: State::Absent, unique_id: None, is_store: false };
 }
 
-/// Reads `struct xen_domctl_get_domain_state`: a 16-bit state, 16-bit capabilities, 32 bits of padding, and the unique
-/// id.
+/// Reads `struct xen_domctl_get_domain_state`.
 pub(crate) fn from_stable(payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
-    let state = u16::from_le_bytes([payload[0], payload[1]]);
-    let capabilities = u16::from_le_bytes([payload[2], payload[3]]);
-    let id = u64::from_le_bytes([
-        payload[8],
-        payload[9],
-        payload[10],
-        payload[11],
-        payload[12],
-        payload[13],
-        payload[14],
-        payload[15],
-    ]);
+    let Ok((answer, _)) = DomainState::read_from_prefix(payload) else { return Description::ABSENT };
+    let DomainState { state, capabilities, unique_id: id, .. } = answer;
     let state = if state & DOMSTATE_EXIST == 0 {
         return Description::ABSENT;
     } else if state & DOMSTATE_DEAD != 0 {
@@ -62,8 +53,8 @@ pub(crate) fn from_stable(payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
     Description { state, unique_id: (id != 0).then_some(id), is_store }
 }
 
-/// Reads the beginning of `struct xen_domctl_getdomaininfo`: a 16-bit domain, 16 bits of padding, 32 bits of flags. Xen
-/// answers for the first domain whose number is not below the requested one.
+/// Reads the beginning of `struct xen_domctl_getdomaininfo`. Xen answers for the first domain whose number is not below
+/// the requested one.
 ///
 /// There is no unique id, because no field reliably distinguishes two domains with the same number:
 ///
@@ -78,8 +69,8 @@ pub(crate) fn from_stable(payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
 /// in use again before the server checks. An introduced domain cannot be missed: as long as its ring is mapped here,
 /// Xen keeps the dead domain and its number.
 pub(crate) fn from_versioned(asked: u16, payload: &[u8; DOMCTL_PAYLOAD_BYTES]) -> Description {
-    let found = u16::from_le_bytes([payload[0], payload[1]]);
-    let flags = u32::from_le_bytes([payload[4], payload[5], payload[6], payload[7]]);
+    let Ok((answer, _)) = DomainInfo::read_from_prefix(payload) else { return Description::ABSENT };
+    let DomainInfo { domain: found, flags, .. } = answer;
     let state = if found != asked {
         return Description::ABSENT;
     } else if flags & DOMINF_DYING != 0 {

@@ -20,6 +20,7 @@ use core::ops::Range;
 use core::ptr;
 
 use xen_sys::start_info;
+use zerocopy::IntoBytes as _;
 
 use super::pages::{NoPages, PageStream, Pages};
 use super::program::Program;
@@ -278,12 +279,9 @@ impl<'a> SuccessorLayout<'a> {
 
     /// Writes the list of ring mappings, followed by the console lines.
     fn put_lists(&self, mappings: &[RingMapping], lines: &[u8]) {
-        let mut at = self.mappings_address();
-        for mapping in mappings {
-            self.put(at, &mapping.to_bytes());
-            at += size_of::<RingMapping>();
-        }
-        self.put(at, lines);
+        let at = self.mappings_address();
+        self.put(at, mappings.as_bytes());
+        self.put(at + size_of_val(mappings), lines);
     }
 
     /// Writes the p2m list: the successor's frames, then all others of the domain. `is_given` must have room for all

@@ -7,7 +7,6 @@
 //! Mapping all of that memory takes longer than the rest of the commit, and all clients wait for the commit. Most of
 //! the memory therefore joins the heap while guests are served again ([`gain`]).
 
-use alloc::vec::Vec;
 use core::ptr;
 
 use spin::Mutex;
@@ -15,6 +14,7 @@ use xenstore::options::Options;
 use xenstore::server::Server;
 use xenstore::server::reattach::{Reattached, Reattachment};
 use xenstore::server::stream::load;
+use zerocopy::FromBytes as _;
 
 use super::restart;
 use crate::kernel::boot_info::BootInfo;
@@ -133,13 +133,14 @@ pub(crate) fn commit(memory: &mut Memory) {
     entry::register_handlers();
     time::set_alarm(None);
     two_level::unmask_all(shared_info);
-    for mapping in mappings(&handover) {
+    let (mappings, lines) = lists(&handover);
+    for mapping in mappings {
         // SAFETY: the mapping belongs to the predecessor, which does not run again.
         if let Err(error) = unsafe { grant::unmap(mapping.handle, mapping.entry_machine_address) } {
             ::log::error!("the predecessor's mapping of domain {}'s ring can't be undone: {error}", mapping.domain);
         }
     }
-    log::adopt(lines(&handover));
+    log::adopt(lines);
     far.take_down(memory).expect("a root entry can be cleared");
     // SAFETY: the predecessor's root is not the current one.
     unsafe { memory.unpin_root(handover.predecessor_root) }.expect("the predecessor's root is pinned");
@@ -166,17 +167,12 @@ pub(crate) fn gain(memory: &mut Memory, most: usize) {
     unsafe { heap::extend(gained.end - heap::end()) };
 }
 
-/// Returns the console lines that the predecessor could not print any more.
-fn lines(handover: &Handover) -> &[u8] {
-    let behind = handover.mappings as usize + handover.mapping_count as usize * size_of::<RingMapping>();
-    // SAFETY: the predecessor put this many bytes after the list, in memory that nothing else uses.
-    unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(behind), handover.line_bytes as usize) }
-}
-
-/// Returns the predecessor's ring mappings.
-fn mappings(handover: &Handover) -> Vec<RingMapping> {
-    let count = usize::try_from(handover.mapping_count).unwrap_or(0);
-    let first = ptr::with_exposed_provenance::<RingMapping>(handover.mappings as usize);
-    // SAFETY: the predecessor put this many entries there, in memory that nothing else uses.
-    (0..count).map(|at| unsafe { first.add(at).read_unaligned() }).collect()
+/// Returns the predecessor's ring mappings, and the console lines that it could not print any more.
+fn lists(handover: &Handover) -> (&[RingMapping], &[u8]) {
+    let count = handover.mapping_count as usize;
+    let bytes = count * size_of::<RingMapping>() + handover.line_bytes as usize;
+    let start = ptr::with_exposed_provenance(handover.mappings as usize);
+    // SAFETY: the predecessor put this many bytes there, in memory that nothing else uses.
+    let bytes = unsafe { core::slice::from_raw_parts(start, bytes) };
+    <[RingMapping]>::ref_from_prefix_with_elems(bytes, count).expect("the list begins with a page")
 }
