@@ -82,7 +82,7 @@ fn use_it(testbed: &mut Testbed) {
     }
 }
 
-/// A third of the domains dies one by one, a third is released, and the rest dies at once.
+/// Ends all domains: a third dies one by one, a third is released, and the rest dies at once.
 fn destroy(testbed: &mut Testbed) {
     for domid in 1..=DOMAINS {
         match domid % 3 {

@@ -10,7 +10,7 @@ use crate::step::GUESTS;
 /// Guests of a crowd.
 const CROWD: u16 = 120;
 
-/// A crowd, and a directory of guest 1 in which all guests may write.
+/// Returns a crowd, and a directory of guest 1 in which all guests may write.
 fn crowd() -> Scene {
     let mut scene = Scene::new(1_000_000, false);
     (GUESTS + 1..=CROWD).for_each(|domid| scene.bear(domid));

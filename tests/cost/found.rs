@@ -54,7 +54,7 @@ impl Objective {
     }
 }
 
-/// Steps of the removal of nodes that guests have made.
+/// Returns the bound on the steps of a removal of nodes that guests have made.
 pub const fn removal_of(guests: u16, nodes_each: u64) -> u64 {
     guests as u64 * nodes_each * work::REMOVAL_STEPS
 }

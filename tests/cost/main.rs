@@ -147,7 +147,7 @@ fn a_step_survives_encoding_and_decoding() {
     }
 }
 
-/// The fuzz target's corpus begins with the shapes. `COST_CORPUS=1` writes them.
+/// Checks that the fuzz target's corpus begins with the shapes. `COST_CORPUS=1` writes them.
 #[test]
 fn the_fuzz_corpus_begins_with_the_shapes() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/cost");

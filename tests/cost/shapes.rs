@@ -45,7 +45,7 @@ pub fn shapes() -> Vec<Vec<Step>> {
     ]
 }
 
-/// Every request on the deepest path.
+/// Returns every request on the deepest path.
 fn deep_chain() -> Vec<Step> {
     let at = |op| step(op, 1).at(0, DEEP);
     vec![
@@ -62,7 +62,7 @@ fn deep_chain() -> Vec<Step> {
     ]
 }
 
-/// Every request on a path without an existing node.
+/// Returns every request on a path without an existing node.
 fn missing_levels() -> Vec<Step> {
     let at = |op| step(op, 1).at(1, DEEP);
     vec![
@@ -80,7 +80,7 @@ fn missing_levels() -> Vec<Step> {
     ]
 }
 
-/// A directory that dom0 has filled with long names, and lists of it.
+/// Lets dom0 fill a directory with long names, and lists it.
 fn wide_directory() -> Vec<Step> {
     vec![
         step(Op::Write, 0).spread(Children, 255).width(3),
@@ -93,7 +93,7 @@ fn wide_directory() -> Vec<Step> {
     ]
 }
 
-/// All watches of all guests on the root, with short and long tokens.
+/// Sets all watches of all guests on the root, with short and long tokens.
 fn watchers_of_one_node() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES).size(1),
@@ -105,7 +105,7 @@ fn watchers_of_one_node() -> Vec<Step> {
     ]
 }
 
-/// A watch on each level of a chain, and a change at its end.
+/// Sets a watch on each level of a chain, and changes its end.
 fn watchers_of_a_chain() -> Vec<Step> {
     vec![
         step(Op::Write, 1).at(0, DEEP),
@@ -116,7 +116,7 @@ fn watchers_of_a_chain() -> Vec<Step> {
     ]
 }
 
-/// Idle domains with full queues. The server drops their events in the end.
+/// Fills the queues of idle domains. The server drops their events in the end.
 fn full_queues() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
@@ -130,7 +130,7 @@ fn full_queues() -> Vec<Step> {
     ]
 }
 
-/// Queues that are reset while they are full.
+/// Resets queues while they are full.
 fn queues_that_are_reset() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
@@ -143,7 +143,7 @@ fn queues_that_are_reset() -> Vec<Step> {
     ]
 }
 
-/// A commit of as many changes as a transaction may have. All guests watch them.
+/// Commits as many changes as a transaction may have. All guests watch them.
 fn large_commit() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
@@ -156,7 +156,7 @@ fn large_commit() -> Vec<Step> {
     ]
 }
 
-/// Transactions that read many nodes. Their commits fail because other guests have removed the nodes.
+/// Reads many nodes in transactions. Their commits fail because other guests have removed the nodes.
 fn conflicts() -> Vec<Step> {
     vec![
         step(Op::Write, 1).at(0, 170),
@@ -169,7 +169,7 @@ fn conflicts() -> Vec<Step> {
     ]
 }
 
-/// Transactions that conflict and are replayed.
+/// Makes transactions that conflict and are replayed.
 fn replays() -> Vec<Step> {
     vec![
         step(Op::Write, 1).spread(Children, 28),
@@ -183,7 +183,7 @@ fn replays() -> Vec<Step> {
     ]
 }
 
-/// A transaction that makes, changes and removes a deep chain.
+/// Makes, changes and removes a deep chain in a transaction.
 fn deep_transaction() -> Vec<Step> {
     vec![
         step(Op::Begin, 1),
@@ -199,7 +199,7 @@ fn deep_transaction() -> Vec<Step> {
     ]
 }
 
-/// A transaction that reads the ends of chains of several guests.
+/// Reads the ends of chains of several guests in a transaction.
 fn reads_of_many_chains() -> Vec<Step> {
     let chain = |at: u8| (4 + at % 4, at / 4);
     let mut steps: Vec<Step> = Vec::new();
@@ -218,7 +218,7 @@ fn reads_of_many_chains() -> Vec<Step> {
     steps
 }
 
-/// A transaction with as many and as long paths as the quotas allow.
+/// Uses as many and as long paths in a transaction as the quotas allow.
 fn longest_paths() -> Vec<Step> {
     let read = step(Op::Read, 1).at(0, 230).spread(Children, MANY).within(Newest);
     vec![
@@ -233,7 +233,7 @@ fn longest_paths() -> Vec<Step> {
     ]
 }
 
-/// A transaction that removes many large nodes with one request, and is replayed.
+/// Removes many large nodes with one request in a transaction, which is replayed.
 fn replayed_removal() -> Vec<Step> {
     vec![
         step(Op::Write, 1).at(0, 1).spread(Children, MANY).size(90),
@@ -244,7 +244,7 @@ fn replayed_removal() -> Vec<Step> {
     ]
 }
 
-/// One guest removes the nodes that all guests have made and watch.
+/// Removes the nodes that all guests have made and watch, by one guest.
 fn removal_of_everything() -> Vec<Step> {
     vec![
         step(Op::Write, ALL).at(0, 2).spread(Children, MANY),
@@ -256,7 +256,7 @@ fn removal_of_everything() -> Vec<Step> {
     ]
 }
 
-/// Deaths of domains that have used up their quotas.
+/// Ends domains that have used up their quotas.
 fn deaths() -> Vec<Step> {
     vec![
         step(Op::Write, ALL).at(0, 1).spread(Children, MANY),
@@ -268,7 +268,7 @@ fn deaths() -> Vec<Step> {
     ]
 }
 
-/// The death of a domain that many nodes name, on each level of a chain and in a wide directory.
+/// Ends a domain that many nodes name, on each level of a chain and in a wide directory.
 fn rights_everywhere() -> Vec<Step> {
     vec![
         step(Op::Write, 10).at(0, MANY),
@@ -281,7 +281,7 @@ fn rights_everywhere() -> Vec<Step> {
     ]
 }
 
-/// Dom0 watches everything and does not read.
+/// Lets dom0 watch everything and not read.
 fn dom0_does_not_read() -> Vec<Step> {
     vec![
         step(Op::Watch, 0).at(3, 0).spread(Again, 8).size(10),
@@ -296,7 +296,7 @@ fn dom0_does_not_read() -> Vec<Step> {
     ]
 }
 
-/// The rings of all guests are full of requests.
+/// Fills the rings of all guests with requests.
 fn full_rings() -> Vec<Step> {
     vec![
         step(Op::Watch, ALL).spread(Again, WATCHES),
@@ -307,7 +307,7 @@ fn full_rings() -> Vec<Step> {
     ]
 }
 
-/// Turns of expensive requests.
+/// Returns turns of expensive requests.
 fn full_turns() -> Vec<Step> {
     vec![
         step(Op::Write, ALL).at(0, 1).spread(Children, MANY),
@@ -320,7 +320,7 @@ fn full_turns() -> Vec<Step> {
     ]
 }
 
-/// All other types of requests.
+/// Returns all other types of requests.
 fn others() -> Vec<Step> {
     let mut steps: Vec<Step> = (0..12).map(|kind| Step { count: 3, ..step(Op::Other, 1).size(kind) }).collect();
     steps.extend((0..12).map(|kind| Step { count: 3, depth: 1, ..step(Op::Other, 0).size(kind) }));

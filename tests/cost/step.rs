@@ -78,7 +78,7 @@ impl Op {
         Self::Other,
     ];
 
-    /// The type of the requests that name a path.
+    /// Returns the type of the requests that name a path.
     pub const fn with_path(self) -> Option<T> {
         Some(match self {
             Self::Read => T::Read,
@@ -150,7 +150,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// A step of one domain at the top of `/shared`.
+    /// Returns a step of one domain at the top of `/shared`.
     pub const fn new(op: Op, who: u8) -> Self {
         Self { op, mode: Mode::Single, who, root: 0, depth: 0, count: 0, flavour: 0, size: 0 }
     }

@@ -8,7 +8,7 @@ use xenstore::wire::header::{Header, MessageType as T};
 use crate::support::random::{Random, Seed};
 use crate::support::testbed::{Testbed, error, event, ok};
 
-/// The depth of the deepest paths: as many levels as the quota of nodes allows to a guest.
+/// Returns the deepest path: as many levels as the quota of nodes allows to a guest.
 fn deepest() -> String {
     vec!["d"; 999].join("/")
 }
@@ -154,7 +154,8 @@ fn xsa_420_odd_numbers_in_a_header_cost_at_most_their_own_connection_and_only_on
     }
 }
 
-/// The names of a directory's children are limited too: 2048 bytes less 16 and 8, at four bytes each.
+/// Returns the reply for child `at`. The names of a directory's children are limited too: 2048 bytes less 16 and 8, at
+/// four bytes each.
 fn ok_until(at: usize) -> Result<Vec<u8>, String> {
     if at < (2048 - 24) / 4 { ok() } else { error("ENOSPC") }
 }

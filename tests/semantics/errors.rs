@@ -25,7 +25,7 @@ const NAMES: [&str; 16] = [
     "EPERM",
 ];
 
-/// Invalid paths.
+/// Returns invalid paths.
 fn bad_paths() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [
         "",

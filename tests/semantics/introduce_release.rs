@@ -6,7 +6,7 @@ use xenstore::wire::ring::Field;
 
 use crate::support::testbed::{BAD_PORT, Testbed, error, event, ok};
 
-/// The remote port that a domain's connection is bound to.
+/// Returns the remote port that a domain's connection is bound to.
 fn remote_ports(testbed: &Testbed, domid: u16) -> Vec<u32> {
     testbed.machine.remote.values().filter(|(of, _)| *of == DomId(domid)).map(|(_, port)| *port).collect()
 }

@@ -135,7 +135,7 @@ fn a_transaction_counts_what_it_makes_and_removes() {
     testbed.check();
 }
 
-/// Five directories of 101 nodes each are gone; five new ones take five nodes themselves.
+/// Returns the expected reply. Five directories of 101 nodes each are gone; five new ones take five nodes themselves.
 fn ok_or_full(at: usize) -> Result<Vec<u8>, String> {
     if at < 500 { ok() } else { error("ENOSPC") }
 }

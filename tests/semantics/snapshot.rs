@@ -111,7 +111,7 @@ fn without_extension_records_the_other_records_are_restored() {
     assert!(compared > 10_000 && transactions > 500);
 }
 
-/// A defect in a sequence of items.
+/// Puts a defect into a sequence of items.
 fn spoil(items: &mut Vec<Item<'static>>, others: &[Item<'static>], random: &mut Random) {
     let at = random.below(items.len());
     match random.below(7) {

@@ -150,7 +150,7 @@ fn the_server_does_what_the_model_says() {
     }
 }
 
-/// The first history that a wrong model fails, shortened.
+/// Returns the first history that a wrong model fails, shortened.
 fn first_failure(flaw: Flaw) -> (u64, Vec<Step>, String) {
     let failing = (1..100).find_map(|seed| {
         let steps = script(seed, STEPS);

@@ -382,7 +382,7 @@ impl Model {
         }
     }
 
-    /// TRANSACTION_END.
+    /// Executes TRANSACTION_END.
     fn end(&mut self, domid: u16, number: u32, payload: &[u8], observed: Observed<'_>, machine: &Machine) -> Answer {
         let commits = match rules::only(payload) {
             Ok(b"T") => true,

@@ -23,7 +23,7 @@ impl Runner {
         self.check_rings()
     }
 
-    /// G1: dom0 is served at once, and so is every other domain without a known obstacle.
+    /// Checks G1: dom0 is served at once, and so is every other domain without a known obstacle.
     fn check_served(&mut self) -> Result<(), String> {
         let (mut many, mut full, mut held) = (0, 0, 0);
         let engine = self.server.engine();
@@ -53,7 +53,7 @@ impl Runner {
         Ok(())
     }
 
-    /// G4, G5 and G6: the known domains, and the counts of each.
+    /// Checks G4, G5 and G6: the known domains, and the counts of each.
     fn check_counts(&self) -> Result<(), String> {
         let engine = self.server.engine();
         let domains = &engine.state().domains;
@@ -90,7 +90,7 @@ impl Runner {
         Ok(())
     }
 
-    /// G6: no domain gets more memory by its own requests than it may have.
+    /// Checks G6: no domain gets more memory by its own requests than it may have.
     fn check_memory(&self, domid: u16) -> Result<(), String> {
         let limit = limit_of_memory(&self.model.known[&domid].quotas);
         let Some(limit) = limit.filter(|_| domid != 0 && self.active.iter().all(|active| *active == domid)) else {
@@ -133,7 +133,7 @@ impl Runner {
         Ok(())
     }
 
-    /// G5 and G6: when all guests are gone, nothing of them remains.
+    /// Checks G5 and G6: when all guests are gone, nothing of them remains.
     pub fn check_nothing_is_left(&mut self) -> Result<(), String> {
         let engine = self.server.engine();
         engine.state().check().map_err(|wrong| format!("G5: {wrong:?}"))?;

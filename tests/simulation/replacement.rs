@@ -107,7 +107,7 @@ impl Runner {
         }
     }
 
-    /// A warm restart, after the server panicked with a request in flight.
+    /// Makes a warm restart, after the server panicked with a request in flight.
     fn restart(&mut self, is_repeated: bool) -> Result<(), String> {
         self.follow()?;
         let connections: Vec<u16> = self.model.connections.keys().copied().collect();

@@ -102,7 +102,7 @@ impl Want {
         }
     }
 
-    /// Any right.
+    /// Returns whether a requester has any of the right.
     fn is_partly_in(self, access: Access) -> bool {
         match self {
             Self::Read => access.read,
@@ -408,7 +408,7 @@ fn set_permissions(
     ok()
 }
 
-/// Only the control domain may give a node to another domain.
+/// Refuses a new owner, unless the requester is the control domain.
 pub fn refuse_new_owner(requester: &Requester, before: &Permissions, new: &Permissions) -> Result<(), Refused> {
     if requester.is_privileged || before[0].domid == new[0].domid { Ok(()) } else { Err("EPERM") }
 }

@@ -26,7 +26,7 @@ thread_local! {
     static IS_TRAP_SET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The actions since the last call of [`take`].
+/// Returns the actions since the last call.
 pub fn take() -> Vec<Deed> {
     DEEDS.with(|deeds| std::mem::take(&mut *deeds.borrow_mut()))
 }
@@ -81,7 +81,7 @@ impl log::Log for Log {
     fn flush(&self) {}
 }
 
-/// `io: domain 3 gets Ok(3)`.
+/// Parses a log line such as `io: domain 3 gets Ok(3)`.
 fn parse(line: &str) -> Option<Deed> {
     let (domid, outcome) = line.strip_prefix("io: domain ")?.split_once(" gets ")?;
     let outcome = match outcome.strip_prefix("Ok(") {

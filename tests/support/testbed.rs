@@ -350,7 +350,7 @@ impl Testbed {
         self.request(domid, MessageType::GetPerms, format!("{path}\0")).map(|entries| strings(&entries).join(" "))
     }
 
-    /// `entries` are separated by spaces.
+    /// Sets a node's permissions. `entries` are separated by spaces.
     pub fn set_perms(&mut self, domid: u16, path: &str, entries: &str) -> Answer {
         self.request(domid, MessageType::SetPerms, format!("{path}\0{}\0", entries.replace(' ', "\0")))
     }
@@ -389,7 +389,7 @@ impl Testbed {
         names.map(|names| strings(&names))
     }
 
-    /// `entries` are separated by spaces.
+    /// Sets a node's permissions in a transaction. `entries` are separated by spaces.
     pub fn set_perms_in(&mut self, domid: u16, transaction: u32, path: &str, entries: &str) -> Answer {
         let payload = format!("{path}\0{}\0", entries.replace(' ', "\0"));
         self.request_in(domid, transaction, MessageType::SetPerms.to_wire(), payload)

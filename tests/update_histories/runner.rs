@@ -46,7 +46,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Events that must have occurred; otherwise the comparison does not cover them.
+    /// Checks that each of these events has occurred; otherwise the comparison does not cover them.
     pub fn assert_all_happened(&self) {
         for count in [
             self.refusals,

@@ -95,7 +95,7 @@ fn fill() -> io::Result<()> {
     Ok(())
 }
 
-/// The first entry of a guest's own node: the guest remains the owner.
+/// Returns the first entry of a guest's own node: the guest remains the owner.
 fn own_entry() -> String {
     let mut store = Store::open().expect("the store was opened before");
     let domid = store.request(READ, 0, b"domid\0").unwrap_or_default();

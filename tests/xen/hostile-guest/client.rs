@@ -153,7 +153,7 @@ impl Client {
         Some(bytes)
     }
 
-    /// A request's bytes.
+    /// Returns a request's bytes.
     pub(super) fn request(&mut self, kind: u32, transaction_id: u32, payload: &[u8]) -> Vec<u8> {
         self.next_request = self.next_request.wrapping_add(1);
         let header =

@@ -198,7 +198,7 @@ pub(super) fn walk(attack: &mut Attack<'_>) -> String {
     format!("refused={refused} violations={done} unanswered={unanswered}")
 }
 
-/// Half a header, or half a payload: the end must not wait for the rest.
+/// Sends half a header, or half a payload: the end must not wait for the rest.
 pub(super) fn half_a_request(attack: &mut Attack<'_>) {
     let request = attack.client.request(T::Write.to_wire(), 0, b"data/never\0done");
     attack.client.put(&request[..request.len() - 3]);

@@ -43,7 +43,8 @@ fn fnv(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// No attack: the cheapest requests, as fast as the server answers them. The test compares attacks with this.
+/// Makes no attack: sends the cheapest requests, as fast as the server answers them. The test compares attacks with
+/// this.
 pub(super) fn busy(attack: &mut Attack<'_>) -> String {
     let mut pipe = attack.pipeline();
     pipe.await_go();
