@@ -2,6 +2,7 @@
 //! requests, and the test compares every reply and every watch event, byte for byte.
 //!
 //! dom0 uses a socket and its ring, three guests use their rings. Transactions overlap, and domains come and go.
+//! [`accepted`] and [`special_events`] have the accepted differences from each release, with their reasons.
 //!
 //! - `DIFF_SEEDS=N` runs N sequences, `DIFF_REQUESTS=N` makes each N requests long.
 //! - `DIFF_SEED=S` runs one sequence; a failure names its seed.

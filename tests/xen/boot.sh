@@ -1,5 +1,5 @@
 #!/bin/bash
-# boot.sh: boots Xen and dom0 in QEMU, with the Xenstore of one's choice, runs a job in dom0 and brings everything back.
+# boot.sh: boots Xen and dom0 in QEMU with a choice of Xenstores, runs a job in dom0, and returns its results.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -69,7 +69,7 @@ have=$cache_dir/$release
 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-# Only what an earlier run left is removed: the folder may have been named by mistake.
+# Removes only the results of an earlier run: the folder may have been named by mistake.
 rm -rf "$out"/{*.out,*.status,*.txt,xl-*.log,domain-1.txt,console-page.err,init-xenstore-domain.*,stdout,stderr,status,live,xen.log,console,xl-list,xenstored.log}
 work=$(mktemp -d)
 qemu_pid=
@@ -115,9 +115,9 @@ qemu=(
     -initrd "$have/vmlinux console=hvc0 quiet loglevel=4 rdinit=/init,$work/initrd"
     -chardev "file,id=xen,path=$out/xen.log" -serial chardev:xen
 )
-# dom0 says every 15 s that it is alive. On a machine that is much too busy, QEMU 7.2 now and then loses its timer for good.
+# dom0 reports every 15 s that it is alive. On a very busy machine, QEMU 7.2 sometimes loses its timer for good.
 SILENCE_S=120
-# The job's time, and as much again as starting and stopping take on a busy machine.
+# The job's time, and the same time again for start and stop on a busy machine.
 limit=$((timeout + ${BOOT_LIMIT:-120}))
 status=125
 if [ -n "$interactive" ]; then

@@ -1,12 +1,12 @@
 #!/bin/bash
 # fetch.sh RELEASE: brings Debian's hypervisor, dom0 kernel and Xen tools of one release into the cache.
 #
-# Nothing of it is installed: the packages are downloaded by `apt-get download` from a private configuration, which is
-# the machine's own with the suite's name replaced, and unpacked. The result is CACHE/RELEASE/ with
+# Nothing is installed: `apt-get download` fetches the packages with a private configuration, which is the machine's own
+# with the suite's name replaced. They are unpacked. The result is CACHE/RELEASE/ with
 #   xen       the hypervisor, unpacked            vmlinux   the dom0 kernel (and the guests'), unpacked
 #   root/     tools and libraries                 modules/  dom0's Xen modules
-#   scripts/  how a host starts its Xenstore      packages  what was fetched, one package file a line
-# The folder appears by one rename, so it is either absent or whole. Run again, it does nothing.
+#   scripts/  how a host starts its Xenstore      packages  the fetched package files, one a line
+# The folder appears by one rename: it is either absent or whole. Run again, the script does nothing.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -15,7 +15,7 @@ release=$1
 suite=$(suite_of "$release")
 final=$cache_dir/$release
 
-# Raise this when what is fetched or how it is laid out changes: older caches are then made anew.
+# Raise this when the contents or the layout change: older caches are then made again.
 layout=3
 if [ "$(cat "$final/layout" 2>/dev/null)" = "$layout" ]; then exit 0; fi
 
@@ -95,13 +95,14 @@ say "==> Xen $release: unpacking"
 mkdir "$work/kernel"
 for deb in "$work"/debs/*.deb; do
     case ${deb##*/} in
-        linux-image-*) # The whole is 500 MB: take the kernel and the Xen modules.
+        linux-image-*) # All of it is 500 MB: take the kernel and the Xen modules.
             dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$work/kernel" --wildcards './boot/vmlinuz-*' '*/modules/*/kernel/drivers/xen/*' ;;
         *) dpkg-deb -x "$deb" "$work/root" ;;
     esac
 done
-# The kernel proper, out of its bzImage: emulated, unpacking it would take longer than the rest of a guest's creation.
-# The offsets are those of Linux's Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length.
+# The kernel proper, out of its bzImage: under emulation, unpacking it would take longer than the rest of a guest's
+# creation. The offsets are those of Linux's Documentation/arch/x86/boot.rst: setup_sects, payload_offset,
+# payload_length.
 bzimage=$(echo "$work"/kernel/boot/vmlinuz-*)
 number() { od -An "-tu$2" -j "$1" -N "$2" "$bzimage" | tr -d ' '; }
 tail -c "+$((($(number 497 1) + 1) * 512 + $(number 584 4) + 1))" "$bzimage" | head -c "$(number 588 4)" >"$work/payload" || true
@@ -110,7 +111,7 @@ case $(head -c 4 "$work/payload" | od -An -tx1 | tr -d ' ') in
     28b52ffd) need_tools zstd:zstd; zstd -dcq "$work/payload" >"$work/vmlinux" 2>/dev/null || true ;;
     *) die "the kernel of $suite is packed in a way that is not known here" ;;
 esac
-# What follows the compressed data makes both tools complain at the end: the ELF magic tells whether it worked.
+# Both tools complain about bytes after the compressed data. The ELF magic shows whether the kernel was unpacked.
 [ "$(head -c 4 "$work/vmlinux" | tail -c 3)" = ELF ] || die "could not unpack the kernel of $suite"
 rm "$work/payload"
 gzip -dc "$work"/root/boot/xen-*-amd64.gz >"$work/xen"

@@ -41,17 +41,17 @@ new_root() {
     loader=$(find "$from/lib/x86_64-linux-gnu" "$from/$libdir" -maxdepth 1 -type f \( -name 'ld-linux-x86-64.so.2' -o -name 'ld-2.*.so' \) 2>/dev/null | head -1) || true
     [ -n "$loader" ] || die "no program loader among the packages of Xen $release"
     cp "$loader" "$1/usr/lib64/ld-linux-x86-64.so.2"
-    local applet # As links, so that they are there before any init has run.
+    local applet # As links, which exist before any init has run.
     for applet in $("$1/usr/bin/busybox" --list); do [ -e "$1/usr/bin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"; done
 }
 
-# compile NAME ROOT: a program of this folder, by rustc alone; static, as it must run with older C libraries.
+# compile NAME ROOT: compiles a program of this folder with rustc alone; static, as it must run with older C libraries.
 compile() {
     rustc --edition 2024 -O -C target-feature=+crt-static -C strip=symbols -o "$2/usr/bin/$1" "$tests_dir/dom0/$1.rs" ||
         die "could not compile $1.rs"
 }
 
-# Copies the libraries of the suite that programs need: the suite's own loader says which.
+# Copies the libraries of the suite that programs need, as the suite's own loader lists them.
 add_libraries() {
     local root=$1 program
     shift
@@ -72,7 +72,7 @@ add_libgcc "$guest"
 cp "$tests_dir/dom0/guest-init" "$guest/init"
 compile store-client "$guest"
 compile store-hammer "$guest"
-# Linux runs this when the toolstack asks for a shutdown; busybox's own would signal an init that is none.
+# Linux runs this when the toolstack requests a shutdown; busybox's own would signal an init that is none.
 rm -f "$guest/usr/bin/poweroff"
 printf '#!/bin/sh\nexec /usr/bin/busybox poweroff -f\n' >"$guest/usr/sbin/poweroff"
 chmod 755 "$guest/init" "$guest/usr/sbin/poweroff"
@@ -103,7 +103,7 @@ mv "$dom0/profile" "$dom0/etc/profile"
 echo "$release" >"$dom0/etc/xen-release"
 : >"$dom0/etc/xen/xl.conf"
 chmod 755 "$dom0/init"
-# Not compressed: emulated, unpacking costs more time than reading.
+# Not compressed: under emulation, unpacking costs more time than reading.
 (cd "$dom0" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >"$work/dom0.cpio"
 find "$have" -maxdepth 1 -name 'dom0-*.cpio' -delete
 mv "$work/dom0.cpio" "$out"

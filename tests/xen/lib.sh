@@ -1,10 +1,10 @@
-# Shared by the scripts of this folder: releases, the cache, messages, the machine's tools.
-# Sourced, never run. Messages go to stderr, so that stdout carries results alone.
+# Shared by the scripts of this folder: releases, the cache, messages, the machine's tools. Sourced, never run. Messages
+# go to stderr, so that stdout has only results.
 
 say() { printf '%s\n' "$*" >&2; }
 die() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 2; }
 
-# Where this checkout is.
+# The folder of this checkout.
 tests_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project_dir=$(cd "$tests_dir/../.." && pwd)
 
@@ -21,7 +21,7 @@ suite_of() {
     esac
 }
 
-# Makes sure that commands exist: `need_tools COMMAND:PACKAGE...`. Installs what is missing when run as root.
+# Makes sure that commands exist: `need_tools COMMAND:PACKAGE...`. Installs missing packages when run as root.
 need_tools() {
     local pair missing=()
     for pair in "$@"; do
@@ -31,7 +31,7 @@ need_tools() {
     [ "$(id -u)" -eq 0 ] || die "missing on this machine: ${missing[*]}. Run 'apt-get install ${missing[*]}' as root, or run this as root once."
     command -v apt-get >/dev/null || die "missing on this machine: ${missing[*]}, and there is no apt-get to install them with"
     say "==> Installing ${missing[*]}"
-    # The lists may be absent or too old to find the packages: then refresh them once.
+    # The lists may be absent or too old to find the packages: this refreshes them once.
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >&2 ||
         { apt-get update >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >&2; } ||
         die "could not install ${missing[*]}"

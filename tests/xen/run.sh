@@ -1,6 +1,6 @@
 #!/bin/bash
-# run.sh: what `make run` does. XEN names the release, CMD a command for dom0; without CMD there is a shell in dom0.
-# Progress is on stderr; the command's output is alone on stdout, and its exit status is this script's.
+# run.sh: the script of `make run`. XEN names the release, CMD a command for dom0; without CMD there is a shell in dom0.
+# Progress is on stderr; stdout has only the command's output. The exit status is the command's.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# soak.sh SECONDS [RELEASE]: everything together on real Xen (4.17) for so long: see jobs/soak.sh. Prints what was counted; the
-# exit status is 1 if anything was lost, left behind or grew. Needs the images of `make test-kernels`.
+# soak.sh SECONDS [RELEASE]: runs everything together on real Xen (4.17) for SECONDS: see jobs/soak.sh. Prints the
+# counts. The exit status is 1 if anything was lost, left or grew. Needs the images of `make test-kernels`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-}
@@ -13,7 +13,7 @@ tests/xen/boot.sh --live --out $out --timeout $((limit + 60)) --kernel target/xe
     --file target/xenstore-stubdom-hostile-guest:hostile \
     --command ". /functions; section soak $limit env SOAK_SECONDS=$seconds sh -l /job/soak.sh" "${2:-4.17}" >&2
 cat $out/soak.out
-# used= may differ by what waits to be sent; rings and ports must not.
+# used= may differ by pending output; rings and ports must not.
 awk '
     /FAILED/ { bad = 1 }
     /^(before|after) / { for (i = 2; i <= NF; i++) if (split($i, part, "=") == 2) is[$1, part[1]] = part[2] }

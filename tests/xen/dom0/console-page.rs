@@ -2,6 +2,7 @@
 //!
 //! The ordinary console daemon learns from the Xenstore where consoles are. This program needs no Xenstore: it can
 //! print the last lines of a kernel that should have become the Xenstore. It changes nothing in the page.
+//! `initramfs.sh` compiles it with `rustc` alone, statically: dom0's C library may be older than the machine's.
 
 use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::io::Write;

@@ -7,6 +7,7 @@
 //!
 //! The guests are those of `hostile-guest/honest.rs`. The program waits for ever for a guest that does not answer: give
 //! it a time limit.
+//! `initramfs.sh` compiles it with `rustc` alone, statically: dom0's C library may be older than the machine's.
 
 #[allow(dead_code, reason = "shared by the programs of this folder")]
 mod xenbus;

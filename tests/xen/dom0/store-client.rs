@@ -10,6 +10,7 @@
 //! - `store-client latency FILE` reads a node repeatedly until FILE exists, and prints the durations.
 //!
 //! The outstanding quota is not covered: Linux sends a request only after the reply to the one before.
+//! `initramfs.sh` compiles it with `rustc` alone, statically: dom0's C library may be older than the machine's.
 
 #[allow(dead_code, reason = "shared by the programs of this folder")]
 mod xenbus;

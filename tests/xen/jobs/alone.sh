@@ -1,4 +1,5 @@
-# The kernel as an ordinary guest, by the sample configuration: it has no right to be a Xenstore and must say so and stop.
+# The kernel as an ordinary guest, by the sample configuration: it has no right to be a Xenstore, must report this and
+# stop.
 . /functions
 xl create -q /job/xenstore-stubdom.cfg 'kernel="/job/kernel"' 'on_poweroff="preserve"' 'on_crash="preserve"' || echo "FAILED: xl create gave $?"
 # With preserve, xl keeps the domain and shows why it stopped.

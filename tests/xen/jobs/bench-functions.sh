@@ -1,4 +1,4 @@
-# Functions of the benchmark's jobs. What they print is read by benches/xen: `name key=value ...`, a line each.
+# Functions of the benchmark's jobs. benches/xen reads their output: `name key=value ...`, a line each.
 . /functions
 . /job/guest-functions.sh
 
@@ -6,7 +6,7 @@ is_stub() { stub_id >/dev/null 2>&1; }
 # What the store is updated to: its own image or program.
 successor() { if is_stub; then echo /job/kernel; else echo "$XEN_BIN/xenstored"; fi; }
 
-# report NAME: the kernel's lines about memory and work, by that name. The daemon has none.
+# report NAME: prints the kernel's lines about memory and work, under that name. The daemon has none.
 report() {
     is_stub || return 0
     lines=$(grep -c ' work: requests=' $console)
@@ -24,13 +24,13 @@ memory = 4
 vcpus = 1
 extra = "--hostile=serve"
 END
-# create_honest COUNT: so many of them, by `xl create` one after the other, as far as CREATE_SECONDS suffice. Their ids are in
-# $ids then.
+# create_honest COUNT: creates COUNT guests by `xl create`, one after the other, as far as CREATE_SECONDS suffice. Puts
+# their ids into $ids.
 create_honest() {
     ids='' _made=0 _create_end=$(($(now_ms) + ${CREATE_SECONDS:-700} * 1000))
     while [ $_made -lt "$1" ]; do
         [ "$(now_ms)" -lt $_create_end ] || { echo "FAILED: only $_made of $1 guests in ${CREATE_SECONDS:-700} s"; return 1; }
-        # -e: no process that waits for the guest's end.
+        # -e leaves no process that waits for the guest's end.
         xl create -qe /root/honest.cfg "name=\"honest-$_made\"" || { echo "FAILED: the creation of guest $_made"; return 1; }
         ids="$ids $(xl domid "honest-$_made")"
         _made=$((_made + 1))
@@ -41,7 +41,7 @@ destroy_honest() {
     for _id in $ids; do until_true 60 gone "$_id" || echo "FAILED: domain $_id is still in the store"; done
 }
 
-# update_under_load NODES: one live update while a client reads all the time.
+# update_under_load NODES: makes one live update while a client reads all the time.
 update_under_load() {
     rm -f /tmp/enough
     store-client latency /tmp/enough >/tmp/latency 2>&1 &
@@ -58,7 +58,7 @@ update_under_load() {
     sed -n "s/.* live update: .* connections of .*, \([0-9]*\) bytes of state; saved in \([0-9]*\) us, switched in \([0-9]*\) us, restored in \([0-9]*\) us, took over in \([0-9]*\) us.*/parts nodes=$1 bytes=\1 saved=\2 switched=\3 restored=\4 took_over=\5/p" $console | tail -1
     xenstore-control update-report | sed -n "s/^memory: \([0-9]*\) KiB needed, \([0-9]*\) KiB free.*/needed nodes=$1 needed_kib=\1 free_kib=\2/p"
 }
-# updates SIZES ROUNDS: so many live updates with each number of nodes.
+# updates SIZES ROUNDS: makes ROUNDS live updates with each number of nodes.
 updates() {
     have=0
     for nodes in $1; do

@@ -1,5 +1,5 @@
-# One round of the benchmark: what dom0 waits for the store, what GUESTS guests at once get from it, and how long live updates
-# stop it. IDLE is for how many seconds the store is left alone. A part a section, so that one that fails costs no other.
+# One round of the benchmark: dom0's waits for the store, the throughput of GUESTS guests at once, and the pauses of
+# live updates. The store is left alone for IDLE seconds. Each part is a section, so that a failure costs no other part.
 . /job/bench-functions.sh
 GUESTS=${GUESTS:-4}
 WORK_MS=${WORK_MS:-4000}

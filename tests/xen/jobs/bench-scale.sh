@@ -1,5 +1,5 @@
-# COUNT tiny guests at once: how long it takes to create them, whether each is served, and what dom0 waits for a read beside
-# them. Then all of them go.
+# COUNT tiny guests at once: the time to create them, whether each is served, and dom0's waits for a read next to them.
+# Then all of them are destroyed.
 . /job/bench-functions.sh
 COUNT=${COUNT:-300}
 at() { echo "at=$1 $(store-bench latency 3000 | sed 's/^latency //')"; }

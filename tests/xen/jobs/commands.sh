@@ -1,11 +1,11 @@
-# Every xenstore command with its error cases, exit codes and permissions shown. The same script runs against the C server
-# and against our kernel, and what they print must not differ by a byte. It stays inside /test: the rest of the store
-# tells of domains, which the two boots do not share. Domain ids are ones that exist in neither, and
-# nobody but domain 0 is given a node: releases differ in what they think of an owner that is not there.
-# The option -s of older tools asks for a daemon's socket, which no Xenstore domain has: it is left out.
+# Every xenstore command with its error cases, exit codes and permissions shown. The same script runs against the C
+# server and against our kernel, and the outputs must be equal to the byte. It stays inside /test: the rest of the store
+# describes domains, which the two boots do not share. Domain ids are ones that exist in neither boot. Only domain 0
+# gets nodes: releases differ in their treatment of an owner that does not exist. The option -s of older tools requests
+# a daemon's socket, which no Xenstore domain has: it is left out.
 . /functions
-# With a daemon too the tools go through Linux and dom0's ring, as they must with a Xenstore domain: tools and Linux have
-# peculiarities of their own there. (Those of 4.20 hang when a watch is refused, with any store.)
+# With a daemon too, the tools use Linux and dom0's ring, as with a Xenstore domain: tools and Linux have peculiarities
+# of their own there. (The tools of 4.20 hang when a watch is refused, with any store.)
 export XENSTORED_PATH=/dev/xen/xenbus
 run() {
     echo "\$ $*"
@@ -48,7 +48,7 @@ xenstore-read /test/long | wc -c
 name=$(head -c 250 /dev/zero | tr '\0' n)
 run xenstore-write "/test/$name" 1
 path=/test; while [ ${#path} -lt 2000 ]; do path=$path/$name; done
-# Longer ones are refused to domain 0 by some releases of the C server and allowed by others.
+# Some releases of the C server refuse longer paths to domain 0, others allow them.
 xenstore-write "$(echo "$path" | cut -c1-2000)" 1 >/dev/null 2>&1; echo "2000 -> $?"
 run xenstore-rm "/test/$name"
 run xenstore-rm /test/long
@@ -115,7 +115,7 @@ run xenstore-rm relative
 run xenstore-read domid
 
 echo "# watch"
-# watch EVENTS PATHS...: starts a watch that ends after so many events, and waits for those that come on setting it.
+# watch EVENTS PATHS...: starts a watch that ends after EVENTS events, and waits for the first events.
 watch() {
     count=$1
     shift

@@ -1,4 +1,4 @@
-# Every command of xenstore-control but live-update, from dom0, with what it prints and its exit status.
+# Every command of xenstore-control but live-update, from dom0, with its output and its exit status.
 . /functions
 run() {
     echo "\$ $*"

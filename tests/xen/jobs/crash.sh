@@ -1,10 +1,10 @@
-# The kernel crashes while it handles a request, of dom0 and of a guest, and goes on: for images that crash when asked.
+# The kernel crashes in a request of dom0 and of a guest, and continues. This needs an image that crashes on request.
 . /functions
 . /job/guest-functions.sh
 node=/tool/xenstored/crash
 # Rounds that each client makes before the first crash and after the last.
 ROUNDS=${ROUNDS:-60}
-# has_counted PATH: that client has made so many rounds, all in all.
+# has_counted PATH: succeeds if that client has made this number of rounds in all.
 has_counted() { [ "$(xenstore-read "$1")" -ge "$rounds" ]; }
 
 start pv hammer
@@ -28,16 +28,16 @@ for how in panic fault; do
     xenstore-rm $node
 done
 xenstore-write "/local/domain/$crasher/data/go" 1
-until_true 60 xenstore-exists $node || echo "FAILED: the guest's crash is not told of"
+until_true 60 xenstore-exists $node || echo "FAILED: the guest's crash is not reported"
 echo "guest: $(xenstore-read $node | sed "s/domain $crasher,/domain N,/")"
 xl destroy "$crasher"
 until_true 60 gone "$crasher" || echo "FAILED: domain $crasher is still in the store"
-# With more in the store than fits into the domain twice there is no room for a restart: the same kernel goes on.
+# If the store does not fit into the domain twice, there is no room for a restart: the same kernel continues.
 fill_store
 xenstore-rm $node
 said=$(xenstore-write /crash-by-panic x 2>&1) && echo "FAILED: dom0's request was done without room"
 echo "no room: $said; $(xenstore-read $node)"
-until_true 20 grep -q "going on where it is" $console || echo "FAILED: the console does not say that it goes on"
+until_true 20 grep -q "going on where it is" $console || echo "FAILED: the console does not report that the kernel continues"
 still_full
 empty_store
 xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"

@@ -1,4 +1,4 @@
-# A store of the C server as it hands it to a successor, which is itself, and what xenstore-ls shows of it: for a cold start.
+# The state that the C server hands to its successor, which is itself, and the output of xenstore-ls: for a cold start.
 . /functions
 
 for name in plain 'with space' 'ä'; do xenstore-write "/dumped/$name" "value of $name"; done

@@ -1,4 +1,4 @@
-# Linux guests on the store: what each of them finds, and that they leave nothing behind.
+# Linux guests on the store: each finds its nodes, and leaves nothing.
 . /functions
 . /job/guest-functions.sh
 

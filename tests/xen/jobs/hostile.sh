@@ -1,5 +1,5 @@
-# A hostile guest does what it can, mode by mode, while dom0 and a PV guest use the store and check every answer. What dom0 waits
-# for one read is measured meanwhile, before, and while the guest only computes. SECONDS_EACH is how long each mode lasts.
+# A hostile guest attacks, mode by mode, while dom0 and a PV guest use the store and check every answer. The job
+# measures dom0's wait for a read in each mode, before, and while the guest only computes. Each mode lasts SECONDS_EACH.
 . /functions
 . /job/guest-functions.sh
 SECONDS_EACH=${SECONDS_EACH:-5}
@@ -27,7 +27,7 @@ measured() {
 }
 said() { grep -c "hostile: $1 $2" $hostile_console 2>/dev/null; }
 says() { [ "$(said "$1" "$2")" -gt "$3" ]; }
-# It ended itself as crashed, in the middle of a request.
+# The guest crashed itself, in the middle of a request.
 crashed() { xl list | grep -q '^hostile .* ....c. '; }
 attack() {
     begun=$(said "$1" begins) done=$(said "$1" "is done")
@@ -50,7 +50,7 @@ attack() {
 start pv hammer
 await pv 100 hammers pv
 at=$(hammers pv)
-# One of each first: what is allocated once and kept is no leak.
+# One of each first: memory that is allocated once and kept is no leak.
 for mode in walk fill; do attack $mode; done
 figures before
 measure

@@ -1,5 +1,5 @@
-# How long a live update stops a client that reads all the time, at several sizes of the store. TO is what the store is
-# updated to, NODES how many nodes, ROUNDS how many updates at each size.
+# The pause of a client that reads all the time, caused by a live update, at several sizes of the store. TO is the new
+# image of the store, NODES the numbers of nodes, ROUNDS the number of updates at each size.
 . /functions
 TO=${TO:-/job/kernel}
 NODES=${NODES:-100 10000 100000}

@@ -1,5 +1,5 @@
-# A Linux PV guest (which the emulator does not reset) meets each of its quotas. dom0 reads the store all the time, first
-# with the guest idle, then at work.
+# A Linux PV guest (which the emulator does not reset) reaches each of its quotas. dom0 reads the store all the time,
+# first with the guest idle, then at work.
 . /functions
 . /job/guest-functions.sh
 
@@ -7,7 +7,7 @@ start pv quotas
 id=$(xl domid pv)
 until_true 60 xenstore-exists "/local/domain/$id/control/feature-poweroff" || echo "FAILED: the guest's Linux is not up"
 
-# reads WHEN COMMAND...: how long reads take while COMMAND runs.
+# reads WHEN COMMAND...: prints the durations of reads while COMMAND runs.
 reads() {
     _when=$1
     shift

@@ -15,8 +15,8 @@ snapshot() {
     maps "$1"
     xenstore-ls -fp / >"/results/store-$1.txt"
 }
-# Even rounds are PV guests, odd ones PVH. Every fourth guest is waited for until it has used the store; the others are
-# destroyed while they start.
+# Even rounds are PV guests, odd ones PVH. Every fourth guest runs until it has used the store; the others are destroyed
+# while they start.
 round() {
     [ $(($1 % 2)) -eq 0 ] && guest=pv || guest=pvh
     create $guest
@@ -26,7 +26,7 @@ round() {
     until_true 60 gone "$id" || echo "FAILED: round $1: domain $id is still in the store"
 }
 
-# One of each kind first: what is allocated once and kept is no leak.
+# One of each kind first: memory that is allocated once and kept is no leak.
 round 0
 round 1
 snapshot before

@@ -1,6 +1,6 @@
-# One or two hostile guests play the shapes of hostile-guest/shapes.rs, one after the other. Meanwhile an innocent guest changes
-# a node, dom0 acknowledges each change, and the job creates and destroys a third domain. The innocent guest measures how long
-# its requests take. SECONDS_EACH is the length of a shape's measurement. MODES are the shapes.
+# One or two hostile guests play the shapes of hostile-guest/shapes.rs, one after the other. Meanwhile an innocent guest
+# changes a node, dom0 acknowledges each change, and the job creates and destroys a third domain. The innocent guest
+# measures the durations of its requests. SECONDS_EACH is the length of a shape's measurement. MODES are the shapes.
 . /functions
 . /job/guest-functions.sh
 SECONDS_EACH=${SECONDS_EACH:-5}
@@ -14,7 +14,7 @@ EXPIRY_S=24
 guest() {
     xl create -qe /root/small.cfg "name=\"$1\"" "extra=\"--hostile=$2 --seconds=${3:-0}\"" || echo "FAILED: xl create $1 gave $?"
 }
-# has_logged NAME MODE WHAT: whether the guest has logged WHAT about its mode.
+# has_logged NAME MODE WHAT: succeeds if the guest has logged WHAT about its mode.
 has_logged() { grep -q "hostile: $2 $3" "/var/log/xen/console/guest-$1.log"; }
 remove() {
     id=$(xl domid "$1")
@@ -86,7 +86,7 @@ attack() {
     if [ "$mode" = exit ]; then
         phase exit
         command "rounds $((seconds * 1000))"
-        # Only then the job looks: programs that start in dom0 take much processor time.
+        # Only then the job checks: programs that start in dom0 take much processor time.
         usleep $((seconds * 1000000))
         echo "waits exit: $(answer 120)"
         phase none
@@ -115,7 +115,7 @@ xl vcpu-pin Xenstore 0 1 || echo "FAILED: xl vcpu-pin gave $?"
 xl vcpu-pin 0 0 0 || echo "FAILED: xl vcpu-pin gave $?"
 guest innocent serve
 home=/local/domain/$(xl domid innocent)
-# With its weight, Xen runs the guest as soon as an answer is there, in preference to other domains.
+# With this weight, Xen runs the guest as soon as its answer comes, before other domains.
 xl sched-credit2 -d innocent -w 65535 || echo "FAILED: xl sched-credit2 gave $?"
 phase none
 store-witness rounds "$home" >/tmp/witness 2>&1 &

@@ -1,6 +1,6 @@
-# Everything together for SOAK_SECONDS: dom0 and a PV guest hammer the store and check every reply and event, while other guests
-# come and go, a hostile one does what it can, the kernel is updated, and crashes on purpose. Then everything must be as before.
-# For images that crash when asked.
+# Everything together for SOAK_SECONDS. dom0 and a PV guest hammer the store and check every reply and event. Meanwhile
+# other guests come and go, a hostile one attacks, the kernel is updated, and crashes on request. Then everything must
+# be as before. This needs an image that crashes on request.
 . /functions
 . /job/guest-functions.sh
 SOAK_SECONDS=${SOAK_SECONDS:-1800}
@@ -8,7 +8,8 @@ node=/tool/xenstored/crash
 updates=0 forced=0 crashes=0 rounds=0 attacks=0
 
 hammers() { xenstore-read "/local/domain/$(xl domid "$1")/data/hammer/counter"; }
-# Beside a guest that has filled the store there may be no memory for two states: then the present one is dropped first.
+# Next to a guest that has filled the store there may be no memory for two states: then the present one is dropped
+# first.
 update() {
     updates=$((updates + 1))
     xenstore-control live-update /job/kernel >/tmp/update.out 2>&1 && return
@@ -18,10 +19,10 @@ update() {
     fi
     echo "FAILED: update: $(tr '\n' ' ' </tmp/update.out)"
 }
-# A crash that dom0 asks for: the request is refused, and the node tells of it.
+# A crash that dom0 requests: the request is refused, and the node describes the crash.
 crash() {
     xenstore-write "/crash-by-$1" x 2>/dev/null && echo "FAILED: the request was done"
-    until_true 20 xenstore-exists $node || echo "FAILED: the crash is not told of"
+    until_true 20 xenstore-exists $node || echo "FAILED: the crash is not reported"
     xenstore-rm $node
     crashes=$((crashes + 1))
 }
@@ -35,7 +36,7 @@ guest() {
     rounds=$((rounds + 1))
 }
 
-# begin_attack MODE: the hostile guest begins, and goes on for longer than a turn.
+# begin_attack MODE: starts the hostile guest for longer than a turn.
 begin_attack() {
     xl create -q /root/hostile.cfg "extra=\"--hostile=$1 --seconds=60\"" || echo "FAILED: xl create hostile gave $?"
     attacks=$((attacks + 1))

@@ -1,6 +1,6 @@
-# Successors that fail, in many ways, while a PV guest and dom0 hammer the store: the old kernel must go on, say why, and a
-# good update right after must work. Images in /job: kernel, test-kernel (fails as its command line says), old-kernel
-# (knows version 1 of the stream only).
+# Successors that fail in many ways, while a PV guest and dom0 hammer the store: the predecessor must resume and report
+# the reason, and a good update right after must succeed. Images in /job: kernel, test-kernel (fails as its command line
+# says), old-kernel (knows version 1 of the stream only).
 . /functions
 . /job/guest-functions.sh
 
@@ -11,7 +11,7 @@ store-hammer dom0 /hammer >/tmp/hammered 2>&1 &
 hammer=$!
 until_true 20 xenstore-exists /hammer/counter || echo "FAILED: dom0 does not hammer"
 
-# try NAME STATUS ARGUMENTS...: an update, and what the store says of it.
+# try NAME STATUS ARGUMENTS...: makes an update, and prints the store's answer.
 try() {
     _what=$1 _expected=$2
     shift 2
@@ -20,7 +20,7 @@ try() {
     echo "$_what: $(tr '\n' ' ' </tmp/update.out)"
     [ $_status -eq "$_expected" ] || echo "FAILED: $_what: status $_status"
 }
-# Whoever fails, the next one succeeds.
+# After each failure, the next update succeeds.
 good() { try good 0 /job/kernel; }
 
 printf 'no kernel at all' >/tmp/garbage
@@ -31,10 +31,11 @@ try half 3 /tmp/half
 for failure in fault-early jump-early hang-early panic-before fault-before panic-twice panic-during panic-after fault-after \
     hang-after memory corrupt truncated version nonsense; do
     try $failure 3 -c "--update-test=$failure" /job/test-kernel
-    [ "$(xenstore-read /marker)" = before ] || echo "FAILED: the store is not what it was"
+    [ "$(xenstore-read /marker)" = before ] || echo "FAILED: the store has changed"
     good
 done
-# An older kernel knows version 1 only, and the open transactions of the clients need version 2: there is a limit for that.
+# An older kernel knows version 1 only, and the open transactions of the clients need version 2: this needs a limit of
+# the version.
 rm -f /tmp/release
 store-client hold /tmp/release >/tmp/held 2>&1 &
 holder=$!
@@ -43,12 +44,12 @@ try too-new 3 /job/old-kernel
 echo "report: $(xenstore-control update-report | tr '\n' ' ')"
 good
 : >/tmp/release
-wait $holder || echo "FAILED: the transaction that was held ended with $?"
+wait $holder || echo "FAILED: the held transaction ended with $?"
 echo "the transaction: $(tr '\n' ' ' </tmp/held)$(xenstore-read /held)"
 xenstore-control stream-version 1 || echo "FAILED: stream-version gave $?"
 try older 0 /job/old-kernel
 good
-# With more in the store than fits twice into the domain: refused, or without keeping it if that is asked for.
+# If the store does not fit into the domain twice, the update is refused, or drops the predecessor's state on request.
 fill_store
 try no-room 3 /job/kernel
 try no-room-panic 3 -F -c "--update-test=panic-after" /job/test-kernel

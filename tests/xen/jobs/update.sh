@@ -6,12 +6,12 @@ UPDATES=${UPDATES:-30}
 IMAGES=${IMAGES:-kernel}
 OPTIONS=${OPTIONS:-}
 
-# complain GUEST WHAT: a failure, unless the emulator has reset that guest.
+# complain GUEST WHAT: prints a failure, unless the emulator has reset that guest.
 complain() {
     if was_reset "$1"; then echo "a guest was reset by the emulator: $1 $2"; else echo "FAILED: $1 $2"; fi
 }
 hammers() { xenstore-read "/local/domain/$(xl domid "$1")/data/hammer/counter"; }
-# One after the other, the PVH guest first: while it boots the emulator may reset it, the more so the busier the host.
+# One after the other, the PVH guest first: the emulator may reset it while it boots, more often on a busy host.
 hammer_guests() {
     for guest in pvh pv; do
         start $guest hammer
@@ -31,12 +31,12 @@ while [ $i -lt "$UPDATES" ]; do
         status=$?
         echo "update $i to $image: status $status after $(($(now_ms) - begin)) ms: $(tr '\n' ' ' </tmp/update.out)"
         i=$((i + 1))
-        # A kernel that another one started has more tables of its own than one that Xen started; so has each after it.
+        # A kernel that another kernel started has more tables of its own than one that Xen started, as each later one has.
         [ $i -ne 1 ] || figures before
     done
 done
-# A guest that the emulator has reset reads its ring no more, and what waits for it takes memory: the figures at the end are
-# taken with the same guests at work as at the beginning.
+# A guest that the emulator has reset does not read its ring, and its pending output takes memory. The figures at the
+# end are therefore taken with the same guests at work as at the beginning.
 at_work() { ! has_ended "$1" && hammers "$1"; }
 figures_with_guests() {
     while :; do
