@@ -3,52 +3,22 @@
 
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use support::allocator::{Accounting, used_bytes};
 use support::testbed::{Testbed, ok};
 use xenstore::limits;
 use xenstore::store::domain::DomId;
 
-thread_local! {
-    /// Bytes that this thread has allocated, as tests run in parallel.
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts the allocated bytes, rounded up as by the kernel's allocator.
-struct Counting;
-
-/// Rounds as the kernel's allocator does: a word after each block, and multiples of 32 bytes.
-fn rounded(layout: Layout) -> usize {
-    (layout.size() + size_of::<usize>()).next_multiple_of(32)
-}
-
-// SAFETY: every call is forwarded to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATED.try_with(|bytes| bytes.set(bytes.get().wrapping_add(rounded(layout))));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        let _ = ALLOCATED.try_with(|bytes| bytes.set(bytes.get().wrapping_sub(rounded(layout))));
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Accounting = Accounting::as_the_kernel();
 
 /// Compares the bytes that `act` allocates for `objects` with the bytes that it makes domain 1 count, and with the
 /// bound.
 fn bounded(what: &str, objects: usize, testbed: &mut Testbed, act: impl FnOnce(&mut Testbed)) {
-    let before = (ALLOCATED.get(), testbed.server.engine().memory_of(DomId(1)));
+    let before = (used_bytes(), testbed.server.engine().memory_of(DomId(1)));
     act(testbed);
     testbed.events(1);
     testbed.forget_incoming(1);
-    let heap = ALLOCATED.get().wrapping_sub(before.0);
+    let heap = used_bytes().wrapping_sub(before.0);
     let counted = testbed.server.engine().memory_of(DomId(1)) - before.1;
     let bound = counted * limits::HEAP_BYTES_PER_COUNTED_BYTE + objects * limits::HEAP_BYTES_PER_OBJECT;
     println!("{what}: {heap} bytes of the heap, {counted} counted, {bound} allowed");

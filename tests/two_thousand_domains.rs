@@ -3,9 +3,7 @@
 
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use support::allocator::{Accounting, used_bytes};
 use support::testbed::{Testbed, ok};
 use xenstore::store::domain::DomId;
 
@@ -21,32 +19,8 @@ const GROWTH_BYTES: usize = DOMAINS as usize;
 
 const ROUNDS: usize = 3;
 
-/// Counts the allocated bytes.
-struct Counting;
-
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is forwarded to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocated() -> usize {
-    ALLOCATED.load(Ordering::Relaxed)
-}
+static ALLOCATOR: Accounting = Accounting::exact();
 
 fn create(testbed: &mut Testbed) {
     for domid in 1..=DOMAINS {
@@ -109,7 +83,7 @@ fn two_thousand_domains_come_and_go_and_leave_nothing() {
     testbed.watch(0, "@releaseDomain", "gone").unwrap();
     testbed.events(0);
     testbed.forget_incoming(0);
-    let begin = allocated();
+    let begin = used_bytes();
     let (nodes, memory) = (testbed.nodes(0), testbed.server.engine().memory_of(DomId::DOM0));
 
     let mut after = Vec::new();
@@ -125,7 +99,7 @@ fn two_thousand_domains_come_and_go_and_leave_nothing() {
         testbed.check();
         println!(
             "round {round}: {DOMAINS} domains with {WATCHES} watches and {NODES} nodes each take {} KiB",
-            (allocated() - begin) / 1024
+            (used_bytes() - begin) / 1024
         );
 
         destroy(&mut testbed);
@@ -139,7 +113,7 @@ fn two_thousand_domains_come_and_go_and_leave_nothing() {
         assert_eq!(engine.rings_and_ports(), (1, 1));
         assert_eq!((testbed.nodes(0), engine.memory_of(DomId::DOM0)), (nodes, memory));
         assert!(testbed.machine.mapped.len() == 1 && testbed.machine.bound.len() == 1);
-        after.push(allocated());
+        after.push(used_bytes());
     }
     let kept: Vec<usize> = after.iter().map(|after| after.saturating_sub(begin)).collect();
     println!("bytes kept after each round: {kept:?}");

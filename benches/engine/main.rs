@@ -16,11 +16,11 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use rustix::time::{ClockId, clock_gettime};
 
 use requests::{CASES, Case};
-use support::allocator::{Counting, allocations};
+use support::allocator::{self, Accounting, on_heap};
 use support::driver::{Driver, Message, Who};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Accounting = Accounting::exact();
 
 /// The document with the results.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks/engine.md");
@@ -63,6 +63,8 @@ impl Measurement for CpuTime {
 }
 
 fn main() {
+    // What is timed is not counted.
+    allocator::reset();
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)
         .warm_up_time(Duration::from_millis(100))
@@ -131,7 +133,7 @@ fn allocations_of(case: &Case) -> f64 {
     let mut scene = Scene::new(case);
     let mut rounds = || (0..COUNTED).for_each(|_| scene.round());
     rounds();
-    allocations(rounds) as f64 / COUNTED as f64
+    on_heap(rounds).1.allocations as f64 / COUNTED as f64
 }
 
 fn write() -> std::io::Result<()> {

@@ -6,12 +6,12 @@
 mod support;
 
 #[allow(dead_code, reason = "shared with the benchmarks")]
-use support::allocator::{Counting, allocated_bytes, allocations};
+use support::allocator::{Accounting, on_heap};
 use support::driver::{Driver, Message, Who};
 use xenstore::wire::header::MessageType;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Accounting = Accounting::exact();
 
 /// Requests before the counted ones: they allocate memory that is kept.
 const WARM_UP: usize = 20;
@@ -23,11 +23,12 @@ fn count(who: Who, kind: MessageType, payload: &[u8]) -> usize {
     for _ in 0..WARM_UP {
         driver.succeed(&mut message);
     }
-    allocations(|| {
+    let ((), taken) = on_heap(|| {
         for _ in 0..COUNTED {
             driver.ask(&message);
         }
-    })
+    });
+    taken.allocations
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn bytes_beside(children: usize, requests: &[Request]) -> usize {
     let mut messages: Vec<_> = requests.iter().map(|(kind, payload)| Message::new(Who::Dom0, *kind, payload)).collect();
     let mut round = || messages.iter_mut().for_each(|message| driver.succeed(message));
     (0..WARM_UP).for_each(|_| round());
-    allocated_bytes(|| (0..COUNTED).for_each(|_| round()))
+    on_heap(|| (0..COUNTED).for_each(|_| round())).1.allocated
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
-use crate::heap;
 use crate::host::{Answer, Host};
+use crate::support::allocator;
 
 /// Steps of free memory. Budgets have units of three bytes, and 256 in addition. Smaller steps show nothing more.
 const STEP_BYTES: usize = 256;
@@ -131,14 +131,14 @@ fn requests() -> Vec<Request> {
     all
 }
 
-fn ask(scene: &mut Scene, request: &Request, free: usize) -> (heap::Taken, Answer) {
+fn ask(scene: &mut Scene, request: &Request, free: usize) -> (allocator::Taken, Answer) {
     let Request { domid, in_transaction, kind, ref payload } = *request;
     let transaction = if in_transaction { scene.transactions[usize::from(domid)] } else { 0 };
-    heap::set_free(free);
+    allocator::set_free(free);
     scene.host.taken();
     scene.host.send(domid, transaction, kind, payload);
     let taken = scene.host.taken();
-    heap::set_free(usize::MAX / 2);
+    allocator::set_free(usize::MAX / 2);
     scene.host.go_on(domid);
     let answer = scene.host.reply(domid).expect("a reply");
     (taken, answer)

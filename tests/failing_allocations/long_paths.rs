@@ -5,8 +5,8 @@ use xenstore::limits;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType as T;
 
-use crate::heap;
 use crate::host::Host;
+use crate::support::allocator;
 
 /// Bytes that such work may take at once: a few paths, and the position in the tree.
 const WORK_BYTES: usize = 32 * 1024;
@@ -22,7 +22,7 @@ fn check_work(host: &mut Host, what: &str) {
     println!("{what}: {taken:?}");
     assert_eq!(taken.overdrafts, 0, "{what}: {taken:?}");
     assert!(taken.peak <= WORK_BYTES, "{what}: {taken:?}");
-    heap::set_free(usize::MAX / 2);
+    allocator::set_free(usize::MAX / 2);
 }
 
 fn die(host: &mut Host, domid: u16) {
@@ -42,7 +42,7 @@ fn a_domain_dies_although_the_paths_of_its_nodes_and_rights_exceed_free_memory()
         host.ask(0, T::SetPerms, format!("{path}\0{}\0", if at % 2 == 0 { "n1" } else { "n0\0r1" })).unwrap();
     }
     host.taken();
-    heap::set_free(limits::PRIVILEGED_WORK_BYTES);
+    allocator::set_free(limits::PRIVILEGED_WORK_BYTES);
     die(&mut host, 1);
     check_work(&mut host, "a death");
     for (at, path) in paths.iter().enumerate() {
@@ -70,7 +70,7 @@ fn a_removal_in_a_transaction_takes_no_memory_for_paths_that_exceed_free_memory(
         host.taken();
         // A guest may hold as much memory as remains free.
         let held = if domid == 0 { 0 } else { host.server.engine().memory_of(DomId(domid)) };
-        heap::set_free(reserve + WORK_BYTES + held);
+        allocator::set_free(reserve + WORK_BYTES + held);
         assert_eq!(host.ask_in(domid, number, T::Rm, format!("{directory}\0")), Ok(b"OK\0".to_vec()));
         check_work(&mut host, &format!("a removal by domain {domid}"));
         for path in &paths {
@@ -95,7 +95,7 @@ fn watched_nodes_are_removed_although_their_paths_exceed_free_memory() {
             host.ask(1 + at / 128, T::Watch, format!("{directory}/{at}\0token\0")).unwrap();
         }
         host.taken();
-        heap::set_free(limits::PRIVILEGED_WORK_BYTES);
+        allocator::set_free(limits::PRIVILEGED_WORK_BYTES);
         if dies {
             die(&mut host, 5);
         } else {
@@ -119,10 +119,10 @@ fn very_many_watches_on_one_path_fire_without_a_list_of_all() {
     }
     host.ask(0, T::Write, "/node\0value").unwrap();
     host.taken();
-    heap::set_free(limits::PRIVILEGED_WORK_BYTES);
+    allocator::set_free(limits::PRIVILEGED_WORK_BYTES);
     assert_eq!(host.ask(0, T::Write, "/node\0other"), Ok(b"OK\0".to_vec()));
     check_work(&mut host, "a write");
-    heap::set_free(limits::PRIVILEGED_WORK_BYTES);
+    allocator::set_free(limits::PRIVILEGED_WORK_BYTES);
     die(&mut host, 40);
     check_work(&mut host, "a death");
     host.check();

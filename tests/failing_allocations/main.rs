@@ -3,7 +3,6 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod each_request;
-mod heap;
 mod host;
 mod long_paths;
 mod save;
@@ -11,3 +10,8 @@ mod scarcity;
 #[path = "../support/mod.rs"]
 mod support;
 mod unread;
+
+use support::allocator as heap;
+
+#[global_allocator]
+static ALLOCATOR: support::allocator::Accounting = support::allocator::Accounting::as_the_kernel();

@@ -9,8 +9,8 @@ use xenstore::stream::record::Version;
 use xenstore::stream::writer::{Sink, SinkFull, WriteError};
 use xenstore::wire::header::{Header, MessageType as T};
 
-use crate::heap::{self, failing, on_heap};
 use crate::host::Host;
+use crate::support::allocator::{self, failing, on_heap};
 
 /// Nodes that a guest watches without reading its events.
 const NODES: usize = 6000;
@@ -68,12 +68,12 @@ fn queued(host: &Host, domid: u16) -> usize {
 
 /// Tries with more and more memory until it suffices. Returns how often it did not.
 fn with_every_amount(host: &mut Host, mut save: impl FnMut(&Host, &mut Sum) -> Result<(), WriteError>) -> usize {
-    heap::set_free(usize::MAX / 2);
+    allocator::set_free(usize::MAX / 2);
     let before = host.state(false);
     let mut expected = NOTHING;
     save(host, &mut expected).unwrap();
     for (refused, free) in (UNASKED_BYTES..=ENOUGH_BYTES).step_by(1000).enumerate() {
-        heap::set_free(free);
+        allocator::set_free(free);
         let mut sum = NOTHING;
         let (saved, taken) = on_heap(|| failing(|| save(host, &mut sum)));
         assert_eq!(taken.held, 0, "with {free} bytes free");
@@ -81,7 +81,7 @@ fn with_every_amount(host: &mut Host, mut save: impl FnMut(&Host, &mut Sum) -> R
             Ok(()) => {
                 assert_eq!((sum, taken.overdrafts), (expected, 0));
                 println!("{} bytes saved with {free} free, after {refused} refusals", expected.0);
-                heap::set_free(usize::MAX / 2);
+                allocator::set_free(usize::MAX / 2);
                 assert!(before == host.state(false), "the state is unchanged");
                 return refused;
             }
@@ -115,7 +115,7 @@ fn commands_that_save_the_state_report_missing_memory() {
     let mut host = host();
     let (mut refused, mut complete) = (0, 0);
     for free in (16 * 1024..ENOUGH_BYTES).step_by(4096) {
-        heap::set_free(free);
+        allocator::set_free(free);
         let report = failing(|| host.ask(0, T::Control, "update-report\0")).unwrap();
         let report = String::from_utf8(report).unwrap();
         match report.contains("the state can't be saved: there is not enough memory") {

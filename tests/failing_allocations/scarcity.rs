@@ -5,8 +5,8 @@ use xenstore::limits;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType as T;
 
-use crate::heap;
 use crate::host::Host;
+use crate::support::allocator;
 
 /// Guests. Each stays far below its own quotas.
 const GUESTS: u16 = 200;
@@ -18,7 +18,7 @@ const TRANSACTIONS: usize = 5;
 /// Fails if an allocation found no room. Prints the free memory.
 fn report(host: &mut Host, what: &str) {
     let taken = host.taken();
-    println!("{what}: {} bytes free, {} allocations", heap::free_bytes(), taken.allocations);
+    println!("{what}: {} bytes free, {} allocations", allocator::free_bytes(), taken.allocations);
     assert_eq!(taken.overdrafts, 0, "{what}: {taken:?}");
 }
 
@@ -43,7 +43,7 @@ fn crowd() -> (Host, Vec<Vec<u32>>) {
         transactions.push((0..TRANSACTIONS).map(|_| host.begin(domid)).collect());
     }
     host.taken();
-    heap::set_free(FREE_BYTES);
+    allocator::set_free(FREE_BYTES);
     (host, transactions)
 }
 
@@ -60,12 +60,12 @@ fn fill(host: &mut Host) {
         at += 1;
     }
     report(host, "filled");
-    assert!(heap::free_bytes() >= limits::GUEST_RESERVE_BYTES - 64 * 1024);
+    assert!(allocator::free_bytes() >= limits::GUEST_RESERVE_BYTES - 64 * 1024);
 }
 
 /// Sends requests in transactions that are refused and would be kept for a replay.
 fn refused_in_transactions(host: &mut Host, transactions: &[Vec<u32>]) {
-    let before = heap::free_bytes();
+    let before = allocator::free_bytes();
     for (domid, numbers) in (1..).zip(transactions) {
         for number in numbers {
             for at in 0..8 {
@@ -75,7 +75,7 @@ fn refused_in_transactions(host: &mut Host, transactions: &[Vec<u32>]) {
         }
     }
     report(host, "refused in transactions");
-    assert!(heap::free_bytes() + 64 * 1024 >= before, "a refusal takes no memory");
+    assert!(allocator::free_bytes() + 64 * 1024 >= before, "a refusal takes no memory");
 }
 
 /// Sends writes that need no memory and whose events no guest reads.
@@ -165,19 +165,19 @@ fn list(host: &mut Host, path: &str) -> Vec<String> {
 #[test]
 fn guests_that_exhaust_their_memory_leave_dom0_what_it_needs() {
     let (mut host, transactions) = crowd();
-    let before = heap::free_bytes();
+    let before = allocator::free_bytes();
     fill(&mut host);
     refused_in_transactions(&mut host, &transactions);
     events(&mut host);
     half_sent(&mut host);
     clean_up(&mut host);
-    assert!(heap::free_bytes() > before, "all memory of the guests is free again");
+    assert!(allocator::free_bytes() > before, "all memory of the guests is free again");
 }
 
 #[test]
 fn dom0_can_list_and_remove_after_it_has_used_up_its_share() {
     let mut host = Host::new();
-    heap::set_free(limits::PRIVILEGED_RESERVE_BYTES + 64 * 1024);
+    allocator::set_free(limits::PRIVILEGED_RESERVE_BYTES + 64 * 1024);
     let mut made = 0;
     while host.ask(0, T::Write, format!("/made/{made:060}\0{}", "v".repeat(300))).is_ok() {
         made += 1;
