@@ -13,7 +13,7 @@ use crate::support::requests::Requests;
 use crate::support::testbed::{Message, Testbed};
 
 const GUESTS: [u16; 4] = [1, 2, 3, 4];
-/// INTRODUCE and RELEASE change who is served: `upheaval` makes them.
+/// INTRODUCE and RELEASE change the connected domains: `upheaval` sends them.
 const REQUESTS: Requests = Requests {
     guests: GUESTS.len(),
     rare_once_in: 13,
@@ -51,7 +51,7 @@ impl Storm {
         }
     }
 
-    /// One request by anybody; its reply may be read now or much later.
+    /// Sends one request of a random domain. Its reply may be read now or much later.
     pub fn request(&mut self) {
         let domid = *self.random.one_of(&[0, 0, 1, 1, 2, 2, 3, 4]);
         if domid != 0 && !self.served.contains(&domid) || self.pending.get(&domid).is_some_and(|list| list.len() >= 6) {

@@ -17,7 +17,7 @@ thread_local! {
     static STORES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What is done to a page.
+/// An operation on a page.
 pub enum Touch<'a> {
     /// The server reads requests.
     Took(&'a [u8]),
@@ -56,12 +56,12 @@ impl Page {
         *self.2.borrow_mut() = random;
     }
 
-    /// Whether each look at an index finds another one.
+    /// Returns whether each load of an index returns another value.
     pub fn is_scribbled(&self) -> bool {
         self.2.borrow().is_some()
     }
 
-    /// From now on somebody is told of what is done to the page, in order.
+    /// Reports the later operations on the page to this receiver, in order.
     pub fn watch(&self, onlooker: Onlooker) {
         *self.3.borrow_mut() = Some(onlooker);
     }
@@ -144,7 +144,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The ports up to this one are never bound.
+    /// Never binds ports up to this one.
     pub fn leave_out_ports(&mut self, last: u32) {
         self.last_port = last;
     }

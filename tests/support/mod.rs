@@ -1,4 +1,4 @@
-//! What several test crates share.
+//! Modules that several test crates share.
 
 #![allow(dead_code, missing_docs, reason = "each test crate uses a part")]
 

@@ -30,7 +30,7 @@ impl Random {
         &list[self.below(list.len())]
     }
 
-    /// One of a list, each as often as its weight says.
+    /// Returns one item of a list, each as often as its weight says.
     pub fn weighted<T: Copy>(&mut self, list: &[(usize, T)]) -> T {
         let mut at = self.below(list.iter().map(|(weight, _)| weight).sum());
         for (weight, what) in list {

@@ -1,11 +1,11 @@
-//! Random requests of all types: their types, paths, permissions and other arguments. Most of them can succeed; the others
-//! are wrong in one way.
+//! Random requests of all types: their types, paths, permissions and other arguments. Most of them can succeed; the
+//! others are wrong in one way.
 
 use xenstore::wire::header::MessageType as T;
 
 use super::random::Random;
 
-/// How often each type is chosen. The types that change which domains are served are not here: see [`Requests::rare`].
+/// The weights of the types. Types that change the connected domains are not here: see [`Requests::rare`].
 const KINDS: [(usize, T); 19] = [
     (2, T::Read),
     (5, T::Write),
@@ -34,7 +34,7 @@ pub const NAMES: [&str; 4] = ["a", "b", "data", "x-y"];
 /// Quotas for requests that name one.
 const QUOTAS: [&str; 7] = ["nodes", "watches", "transactions", "outstanding", "memory", "soft-memory", "node-size"];
 
-/// What differs between the tests that make random requests.
+/// The differences between the tests that make random requests.
 pub struct Requests {
     /// The domids of guests are 1 to this number.
     pub guests: usize,
@@ -45,7 +45,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// A request of this domain. None for a request that would remove what all tests need.
+    /// Returns a request of this domain, or `None` for a request that would remove nodes that all tests need.
     pub fn request(&self, random: &mut Random, domid: u16) -> Option<(T, Vec<u8>)> {
         let mut kind = random.weighted(&KINDS);
         if random.once_in(self.rare_once_in) {
@@ -56,7 +56,7 @@ impl Requests {
         (kind != T::Rm || !is_needed || domid != 0).then_some((kind, payload))
     }
 
-    /// A path, most often of a node that can exist: below the domain's home, a guest's home or `/shared`.
+    /// Returns a path, most often of a node that can exist: below the domain's home, a guest's home or `/shared`.
     pub fn path(random: &mut Random) -> String {
         let top = match random.below(14) {
             0..5 => String::new(),
@@ -74,7 +74,7 @@ impl Requests {
         top + &names.join("/")
     }
 
-    /// The entries of a SET_PERMS: known and unknown domains, and the domids with a meaning of their own.
+    /// Returns the entries of a SET_PERMS: known and unknown domains, and the domids with a meaning of their own.
     pub fn permissions(&self, random: &mut Random) -> String {
         let count = if random.once_in(20) { 6 } else { 1 + random.below(4) };
         let owner = if random.once_in(3) { random.below(self.guests + 2) } else { 0 };
@@ -90,7 +90,7 @@ impl Requests {
         (0..count).map(entry).collect()
     }
 
-    /// The payload of a request of this type by this domain.
+    /// Returns the payload of a request of this type by this domain.
     pub fn payload(&self, random: &mut Random, domid: u16, kind: T) -> Vec<u8> {
         let path = Self::path(random);
         // Two numbers that no guest has, and in some places a third.
@@ -101,7 +101,7 @@ impl Requests {
                 format!("{path}\0{}", "v".repeat(bytes))
             }
             T::SetPerms if domid != 0 && !random.once_in(4) => {
-                // Its own nodes, as it may.
+                // The domain's own nodes.
                 let permissions = self.permissions(random);
                 let others = permissions.split_once('\0').map_or("", |split| split.1);
                 format!("{path}\0{}{domid}\0{others}", random.one_of(&["n", "r", "b"]))

@@ -1,7 +1,7 @@
 //! A client of the Xenstore that never rests and checks every answer, through `/dev/xen/xenbus`, in dom0 and in guests.
 //!
-//! `store-hammer NAME PREFIX` works below PREFIX until PREFIX/stop exists. Each round it writes a value and reads it
-//! back, waits for exactly one event for that write, counts up in a transaction, makes and removes a node, and lists
+//! `store-hammer NAME PREFIX` works below PREFIX until PREFIX/stop exists. Each round it writes a value, reads it back,
+//! and waits for exactly one event for that write. It counts up in a transaction, makes and removes a node, and lists
 //! it. A wrong answer ends it with a line that says FAILED. At the end it prints the rounds, requests, events and
 //! retried commits, and the longest duration of a request.
 //!

@@ -1,9 +1,9 @@
 //! A witness in dom0 of guests' changes and deaths, through `/dev/xen/xenbus`.
 //!
-//! - `store-witness rounds HOME` watches `HOME/data/state`, which a guest counts up (`hostile-guest/honest.rs`). It writes each
-//!   number that it reads to `HOME/data/ack`. The guest makes the node `HOME/data/question/<number>` to ask for a number. If
-//!   that number's event has not come by then, it is lost: events of one connection come in order. Each change of
-//!   `/witness/phase` prints the counts since the last change. The value `end` ends the program.
+//! - `store-witness rounds HOME` watches `HOME/data/state`, which a guest counts up (`hostile-guest/honest.rs`). It
+//!   writes each number that it reads to `HOME/data/ack`. The guest makes the node `HOME/data/question/<number>` to
+//!   question that number. If that number's event has not come by then, it is lost: events of one connection come in
+//!   order. Each change of `/witness/phase` prints the counts since the last change. The value `end` ends the program.
 //! - `store-witness death SECONDS [DOMID]` waits for an event of `@releaseDomain`: for any event, or for the one after which the
 //!   domain is no longer introduced.
 //! - `store-witness read PATH` watches PATH and reads its events until the program is killed.

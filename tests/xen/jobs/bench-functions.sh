@@ -3,7 +3,7 @@
 . /job/guest-functions.sh
 
 is_stub() { stub_id >/dev/null 2>&1; }
-# What the store is updated to: its own image or program.
+# Prints the store's own image or program, the target of updates.
 successor() { if is_stub; then echo /job/kernel; else echo "$XEN_BIN/xenstored"; fi; }
 
 # report NAME: prints the kernel's lines about memory and work, under that name. The daemon has none.

@@ -1,4 +1,4 @@
-# Successors that fail in many ways, while a PV guest and dom0 hammer the store: the predecessor must resume and report
+# Successors that fail in many ways, while a PV guest and dom0 hammer the store. The predecessor must resume and report
 # the reason, and a good update right after must succeed. Images in /job: kernel, test-kernel (fails as its command line
 # says), old-kernel (knows version 1 of the stream only).
 . /functions
