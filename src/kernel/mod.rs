@@ -39,7 +39,7 @@ use crate::xen::memory::Memory;
 use crate::xen::sched::{self, Reason};
 use crate::xen::shared_page::{PAGE_BYTES, SharedPage};
 use crate::xen::{entry, hypercall, shared_info, time};
-use boot_info::BootInfo;
+use boot_info::{BootInfo, Channel};
 use main_loop::OwnPorts;
 use platform::XenPlatform;
 use update::{Home, program, successor};
@@ -80,7 +80,7 @@ pub(crate) extern "C" fn start(info: *const start_info, stack_end: usize) -> ! {
 }
 
 /// Serves as the successor of another kernel, or as the first kernel.
-#[cfg_attr(feature = "hostile-guest", allow(dead_code, reason = "that image serves nobody"))]
+#[cfg_attr(feature = "hostile-guest", allow(dead_code, reason = "that image is no server"))]
 fn serve_in_role(boot: &BootInfo, has_predecessor: bool, memory: Memory) -> ! {
     let options = read_options(boot);
     if has_predecessor {
@@ -142,7 +142,9 @@ fn read_options(boot: &BootInfo) -> Options {
         warn!("{warning}");
     }
     debug!("command line: {text}");
-    debug!("{} pages, first free {:#x}, {:?}, {:?}", boot.pages, boot.first_free, boot.console, boot.store);
+    let port = |channel: Option<Channel>| channel.map_or(0, |channel| channel.port);
+    let (console, store) = (port(boot.console), port(boot.store));
+    debug!("{} pages, first free {:#x}, console port {console}, store port {store}", boot.pages, boot.first_free);
     let heap::Usage { used, free, .. } = heap::usage();
     debug!("heap: {used} bytes used, {free} free");
     options
@@ -163,7 +165,8 @@ fn open_events() -> OwnPorts {
 /// Serves as the first kernel: starts the server, or ends the domain with a message that names what is missing.
 fn serve_first(boot: &BootInfo, options: &Options, memory: Memory, ports: OwnPorts) -> ! {
     let domains = find_domains(boot, options);
-    debug!("{domains:?} {ports:?}, up to {} event channels", two_level::PORTS);
+    let OwnPorts { domain_exception, timer, .. } = ports;
+    debug!("reads domains by {domains}; own ports {domain_exception} and {timer} of {}", two_level::PORTS);
     let mut platform = XenPlatform::new(memory, domains);
     let server = match restored(boot, options, &mut platform) {
         Some(server) => server,
@@ -197,13 +200,10 @@ fn restored(boot: &BootInfo, options: &Options, platform: &mut XenPlatform) -> O
         }
     };
     let mut server = Server::restored(engine);
-    let taken = server.reattach(platform, time::now_ms(), Reattachment::Cold { control_port: options.event });
-    let Reattached { connections, lost, .. } = taken;
-    info!(
-        "{} bytes of state restored; {connections} connections made again, {lost} wait for their domains",
-        stream.len()
-    );
-    if !taken.has_control {
+    let reattached = server.reattach(platform, time::now_ms(), Reattachment::Cold { control_port: options.event });
+    let Reattached { connections, lost, .. } = reattached;
+    info!("{} bytes of state restored; {connections} connections reattached, {lost} not", stream.len());
+    if !reattached.has_control {
         connect_first(options, &mut server, platform);
     }
     Some(server)
@@ -243,7 +243,7 @@ fn connect_first(options: &Options, server: &mut Server, platform: &mut XenPlatf
             ));
         }
         let heap::Usage { used, free, .. } = heap::usage();
-        return info!("serving {count} domains that were there before; memory: used={used} free={free}");
+        return info!("serving {count} auto-introduced domains; memory: used={used} free={free}");
     };
     if let Err(errno) = server.handle_boot_domain(first, remote_port, platform) {
         panic!("the ring or port {remote_port} of domain {first} is unavailable: {}", errno.name());

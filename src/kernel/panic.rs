@@ -61,7 +61,7 @@ fn end(why: &Why, is_panic: bool) -> ! {
     let refused = restart::start(why);
     print_line(format_args!("no warm restart: {}", refused.why));
     if let Some(rest) = refused.rest.filter(|_| is_panic) {
-        rest.go_on(|| ENDING.store(false, Ordering::SeqCst));
+        rest.resume(|| ENDING.store(false, Ordering::SeqCst));
     }
     last_words();
     sched::shutdown(Reason::Crash)

@@ -163,11 +163,11 @@ impl XenPlatform {
     /// Maps the ring of `domid` at `slot`.
     fn map_at(&self, domid: DomId, slot: usize) -> Result<MappedRing, Errno> {
         let at = self.memory.window_entry(slot, heap::give_page).map_err(|error| {
-            log::warn!("no page table for the ring of domain {domid}: {error}");
+            log::warn!("domain {domid}: no page table for its ring: {error}");
             Errno::NoMem
         })?;
         let handle = grant::map(domid.0, GNTTAB_RESERVED_XENSTORE, at).map_err(|error| {
-            log::debug!("the ring of domain {domid} can't be mapped: {error}");
+            log::debug!("domain {domid}: its ring cannot be mapped: {error}");
             Errno::Inval
         })?;
         let base = NonNull::new(ptr::with_exposed_provenance_mut(at.address)).ok_or(Errno::Inval)?;
@@ -202,13 +202,13 @@ impl Hypervisor for XenPlatform {
         match unsafe { grant::unmap(handle, at.entry_machine_address) } {
             Ok(()) => self.slots.give_back(slot),
             // The slot is not used again: the page may still be mapped there.
-            Err(error) => log::error!("the ring of domain {domid} can't be unmapped: {error}"),
+            Err(error) => log::error!("domain {domid}: its ring cannot be unmapped: {error}"),
         }
     }
 
     fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno> {
         let port = event_channel::bind_interdomain(domid.0, remote_port).map_err(|error| {
-            log::debug!("port {remote_port} of domain {domid} can't be bound: {error}");
+            log::debug!("domain {domid}: port {remote_port} cannot be bound: {error}");
             errno(error)
         })?;
         self.ports += 1;
@@ -218,7 +218,7 @@ impl Hypervisor for XenPlatform {
     fn adopt_port(&mut self, domid: DomId, port: u32) -> Result<Port, Errno> {
         let other = event_channel::other_end(port).map_err(errno)?;
         if other != Some(domid.0) {
-            log::warn!("port {port} is not one of domain {domid}");
+            log::warn!("domain {domid}: port {port} is not bound to it");
             return Err(Errno::Inval);
         }
         self.ports += 1;
@@ -228,7 +228,7 @@ impl Hypervisor for XenPlatform {
     fn close_port(&mut self, port: Port) {
         match event_channel::close(port.0) {
             Ok(()) => self.ports = self.ports.saturating_sub(1),
-            Err(error) => log::error!("port {} can't be closed: {error}", port.0),
+            Err(error) => log::error!("port {} cannot be closed: {error}", port.0),
         }
     }
 
@@ -286,7 +286,7 @@ impl Platform for XenPlatform {
     fn notify(&mut self, port: Port) {
         work::NOTIFICATIONS.count();
         if let Err(error) = event_channel::send(port.0) {
-            log::debug!("port {} can't be signalled: {error}", port.0);
+            log::debug!("port {} cannot be signalled: {error}", port.0);
         }
     }
 }

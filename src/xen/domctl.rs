@@ -46,6 +46,15 @@ impl fmt::Display for Unusable {
     }
 }
 
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stable => f.write_str("get_domain_state"),
+            Self::Versioned(version) => write!(f, "getdomaininfo of version {version:#x}"),
+        }
+    }
+}
+
 impl Interface {
     /// Finds out which operation works, by a request about domain 0.
     ///

@@ -13,10 +13,10 @@ fn a_crash_in_a_request_costs_only_its_client_and_the_store_still_serves() {
     assert!(!output.contains("FAILED"), "{output}");
     for wanted in [
         "dom0 panic: ",
-        "domain 0, Some(Write) /crash-by-panic: panic at src/kernel/in_flight.rs",
-        "domain 0, Some(Write) /crash-by-fault: fault 6 (invalid opcode)",
-        "guest: domain N, Some(Write) data/crash-by-panic: panic at src/kernel/in_flight.rs",
-        "no room: xenstore-write: could not write path /crash-by-panic; domain 0, Some(Write) /crash-by-panic: panic at",
+        "domain 0, Write /crash-by-panic: panic at src/kernel/in_flight.rs",
+        "domain 0, Write /crash-by-fault: fault 6 (invalid opcode)",
+        "guest: domain N, Write data/crash-by-panic: panic at src/kernel/in_flight.rs",
+        "no room: xenstore-write: could not write path /crash-by-panic; domain 0, Write /crash-by-panic: panic at",
         "restarts: 3\n",
     ] {
         assert!(output.contains(wanted), "no {wanted:?} in\n{output}");

@@ -22,14 +22,14 @@ pub(crate) struct Rest {
 
 impl Rest {
     /// Resumes the main loop. Calls `done` when nothing is left that can fail.
-    pub(crate) fn go_on(self, done: impl FnOnce()) -> ! {
+    pub(crate) fn resume(self, done: impl FnOnce()) -> ! {
         let Self { serving, request, crash } = self;
         // SAFETY: neither the handler nor its callers run again.
         let (server, platform, home) = unsafe { serving.everything() };
-        log::warn!("going on where it is, without the request");
+        log::warn!("resumed in place, without the request");
         in_flight::end();
         server.abandon_request(&request);
-        restart::tell(&crash, home.crash_node, server, platform);
+        restart::report(&crash, home.crash_node, server, platform);
         restart::serve_again(serving);
         done();
         // SAFETY: the main loop's function has not returned. Everything that it called is given up. From here on, only

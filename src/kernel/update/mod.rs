@@ -227,7 +227,7 @@ fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<
     let &Try { program, command_line, crash, stream, state_bytes, mappings, stopped_ns } = parts;
     let Home { boot, ports, .. } = home;
     let stream_bytes = stream.len();
-    log::info!("{stream_bytes} bytes of state: going over");
+    log::info!("starting the successor with {stream_bytes} bytes of state");
     let lines = console::waiting();
     let contents = Contents {
         program,
@@ -269,7 +269,7 @@ fn cross(memory: &Memory, home: &Home<'_>, trampoline: &Trampoline, parts: &Try<
     successor.leave(memory);
     let why = reason(trampoline, outcome, allowed_ms);
     let heap::Usage { used, free, .. } = heap::usage();
-    log::warn!("back again: {why}; memory: used={used} free={free}");
+    log::warn!("the successor did not take over: {why}; memory: used={used} free={free}");
     why
 }
 

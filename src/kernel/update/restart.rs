@@ -172,9 +172,11 @@ fn describe(what: &str, domain: u16, request: &InFlight, is_repeated: bool) -> C
     // SAFETY: the handler did not continue, so the payload is still where it was.
     let start = unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance::<u8>(*payload), bytes) };
     let path = start.split(|byte| *byte == 0).next().unwrap_or_default();
-    let kind = MessageType::from_wire(header.kind);
     // Text that does not fit is left out.
-    let _ = write!(report, "domain {domain}, {kind:?} {}: {what}", path.escape_ascii());
+    let _ = match MessageType::from_wire(header.kind) {
+        Some(kind) => write!(report, "domain {domain}, {kind:?} {}: {what}", path.escape_ascii()),
+        None => write!(report, "domain {domain}, request type {} {}: {what}", header.kind, path.escape_ascii()),
+    };
     let mut note = CrashNote { domain, is_repeated: is_repeated.into(), ..CrashNote::NONE };
     note.report_bytes = report.len() as u32;
     note.report[..report.len()].copy_from_slice(report.as_bytes());
@@ -189,19 +191,19 @@ pub(crate) fn settle(handover: &Handover, node: &str, server: &mut Server, platf
     if !handover.crash.is_there() {
         return;
     }
-    tell(&handover.crash, node, server, platform);
+    report(&handover.crash, node, server, platform);
 }
 
 /// Charges and reports one crash, in the kernel that continues.
-pub(super) fn tell(crash: &CrashNote, node: &str, server: &mut Server, platform: &mut XenPlatform) {
+pub(super) fn report(crash: &CrashNote, node: &str, server: &mut Server, platform: &mut XenPlatform) {
     let CrashNote { domain, is_repeated, report, report_bytes } = crash;
     let is_repeated = *is_repeated != 0;
     let report = report.get(..*report_bytes as usize).unwrap_or(report);
-    let report = core::str::from_utf8(report).unwrap_or("a report that can't be read");
+    let report = core::str::from_utf8(report).unwrap_or("an unreadable report");
     let domid = xenstore::store::domain::DomId(*domain);
     let is_shut_out = is_repeated && domid != server.engine().privileged();
-    let out = if is_shut_out { "; not its first within a minute: it is shut out" } else { "" };
-    log::error!("goes on after a crash: {report}{out}");
+    let suffix = if is_shut_out { "; the domain is shut out: its second crash within a minute" } else { "" };
+    log::error!("resumed after a crash: {report}{suffix}");
     let crash = Crash { domid, is_repeated, report, node };
     server.handle_crash(&crash, platform, time::now_ms());
 }

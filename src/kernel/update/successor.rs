@@ -137,7 +137,7 @@ pub(crate) fn commit(memory: &mut Memory) {
     for mapping in mappings {
         // SAFETY: the mapping belongs to the predecessor, which does not run again.
         if let Err(error) = unsafe { grant::unmap(mapping.handle, mapping.entry_machine_address) } {
-            ::log::error!("the predecessor's mapping of domain {}'s ring can't be undone: {error}", mapping.domain);
+            ::log::error!("domain {}: the predecessor's mapping of its ring cannot be undone: {error}", mapping.domain);
         }
     }
     log::adopt(lines);

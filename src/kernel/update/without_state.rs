@@ -7,6 +7,7 @@
 use core::ptr;
 
 use xenstore::server::Server;
+use xenstore::server::reattach::Reattached;
 use xenstore::server::stream::load;
 use xenstore::server::update::Successor;
 
@@ -24,13 +25,13 @@ pub(super) fn start(
     parts: Try<'_>,
 ) {
     let Try { stream, .. } = parts;
-    log::warn!("live update without keeping the present state: there is no memory for both");
+    log::warn!("live update: drops the present state, because there is no memory to keep it");
     let sum = stream.sum();
     platform.let_go();
     server.drop_state();
     let why = try_successor(platform.memory(), home, &Try { mappings: &[], ..parts });
     let pages = stream.pages();
-    assert!(!pages.are_lost() && stream.sum() == sum, "{why}; and the saved state is not what it was");
+    assert!(!pages.are_lost() && stream.sum() == sum, "{why}; and the saved state has changed");
     let used = stream.len().div_ceil(crate::xen::shared_page::PAGE_BYTES);
     let pages = pages.addresses().get(..used).unwrap_or_default();
     // SAFETY: all rings were unmapped, and none is mapped before this row is unmapped.
@@ -45,6 +46,7 @@ pub(super) fn start(
         log::error!("the saved state can't be unmapped: {error}");
         stream.pages().lose();
     }
-    let taken = server.take_state_back(engine, &successor.asked, &why, platform, time::now_ms());
-    log::info!("the state was made again; {} connections of {}", taken.connections, taken.connections + taken.lost);
+    let reattached = server.take_state_back(engine, &successor.asked, &why, platform, time::now_ms());
+    let Reattached { connections, lost, .. } = reattached;
+    log::info!("the saved state is restored; {connections} connections of {} reattached", connections + lost);
 }

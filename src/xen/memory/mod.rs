@@ -243,7 +243,7 @@ impl Memory {
             if !self.no_execute {
                 return Err(error.into());
             }
-            log::warn!("pages can't be made non-executable: {error}");
+            log::warn!("pages cannot be made non-executable: {error}");
             self.no_execute = false;
             let mut again = [xen_sys::mmu_update { ptr: 0, val: 0 }; BATCH];
             for (to, from) in again.iter_mut().zip(batch) {

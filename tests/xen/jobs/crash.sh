@@ -37,7 +37,7 @@ fill_store
 xenstore-rm $node
 said=$(xenstore-write /crash-by-panic x 2>&1) && echo "FAILED: dom0's request was done without room"
 echo "no room: $said; $(xenstore-read $node)"
-until_true 20 grep -q "going on where it is" $console || echo "FAILED: the console does not report that the kernel continues"
+until_true 20 grep -q "resumed in place" $console || echo "FAILED: the console does not report that the kernel continues"
 still_full
 empty_store
 xenstore-control check >/dev/null || echo "FAILED: xenstore-control check gave $?"
