@@ -4,8 +4,9 @@
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
-use crate::host::{Answer, Host};
+use crate::Host;
 use crate::support::allocator;
+use crate::support::host::Answer;
 
 /// Steps of free memory. Budgets have units of three bytes, and 256 in addition. Smaller steps show nothing more.
 const STEP_BYTES: usize = 256;

@@ -5,7 +5,7 @@ use xenstore::limits;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType as T;
 
-use crate::host::Host;
+use crate::Host;
 use crate::support::allocator;
 
 /// Bytes that such work may take at once: a few paths, and the position in the tree.

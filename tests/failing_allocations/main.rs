@@ -3,7 +3,6 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod each_request;
-mod host;
 mod long_paths;
 mod save;
 mod scarcity;
@@ -11,7 +10,10 @@ mod scarcity;
 mod support;
 mod unread;
 
-use support::allocator as heap;
+use support::allocator::{Accounting, Limited};
+
+/// A server on a limited heap.
+type Host = support::host::Host<Limited>;
 
 #[global_allocator]
-static ALLOCATOR: support::allocator::Accounting = support::allocator::Accounting::as_the_kernel();
+static ALLOCATOR: Accounting = Accounting::as_the_kernel();

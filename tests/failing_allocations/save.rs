@@ -9,7 +9,7 @@ use xenstore::stream::record::Version;
 use xenstore::stream::writer::{Sink, SinkFull, WriteError};
 use xenstore::wire::header::{Header, MessageType as T};
 
-use crate::host::Host;
+use crate::Host;
 use crate::support::allocator::{self, failing, on_heap};
 
 /// Nodes that a guest watches without reading its events.

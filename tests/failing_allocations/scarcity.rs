@@ -5,7 +5,7 @@ use xenstore::limits;
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::MessageType as T;
 
-use crate::host::Host;
+use crate::Host;
 use crate::support::allocator;
 
 /// Guests. Each stays far below its own quotas.

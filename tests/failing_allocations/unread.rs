@@ -3,7 +3,7 @@
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
-use crate::host::Host;
+use crate::Host;
 
 /// Requests whose replies are not read: one less than may be outstanding, so that all are executed.
 const REQUESTS: usize = 19;

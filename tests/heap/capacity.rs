@@ -3,8 +3,8 @@
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
+use crate::Host;
 use crate::heap::{free_bytes, largest_asked, largest_block, set_size, usage};
-use crate::host::Host;
 use crate::support::random::Random;
 
 /// Bytes of the heap of a domain of 8 MiB, including the part that is set apart, rounded down from 7,587,328.

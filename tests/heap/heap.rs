@@ -8,9 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use crate::arena::{Arena, Usage};
+use crate::support::allocator::Taken;
+use crate::support::host::Heap;
 
 /// The state of this thread's heap, as tests run in parallel.
-struct Heap {
+struct ThreadHeap {
     /// The largest block that the server requested since the last reading.
     asked: Cell<usize>,
     arena: RefCell<Arena>,
@@ -20,8 +22,8 @@ struct Heap {
 }
 
 thread_local! {
-    static HEAP: Heap = const {
-        Heap { asked: Cell::new(0), arena: RefCell::new(Arena::new()), range: Cell::new((0, 0)), is_server: Cell::new(false) }
+    static HEAP: ThreadHeap = const {
+        ThreadHeap { asked: Cell::new(0), arena: RefCell::new(Arena::new()), range: Cell::new((0, 0)), is_server: Cell::new(false) }
     };
 }
 
@@ -32,7 +34,7 @@ struct Split;
 static SPLIT: Split = Split;
 
 /// Returns whether a block belongs to this thread's arena.
-fn is_in_arena(heap: &Heap, block: *mut u8) -> bool {
+fn is_in_arena(heap: &ThreadHeap, block: *mut u8) -> bool {
     let (start, end) = heap.range.get();
     (start..end).contains(&block.addr())
 }
@@ -85,22 +87,23 @@ unsafe impl GlobalAlloc for Split {
     }
 }
 
-/// The memory that the server's work took; not measured here.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Taken(());
+/// The server's heap. It keeps no account of single pieces of work.
+pub struct KernelHeap;
 
-impl Taken {
-    pub const fn and(self, _later: Self) -> Self {
-        self
+impl Heap for KernelHeap {
+    /// Does nothing: the heap begins with [`set_size`].
+    fn reset() {}
+
+    fn free_bytes() -> usize {
+        free_bytes()
     }
-}
 
-/// Does work of the server on its heap.
-pub fn on_heap<T>(work: impl FnOnce() -> T) -> (T, Taken) {
-    HEAP.with(|heap| heap.is_server.set(true));
-    let result = work();
-    HEAP.with(|heap| heap.is_server.set(false));
-    (result, Taken(()))
+    fn on_heap<T>(work: impl FnOnce() -> T) -> (T, Taken) {
+        HEAP.with(|heap| heap.is_server.set(true));
+        let result = work();
+        HEAP.with(|heap| heap.is_server.set(false));
+        (result, Taken::default())
+    }
 }
 
 /// Gives this thread's heap its memory.
@@ -115,9 +118,6 @@ pub fn set_size(bytes: usize) {
         unsafe { heap.arena.borrow_mut().init(range) };
     });
 }
-
-/// Does nothing: the heap begins with [`set_size`].
-pub const fn reset() {}
 
 pub fn usage() -> Usage {
     HEAP.with(|heap| heap.arena.borrow().usage())

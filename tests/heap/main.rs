@@ -6,9 +6,9 @@
 mod arena;
 mod capacity;
 mod heap;
-#[path = "../failing_allocations/host.rs"]
-#[allow(dead_code, reason = "shared with the tests of failing allocations")]
-mod host;
 mod objects;
 #[path = "../support/mod.rs"]
 mod support;
+
+/// A server on the kernel's heap.
+type Host = support::host::Host<heap::KernelHeap>;

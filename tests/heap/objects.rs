@@ -2,8 +2,8 @@
 
 use xenstore::wire::header::MessageType as T;
 
+use crate::Host;
 use crate::heap::{set_size, usage};
-use crate::host::Host;
 
 /// Bytes of the heap that a typical node may take.
 const NODE_BYTES: usize = 160;

@@ -9,6 +9,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use super::host::Heap;
+
 /// This thread's account. All sizes are in bytes.
 struct Account {
     /// Whether allocations count now.
@@ -189,6 +191,23 @@ pub fn free_bytes() -> usize {
 /// Makes the heap so large that so many bytes are free.
 pub fn set_free(bytes: usize) {
     ACCOUNT.with(|account| account.size.set(account.used.get().saturating_add(bytes)));
+}
+
+/// The heap of this allocator.
+pub struct Limited;
+
+impl Heap for Limited {
+    fn reset() {
+        reset();
+    }
+
+    fn free_bytes() -> usize {
+        free_bytes()
+    }
+
+    fn on_heap<T>(work: impl FnOnce() -> T) -> (T, Taken) {
+        on_heap(work)
+    }
 }
 
 /// Does something while an allocation that there is no room for fails.

@@ -4,6 +4,7 @@
 
 pub mod allocator;
 pub mod driver;
+pub mod host;
 pub mod items;
 pub mod machine;
 pub mod progress;

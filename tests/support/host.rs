@@ -1,6 +1,7 @@
 //! The server on a heap of its own, and its clients, which take nothing from that heap.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use xenstore::engine::config::Config;
 use xenstore::engine::hypervisor::DomainState;
@@ -10,9 +11,9 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 use xenstore::wire::ring::{Field, RING_BYTES, RingPage};
 
-use crate::heap::{self, Taken, on_heap};
-use crate::support::items;
-use crate::support::machine::{DOM0, Machine, Page};
+use super::allocator::Taken;
+use super::items;
+use super::machine::{DOM0, Machine, Page};
 
 /// Extensions with counters of requests, the rings, and the maxima of domains.
 const COUNTERS: [u32; 3] = [1, 2, 3];
@@ -22,7 +23,19 @@ const TRANSACTION: u32 = 5;
 /// A reply: its payload, or the error's name.
 pub type Answer = Result<Vec<u8>, String>;
 
-pub struct Host {
+/// The heap of this thread's server.
+pub trait Heap {
+    /// Begins with an empty heap.
+    fn reset();
+
+    /// Bytes that are free, for the server to ask.
+    fn free_bytes() -> usize;
+
+    /// Does work of the server on its heap.
+    fn on_heap<T>(work: impl FnOnce() -> T) -> (T, Taken);
+}
+
+pub struct Host<H> {
     pub server: Server,
     pub machine: Machine,
     pub now_ms: u64,
@@ -30,17 +43,25 @@ pub struct Host {
     /// The memory that the server took since the last reading.
     taken: Taken,
     next_request: u32,
+    heap: PhantomData<H>,
 }
 
-impl Host {
+impl<H: Heap> Host<H> {
     /// Returns a server with dom0 connected.
     pub fn new() -> Self {
-        heap::reset();
-        let (server, _) = on_heap(|| Server::new(Config::default()));
+        H::reset();
+        let (server, _) = H::on_heap(|| Server::new(Config::default()));
         let mut machine = Machine::default();
-        machine.free_probe = Some(heap::free_bytes);
-        let mut host =
-            Self { server, machine, now_ms: 1000, incoming: BTreeMap::new(), taken: Taken::default(), next_request: 0 };
+        machine.free_probe = Some(H::free_bytes);
+        let mut host = Self {
+            server,
+            machine,
+            now_ms: 1000,
+            incoming: BTreeMap::new(),
+            taken: Taken::default(),
+            next_request: 0,
+            heap: PhantomData,
+        };
         host.build(0);
         host.work(|server, machine| server.handle_boot_domain(DOM0, 1, machine)).unwrap();
         host.run();
@@ -49,7 +70,7 @@ impl Host {
 
     /// Runs `work` on the server's heap.
     pub fn work<R>(&mut self, work: impl FnOnce(&mut Server, &mut Machine) -> R) -> R {
-        let (result, taken) = on_heap(|| work(&mut self.server, &mut self.machine));
+        let (result, taken) = H::on_heap(|| work(&mut self.server, &mut self.machine));
         self.taken = self.taken.and(taken);
         result
     }
