@@ -85,8 +85,8 @@ fn a_wrong_stream_is_refused_with_the_place() {
     bytes.truncate(1000);
     fs::write(&path, &bytes).unwrap();
     for command in ["check", "dump", "stat"] {
-        let said = printed(1, &[command, text(&path)]);
-        assert!(said.contains("at offset") && said.contains("ends before its END"), "{said}");
+        let out = printed(1, &[command, text(&path)]);
+        assert!(out.contains("at offset") && out.contains("ends before its END"), "{out}");
     }
     assert!(printed(1, &["check", OF_OCAML]).contains("not a migration stream"));
     assert!(printed(1, &["check", "/nonexistent"]).contains("/nonexistent"));
@@ -96,9 +96,9 @@ fn a_wrong_stream_is_refused_with_the_place() {
 fn losses_of_version_1_are_listed_and_written_only_by_force() {
     let (from, to) = (version_2_only(), scratch("one.xs"));
     let _ = fs::remove_file(&to);
-    let said = printed(1, &["convert", "--to", "1", "-o", text(&to), text(&from)]);
+    let out = printed(1, &["convert", "--to", "1", "-o", text(&to), text(&from)]);
     for loss in ["domain 7: features 0x2", "domain 7: watch of a with depth 1", "domain 7: transaction 5"] {
-        assert!(said.contains(&format!("lost: {loss}\n")), "{loss} in {said}");
+        assert!(out.contains(&format!("lost: {loss}\n")), "{loss} in {out}");
     }
     assert!(!to.exists());
     printed(0, &["convert", "--to", "1", "--force", "-o", text(&to), text(&from)]);
@@ -129,11 +129,11 @@ fn check_shows_what_a_restore_loses_of_another_servers_stream() {
     assert_eq!(bytes[at..at + 8], [3, 0, 0, 0, 16, 0, 0, 0]);
     (bytes[at], bytes[at + 4]) = (8, 24);
     fs::write(&path, bytes).unwrap();
-    let said = printed(0, &["check", text(&path)]);
+    let out = printed(0, &["check", text(&path)]);
     let lost = "record 2 at offset 48: domain 7: watch of data: the record lacks its depth";
-    assert!(said.contains(&format!("warning: {lost}")), "{said}");
-    assert!(said.contains("domain 9 has neither a connection nor a node before this record"), "{said}");
-    assert!(said.contains("3 records") && said.contains(": 2 warnings\n"), "{said}");
+    assert!(out.contains(&format!("warning: {lost}")), "{out}");
+    assert!(out.contains("domain 9 has neither a connection nor a node before this record"), "{out}");
+    assert!(out.contains("3 records") && out.contains(": 2 warnings\n"), "{out}");
     assert!(printed(0, &["dump", text(&path)]).contains("WATCH_DATA_EXTENDED domain 7 data token \"t\" depth lost"));
     assert!(printed(0, &["check", OF_C]).contains(": no warnings\n"));
 }
@@ -168,10 +168,10 @@ fn a_broken_line_of_a_dump_is_skipped_with_a_warning_and_the_rest_imported() {
     let domid = lines[at].split(',').nth(1).unwrap();
     let watches = lines.iter().filter(|line| line.starts_with(&format!("watch,{domid},"))).count();
     fs::write(&from, dump.replacen(lines[at], &broken, 1)).unwrap();
-    let said = printed(0, &["import", text(&from), "-o", text(&to)]);
+    let out = printed(0, &["import", text(&from), "-o", text(&to)]);
     let warning = format!("warning: {}: line {} is skipped: a number is invalid: {broken}\n", text(&from), at + 1);
-    assert!(said.contains(&warning), "{said}");
-    assert!(said.contains(&format!("0 unknown lines, {} invalid lines skipped", 1 + watches)), "{said}");
+    assert!(out.contains(&warning), "{out}");
+    assert!(out.contains(&format!("0 unknown lines, {} invalid lines skipped", 1 + watches)), "{out}");
     let (nodes, connections) = (|of: &str| of.matches("\nNODE_DATA ").count(), "CONNECTION_DATA domain");
     let imported = printed(0, &["dump", text(&to)]);
     assert_eq!(nodes(&imported), dump.matches("\nstore,").count());
@@ -194,8 +194,8 @@ fn wrong_usage_ends_with_a_message_and_status_2() {
         (&["convert", "--to", "1", OF_C], "convert needs -o"),
         (&["import", OF_OCAML, "-o"], "-o needs a value"),
     ] {
-        let said = printed(2, arguments);
-        assert!(said.contains(says) && said.contains("--help"), "{arguments:?}: {said}");
+        let out = printed(2, arguments);
+        assert!(out.contains(says) && out.contains("--help"), "{arguments:?}: {out}");
     }
     assert!(printed(0, &["--help"]).contains("convert --to 1|2"));
     for command in ["check", "dump", "diff", "convert", "import", "stat"] {

@@ -121,18 +121,18 @@ fn a_right_does_not_survive_in_a_transaction() {
     testbed.write(0, "/a", "").unwrap();
     testbed.set_perms(0, "/a", "n0 b7").unwrap();
     testbed.write(0, "/c", "").unwrap();
-    let looked = testbed.begin(0);
-    testbed.read_in(0, looked, "/a").unwrap();
-    let wrote = testbed.begin(0);
-    testbed.set_perms_in(0, wrote, "/c", "n0 b7").unwrap();
+    let reader = testbed.begin(0);
+    testbed.read_in(0, reader, "/a").unwrap();
+    let writer = testbed.begin(0);
+    testbed.set_perms_in(0, writer, "/c", "n0 b7").unwrap();
     testbed.kill(7);
     testbed.start(7);
-    testbed.write_in(0, looked, "/a", "new").unwrap();
-    testbed.write_in(0, looked, "/a/heir", "").unwrap();
-    testbed.write_in(0, wrote, "/c", "new").unwrap();
-    testbed.write_in(0, wrote, "/c/heir", "").unwrap();
-    let _ = testbed.end(0, looked, true);
-    let _ = testbed.end(0, wrote, true);
+    testbed.write_in(0, reader, "/a", "new").unwrap();
+    testbed.write_in(0, reader, "/a/heir", "").unwrap();
+    testbed.write_in(0, writer, "/c", "new").unwrap();
+    testbed.write_in(0, writer, "/c/heir", "").unwrap();
+    let _ = testbed.end(0, reader, true);
+    let _ = testbed.end(0, writer, true);
     for path in ["/a", "/a/heir", "/c", "/c/heir"] {
         assert_eq!(testbed.read(7, path), error("EACCES"), "{path}");
     }

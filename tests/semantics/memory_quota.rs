@@ -183,14 +183,14 @@ fn copies_that_a_transaction_makes_of_what_it_changes_count_before_they_are_made
         for path in ["/shared/child", "/shared/new/below"] {
             let _ = testbed.read_in(1, transaction, path);
         }
-        let looked = used(&testbed, 1);
-        let limit = looked + 1000;
+        let used_before = used(&testbed, 1);
+        let limit = used_before + 1000;
         testbed.request(0, MessageType::SetQuota, format!("1\0memory\0{limit}\0")).unwrap();
         assert_eq!(testbed.request_in(1, transaction, request.to_wire(), payload), error("ENOSPC"), "{payload:?}");
         assert!(used(&testbed, 1) <= limit, "{payload:?}");
         testbed.request(0, MessageType::SetQuota, "1\0memory\x00100000\0").unwrap();
         assert_eq!(testbed.request_in(1, transaction, request.to_wire(), payload), ok(), "{payload:?}");
-        assert!(used(&testbed, 1) > looked + 1500, "{payload:?}");
+        assert!(used(&testbed, 1) > used_before + 1500, "{payload:?}");
         testbed.check();
     }
 }

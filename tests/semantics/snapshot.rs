@@ -149,7 +149,7 @@ fn as_extension<'i>(item: &'i mut Item<'static>) -> Option<&'i mut Extension<'st
 
 /// The transaction saw a node, and later its parent without that node.
 #[test]
-fn a_transaction_that_saw_versions_of_no_one_tree_is_restored_as_it_was_saved() {
+fn a_transaction_that_saw_nodes_of_different_tree_versions_is_restored_as_it_was_saved() {
     let mut testbed = Testbed::with_homes([1]);
     testbed.write(1, "data/old", "").unwrap();
     let transaction = testbed.begin(1);

@@ -164,10 +164,13 @@ fn first_failure(flaw: Flaw) -> (u64, Vec<Step>, String) {
 #[test]
 fn a_failure_is_reported_with_its_seed_and_the_few_steps_that_lead_to_it() {
     for (flaw, culprit) in [(Flaw::DeadKeepNodes, T::SetPerms), (Flaw::EventsForAll, T::Watch)] {
-        let (seed, steps, told) = first_failure(flaw);
-        println!("{told}");
-        assert!(steps.len() <= 8 && steps.iter().any(|step| step.asks(culprit)), "{told}");
-        assert!(told.starts_with(&format!("seed {seed} fails: ")) && told.lines().count() == steps.len() + 2, "{told}");
+        let (seed, steps, report) = first_failure(flaw);
+        println!("{report}");
+        assert!(steps.len() <= 8 && steps.iter().any(|step| step.asks(culprit)), "{report}");
+        assert!(
+            report.starts_with(&format!("seed {seed} fails: ")) && report.lines().count() == steps.len() + 2,
+            "{report}"
+        );
         assert!(history(seed, &steps, Flaw::None).is_ok(), "the server is right, and the model was wrong");
         for at in 0..steps.len() {
             let mut fewer = steps.clone();

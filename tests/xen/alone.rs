@@ -15,9 +15,9 @@ fn without_the_rights_of_a_xenstore_the_kernel_logs_one_line_and_powers_off() {
         assert!(!output.contains("FAILED"), "Xen {release}:\n{output}");
         assert!(output.contains("shutdown reason: 0\n"), "Xen {release}: not powered off:\n{output}");
         let console = run.console("xenstore-stubdom");
-        let said: Vec<&str> = console.lines().filter(|line| line.contains("privilege")).collect();
-        assert_eq!(said.len(), 1, "Xen {release}: one line about the missing privilege, in\n{console}");
-        println!("Xen {release}: {}", said.concat());
+        let lines: Vec<&str> = console.lines().filter(|line| line.contains("privilege")).collect();
+        assert_eq!(lines.len(), 1, "Xen {release}: one line about the missing privilege, in\n{console}");
+        println!("Xen {release}: {}", lines.concat());
     }
 }
 

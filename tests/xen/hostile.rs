@@ -32,12 +32,12 @@ fn a_hostile_guest_harms_no_other_domain_and_leaves_nothing() {
     println!("4.17: {}\n4.17: {}", line(&run, &output, "latency quiet:"), line(&run, &output, "latency spin:"));
     for (mode, counts) in MODES {
         let done = format!("hostile: {mode} is done:");
-        let said = output.lines().rfind(|line| line.contains(&done));
-        let said = said.unwrap_or_else(|| run.fail(&format!("no {done:?} in\n{output}")));
+        let logged = output.lines().rfind(|line| line.contains(&done));
+        let logged = logged.unwrap_or_else(|| run.fail(&format!("no {done:?} in\n{output}")));
         for (name, least) in counts {
-            assert!(figure(said, name) >= *least, "fewer than {least}: {said}");
+            assert!(figure(logged, name) >= *least, "fewer than {least}: {logged}");
         }
-        println!("4.17: {said}");
+        println!("4.17: {logged}");
     }
     assert!(output.contains("second-processor=yes"), "{output}");
     assert!(output.contains("violations=0 unanswered=0"), "{output}");

@@ -64,10 +64,10 @@ fn no_shape_within_the_quotas_delays_an_innocent_guest_or_costs_an_event() {
 fn attacks(run: &Run, output: &str) -> Vec<String> {
     let mut findings = Vec::new();
     for (shape, counts) in SHAPES {
-        let said = output.lines().find(|line| line.contains(&format!("hostile: {shape} is done:")));
-        let said = said.unwrap_or_else(|| run.fail(&format!("{shape} is never done")));
-        let short = counts.iter().filter(|(name, least)| figure(said, name) < *least);
-        findings.extend(short.map(|(name, least)| format!("{shape}: fewer than {least} {name}: {said}")));
+        let logged = output.lines().find(|line| line.contains(&format!("hostile: {shape} is done:")));
+        let logged = logged.unwrap_or_else(|| run.fail(&format!("{shape} is never done")));
+        let short = counts.iter().filter(|(name, least)| figure(logged, name) < *least);
+        findings.extend(short.map(|(name, least)| format!("{shape}: fewer than {least} {name}: {logged}")));
     }
     findings
 }

@@ -133,9 +133,9 @@ fn after_each_failure_of_a_successor_the_predecessor_serves_and_reports_the_reas
         ("no-room-panic", "panic at src/kernel/update_test.rs"),
         ("no-room-corrupt", "at offset"),
     ] {
-        let said = line(run, &output, &format!("{failure}: "));
-        assert!(said.contains(why), "{failure}: no {why:?} in {said:?}");
-        println!("{said}");
+        let answer = line(run, &output, &format!("{failure}: "));
+        assert!(answer.contains(why), "{failure}: no {why:?} in {answer:?}");
+        println!("{answer}");
         count += 1;
     }
     for wanted in [
