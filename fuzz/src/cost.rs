@@ -5,16 +5,8 @@
 //! keeps its input although no new code ran. With SHOW_STEPS in the environment, the target prints the history.
 #![no_main]
 
-#[path = "../../tests/cost/found.rs"]
-#[allow(dead_code, reason = "shared with the test")]
-mod found;
-#[path = "../../tests/cost/play.rs"]
-mod play;
-#[path = "../../tests/cost/scene.rs"]
-mod scene;
-#[path = "../../tests/cost/step.rs"]
-#[allow(dead_code, reason = "shared with the test")]
-mod step;
+#[path = "../../tests/cost/history/mod.rs"]
+mod history;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -29,8 +21,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use libfuzzer_sys::fuzz_target;
 
-use found::{Found, Objective, Worst, spell};
-use step::Step;
+use history::found::{Found, Objective, Worst, spell};
+use history::step::Step;
 
 /// Bounds of a history's steps and requests, so that several histories take a second.
 const LONGEST: usize = 16;
@@ -53,7 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
         eprintln!("{}", spell(&steps));
     }
     let mut worst = Worst::default();
-    worst.merge(play::play(&steps, REQUESTS, false), &steps);
+    worst.merge(history::play::play(&steps, REQUESTS, false), &steps);
     for (objective, Found { cost, .. }) in &worst.found {
         reach(*objective, cost.steps / cost.works.max(1));
     }

@@ -3,9 +3,9 @@
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
-use crate::found::{Cost, Objective, removal_of, spell};
-use crate::scene::{Request, Scene};
-use crate::step::GUESTS;
+use crate::history::found::{Cost, Objective, removal_of, spell};
+use crate::history::scene::{Request, Scene};
+use crate::history::step::GUESTS;
 
 /// Guests of a crowd.
 const CROWD: u16 = 120;

@@ -3,8 +3,7 @@
 //!
 //! - `shapes.rs` has histories that were written by hand.
 //! - `search.rs` changes them at random and keeps the more expensive ones, for each type of request and for turns.
-//! - `step.rs` defines the steps of a history. `play.rs` and `scene.rs` play them.
-//! - `found.rs` has the greatest costs and the bounds.
+//! - `history/` defines the steps of a history, plays them, and keeps the greatest costs and the bounds.
 //!
 //! The fuzz target `cost` plays histories that it decodes from any bytes. `make simulate` runs a longer search and shortens the
 //! histories that it prints. `make cost` compares steps with time.
@@ -12,12 +11,9 @@
 
 mod clock;
 mod crowd;
-mod found;
-mod play;
-mod scene;
+mod history;
 mod search;
 mod shapes;
-mod step;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -25,9 +21,9 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use found::{Cost, Found, Objective, Worst, spell};
+use history::found::{Cost, Found, Objective, Worst, spell};
+use history::step::Step;
 use search::{climb, measure, play_shapes, shorten};
-use step::Step;
 use support::progress::Progress;
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;

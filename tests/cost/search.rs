@@ -1,9 +1,9 @@
 //! The search: it changes histories at random, and keeps a history that makes an objective more expensive.
 
-use crate::found::{Found, Objective, Worst};
-use crate::play::play;
+use crate::history::found::{Found, Objective, Worst};
+use crate::history::play::play;
+use crate::history::step::{STEP_BYTES, Step};
 use crate::shapes::shapes;
-use crate::step::{STEP_BYTES, Step};
 use crate::support::random::Random;
 
 /// The most steps of a history.

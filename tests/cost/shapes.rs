@@ -1,9 +1,9 @@
 //! Histories from which the search begins: one for each known kind of expensive work.
 
-use crate::step::Mode::{Rings, Turns};
-use crate::step::Spread::{Again, Children, Levels};
-use crate::step::Within::{Each, Newest, Oldest};
-use crate::step::{GUESTS, Op, Step};
+use crate::history::step::Mode::{Rings, Turns};
+use crate::history::step::Spread::{Again, Children, Levels};
+use crate::history::step::Within::{Each, Newest, Oldest};
+use crate::history::step::{GUESTS, Op, Step};
 
 /// All guests.
 const ALL: u8 = GUESTS as u8 + 1;

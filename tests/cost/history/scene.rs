@@ -3,7 +3,7 @@
 //! The server takes a request from [`Server::handle_received`], as the hosted server does, with the connection of its domain.
 //! Such a turn has the limits of a ring's turn, and it can be measured alone. Steps of [`Mode::Rings`] use the rings.
 //!
-//! [`Mode::Rings`]: crate::step::Mode::Rings
+//! [`Mode::Rings`]: super::step::Mode::Rings
 //! [`Server::handle_received`]: xenstore::server::Server::handle_received
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +14,9 @@ use xenstore::store::domain::DomId;
 use xenstore::wire::header::{HEADER_BYTES, Header, MessageType as T};
 use xenstore::wire::ring::{Field, RING_BYTES};
 
+use super::found::{Cost, Objective, Worst};
+use super::step::GUESTS;
 use crate::clock;
-use crate::found::{Cost, Objective, Worst};
-use crate::step::GUESTS;
 use crate::support::testbed::Testbed;
 
 /// Steps of the meter that end a history: many times any bound, and a fraction of a second.

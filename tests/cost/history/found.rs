@@ -8,7 +8,7 @@ use xenstore::engine::work;
 use xenstore::limits;
 use xenstore::wire::header::MessageType as T;
 
-use crate::step::{GUESTS, Step};
+use super::step::{GUESTS, Step};
 
 /// A quantity that the search maximizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

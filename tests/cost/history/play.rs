@@ -3,9 +3,9 @@
 use xenstore::wire::header::MessageType as T;
 use xenstore::wire::ring::Field;
 
-use crate::found::Worst;
-use crate::scene::{Request, Scene};
-use crate::step::{GUESTS, Mode, Op, Step, Within};
+use super::found::Worst;
+use super::scene::{Request, Scene};
+use super::step::{GUESTS, Mode, Op, Step, Within};
 
 /// Transactions that a domain may have open.
 const TRANSACTIONS: usize = 10;

@@ -208,7 +208,6 @@ impl Step {
     }
 
     /// Encodes a step.
-    #[allow(dead_code, reason = "the fuzz target only decodes")]
     pub fn encode(self) -> [u8; STEP_BYTES] {
         let op = Op::ALL.iter().position(|op| *op == self.op).unwrap_or(0) as u8;
         let mode = match self.mode {
@@ -220,7 +219,6 @@ impl Step {
     }
 
     /// Returns a random step.
-    #[allow(dead_code, reason = "the fuzz target has libFuzzer's")]
     pub fn random(random: &mut Random) -> Self {
         Self::decode([(); STEP_BYTES].map(|()| random.next() as u8))
     }
