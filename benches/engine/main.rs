@@ -63,7 +63,7 @@ impl Measurement for CpuTime {
 }
 
 fn main() {
-    // What is timed is not counted.
+    // Timed runs count no allocations.
     allocator::reset();
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)

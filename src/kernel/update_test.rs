@@ -60,7 +60,7 @@ pub(crate) fn fail(boot: &BootInfo, place: Place) {
     }
 }
 
-/// Returns the stream, damaged if the command line says so.
+/// Returns the stream, damaged if the command line requests it.
 pub(crate) fn spoil(boot: &BootInfo, stream: &'static [u8]) -> &'static [u8] {
     let mut copy = Vec::from(stream);
     match asked(boot).unwrap_or_default() {
@@ -80,7 +80,7 @@ pub(crate) fn spoil(boot: &BootInfo, stream: &'static [u8]) -> &'static [u8] {
     Box::leak(copy.into_boxed_slice())
 }
 
-/// Restores a part, and fails in the middle if the command line says so.
+/// Restores a part, and fails in the middle if the command line requests it.
 pub(crate) fn restore_some(boot: &BootInfo, stream: &[u8], config: &Config) {
     if asked(boot) != Some("panic-during") {
         return;

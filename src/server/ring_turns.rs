@@ -16,7 +16,7 @@ const NO_ERROR: u32 = 0;
 /// The ring's connection word: connected.
 const CONNECTION_ESTABLISHED: u32 = 0;
 
-/// What happened to the error word in the ring of a shut connection.
+/// The state of the error word in the ring of a shut connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ErrorWord {
     /// The server has just written the reason.

@@ -85,7 +85,7 @@ impl Interface {
 
     /// Returns the lowest number of an existing domain from `from` to below `end`, without Xenstore domains.
     ///
-    /// Asks for one number after the other, which works on all Xens. Only a control domain gets a list, and Xen reports
+    /// Tries one number after the other, which works on all Xens. Only a control domain gets a list, and Xen reports
     /// a changed domain once, to the first caller. 30,000 requests take some ten milliseconds.
     pub(crate) fn next(self, from: u16, end: u16) -> Option<u16> {
         (from..end).find(|domain| {

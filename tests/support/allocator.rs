@@ -118,7 +118,7 @@ unsafe impl GlobalAlloc for Accounting {
     }
 }
 
-/// What some work took.
+/// The memory that some work took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Taken {
     /// More bytes in use than before; negative if fewer.

@@ -3,8 +3,8 @@
 //!
 //! The predecessor's steps are here and in [`layout`], which builds the successor layout; the successor's steps are in
 //! [`successor`]. Where there is no memory for both, the predecessor may have to drop its state first
-//! ([`without_state`]). Until the successor takes the trampoline ([`Trampoline`]) down, everything of the predecessor's
-//! stays as it is: its memory is not mapped elsewhere, and its ring mappings and ports are not touched.
+//! ([`without_state`]). The predecessor stays as it is until the successor takes the trampoline ([`Trampoline`]) down: its
+//! memory is not mapped elsewhere, and its ring mappings and ports are not touched.
 //!
 //! Memory that grows with what guests have is requested, and the request may fail: the state on its way into the
 //! stream, the lists of pages and of ring mappings. The rest comes from [`RESERVE_BYTES`], which [`Pages::grow`]

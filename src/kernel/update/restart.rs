@@ -65,7 +65,7 @@ impl Serving {
 pub(crate) struct Refused {
     /// The reason.
     pub(crate) why: RestartError,
-    /// What is needed to resume in place, if only memory is missing.
+    /// The values needed to resume in place, if only memory is missing.
     pub(crate) rest: Option<Rest>,
 }
 
