@@ -5,6 +5,7 @@
 //! (or found missing) is unchanged in the tree. Only the seen nodes are held for a transaction, and the quota
 //! `transaction-nodes` bounds them. It conflicts only over nodes that it has used.
 
+mod accessed;
 mod conflicts;
 mod parts;
 mod removal;
@@ -26,8 +27,10 @@ use crate::store::special::Special;
 use crate::store::tree::Tree;
 use crate::store::value::Value;
 use crate::store::watch::Scope;
+use accessed::content_bytes;
 use specials::SeenSpecials;
 
+pub(crate) use accessed::{Accessed, ChildChange, Local};
 pub use conflicts::Conflict;
 pub(crate) use parts::{Seen, TransactionState};
 pub(crate) use removal::walk_seen;
@@ -85,38 +88,6 @@ impl NodeChange {
             Self::Write { .. } | Self::SetPermissions { .. } | Self::SetSpecial { .. } | Self::Remove { .. } => 1,
         }
     }
-}
-
-/// A transaction's version of a node.
-#[derive(Clone, Debug)]
-pub(crate) enum Local {
-    /// The transaction has not changed the node.
-    Untouched,
-    /// The transaction changed or made the node.
-    Present(Rc<Node>),
-    /// The transaction removed the node, perhaps after making it.
-    Absent,
-}
-
-/// A change of the list of children.
-#[derive(Clone, Debug)]
-pub(crate) enum ChildChange {
-    Add(Box<str>),
-    Remove(Box<str>),
-}
-
-/// A node that a transaction has seen.
-#[derive(Clone, Debug)]
-pub(crate) struct Accessed {
-    /// The number of the first access, in order; events are sent in this order.
-    order: usize,
-    /// The node at the first access; `None` if it was missing.
-    pub(crate) base: Option<Rc<Node>>,
-    pub(crate) local: Local,
-    /// The changes of the list of children since the node was made or first seen, in order.
-    pub(crate) children: Vec<ChildChange>,
-    /// The event that the commit sends.
-    pub(crate) event: Option<Scope>,
 }
 
 /// An event that a commit sends: the path, the scope, and the rights as they were at the first access.
@@ -502,84 +473,10 @@ impl Transaction {
     }
 }
 
-/// Returns the bytes of a node's copy. Its list of children is mostly shared, and each change of the list counts
-/// separately.
-fn content_bytes(node: &Node) -> usize {
-    Node::record_bytes(node.permissions().entries().len(), node.value().len(), 0)
-}
-
 /// Removes a domain's entries from a node's permissions, the owner's excepted.
 fn forget_rights(node: &mut Rc<Node>, domid: DomId) {
     if node.permissions().entries().iter().skip(1).any(|entry| entry.domid == domid) {
         let permissions = node.permissions().without(domid);
         Rc::make_mut(node).set_permissions(permissions);
-    }
-}
-
-impl Accessed {
-    /// Returns the permissions at the first access, if the commit sends an event.
-    fn before(&self) -> Option<Before> {
-        let base = self.event.and(self.base.as_ref())?;
-        Some(Before { permissions: base.permissions().clone(), generation: base.generation() })
-    }
-
-    /// Returns the bytes of the transaction's own version.
-    fn local_bytes(&self) -> usize {
-        match &self.local {
-            Local::Present(node) => content_bytes(node),
-            Local::Untouched | Local::Absent => 0,
-        }
-    }
-
-    pub(crate) const fn current(&self) -> Option<&Rc<Node>> {
-        match &self.local {
-            Local::Untouched => self.base.as_ref(),
-            Local::Present(node) => Some(node),
-            Local::Absent => None,
-        }
-    }
-
-    /// Returns the node to be changed, as the transaction's own version from now on.
-    fn current_mut(&mut self) -> Option<&mut Node> {
-        if let (Local::Untouched, Some(base)) = (&self.local, &self.base) {
-            self.local = Local::Present(base.clone());
-        }
-        match &mut self.local {
-            Local::Present(node) => Some(Rc::make_mut(node)),
-            Local::Untouched | Local::Absent => None,
-        }
-    }
-
-    /// Notes an event. A wider scope replaces a narrower one, but not the other way round.
-    fn announce(&mut self, scope: Scope) {
-        if self.event != Some(Scope::Subtree) {
-            self.event = Some(scope);
-        }
-    }
-}
-
-impl ChildChange {
-    /// Returns the child's name.
-    pub(crate) const fn name(&self) -> &str {
-        let (Self::Add(name) | Self::Remove(name)) = self;
-        name
-    }
-
-    /// Returns the bytes of the change.
-    const fn bytes(&self) -> usize {
-        let (Self::Add(name) | Self::Remove(name)) = self;
-        name.len().saturating_add(size_of::<Self>())
-    }
-
-    /// Applies the change to a node's list of children, for a commit. A new child is empty, with its parent's
-    /// permissions, until its own entry fills it. The removal of a child removes all nodes below it.
-    fn make(&self, node: &mut Node) {
-        match self {
-            Self::Add(name) => {
-                let child = Node::new(Value::default(), node.permissions().clone(), node.generation());
-                node.insert_child(name, Rc::new(child));
-            }
-            Self::Remove(name) => drop(node.remove_child(name)),
-        }
     }
 }
