@@ -144,7 +144,7 @@ impl XenPlatform {
     }
 
     /// Unmaps all rings, and no longer counts any port as the server's, so that another server can take the ports over.
-    pub(crate) fn let_go(&mut self) {
+    pub(crate) fn release_rings(&mut self) {
         let all: Vec<DomId> = self.rings.keys().copied().collect();
         all.into_iter().for_each(|domid| self.unmap_ring(domid));
         self.ports = 0;
@@ -273,9 +273,9 @@ impl Platform for XenPlatform {
 
     /// Estimates the figures of an update, on the assumption that a new kernel is as large as this one.
     fn update_figures(&self, stream_bytes: usize) -> Option<UpdateFigures> {
-        let beside =
-            update::bytes_beside_stream(&self.memory, entry::image_bytes(), self.rings.len(), heap::usage().used);
-        let needed_bytes = beside + stream_bytes.next_multiple_of(PAGE_BYTES);
+        let without_stream =
+            update::bytes_without_stream(&self.memory, entry::image_bytes(), self.rings.len(), heap::usage().used);
+        let needed_bytes = without_stream + stream_bytes.next_multiple_of(PAGE_BYTES);
         Some(UpdateFigures {
             needed_bytes,
             free_bytes: self.free_bytes(),

@@ -408,7 +408,7 @@ impl MappedTrampoline {
     }
 
     /// Returns to the predecessor, with the reason `why`.
-    pub(crate) fn go_back(self, why: &str) -> ! {
+    pub(crate) fn return_to_predecessor(self, why: &str) -> ! {
         let bytes = why.as_bytes();
         let count = bytes.len().min(TEXT_BYTES);
         // SAFETY: as above. The trampoline's code never returns.

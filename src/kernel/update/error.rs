@@ -20,7 +20,7 @@ pub(crate) enum UpdateError {
         free: usize,
     },
     /// The successor does not fit next to the present state. The requester has not allowed to drop that state (`-F`).
-    NoRoomBesideState {
+    NoRoomNextToState {
         /// Needed bytes in addition to the stream.
         needed: usize,
         /// Free bytes.
@@ -100,7 +100,7 @@ impl fmt::Display for UpdateError {
                 let (wanted, free) = (wanted.div_ceil(1024), free / 1024);
                 write!(f, "not enough memory: {wanted} KiB more are needed, {free} KiB are free")
             }
-            Self::NoRoomBesideState { needed, free, state } => {
+            Self::NoRoomNextToState { needed, free, state } => {
                 let (needed, free, state) = (needed.div_ceil(1024), free / 1024, state / 1024);
                 write!(
                     f,

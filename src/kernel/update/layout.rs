@@ -152,7 +152,7 @@ pub(crate) struct SuccessorLayout<'a> {
 }
 
 /// Returns the pages of a layout with these parts, without the stream's.
-pub(crate) fn pages_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, heap_pages: usize) -> usize {
+pub(crate) fn pages_without_stream(memory: &Memory, image_bytes: usize, mappings: usize, heap_pages: usize) -> usize {
     let list_bytes = mappings * size_of::<RingMapping>() + log::BUFFER_BYTES;
     let layout = Layout::new(entry::virt_base(), pages_for(image_bytes), memory.pages(), list_bytes, heap_pages, 0);
     layout.end

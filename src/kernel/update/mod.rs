@@ -100,9 +100,9 @@ const fn successor_heap_bytes(state_bytes: usize) -> usize {
 }
 
 /// Returns the bytes that an attempt needs in addition to the stream.
-pub(crate) fn bytes_beside_stream(memory: &Memory, image_bytes: usize, mappings: usize, state_bytes: usize) -> usize {
+pub(crate) fn bytes_without_stream(memory: &Memory, image_bytes: usize, mappings: usize, state_bytes: usize) -> usize {
     let heap_pages = successor_heap_bytes(state_bytes).div_ceil(PAGE_BYTES);
-    let pages = layout::pages_beside_stream(memory, image_bytes, mappings, heap_pages);
+    let pages = layout::pages_without_stream(memory, image_bytes, mappings, heap_pages);
     (pages + trampoline::PAGES) * PAGE_BYTES + RESERVE_BYTES
 }
 
@@ -129,11 +129,11 @@ pub(crate) fn start(server: &mut Server, platform: &mut XenPlatform, home: &Home
                 stopped_ns,
             };
             match room {
-                Room::BesideState => {
+                Room::NextToState => {
                     let why = try_successor(platform.memory(), home, &parts);
                     server.successor_failed(successor.asked, &why);
                 }
-                Room::InItsPlace => without_state::start(server, platform, home, &successor, parts),
+                Room::InPlaceOfState => without_state::start(server, platform, home, &successor, parts),
             }
         }
         Err(why) => server.successor_failed(successor.asked, &why),
@@ -157,9 +157,9 @@ fn save(server: &Server, successor: &Successor, stream: &mut PageStream) -> Resu
 /// Where a successor finds room.
 enum Room {
     /// Next to this kernel's state.
-    BesideState,
+    NextToState,
     /// Only in place of this kernel's state, which is in the stream: the requester has allowed this.
-    InItsPlace,
+    InPlaceOfState,
 }
 
 /// Checks whether the successor fits into memory, now that the stream has its own.
@@ -170,19 +170,19 @@ fn find_room(
     state_bytes: usize,
 ) -> Result<Room, UpdateError> {
     let image_bytes = successor.image.memory_bytes() as usize;
-    let needed = bytes_beside_stream(platform.memory(), image_bytes, platform.ring_count(), state_bytes);
+    let needed = bytes_without_stream(platform.memory(), image_bytes, platform.ring_count(), state_bytes);
     let free = heap::usage().free;
     if free >= needed {
-        return Ok(Room::BesideState);
+        return Ok(Room::NextToState);
     }
     let state = state_bytes;
     if free + state < needed {
         return Err(UpdateError::NoRoom { needed, free, state, stream: stream.len() });
     }
     if successor.force {
-        return Ok(Room::InItsPlace);
+        return Ok(Room::InPlaceOfState);
     }
-    Err(UpdateError::NoRoomBesideState { needed, free, state })
+    Err(UpdateError::NoRoomNextToState { needed, free, state })
 }
 
 /// Returns the new command line, or else the present one, with the mark of a live update.

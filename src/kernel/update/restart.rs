@@ -19,7 +19,7 @@ use super::error::RestartError;
 use super::in_place::Rest;
 use super::pages::PageStream;
 use super::program::Program;
-use super::{Home, Try, bytes_beside_stream, try_successor};
+use super::{Home, Try, bytes_without_stream, try_successor};
 use crate::kernel::heap;
 use crate::kernel::in_flight;
 use crate::kernel::platform::XenPlatform;
@@ -149,7 +149,7 @@ pub(crate) fn start(what: &str) -> Refused {
     stream.trim();
     let program = Program::Own;
     let rings = platform.ring_count();
-    let needed = bytes_beside_stream(platform.memory(), program.memory_bytes(), rings, state_bytes);
+    let needed = bytes_without_stream(platform.memory(), program.memory_bytes(), rings, state_bytes);
     let mappings = platform.ring_mappings();
     let has_memory = heap::usage().free >= needed && !matches!(saved, Err(WriteError::Full));
     let (true, Ok(mappings)) = (has_memory, mappings) else {

@@ -35,8 +35,8 @@ const PAGES_AT_ONCE: usize = 2048;
 /// Pages that join the heap in one turn of the main loop: somewhat more than a millisecond under emulation.
 pub(crate) const PAGES_A_TURN: usize = 1024;
 
-/// The way back to the predecessor, until the commit.
-static WAY_BACK: Mutex<Option<MappedTrampoline>> = Mutex::new(None);
+/// The trampoline to the predecessor, until the commit.
+static TRAMPOLINE: Mutex<Option<MappedTrampoline>> = Mutex::new(None);
 
 /// Finds out at boot whether there is a predecessor.
 ///
@@ -44,21 +44,21 @@ static WAY_BACK: Mutex<Option<MappedTrampoline>> = Mutex::new(None);
 /// `root_table` must be the virtual address of the current root table.
 pub(crate) unsafe fn find_predecessor(root_table: usize) -> bool {
     // SAFETY: the caller upholds the contract.
-    let far = unsafe { MappedTrampoline::find(root_table) };
-    *WAY_BACK.lock() = far;
-    far.is_some()
+    let trampoline = unsafe { MappedTrampoline::find(root_table) };
+    *TRAMPOLINE.lock() = trampoline;
+    trampoline.is_some()
 }
 
-/// Returns to the predecessor, if there is one and it has not been let go.
+/// Returns to the predecessor, if there is one and this kernel has not committed.
 pub(crate) fn give_up(why: &str) {
-    if let Some(far) = WAY_BACK.try_lock().and_then(|far| *far) {
-        far.go_back(why);
+    if let Some(trampoline) = TRAMPOLINE.try_lock().and_then(|trampoline| *trampoline) {
+        trampoline.return_to_predecessor(why);
     }
 }
 
 /// Returns the predecessor's handover, if there is a predecessor.
 pub(crate) fn handover() -> Option<Handover> {
-    WAY_BACK.lock().map(MappedTrampoline::handover)
+    TRAMPOLINE.lock().map(MappedTrampoline::handover)
 }
 
 /// Serves as the successor of another kernel, in the steps of `docs/live-update.md`: restores the state that the
@@ -126,8 +126,8 @@ fn report(
 /// Takes over. Lets the predecessor go, undoes its ring mappings, and starts to add its memory to the heap. There is no
 /// way back from here on. Afterwards upcalls are masked and all ports unmasked; earlier events are dropped.
 pub(crate) fn commit(memory: &mut Memory) {
-    let Some(far) = WAY_BACK.lock().take() else { return };
-    let handover = far.handover();
+    let Some(trampoline) = TRAMPOLINE.lock().take() else { return };
+    let handover = trampoline.handover();
     let shared_info = shared_info::page().expect("mapped at boot");
     shared_info.store8(offset::UPCALL_MASK, 1);
     entry::register_handlers();
@@ -141,7 +141,7 @@ pub(crate) fn commit(memory: &mut Memory) {
         }
     }
     log::adopt(lines);
-    far.take_down(memory).expect("a root entry can be cleared");
+    trampoline.take_down(memory).expect("a root entry can be cleared");
     // SAFETY: the predecessor's root is not the current one.
     unsafe { memory.unpin_root(handover.predecessor_root) }.expect("the predecessor's root is pinned");
     let total = usize::try_from(handover.total_pages).unwrap_or(usize::MAX);

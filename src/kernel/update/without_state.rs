@@ -27,7 +27,7 @@ pub(super) fn start(
     let Try { stream, .. } = parts;
     log::warn!("live update: drops the present state, because there is no memory to keep it");
     let sum = stream.sum();
-    platform.let_go();
+    platform.release_rings();
     server.drop_state();
     let why = try_successor(platform.memory(), home, &Try { mappings: &[], ..parts });
     let pages = stream.pages();
