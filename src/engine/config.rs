@@ -1,4 +1,4 @@
-//! What the engine is told at its start.
+//! The engine's configuration at its start.
 
 use crate::engine::connection::output::HashKey;
 use crate::engine::report::trace::Trace;
@@ -19,29 +19,30 @@ pub struct Config {
     pub keep_orphans: bool,
     /// Whether a transaction that conflicts is replayed before its commit is refused.
     pub replay: bool,
-    /// What is told in the log from the start.
+    /// The kinds of trace lines that are logged from the start.
     pub trace: Trace,
-    /// The newest version of the stream that a live update may write, until it is said otherwise; `None` for what is needed.
+    /// The newest version of the stream that a live update may write, unless a [`StreamLimit`] is set. `None` for the
+    /// version that the state requires.
     pub stream_version: Option<u32>,
     /// The key of the hashes that find duplicate events. Guests must not know it.
     pub hash_key: HashKey,
 }
 
-/// What was said while the server ran of the newest version of the stream. It is carried to a successor, and goes before
-/// its boot option.
+/// The newest stream version that CONTROL's `stream-version` set. It outlives an update, and takes precedence over the
+/// boot option.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StreamLimit {
-    /// Nothing: the boot option counts.
+    /// Not set: the boot option counts.
     #[default]
     Unsaid,
     /// No limit.
     Auto,
-    /// No newer than this.
+    /// No newer version than this.
     Version(u32),
 }
 
 impl StreamLimit {
-    /// The limit, if the boot option says `option`.
+    /// Returns the limit in force. `option` is the boot option.
     #[must_use]
     pub const fn or(self, option: Option<u32>) -> Option<u32> {
         match self {
@@ -51,7 +52,7 @@ impl StreamLimit {
         }
     }
 
-    /// As a number, for a stream.
+    /// Returns the number that stands for the limit in a stream.
     #[must_use]
     pub(super) fn to_number(self) -> u64 {
         match self {
@@ -61,7 +62,7 @@ impl StreamLimit {
         }
     }
 
-    /// Of the number that [`StreamLimit::to_number`] gives.
+    /// Returns the limit of a number from [`StreamLimit::to_number`]; `None` for any other number.
     pub(super) fn from_number(number: u64) -> Option<Self> {
         Some(match number {
             0 => Self::Unsaid,

@@ -1,4 +1,4 @@
-//! The questions that the engine puts to its host, mostly to the hypervisor, and that need an answer at once.
+//! The engine's questions to its host, mostly to the hypervisor. Each needs an answer at once.
 //!
 //! Three implementations: the kernel's, the hosted server's and the simulator's.
 
@@ -7,11 +7,11 @@ use crate::store::watch::ConnectionId;
 use crate::wire::errno::Errno;
 use crate::wire::header::Header;
 
-/// An event channel port of ours.
+/// The server's port of an event channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(pub u32);
 
-/// What the hypervisor says about a domain.
+/// The state of a domain, as the hypervisor reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DomainState {
     /// It exists and has not been shut down.
@@ -24,18 +24,18 @@ pub enum DomainState {
     Absent,
 }
 
-/// What the hypervisor says about a domain, in one look.
+/// A domain's state and identity, from one query of the hypervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainInfo {
-    /// What state it is in.
+    /// The domain's state.
     pub state: DomainState,
-    /// A number that no other domain has or will have until the host boots again, where the hypervisor gives domains
-    /// such numbers. Two domains with the same domid, one after the other, differ in it.
+    /// The hypervisor's unique ID of the domain; `None` if the hypervisor has none. No other domain has the same ID
+    /// until the host boots again. Two successive domains with the same domid differ in it.
     pub unique_id: Option<u64>,
 }
 
 impl DomainInfo {
-    /// There is no such domain.
+    /// The answer for a domain that does not exist.
     pub const ABSENT: Self = Self { state: DomainState::Absent, unique_id: None };
 }
 
@@ -45,26 +45,27 @@ pub trait Hypervisor {
     /// exists; mapping it again is a bug of the caller.
     ///
     /// # Errors
-    /// The code for the one who asked, when the page can't be mapped.
+    /// The error code for the requester if the page cannot be mapped.
     fn map_ring(&mut self, domid: DomId) -> Result<(), Errno>;
 
     /// Undoes [`Hypervisor::map_ring`].
     fn unmap_ring(&mut self, domid: DomId);
 
-    /// Binds a port of ours to `remote_port` of `domid`.
+    /// Binds a port of the server to `remote_port` of `domid`.
     ///
     /// # Errors
-    /// The code for the one who asked, when the port can't be bound.
+    /// The error code for the requester if the port cannot be bound.
     fn bind_port(&mut self, domid: DomId, remote_port: u32) -> Result<Port, Errno>;
 
-    /// Takes over a port that a predecessor in the same domain bound to one of `domid`. Also one whose other end is gone.
+    /// Adopts a port that a predecessor in the same domain bound to a port of `domid`. The other end may be gone.
     ///
     /// # Errors
-    /// When that is no such port; it is not closed then.
+    /// An error code if there is no such port. The port is not closed then.
     fn adopt_port(&mut self, domid: DomId, port: u32) -> Result<Port, Errno>;
 
-    /// The port that the mapped ring page of `domid` names for the server ([`crate::wire::ring::Field::EventPort`]); 0 for
-    /// none. The domain may write anything there, and the word is loaded once.
+    /// Returns the port that the mapped ring page of `domid` names for the server
+    /// ([`crate::wire::ring::Field::EventPort`]); 0 for none. The domain may write anything there. The word is loaded
+    /// once.
     fn port_in_ring(&self, _domid: DomId) -> u32 {
         0
     }
@@ -72,29 +73,29 @@ pub trait Hypervisor {
     /// Closes a port that [`Hypervisor::bind_port`] or [`Hypervisor::adopt_port`] returned.
     fn close_port(&mut self, port: Port);
 
-    /// Bytes of memory that the server can still allocate. Asked before a request may make anything grow.
+    /// Returns the bytes of memory that the server can still allocate. The engine asks before anything may grow.
     fn free_memory(&self) -> usize {
         usize::MAX
     }
 
-    /// The existing domain with the lowest number from `from` on. The one that the server runs in, if that is not the
-    /// control domain, is left out.
+    /// Returns the existing domain with the lowest number from `from` on. Leaves out the server's own domain, unless
+    /// that is the control domain.
     fn next_domain(&mut self, from: DomId) -> Option<DomId>;
 
-    /// What state `domid` is in, and which domain it is.
+    /// Returns the state and the unique ID of `domid`.
     fn domain_info(&mut self, domid: DomId) -> DomainInfo;
 
     /// Notes that a request is executed now, so that a crash report can name it. `payload` stays where it is until
     /// [`Hypervisor::request_ends`].
     ///
-    /// From here to there the state does not change. A crash in between therefore leaves the state of before the request,
-    /// but for a preparation ([`crate::engine::Engine::undo_preparation`]).
+    /// The state does not change until [`Hypervisor::request_ends`]. A crash in between therefore leaves the state as
+    /// it was before the request, except for a preparation ([`crate::engine::Engine::undo_preparation`]).
     fn request_begins(&mut self, _connection: ConnectionId, _header: Header, _payload: &[u8]) {}
 
     /// Notes that no request is executed now.
     fn request_ends(&mut self) {}
 
-    /// What state `domid` is in.
+    /// Returns the state of `domid`.
     fn domain_state(&mut self, domid: DomId) -> DomainState {
         self.domain_info(domid).state
     }

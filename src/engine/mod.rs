@@ -1,22 +1,32 @@
 //! One request, one change set.
 //!
-//! The engine has no input or output and no clock. Its methods are of three kinds:
+//! The engine does no input or output, and has no clock. Inputs that may execute requests or queue events take a
+//! [`Turn`]: the host lends the engine its hypervisor, the present time, and the work meter. The methods are of three
+//! kinds:
 //!
-//! - `handle_*` take inputs: a domain at boot ([`Engine::handle_boot_domain`]), a client of the hosted server
-//!   ([`Engine::handle_connected`]), a domain's port ([`Engine::handle_port`]), received bytes
-//!   ([`Engine::handle_received`]), sent bytes ([`Engine::handle_sent`]), a fault, the news of a domain's end, and time.
-//! - `poll_*` give outputs. After any input, take connections from [`Engine::poll_ready`] until there is none; for each,
-//!   send [`Output::bytes`](connection::output::Output::bytes) and fill [`Input::space`](connection::input::Input::space) as
-//!   long as [`Engine::may_receive`] says so. Then take what [`Engine::poll_action`] gives, and wait until an input or
-//!   [`Engine::poll_timeout`].
-//! - All others only look.
+//! - `handle_*` take an input. [`Engine::handle_boot_domain`] connects a domain at boot, and
+//!   [`Engine::handle_connected`] a client of the hosted server. [`Engine::handle_port`] takes a signal.
+//!   [`Engine::handle_received`] and [`Engine::handle_sent`] take counts of bytes. Others take a protocol error, a
+//!   change of the domains, or time.
+//! - `poll_*` give output. [`Engine::poll_ready`], [`Engine::poll_starting`] and [`Engine::poll_action`] take the next
+//!   entry of a queue. [`Engine::poll_timeout`] only reads.
+//! - Of all others, those with `&self` only read. Those with `&mut self` change what their names say. For example,
+//!   [`Engine::wake`] queues a connection, and [`Engine::connection_mut`] lends one for its bytes. [`Engine::answer`]
+//!   replies to a deferred request, and [`Engine::limit_stream`] limits the stream's version.
+//!
+//! After each input, the host takes connections from [`Engine::poll_ready`] until the queue is empty. For each one, it
+//! sends [`Output::bytes`](connection::output::Output::bytes), and fills
+//! [`Input::space`](connection::input::Input::space) while [`Engine::may_receive`] allows it. The host then executes
+//! the actions from [`Engine::poll_action`]. It waits until the next input, or until [`Engine::poll_timeout`].
 //!
 //! The same inputs give the same outputs, to the byte.
 //!
 //! The folders, by subject:
 //!
-//! - [`connection`]: one connection with its input, output queue, tickets and open transactions; replies and their buffers.
-//! - [`requests`]: the command table and its handlers; the view and the change set of one request; how a change set is applied.
+//! - [`connection`]: one connection with its input, output queue, tickets and open transactions; replies and their
+//!   buffers.
+//! - [`requests`]: the command table and its handlers; the view and the change set of one request; how a change set is
+//!   applied.
 //! - `events`: which watches a change concerns, announcements that take several turns, and counts of dropped events.
 //! - [`domains`]: introduction, release, the removal of a dead domain's nodes, and reattachment after an update.
 //! - [`fairness`]: write credits, conflict credits, and shares of memory.
@@ -63,24 +73,24 @@ use crate::store::state::State;
 use crate::store::watch::{ConnectionId, Watch};
 use crate::wire::header::{Header, MessageType};
 
-/// What the engine asks its host to do.
+/// A task of the engine for its host.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Log how much memory is in use, and how many rings and ports: a check was asked for.
+    /// Log the memory, rings and ports in use, as part of a requested memory report.
     ReportMemory,
-    /// Do what CONTROL's `live-update` says, and answer by [`Engine::answer`].
+    /// Execute a command of CONTROL's `live-update`, and reply by [`Engine::answer`].
     Update {
-        /// Who asked.
+        /// The request to answer.
         asked: Deferred,
-        /// For what.
+        /// The command of that request.
         command: UpdateCommand,
     },
 }
 
-/// A request that is answered later. Its connection goes on meanwhile.
+/// A request that is answered later. Its connection is read meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deferred {
-    /// Whose request it is.
+    /// The connection that sent the request.
     pub connection: ConnectionId,
     header: Header,
     origin: Option<Origin>,
@@ -88,7 +98,7 @@ pub struct Deferred {
 }
 
 impl Deferred {
-    /// The whole message that answers the request, for a successor to send.
+    /// Returns the whole message that answers the request, for a successor to send.
     #[must_use]
     pub fn reply(&self, payload: &[u8]) -> Vec<u8> {
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(0);
@@ -96,7 +106,7 @@ impl Deferred {
     }
 }
 
-/// What becomes of a connection whose session is dropped.
+/// The state of a connection after its session was dropped.
 #[derive(Clone, Copy)]
 enum NextSession {
     Reset,
@@ -125,24 +135,24 @@ pub struct Engine {
     drops: Drops,
     /// The time of the latest [`Engine::handle_timeout`].
     now_ms: u64,
-    /// Found watches; kept between events for its capacity.
+    /// Found watches; kept empty between events for its capacity.
     told: Vec<Rc<Watch>>,
-    /// Kept between requests for its room; empty then.
+    /// The change set of the request in flight; kept empty between requests for its capacity.
     changes: ChangeSet,
     /// The introduction that is prepared and not applied.
     preparation: Option<Preparation>,
-    /// The same for replies.
+    /// Buffers kept for the next replies.
     buffer_pool: BufferPool,
-    /// The most that any guest has had of what is limited.
+    /// The maxima of all limited resources, over all guests.
     peaks: Peaks,
-    /// What is told in the log.
+    /// The trace lines to log.
     trace: Trace,
-    /// What was said of the newest version of the stream.
+    /// The limit that CONTROL's `stream-version` set.
     stream_limit: StreamLimit,
 }
 
 impl Engine {
-    /// An engine with a new store.
+    /// Creates an engine with a new store.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
@@ -168,25 +178,25 @@ impl Engine {
         }
     }
 
-    /// The stored state.
+    /// Returns the stored state.
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
     }
 
-    /// The control domain.
+    /// Returns the control domain.
     #[must_use]
     pub const fn privileged(&self) -> DomId {
         self.config.privileged
     }
 
-    /// A connection.
+    /// Returns a connection.
     #[must_use]
     pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.get(id)
     }
 
-    /// A connection, to fill its input or to empty its output.
+    /// Returns a connection, to fill its input or to empty its output.
     pub fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.connections.get_mut(id)
     }
@@ -205,55 +215,55 @@ impl Engine {
         }
     }
 
-    /// Notes that a domain signalled its port.
+    /// Queues the connection whose domain signalled this port.
     pub fn handle_port(&mut self, port: Port) {
         if let Some(id) = self.connections.with_port(port) {
             self.connections.wake(id);
         }
     }
 
-    /// Puts a connection into the queue of those that have something to do.
+    /// Queues a connection for a turn.
     pub fn wake(&mut self, id: ConnectionId) {
         self.connections.wake(id);
     }
 
-    /// The next connection that may have something to do.
+    /// Takes the next connection that may have pending work.
     pub fn poll_ready(&mut self) -> Option<ConnectionId> {
         self.connections.pop_ready()
     }
 
-    /// How many connections may have something to do.
+    /// Returns the number of connections that may have pending work.
     #[must_use]
     pub fn ready_len(&self) -> usize {
         self.connections.ready_len()
     }
 
-    /// Whether any connection may have something to do.
+    /// Whether any connection may have pending work.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         self.connections.ready_len() > 0
     }
 
-    /// A connection whose ring has to be started now: as soon as the one who introduced the domain has his reply, the
-    /// domain may use it.
+    /// Takes a connection whose ring the host must start before it sends the introduction's reply. The domain may use
+    /// the ring as soon as the toolstack has that reply.
     pub fn poll_starting(&mut self) -> Option<ConnectionId> {
         self.connections.pop_starting()
     }
 
-    /// What the host is to do.
+    /// Takes the next task for the host.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// When [`Engine::handle_timeout`] has something to do, in milliseconds of the same clock.
+    /// Returns the time at which [`Engine::handle_timeout`] has something to do, in milliseconds of the host's clock.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let all_ms = [self.connections.next_deadline_ms(), self.next_fairness_ms(), self.next_drop_log_ms()];
         all_ms.into_iter().flatten().min()
     }
 
-    /// Drops events that were not read in time, and resumes guests that were held back for long enough. If events remain
-    /// after [`limits::EXPIRED_AT_ONCE`] drops, the next timeout is due at once.
+    /// Drops events that were not read in time, and resumes guests that were held back for long enough. If events
+    /// remain after [`limits::EXPIRED_AT_ONCE`] drops, the next timeout is due at once.
     pub fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         self.now_ms = turn.now_ms;
         self.advance_fairness(turn);
@@ -280,7 +290,7 @@ impl Engine {
                 }
             }
             if !dropped.is_empty() {
-                // There may be room again for requests of its own.
+                // There may be room again for the receiver's own requests.
                 self.connections.wake(id);
             }
             if let Some(next_ms) = next {
@@ -289,9 +299,9 @@ impl Engine {
         }
     }
 
-    /// Whether bytes may be received for a connection now. A domain with too many outstanding requests has to read their
-    /// replies first, and others the events that they caused. One that is in others' way has to wait. One for which more
-    /// waits than it may have has to read first.
+    /// Whether bytes may be received for a connection now. Not if the connection is held back for its writes or
+    /// conflicts, or has too many outstanding requests. Not while an announcement or a departing domain delays it. Not
+    /// if more output is pending than its client may leave unread.
     #[must_use]
     pub fn may_receive(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.get(id).filter(|connection| connection.error().is_none()) else {
@@ -304,7 +314,7 @@ impl Engine {
         is_free && !is_waiting && connection.session().is_some_and(|session| !self.has_to_read_first(id, session))
     }
 
-    /// Whether a complete request that was held back may be handled now.
+    /// Whether a complete request that was held back may be executed now.
     #[must_use]
     pub fn has_complete_request(&self, id: ConnectionId) -> bool {
         let session = self.connections.session(id);
@@ -324,8 +334,8 @@ impl Engine {
         is_held
     }
 
-    /// Notes that `count` bytes were put into a connection's [`Input::space`](connection::input::Input::space), and handles the request if it is
-    /// complete. Returns whether it did.
+    /// Notes that `count` bytes were put into a connection's [`Input::space`](connection::input::Input::space), and
+    /// handles the request if it is complete. Returns whether it did.
     pub fn handle_received(&mut self, id: ConnectionId, count: usize, turn: &mut Turn<'_>) -> bool {
         let any_departs = !self.departures.is_empty();
         let Some(connection) = self.connections.get_mut(id) else { return false };
@@ -379,7 +389,7 @@ impl Engine {
         self.drops.forget_receiver(id);
     }
 
-    /// Notes that one message that a request caused was delivered or dropped, and lets its sender go on.
+    /// Notes that one message of a request was delivered or dropped, and queues the connection that sent the request.
     fn settle(&mut self, cause: Origin) {
         if let Some(sender) = self.connections.get_woken(cause.connection) {
             sender.settle_ticket(cause.ticket);
@@ -394,7 +404,7 @@ impl Engine {
         id
     }
 
-    /// What a connection is called in the log.
+    /// Returns the name of a connection's client in log lines.
     fn name(&self, id: ConnectionId) -> String {
         match self.connections.domain_of(id) {
             Some(domid) => alloc::format!("domain {domid}"),
@@ -402,24 +412,25 @@ impl Engine {
         }
     }
 
-    /// The newest version of the stream that a live update may write; `None` for what is needed.
+    /// Returns the newest version of the stream that a live update may write; `None` for the version that the state
+    /// requires.
     #[must_use]
     pub fn stream_limit(&self) -> Option<u32> {
         self.stream_limit.or(self.config.stream_version)
     }
 
-    /// Limits the version from now on, whatever the boot option says.
+    /// Limits the version from now on, and overrides the boot option. `None` removes the limit.
     pub fn limit_stream(&mut self, limit: Option<u32>) {
         self.stream_limit = limit.map_or(StreamLimit::Auto, StreamLimit::Version);
     }
 
-    /// The domain to which a connection's relative paths belong.
+    /// Returns the domain to which a connection's relative paths belong.
     #[must_use]
     pub fn domid_of(&self, id: ConnectionId) -> DomId {
         self.connections.domain_of(id).unwrap_or(DomId::DOM0)
     }
 
-    /// How many rings and ports are in use.
+    /// Returns the numbers of rings and ports in use.
     #[must_use]
     pub fn rings_and_ports(&self) -> (usize, usize) {
         let rings = self.connections.iter().filter(|(_, connection)| connection.peer != Peer::Socket).count();

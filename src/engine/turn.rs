@@ -35,7 +35,7 @@ impl<'a> Turn<'a> {
         Self { hypervisor, now_ms, work, cause: Cause::default(), free_for_events }
     }
 
-    /// Asks again how much memory is free, for events of the next piece of work.
+    /// Reads the free memory again, before the events of the next piece of work.
     pub(in crate::engine) fn note_free_memory(&mut self) {
         self.free_for_events = self.hypervisor.free_memory();
     }

@@ -8,8 +8,8 @@
 //! - a node that is visited,
 //! - 64 bytes that are copied.
 //!
-//! A queued event takes several ([`EVENT_STEPS`]). `docs/performance.md` has the time of a step. The same inputs take the
-//! same steps.
+//! A queued event takes several ([`EVENT_STEPS`]). `docs/performance.md` has the time of a step. The same inputs take
+//! the same steps.
 
 use crate::limits;
 use crate::store::transaction::Transaction;
@@ -66,7 +66,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// Steps since the start.
+    /// Returns the steps since the start.
     #[must_use]
     pub const fn steps(&self) -> u64 {
         self.steps
@@ -93,8 +93,8 @@ impl Work {
         self.spend(REQUEST_STEPS);
     }
 
-    /// Begins the events of a request. They may take the rest of the turn, and at least [`limits::REQUEST_EVENT_STEPS`]: so
-    /// a request that concerns few watches queues its events at once.
+    /// Begins the events of a request. They may take the rest of the turn, and at least
+    /// [`limits::REQUEST_EVENT_STEPS`]: so a request that concerns few watches queues its events at once.
     pub fn begin_events(&mut self) {
         self.stop_at = self.turn_end.max(self.steps.saturating_add(limits::REQUEST_EVENT_STEPS));
     }
@@ -125,9 +125,9 @@ const CLIENT_STEPS_MOST: u64 = 128_u64
 const REPLAY_STEPS_MOST: u64 =
     (limits::REPLAY_LOOK_STEPS as u64).saturating_add(REQUEST_STEPS.saturating_mul(limits::REPLAY_REQUESTS as u64));
 
-// A commit by a replay passes over its transaction six times: at its end, in the search for conflicts, twice before the
-// replay, and twice in the commit of the result. A failed replay executes one request again, to find the write
-// that caused the conflict.
+// A commit by a replay passes over its transaction six times. One pass is at the end of the transaction, one is the
+// search for conflicts, two come before the replay, and two are the commit of the result. A failed replay executes one
+// request again, to find the write that caused the conflict.
 const _: () = assert!(
     limits::REQUEST_STEPS_MOST
         >= TRANSACTION_STEPS_MOST
@@ -136,8 +136,8 @@ const _: () = assert!(
             .saturating_add(CLIENT_STEPS_MOST)
             .saturating_add(REQUEST_STEPS)
 );
-// The events of a request may use up its turn and exceed it by those for one client. DIRECTORY_PART reads a list and keeps
-// it. A request descends to its path a few times.
+// The events of a request may use up its turn and exceed it by those for one client. DIRECTORY_PART reads a list and
+// keeps it. A request descends to its path a few times.
 const _: () = assert!(
     limits::PLAIN_REQUEST_STEPS_MOST
         >= limits::TURN_STEPS

@@ -1,28 +1,29 @@
-//! Buffers of messages that were sent, kept for the next replies: a reply that is sent at once needs no memory of its own.
+//! Buffers of sent messages, kept for the next replies. A reply that is sent at once then allocates nothing.
 //!
-//! One buffer of each size is kept, 8 KiB in all. A buffer is at most twice as large as what it is taken for, and only the
-//! reply that is the next to be sent is in one, so that messages that wait take no more of the heap than is counted for them.
+//! The pool keeps one buffer of each size, 8 KiB in all. A buffer is at most twice as large as requested. Only the
+//! reply that is sent next uses one. Other pending messages therefore take no more of the heap than is charged for
+//! them.
 
 use alloc::vec::Vec;
 
-/// Sizes are powers of two; the smallest one has 32 bytes: a header and a short payload.
+/// The exponent of the smallest size: 2^5 = 32 bytes, a header and a short payload.
 const SMALLEST: usize = 5;
-/// The largest one has 4096. Longer messages are few.
+/// The number of sizes. The largest one has 4096 bytes: longer messages are few.
 const SIZES: usize = 8;
 
-/// The buffers.
+/// The kept buffers, by size; one without capacity stands for none.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct BufferPool([Vec<u8>; SIZES]);
 
 impl BufferPool {
-    /// An empty buffer with room for `bytes`.
+    /// Returns an empty buffer with room for `bytes`.
     pub(in crate::engine) fn take(&mut self, bytes: usize) -> Vec<u8> {
         let Some(size) = size_of(bytes) else { return Vec::with_capacity(bytes) };
         let spare = self.0.get_mut(size).map(core::mem::take).unwrap_or_default();
         if spare.capacity() < bytes { Vec::with_capacity(capacity(size)) } else { spare }
     }
 
-    /// Keeps a buffer that is not needed any more, if it is of one of the sizes.
+    /// Keeps a buffer that is no longer needed, if it has one of the sizes.
     pub(in crate::engine) fn give(&mut self, mut buffer: Vec<u8>) {
         if let Some(size) = size_of(buffer.capacity())
             && buffer.capacity() == capacity(size)
@@ -34,13 +35,13 @@ impl BufferPool {
     }
 }
 
-/// Which size holds `bytes`; `None` for what is larger than all.
+/// Returns the index of the smallest size that holds `bytes`; `None` if none does.
 fn size_of(bytes: usize) -> Option<usize> {
     let exponent = usize::try_from(bytes.checked_next_power_of_two()?.trailing_zeros()).ok()?;
     Some(exponent.saturating_sub(SMALLEST)).filter(|size| *size < SIZES)
 }
 
-/// Bytes of a size.
+/// Returns the bytes of a size.
 const fn capacity(size: usize) -> usize {
     1 << (size.saturating_add(SMALLEST))
 }

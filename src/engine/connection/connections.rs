@@ -12,8 +12,8 @@ use crate::store::watch::ConnectionId;
 
 /// All connections.
 ///
-/// Guarantees: a connection is at most once in the queue of those with pending work, and has at most one entry among the
-/// deadlines of each kind. Entries of removed connections may remain in the queue and among the deadlines.
+/// Guarantees: a connection is at most once in the queue of those with pending work, and has at most one entry among
+/// the deadlines of each kind. Entries of removed connections may remain in the queue and among the deadlines.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Connections {
     by_id: BTreeMap<ConnectionId, Connection>,

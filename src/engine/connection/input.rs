@@ -1,34 +1,35 @@
-//! The request that a connection is receiving: a header, then as many bytes of payload as it says. A long payload for which
-//! there is no memory is received all the same, and skipped, so that its sender gets a reply and what follows is found.
+//! The request that a connection is receiving: a header, then the payload bytes that it announces. If there is no
+//! memory for a long payload, the server receives and skips it. The sender then still gets a reply, and the next
+//! message is found.
 
 use alloc::vec::Vec;
 
 use crate::limits;
 use crate::wire::header::{HEADER_BYTES, Header};
 
-/// What has been received of the next request.
+/// The received part of the next request.
 #[derive(Debug, Default)]
 pub struct Input {
     header: [u8; HEADER_BYTES],
     payload: Vec<u8>,
     /// Bytes of payload that the header announces.
     announced: usize,
-    /// The payload is not kept; `payload` is only where its parts go.
+    /// Whether the payload is skipped. `payload` then only holds the part received last.
     is_skipped: bool,
     /// Bytes received, of header and payload together.
     received: usize,
     /// Bytes that a predecessor received and that come before all others.
     backlog: Vec<u8>,
-    /// How many of them have been taken.
+    /// The number of bytes of `backlog` that have been taken.
     taken: usize,
 }
 
-/// The header announces more payload than a message can have.
+/// The error for a header that announces more payload than a message can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
 impl Input {
-    /// Where the next bytes go; empty when the request is complete.
+    /// Returns the place of the next bytes; empty when the request is complete.
     pub fn space(&mut self) -> &mut [u8] {
         match self.received.checked_sub(HEADER_BYTES) {
             None => self.header.get_mut(self.received..).unwrap_or_default(),
@@ -40,11 +41,11 @@ impl Input {
         }
     }
 
-    /// Notes that `count` bytes were put into [`Input::space`]. Whether there is memory for a payload of more than
-    /// [`limits::KEPT_INPUT_BYTES`] counts when that completed the header.
+    /// Notes that `count` bytes were put into [`Input::space`]. `has_room` is whether there is memory for a payload of
+    /// more than [`limits::KEPT_INPUT_BYTES`]. It counts when these bytes complete the header.
     ///
     /// # Errors
-    /// [`TooLong`] when that completed a header that can't be.
+    /// [`TooLong`] if these bytes complete a header that announces too much payload.
     pub fn advance(&mut self, count: usize, has_room: bool) -> Result<(), TooLong> {
         let in_header = self.received < HEADER_BYTES;
         self.received = self.received.saturating_add(count);
@@ -60,13 +61,13 @@ impl Input {
         Ok(())
     }
 
-    /// Bytes that a predecessor received; they come before all others.
+    /// Adds bytes that a predecessor received. They come before all others.
     pub fn restore(&mut self, bytes: &[u8]) {
         self.backlog = bytes.into();
         self.taken = 0;
     }
 
-    /// Puts bytes that a predecessor received into [`Input::space`], and returns how many; to be followed by
+    /// Puts bytes that a predecessor received into [`Input::space`], and returns their number. The caller then calls
     /// [`Input::advance`].
     pub fn take_backlog(&mut self) -> usize {
         let mut backlog = core::mem::take(&mut self.backlog);
@@ -84,8 +85,8 @@ impl Input {
         count
     }
 
-    /// All that has been received and is not handled. A payload that is skipped is told as zeros, which no request of that
-    /// length takes for an argument.
+    /// Returns all bytes that were received and not handled. Zeros replace a skipped payload: no request of that length
+    /// accepts zeros as arguments.
     #[must_use]
     pub fn received(&self) -> Vec<u8> {
         let header = self.header.get(..self.received.min(HEADER_BYTES)).unwrap_or_default();
@@ -103,7 +104,7 @@ impl Input {
         self.received == HEADER_BYTES.saturating_add(self.announced) && self.received >= HEADER_BYTES
     }
 
-    /// The header of the complete request.
+    /// Returns the header of the complete request.
     #[must_use]
     pub fn header(&self) -> Header {
         Header::parse(&self.header)
@@ -119,7 +120,7 @@ impl Input {
         self.payload = payload;
     }
 
-    /// Takes the complete request out. Without payload if that was skipped.
+    /// Takes the complete request out: its header, and its payload unless that was skipped.
     pub fn take(&mut self) -> (Header, Option<Vec<u8>>) {
         (self.received, self.announced) = (0, 0);
         let payload = core::mem::take(&mut self.payload);
@@ -127,7 +128,7 @@ impl Input {
         (Header::parse(&self.header), (!is_skipped).then_some(payload))
     }
 
-    /// Gives the buffer of a request that is done with back for the next one, unless it is large.
+    /// Keeps the payload buffer of a finished request for the next one, unless it is large.
     pub fn recycle(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() <= limits::KEPT_INPUT_BYTES && self.payload.is_empty() {
             buffer.clear();

@@ -1,4 +1,4 @@
-//! One connection: what it is receiving, what waits to be sent, its open transactions, and its side of the ring.
+//! One connection: its input, its output queue, its open transactions, and the server's side of the ring.
 
 pub(super) mod buffer_pool;
 pub(super) mod connections;
@@ -19,25 +19,25 @@ use crate::store::domain::DomId;
 use crate::store::transaction::Transaction;
 use crate::wire::ring::Ring;
 
-/// Who is at the other end.
+/// The client at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A client of the hosted server; counts as the control domain.
     Socket,
     /// A domain, over its ring.
     Domain {
-        /// Which domain.
+        /// The domain's number.
         domid: DomId,
-        /// Our port of its event channel; `None` when it could not be bound again.
+        /// The server's port of its event channel; `None` if it could not be bound again.
         port: Option<Port>,
     },
 }
 
-/// Why a connection was shut: the peer broke the rules. The values are those of the ring's error word
+/// The protocol error for which a connection was shut. The values are those of the ring's error word
 /// (`docs/misc/xenstore-ring.txt`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The event channel can't be used.
+    /// The event channel cannot be used.
     Communication = 1,
     /// An index of the ring is impossible.
     RingIndex = 2,
@@ -45,32 +45,32 @@ pub enum ProtocolError {
     Protocol = 3,
 }
 
-/// What has to happen with a ring page before it is used.
+/// The preparation of a ring page before its first use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingStart {
-    /// Its indices are taken over.
+    /// The server adopts its indices.
     Adopt,
-    /// Its indices are set to zero.
+    /// The server sets its indices to zero.
     Reset,
 }
 
 /// A connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Who is at the other end.
+    /// The client at the other end.
     pub peer: Peer,
-    /// Our side of the ring; nothing for a socket.
+    /// The server's side of the ring; unused for a socket.
     pub ring: Ring,
-    /// What has to be done with the ring first.
+    /// The pending preparation of the ring page.
     pub ring_start: Option<RingStart>,
-    /// Whether the ring is mapped; not for sockets, and not until a restored connection is taken over.
+    /// Whether the ring is mapped. False for sockets, and for a restored connection until it is reattached.
     pub(super) is_mapped: bool,
-    /// Whether its domain may not open it again: only the control domain can, by INTRODUCE.
+    /// Whether its domain may not reopen it: only the control domain can, by INTRODUCE.
     pub(super) is_shut_out: bool,
-    /// Whether it stands in the queue of those that have something to do.
+    /// Whether the connection is in the queue of those with pending work.
     pub(super) is_queued: bool,
-    /// The next time at which its events are checked for expiry: not after the first one's deadline. For a client of the
-    /// control domain, the next time at which the server checks whether it reads.
+    /// The next time at which its events are checked for expiry: not after the first one's deadline. For a client of
+    /// the control domain, the next time at which the server checks whether it reads.
     pub(super) deadline_ms: Option<u64>,
     /// Bytes of the postponed announcement of its last request. It is held back until that is queued.
     pub(super) announced_bytes: Option<usize>,
@@ -80,8 +80,8 @@ pub struct Connection {
     pub(super) reading: Reading,
     /// The next time at which its kept lists are checked for age: not after the first one's time.
     pub(super) lists_deadline_ms: Option<u64>,
-    /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the session:
-    /// a client that resets its connection still answers for the events that it caused.
+    /// Requests that count as outstanding, with the number of messages that they still wait for. They outlive the
+    /// session: a client that resets its connection still answers for the events that it caused.
     tickets: VecDeque<(u64, usize)>,
     pub(super) phase: Phase,
 }
@@ -104,19 +104,19 @@ impl Reading {
     }
 }
 
-/// A connection is either open or it was shut, and then there is nothing left to read from it or to send.
+/// The state of a connection: open, or shut by a protocol error. A shut one has nothing to receive or to send.
 #[derive(Debug)]
 pub(super) enum Phase {
     Open(Box<Session>),
     Failed(ProtocolError),
 }
 
-/// What an open connection has going on.
+/// The session of an open connection.
 #[derive(Debug, Default)]
 pub struct Session {
     /// The request that is being received.
     pub input: Input,
-    /// What waits to be sent.
+    /// Messages to send.
     pub output: Output,
     pub(super) transactions: BTreeMap<u32, Box<Transaction>>,
     /// Lists that are read in parts, the oldest first.
@@ -145,7 +145,7 @@ impl Connection {
         }
     }
 
-    /// Its domain; a socket has none.
+    /// Returns its domain; `None` for a socket.
     pub(super) const fn domid(&self) -> Option<DomId> {
         match self.peer {
             Peer::Socket => None,
@@ -153,7 +153,7 @@ impl Connection {
         }
     }
 
-    /// The server's port of a domain's connection.
+    /// Returns the server's port of a domain's connection.
     pub(super) const fn port(&self) -> Option<Port> {
         match self.peer {
             Peer::Socket => None,
@@ -161,7 +161,7 @@ impl Connection {
         }
     }
 
-    /// What it has going on, unless it was shut.
+    /// Returns the session; `None` if the connection was shut.
     #[must_use]
     pub fn session(&self) -> Option<&Session> {
         match &self.phase {
@@ -170,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// What it has going on, to be changed, unless it was shut; and its side of the ring.
+    /// Returns the session and the server's side of the ring, to change them; `None` if the connection was shut.
     pub fn session_mut(&mut self) -> Option<(&mut Session, &mut Ring)> {
         match &mut self.phase {
             Phase::Open(session) => Some((session, &mut self.ring)),
@@ -178,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// Why it was shut.
+    /// Returns the protocol error for which it was shut.
     #[must_use]
     pub const fn error(&self) -> Option<ProtocolError> {
         match &self.phase {
@@ -211,7 +211,7 @@ impl Connection {
         }
     }
 
-    /// How many requests are outstanding.
+    /// Returns the number of outstanding requests.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.tickets.len()
@@ -222,7 +222,7 @@ impl Connection {
         self.tickets.iter().any(|(have, _)| *have == ticket)
     }
 
-    /// Says which requests are outstanding, by their tickets and with the messages that they wait for.
+    /// Sets the outstanding requests: their tickets, and the number of messages that each waits for.
     pub(super) fn restore_tickets(&mut self, tickets: VecDeque<(u64, usize)>) {
         self.tickets = tickets;
     }
@@ -234,7 +234,7 @@ impl Connection {
 }
 
 impl Session {
-    /// A number for a new transaction: not 0 and not in use.
+    /// Returns a number for a new transaction: not 0 and not in use.
     pub(super) fn free_transaction_id(&mut self) -> u32 {
         loop {
             self.next_transaction = self.next_transaction.wrapping_add(1);
@@ -245,12 +245,12 @@ impl Session {
         }
     }
 
-    /// When each open transaction was started.
+    /// Returns the time at which each open transaction was started, in milliseconds of the host's clock.
     pub(super) fn transaction_starts_ms(&self) -> impl Iterator<Item = u64> {
         self.transactions.values().map(|transaction| transaction.started_ms())
     }
 
-    /// How many transactions are open.
+    /// Returns the number of open transactions.
     #[must_use]
     pub fn open_transactions(&self) -> usize {
         self.transactions.len()

@@ -1,7 +1,7 @@
 //! The output queue of one connection: replies and events, in order.
 //!
-//! Identical pending events are queued once. The cost of an operation does not depend on the number of pending messages.
-//! An index finds duplicates (`pending`); the cost of expiry is in proportion to the dropped events.
+//! Identical pending events are queued once. The cost of an operation does not depend on the number of pending
+//! messages. An index finds duplicates (`pending`); the cost of expiry is in proportion to the dropped events.
 
 mod pending;
 mod shares;
@@ -74,7 +74,8 @@ impl Message {
         Self { bytes, by, ticket, kind }
     }
 
-    /// The request to settle when the message is sent or dropped. Its connection is woken even if the ticket is 0.
+    /// Returns the request to settle when the message is sent or dropped. Its connection is woken even if the ticket is
+    /// 0.
     fn origin(&self) -> Option<Origin> {
         (self.by != NOBODY).then_some(Origin { connection: self.by, ticket: self.ticket })
     }
@@ -92,7 +93,7 @@ impl Message {
             .filter(|deadline_ms| *deadline_ms != NEVER_MS)
     }
 
-    /// The guest's connection that an event is charged to.
+    /// Returns the guest's connection that an event is charged to.
     fn originator(&self) -> Option<ConnectionId> {
         Some(self.by).filter(|by| self.is_event() && *by != NOBODY)
     }
@@ -140,36 +141,36 @@ pub struct Output {
 }
 
 impl Output {
-    /// Bytes of all pending messages with their headers, from a running count.
+    /// Returns the bytes of all pending messages with their headers, from a running count.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }
 
-    /// The same, counted message by message.
+    /// Returns the same as [`Output::queued_bytes`], counted message by message.
     #[must_use]
     pub fn count_bytes(&self) -> usize {
         self.messages.iter().map(|message| message.bytes.len()).sum()
     }
 
-    /// Bytes of pending events that guests caused.
+    /// Returns the bytes of pending events that guests caused.
     #[must_use]
     pub const fn bytes_by_guests(&self) -> usize {
         self.shares.total()
     }
 
-    /// Bytes of pending events that one guest's connection caused.
+    /// Returns the bytes of pending events that one guest's connection caused.
     #[must_use]
     pub fn bytes_by(&self, originator: ConnectionId) -> usize {
         self.shares.of(originator)
     }
 
-    /// The number of pending messages.
+    /// Returns the number of pending messages.
     pub(in crate::engine) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// The causes of pending messages.
+    /// Returns the causes of pending messages.
     pub fn origins(&self) -> impl Iterator<Item = Origin> {
         self.messages.iter().filter_map(Message::origin)
     }
@@ -190,7 +191,7 @@ impl Output {
         self.push(Message::new(buffer, origin, Kind::Reply));
     }
 
-    /// Gives the last reply to a request another payload. A message of which something was sent stays as it is.
+    /// Replaces the payload of the last reply to a request. A message that is partly sent stays unchanged.
     pub fn replace_last_reply(&mut self, header: &Header, payload: &[u8]) {
         let unsent = self.messages.len().saturating_sub(usize::from(self.sent > 0));
         let is_reply = |message: &Message| {
@@ -237,20 +238,20 @@ impl Output {
         self.push(Message::new(message(header, payload), origin, Kind::Event { deadline_ms, subject }));
     }
 
-    /// The bytes to send next, up to the end of a message; empty when there are none.
+    /// Returns the bytes to send next, up to the end of a message; empty when there are none.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.messages.front().and_then(|message| message.bytes.get(self.sent..)).unwrap_or_default()
     }
 
-    /// All bytes to send, message by message.
+    /// Returns all bytes to send, message by message.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let behind = self.messages.iter().skip(1).map(|message| &*message.bytes);
         core::iter::once(self.bytes()).filter(|bytes| !bytes.is_empty()).chain(behind)
     }
 
-    /// Notes that `count` bytes of [`Output::bytes`] were sent. Returns the cause of a message that is now delivered, and
-    /// its buffer.
+    /// Notes that `count` bytes of [`Output::bytes`] were sent. Returns the cause of a message that is now delivered,
+    /// and its buffer.
     pub fn advance(&mut self, count: usize) -> Option<(Option<Origin>, Vec<u8>)> {
         self.sent = self.sent.saturating_add(count);
         let whole = self.messages.front().is_some_and(|message| self.sent >= message.bytes.len());
@@ -269,16 +270,16 @@ impl Output {
         Some((message.origin(), message.bytes))
     }
 
-    /// Prepares to send the first message again from its beginning, after its receiver erased the part that was sent. If
-    /// the beginning is unknown, drops the message and returns its cause.
+    /// Prepares to send the first message again from its beginning, after its receiver erased the part that was sent.
+    /// If the beginning is unknown, drops the message and returns its cause.
     pub(in crate::engine) fn restart_first(&mut self) -> Option<Origin> {
         self.sent = 0;
         self.messages.front().filter(|message| matches!(message.kind, Kind::Rest))?;
         self.discard_first()?.0
     }
 
-    /// Drops up to `most` expired events, except one that is partly sent. The cost is in proportion to the dropped events.
-    /// Events are in the order of their deadlines, and few replies can be pending before the first event.
+    /// Drops up to `most` expired events, except one that is partly sent. The cost is in proportion to the dropped
+    /// events. Events are in the order of their deadlines, and few replies can be pending before the first event.
     pub fn expire(&mut self, now_ms: u64, most: usize) -> Vec<Dropped> {
         let mut dropped = Vec::new();
         let mut kept = Vec::new();
@@ -305,7 +306,8 @@ impl Output {
         dropped
     }
 
-    /// The deadline of the first event that is not partly sent. [`Output::expire`] also stops there if that is not due.
+    /// Returns the deadline of the first event that is not partly sent. [`Output::expire`] also stops there if that is
+    /// not due.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
         if self.pending.is_empty() {
@@ -321,7 +323,7 @@ impl Output {
         self.messages.is_empty()
     }
 
-    /// The details of all messages, in order. A partly sent message has no deadline.
+    /// Returns the details of all messages, in order. A partly sent message has no deadline.
     pub(in crate::engine) fn messages(&self) -> impl Iterator<Item = MessageDetails> {
         self.messages.iter().enumerate().map(|(at, message)| {
             let deadline_ms = message.deadline_ms().filter(|_| at > 0 || self.sent == 0);
@@ -329,13 +331,13 @@ impl Output {
         })
     }
 
-    /// Bytes of the first message that were sent.
+    /// Returns the sent bytes of the first message.
     #[must_use]
     pub fn sent(&self) -> &[u8] {
         self.messages.front().and_then(|message| message.bytes.get(..self.sent)).unwrap_or_default()
     }
 
-    /// Bytes of the first message that remain to be sent, if its beginning was sent.
+    /// Returns how many bytes of the first message remain to be sent; 0 unless a part was sent.
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
         let is_partial = |message: &&Message| self.sent > 0 || matches!(message.kind, Kind::Rest);
@@ -352,11 +354,11 @@ impl Output {
         }
     }
 
-    /// Fills an empty queue with what a predecessor had to send. The first `partial_bytes` are the end of a message.
-    /// Events are dropped at `deadline_ms`.
+    /// Fills an empty queue with the bytes that a predecessor had to send. The first `partial_bytes` are the end of a
+    /// message. Events are dropped at `deadline_ms`.
     ///
     /// # Errors
-    /// [`NoMessages`] when that is no sequence of messages.
+    /// [`NoMessages`] if the bytes are not a sequence of messages.
     pub(in crate::engine) fn restore(
         &mut self,
         bytes: &[u8],
@@ -383,8 +385,7 @@ impl Output {
         self.push(message);
     }
 
-    /// Puts the beginning of the first message, which was sent already, before its end. Does nothing if that does not make
-    /// a message.
+    /// Puts the sent beginning of the first message before its end. Does nothing if the two do not form a message.
     pub(in crate::engine) fn restore_sent(&mut self, sent: &[u8]) {
         let Some(first) = self.messages.front_mut().filter(|first| matches!(first.kind, Kind::Rest)) else { return };
         let whole = [sent, &*first.bytes].concat();
@@ -402,8 +403,8 @@ impl Output {
         self.sent = sent.len();
     }
 
-    /// Restores the details of each message. `is_guest` returns whether a connection is a guest's; only guests are charged
-    /// for events.
+    /// Restores the details of each message. `is_guest` returns whether a connection is a guest's; only guests are
+    /// charged for events.
     pub(in crate::engine) fn restore_details(
         &mut self,
         details: impl Iterator<Item = MessageDetails>,
@@ -438,19 +439,19 @@ impl Output {
     }
 }
 
-/// The kind of the message in these bytes.
+/// Returns the kind of the message in these bytes.
 fn kind_of(bytes: &[u8], deadline_ms: Option<u64>) -> Kind {
     let is_event = bytes.first_chunk().map(Header::parse).is_some_and(|header| header.is_event());
     if is_event { Kind::Event { deadline_ms: deadline_ms.unwrap_or(NEVER_MS), subject: None } } else { Kind::Reply }
 }
 
-/// Bytes of the message that `bytes` begins with, if they begin with a whole header of one.
+/// Returns the length of the message that `bytes` begins with; `None` without a whole header.
 fn length(bytes: &[u8]) -> Option<usize> {
     let payload_bytes = usize::try_from(Header::parse(bytes.first_chunk()?).payload_bytes).ok()?;
     (payload_bytes <= limits::PAYLOAD_BYTES).then(|| HEADER_BYTES.saturating_add(payload_bytes))
 }
 
-/// The number of messages in these bytes.
+/// Returns the number of messages in these bytes.
 pub(in crate::engine) fn count(bytes: &[u8]) -> usize {
     let split = |bytes: &mut &[u8]| {
         let (_, behind) = length(bytes).and_then(|length| bytes.split_at_checked(length))?;
@@ -461,7 +462,7 @@ pub(in crate::engine) fn count(bytes: &[u8]) -> usize {
     core::iter::from_fn(|| split(&mut rest)).count()
 }
 
-/// Header and payload in one piece.
+/// Returns a header and a payload as one message.
 pub(in crate::engine) fn message(header: Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES.saturating_add(payload.len()));
     bytes.extend_from_slice(&header.emit());

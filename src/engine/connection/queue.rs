@@ -1,17 +1,17 @@
-//! A queue in short pieces. One long piece would double when it is full, and for the moment of the move take three times what is
-//! in it: memory that nobody asked for, in one block that may not be there.
+//! A queue in short pieces. One long piece would double when it is full. During the move it would need three times the
+//! memory of its entries, in one block that may be unavailable.
 
 use alloc::collections::VecDeque;
 
-/// Entries of a piece: a few KiB.
+/// Entries of a piece. A piece takes a few KiB.
 const PIECE: usize = 64;
 
-/// First in, first out. A queue that stays short is one piece, which keeps its room.
+/// A first-in, first-out queue. A short queue is one piece, which keeps its capacity.
 #[derive(Debug)]
 pub(in crate::engine) struct Queue<T> {
-    /// Not empty unless all is.
+    /// The first piece; empty only if the queue is.
     first: VecDeque<T>,
-    /// None of them empty.
+    /// The other pieces; none is empty.
     rest: VecDeque<VecDeque<T>>,
     len: usize,
 }
@@ -61,7 +61,7 @@ impl<T> Queue<T> {
         entry
     }
 
-    /// Lets the next piece be the first when that is used up.
+    /// Replaces an empty first piece by the next one.
     fn close_up(&mut self) {
         if self.first.is_empty()
             && let Some(next) = self.rest.pop_front()

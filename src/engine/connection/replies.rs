@@ -1,4 +1,4 @@
-//! Replies: at once, or later by the host.
+//! Replies, sent at once or later by the host.
 
 use alloc::vec::Vec;
 
@@ -32,7 +32,7 @@ impl Engine {
         let bytes = HEADER_BYTES.saturating_add(payload.len());
         let Self { connections, buffer_pool, .. } = self;
         if let Some(session) = connections.session_woken(id) {
-            // What is not sent at once gets no more room than it needs.
+            // A reply that is not sent at once gets no larger buffer than it needs.
             let is_next = session.output.is_empty();
             let buffer = if is_next { buffer_pool.take(bytes) } else { Vec::with_capacity(bytes) };
             session.output.push_reply(buffer, header, payload, origin);
@@ -57,7 +57,7 @@ impl Engine {
         self.actions.push_back(Action::Update { asked, command });
     }
 
-    /// Answers a request that was left to the host. Nothing happens if its connection is gone or has begun anew since.
+    /// Answers a deferred request. Does nothing if its connection is gone or was reset since.
     pub fn answer(&mut self, asked: Deferred, outcome: Result<&[u8], Errno>) {
         let Deferred { connection, header, origin, number } = asked;
         let Some(session) = self.connections.session_mut(connection) else { return };
@@ -67,15 +67,15 @@ impl Engine {
         }
     }
 
-    /// Puts another answer in the place of the last one to a request, if nothing of that was sent. The request may be one of
-    /// the engine's from which this one was restored, so that its connection is told by the number that it has here.
+    /// Replaces the last reply to a request, unless a part of it was sent. `id` is the connection's number in this
+    /// engine. A predecessor may have made `asked`, with another number.
     pub fn replace_last_reply(&mut self, id: ConnectionId, asked: &Deferred, payload: &[u8]) {
         if let Some(session) = self.connections.session_mut(id) {
             session.output.replace_last_reply(&asked.header, payload);
         }
     }
 
-    /// Requests that the host has not been told of yet, to be answered by it.
+    /// Returns the deferred requests that the host has not taken yet ([`Engine::poll_action`]).
     pub fn deferred(&self) -> impl Iterator<Item = &Deferred> {
         self.actions.iter().filter_map(|action| match action {
             Action::Update { asked, .. } => Some(asked),

@@ -3,8 +3,8 @@
 //! A release takes a domain's connection and watches at once, and announces the release. The server then removes the
 //! domain's nodes one by one, each with its descendants. It pauses when the steps of a turn are used up or the control
 //! domain has no room for the events. The domain's record stays until the end. So the counts remain right, and a domain
-//! that acts for it (SET_TARGET) sees the events. A request that would give something to a new domain of the same number
-//! is held back.
+//! that acts for it (SET_TARGET) sees the events. A request that would give something to a new domain of the same
+//! number is held back.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -64,7 +64,7 @@ impl Departures {
         self.by_domain.contains_key(&domid)
     }
 
-    /// The departing domains.
+    /// Returns the departing domains.
     pub(in crate::engine) fn domains(&self) -> impl ExactSizeIterator<Item = DomId> {
         self.by_domain.keys().copied()
     }
@@ -81,8 +81,8 @@ impl Departures {
     }
 }
 
-/// Whether a request gives something to the domains that it names, so that they must be checked first. A quota or features
-/// need the check only while a domain departs.
+/// Whether a request gives something to the domains that it names, so that they must be checked first. A quota or
+/// features need the check only while a domain departs.
 pub(in crate::engine) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool {
     match kind {
         MessageType::Introduce | MessageType::SetPerms => true,
@@ -92,8 +92,8 @@ pub(in crate::engine) const fn has_to_look_at(kind: MessageType, any_departs: bo
 }
 
 impl Engine {
-    /// Begins to remove the nodes of a domain that is gone. `originator` is its former connection. Few nodes are removed
-    /// at once.
+    /// Begins to remove the nodes of a domain that is gone. `originator` is its former connection. Few nodes are
+    /// removed at once.
     pub(in crate::engine) fn begin_departure(
         &mut self,
         domid: DomId,
@@ -210,8 +210,8 @@ impl Engine {
         self.set_progress(domid, progress);
     }
 
-    /// Takes the rights of all departing domains out of a transaction before its commit, which must not bring removed rights
-    /// back.
+    /// Takes the rights of all departing domains out of a transaction before its commit, which must not bring removed
+    /// rights back.
     pub(in crate::engine) fn forget_departing(&mut self, transaction: &mut Transaction, work: &mut Work) {
         for domid in self.departures.by_domain.keys() {
             work.spend(transaction.len() as u64);

@@ -22,7 +22,8 @@ pub(in crate::engine) struct Preparation {
 }
 
 impl Engine {
-    /// Connects a domain that exists before the server: maps its ring, binds its port, and adopts the state of the ring.
+    /// Connects a domain that exists before the server: maps its ring, binds its port, and adopts the state of the
+    /// ring.
     ///
     /// # Errors
     /// The hypervisor's error if the ring cannot be mapped or the port cannot be bound; nothing has changed then.
@@ -41,7 +42,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Prepares the introduction that a request asks for, if any. The change set then holds the effect.
+    /// Prepares the introduction that a request contains, if any. The change set then holds the effect.
     ///
     /// # Errors
     /// The hypervisor's error if the ring cannot be mapped or the port cannot be bound; nothing has changed then.
@@ -53,8 +54,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Maps a domain's ring and binds the port that `choose` takes, given the one that the ring page names. Stays recorded
-    /// as a preparation until [`Engine::connect_domain`].
+    /// Maps a domain's ring and binds the port that `choose` takes, given the one that the ring page names. Stays
+    /// recorded as a preparation until [`Engine::connect_domain`].
     fn map_and_bind(
         &mut self,
         domid: DomId,
@@ -128,7 +129,7 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.ring_start = Some(RingStart::Reset);
         connection.is_shut_out = false;
-        // A ring that could not be mapped when the connection was taken over may be there now.
+        // A ring that could not be mapped at the reattachment may exist now.
         connection.is_mapped = connection.is_mapped || turn.hypervisor.map_ring(domid).is_ok();
         let bound =
             if connection.is_mapped { turn.hypervisor.bind_port(domid, remote_port) } else { Err(Errno::Inval) };
@@ -144,8 +145,8 @@ impl Engine {
         self.connections.wake(id);
     }
 
-    /// Forgets a connection's outstanding requests. Their messages may still be pending somewhere, but no later request gets
-    /// the same ticket.
+    /// Forgets a connection's outstanding requests. Their messages may still be pending somewhere, but no later request
+    /// gets the same ticket.
     fn forget_outstanding(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.forget_tickets();

@@ -1,9 +1,9 @@
 //! Introduction, release and death of domains.
 //!
-//! The signal that a domain died names none, and it may come after its domid is in use again. So each look goes over all
-//! known domains, and asks which domain it is that has the number, not only whether one has it: another one means that
-//! the known one died. What has to do with an introduction or a right, by which a new domain would be taken for the old
-//! one, is preceded by a look at the domains that it names (`Engine::look_at_named`).
+//! The signal for a domain's death names no domain, and the domid may be in use again when it arrives. Each check
+//! therefore covers all known domains, and compares the hypervisor's unique IDs. Another ID means that the known domain
+//! died. INTRODUCE and SET_PERMS could mistake a new domain for the old one. The domains that they name are checked
+//! before (`Engine::look_at_named`).
 
 pub(super) mod departures;
 pub mod introduce;
@@ -30,7 +30,7 @@ use crate::wire::header::MessageType;
 use crate::wire::ring::Ring;
 
 impl Engine {
-    /// Looks at all known domains, after the hypervisor said that one of them shut down or died.
+    /// Checks all known domains, after the hypervisor signalled that one of them shut down or died.
     pub fn handle_domain_exception(&mut self, turn: &mut Turn<'_>) {
         let known: Vec<DomId> = self.state.domains.iter().map(|(domid, _)| domid).collect();
         let mut shut_down = None;
@@ -68,23 +68,23 @@ impl Engine {
         self.note_growth(turn);
     }
 
-    /// What has become of a known domain. That there is another one with its number means that it is gone.
+    /// Returns the state of a known domain. It is absent if another domain has its number.
     pub(super) fn state_of_known(&mut self, domid: DomId, info: DomainInfo) -> DomainState {
         let Some(domain) = self.state.domains.get_mut(domid) else { return info.state };
         match (domain.unique_id, info.unique_id) {
             (Some(known), Some(found)) if known != found => return DomainState::Absent,
-            // Learned when nobody could say which one it was.
+            // The domain became known while the hypervisor reported no unique ID.
             (None, Some(_)) => domain.unique_id = info.unique_id,
             _ => {}
         }
         info.state
     }
 
-    /// Looks whether the domains that a request will introduce or give rights to are those that are known by these
-    /// numbers, and forgets those that are not. This is news of the hypervisor and no part of the request, so that it
-    /// holds also if the request is refused.
+    /// Checks whether the domains that a request introduces or gives rights to are the known ones, and forgets those
+    /// that are not. This reflects a change in the hypervisor, not the request: it remains in force if the request is
+    /// refused.
     pub(super) fn look_at_named(&mut self, id: ConnectionId, kind: MessageType, payload: &[u8], turn: &mut Turn<'_>) {
-        // Of an introduction the domid; of permissions the domid behind each entry's letter.
+        // INTRODUCE names one domid; in SET_PERMS, a domid follows each entry's letter.
         let (strings, skipped, letters) = match kind {
             MessageType::Introduce => (1, 0, 0),
             MessageType::SetPerms => (limits::PERMISSIONS_LOOKED_AT, 1, 1),
@@ -103,14 +103,14 @@ impl Engine {
                 continue;
             }
             let info = turn.hypervisor.domain_info(domid);
-            // A domain that is merely gone is left to the signal, as ever.
+            // The death signal handles a domain that is merely absent.
             if info.unique_id.is_some() && self.state_of_known(domid, info) == DomainState::Absent {
                 self.release(domid, turn);
             }
         }
     }
 
-    /// Makes a domain known, and notes which one it is.
+    /// Makes a domain known, and records its unique ID.
     pub(super) fn learn_domain(&mut self, domid: DomId, born: u64, hypervisor: &mut dyn Hypervisor) {
         let domain = self.state.domains.learn(domid, born);
         if domain.unique_id.is_none() {
@@ -118,9 +118,9 @@ impl Engine {
         }
     }
 
-    /// A domain asked for a fresh connection: all that the old one had going on is dropped, and its ring is emptied.
-    /// Also a connection that was shut is open again, unless it was shut out, or has no port: it would be open and never
-    /// looked at. Then only the control domain helps, by introducing the domain again.
+    /// Resets a connection at its domain's request: drops the old session and empties the ring. A shut connection is
+    /// reopened, except in two cases. One that was shut out stays shut. So does one without a port, which the server
+    /// could not serve. Only a new INTRODUCE by the control domain opens these.
     pub fn handle_reconnect(&mut self, id: ConnectionId, work: &mut Work) {
         let has_no_port = |connection: &Connection| matches!(connection.peer, Peer::Domain { port: None, .. });
         if self.connections.get(id).is_some_and(|connection| connection.is_shut_out || has_no_port(connection)) {
@@ -132,9 +132,9 @@ impl Engine {
         }
     }
 
-    /// Handles a ring that its domain has erased. The ring starts at index 0 again, and neither side may see half a message.
-    /// A partial request is forgotten, and a partly sent message is sent again as a whole. All else stays, so that a
-    /// domain cannot drop outstanding requests, watches or transactions this way.
+    /// Handles a ring that its domain has erased. The ring starts at index 0 again, and neither side may see half a
+    /// message. A partial request is forgotten, and a partly sent message is sent again as a whole. All else stays, so
+    /// that a domain cannot drop outstanding requests, watches or transactions this way.
     pub fn handle_erased_ring(&mut self, id: ConnectionId) {
         let Some((session, ring)) = self.connections.get_mut(id).and_then(Connection::session_mut) else { return };
         *ring = Ring::default();
@@ -151,7 +151,7 @@ impl Engine {
         }
     }
 
-    /// What the domain of a connection is offered; everything for sockets.
+    /// Returns the features that are offered to a connection's domain; all features for sockets.
     #[must_use]
     pub fn features(&self, id: ConnectionId) -> Features {
         self.connections.domain_of(id).map_or(Features::all(), |domid| self.state.domains.features(domid))
@@ -207,7 +207,7 @@ impl Engine {
         let Some(node) = self.state.tree.get(path) else { return };
         let (permissions, generation) = (node.permissions(), node.generation());
         if permissions.owner() != domid {
-            // Nobody gets another right by this, so that it is no change that a transaction could conflict with.
+            // This grants no new right, so no transaction can conflict with it.
             let permissions = permissions.without(domid);
             self.state.set_permissions(path, permissions, generation);
         } else if self.config.keep_orphans || path.is_root() {
@@ -221,7 +221,7 @@ impl Engine {
         }
     }
 
-    /// Shuts a connection whose peer broke the rules, and tells the log, not too often.
+    /// Shuts a connection after a protocol error.
     pub fn handle_protocol_error(&mut self, id: ConnectionId, error: ProtocolError, turn: &mut Turn<'_>) {
         let domain = self.connections.domain_of(id).and_then(|domid| self.state.domains.get_mut(domid));
         if domain.is_none_or(|domain| domain.error_logged.is_due(limits::ERROR_LOG_INTERVAL_MS, turn.now_ms)) {
@@ -237,7 +237,7 @@ impl Engine {
         self.drop_session(id, NextSession::Failed(error), work);
     }
 
-    /// Drops all that a connection has going on, and either opens or shuts it.
+    /// Drops a connection's session, and opens a fresh one or shuts the connection.
     pub(super) fn drop_session(&mut self, id: ConnectionId, phase: NextSession, work: &mut Work) {
         self.reset_watches_and_transactions(id, work);
         if let Some(output) = self.connections.session_mut(id).map(|session| core::mem::take(&mut session.output)) {

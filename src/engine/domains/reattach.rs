@@ -1,4 +1,4 @@
-//! A restored engine gets what it was restored without: rings and ports.
+//! Reattachment: a restored engine gets its rings and ports.
 
 use alloc::vec::Vec;
 
@@ -10,19 +10,19 @@ use crate::engine::{Engine, NextSession};
 use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 
-/// A connection that waits to be taken over.
+/// A restored connection that waits for reattachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// Which one.
+    /// The connection's number.
     pub id: ConnectionId,
-    /// Whose.
+    /// Its domain.
     pub domid: DomId,
-    /// The predecessor's port of it.
+    /// The predecessor's port of its event channel.
     pub port: Option<Port>,
 }
 
 impl Engine {
-    /// The connections that have no ring, in the order in which they were made.
+    /// Returns the connections without a ring, in the order in which they were made.
     #[must_use]
     pub fn restored_connections(&self) -> Vec<Restored> {
         let waiting = self.connections.iter().filter(|(_, connection)| !connection.is_mapped);
@@ -33,7 +33,7 @@ impl Engine {
         restored.collect()
     }
 
-    /// Whether the domain that is known by this number is still there; always, for the control domain.
+    /// Checks whether the domain that is known by this number still exists; always true for the control domain.
     pub fn is_still_there(&mut self, domid: DomId, hypervisor: &mut dyn Hypervisor) -> bool {
         let info = hypervisor.domain_info(domid);
         let state = self.state_of_known(domid, info);
@@ -52,15 +52,15 @@ impl Engine {
         }
     }
 
-    /// A restored connection can't be taken over. It is shut, and its domain stays introduced.
+    /// Shuts a restored connection that cannot be reattached. Its domain stays introduced.
     pub fn handle_not_taken_over(&mut self, id: ConnectionId, work: &mut Work) {
         if self.connections.get(id).is_some_and(|connection| connection.error().is_none()) {
             self.shut(id, ProtocolError::Communication, work);
         }
     }
 
-    /// Handles a restored connection that cannot be reattached. Its domain keeps its nodes, rights, features and quotas, and
-    /// waits for an INTRODUCE; its watches and transactions are gone.
+    /// Shuts a restored connection that cannot be reattached, until an INTRODUCE. Its domain keeps its nodes, rights,
+    /// features and quotas. Its watches and transactions are gone.
     pub fn handle_left_waiting(&mut self, id: ConnectionId, turn: &mut Turn<'_>) {
         let Some(domid) = self.connections.domain_of(id) else { return };
         self.handle_port_adopted(id, None);
@@ -73,7 +73,8 @@ impl Engine {
         self.close_account(domid, turn);
     }
 
-    /// Lets the connection of every domain be looked at, also one without a port: its ring has to say that it was shut.
+    /// Queues the connections of all domains, including those without a port: the ring page of a shut one has to show
+    /// the error.
     pub fn wake_all(&mut self) {
         let domains = self.connections.iter().filter(|(_, connection)| connection.peer != Peer::Socket);
         let all: Vec<ConnectionId> = domains.map(|(id, _)| id).collect();

@@ -6,8 +6,8 @@
 //! queues an event. The present nodes decide, besides the node before the change: a right revoked meanwhile no longer
 //! counts.
 //!
-//! Postponed announcements continue in turn, the longest-waiting first. An announcement that waits for a receiver's room
-//! costs nothing until the receiver has read ([`crate::limits::ROOM_STEP_BYTES`]).
+//! Postponed announcements continue in turn, the longest-waiting first. An announcement that waits for a receiver's
+//! room costs nothing until the receiver has read ([`crate::limits::ROOM_STEP_BYTES`]).
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, TryReserveError, VecDeque};
@@ -49,7 +49,7 @@ pub(in crate::engine) enum Changes {
 }
 
 impl Changes {
-    /// The present position, to detect progress.
+    /// Returns the present position, to detect progress.
     fn place(&self) -> (usize, bool) {
         match self {
             Self::Listed(events) => (events.len(), false),
@@ -58,8 +58,8 @@ impl Changes {
     }
 }
 
-/// The postponed announcements. The key is the receiver whose room an announcement waits for (`None` if it can continue),
-/// and its position in the queue.
+/// The postponed announcements. The key is the receiver whose room an announcement waits for (`None` if it can
+/// continue), and its position in the queue.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Announcements {
     postponed: BTreeMap<(Option<ConnectionId>, u64), Announcement>,
@@ -107,12 +107,12 @@ impl Announcements {
         }
     }
 
-    /// All announcements, in no particular order.
+    /// Returns all announcements, in no particular order.
     pub(in crate::engine) fn iter(&self) -> impl Iterator<Item = &Announcement> {
         self.postponed.values()
     }
 
-    /// All announcements, in the order of the queue.
+    /// Returns all announcements, in the order of the queue.
     ///
     /// # Errors
     /// Fails if there is no memory for the list.
@@ -334,8 +334,8 @@ impl Engine {
         }
     }
 
-    /// Gives up a client of the control domain that has read nothing for [`limits::PRIVILEGED_UNREAD_MS`]. Work no longer
-    /// waits for its room.
+    /// Gives up a client of the control domain that has read nothing for [`limits::PRIVILEGED_UNREAD_MS`]. Work no
+    /// longer waits for its room.
     pub(in crate::engine) fn give_up_reader(&mut self, id: ConnectionId, turn: &Turn<'_>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Some(since_ms) = connection.reading.unread_since_ms else { return };

@@ -13,8 +13,8 @@ use crate::store::domain::DomId;
 use crate::store::quota::Quota;
 use crate::store::watch::ConnectionId;
 
-/// The domain that caused events, and the connection that was to receive them. The domain is `None` for the control domain,
-/// the hypervisor, and guests that are gone.
+/// The domain that caused events, and the connection that was to receive them. The domain is `None` for the control
+/// domain, the hypervisor, and guests that are gone.
 type Pair = (Option<DomId>, ConnectionId);
 
 /// Stands for the other receivers of an originator if the table is full. No connection has this number.
@@ -70,7 +70,8 @@ impl Drops {
         self.logged_ms.remove(&Some(originator));
     }
 
-    /// Writes the counts, with times relative to `now_ms`. `number` names the receivers; those without one are left out.
+    /// Writes the counts, with times relative to `now_ms`. `number` names the receivers; those without one are left
+    /// out.
     pub(in crate::engine) fn save(
         &self,
         now_ms: u64,
@@ -127,8 +128,8 @@ fn read_originator(body: &mut Reader<'_>) -> Option<Option<DomId>> {
 }
 
 impl Engine {
-    /// The number of dropped events that `originator` caused for a connection. `None` is the control domain, the hypervisor,
-    /// and guests that are gone.
+    /// Returns the number of dropped events that `originator` caused for a connection. `None` is the control domain,
+    /// the hypervisor, and guests that are gone.
     #[must_use]
     pub fn dropped_events(&self, originator: Option<DomId>, receiver: ConnectionId) -> u64 {
         self.drops.counts.get(&(originator, receiver)).map_or(0, |count| count.all)
@@ -186,7 +187,7 @@ impl Engine {
         self.drops.next_log_ms = self.drops.first_due_ms();
     }
 
-    /// The time at which [`Engine::log_drops`] has something to log.
+    /// Returns the time at which [`Engine::log_drops`] has something to log.
     pub(in crate::engine) const fn next_drop_log_ms(&self) -> Option<u64> {
         self.drops.next_log_ms
     }

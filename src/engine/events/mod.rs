@@ -165,8 +165,8 @@ struct Telling<'a> {
 }
 
 impl Engine {
-    /// Queues the events of an applied change for the connections after `after`. The permissions of the present node and
-    /// of the node before the change count.
+    /// Queues the events of an applied change for the connections after `after`. The permissions of the present node
+    /// and of the node before the change count.
     ///
     /// # Errors
     /// [`Stopped`] if the steps are used up, or a client of the control domain has no room.
@@ -196,8 +196,8 @@ impl Engine {
         )
     }
 
-    /// Reports a change of a node to the clients that may know of it. Most changes concern no watch: `readables` runs only
-    /// if one does.
+    /// Reports a change of a node to the clients that may know of it. Most changes concern no watch: `readables` runs
+    /// only if one does.
     fn tell_change<'a>(
         &mut self,
         telling: Telling<'_>,
@@ -261,7 +261,8 @@ impl Engine {
         self.requester_of(id).is_some_and(|who| readable.by(&who))
     }
 
-    /// Queues an event for each watch that `telling` concerns and whose client may know. `may_know` runs once per client.
+    /// Queues an event for each watch that `telling` concerns and whose client may know. `may_know` runs once per
+    /// client.
     fn tell(
         &mut self,
         telling: Telling<'_>,
@@ -397,7 +398,7 @@ impl Engine {
         }
     }
 
-    /// Who the client of a connection is, for permissions.
+    /// Returns the identities whose rights a connection's client has; `None` if the connection is gone.
     pub(super) fn requester_of(&self, id: ConnectionId) -> Option<Requester> {
         Some(match self.connections.get(id)?.peer {
             Peer::Socket => Requester::Privileged,

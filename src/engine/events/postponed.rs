@@ -40,8 +40,8 @@ impl Engine {
         departs || !self.discarded.is_empty() || self.announcements.has_runnable()
     }
 
-    /// Continues postponed work. Each of the three kinds gets [`crate::limits::POSTPONED_STEPS`] steps; its last piece may
-    /// exceed them.
+    /// Continues postponed work. Each of the three kinds gets [`crate::limits::POSTPONED_STEPS`] steps; its last piece
+    /// may exceed them.
     pub fn handle_postponed(&mut self, turn: &mut Turn<'_>) {
         if !self.has_postponed() {
             return;

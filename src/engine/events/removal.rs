@@ -1,7 +1,7 @@
 //! The announcement of a removed subtree, children first.
 //!
-//! The nodes are no longer in the tree. The walk over them can stop anywhere and continue in a later turn. Below the top, a
-//! node concerns only watches on exactly that node, so the walk skips nodes without a watch.
+//! The nodes are no longer in the tree. The walk over them can stop anywhere and continue in a later turn. Below the
+//! top, a node concerns only watches on exactly that node, so the walk skips nodes without a watch.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -16,8 +16,8 @@ use crate::store::watch::{Scope, Watches};
 /// A walk over a removed subtree.
 #[derive(Clone, Debug)]
 pub(in crate::engine) struct Removal {
-    /// The parent of the top node, as it was before. Of the node itself, which is still in the tree, a second owner would
-    /// cost the next change of its children a copy of their list.
+    /// The parent of the top node, as it was before. Of the node itself, which is still in the tree, a second owner
+    /// would cost the next change of its children a copy of their list.
     above: Option<Before>,
     /// The path that the walk has reached.
     at: PathCursor,
@@ -86,7 +86,7 @@ impl Removal {
         self.current = Some(removed);
     }
 
-    /// The present position, to detect progress.
+    /// Returns the present position, to detect progress.
     pub(in crate::engine) fn place(&self) -> (usize, bool) {
         (self.levels.len(), self.current.is_some())
     }

@@ -1,7 +1,7 @@
 //! The paths that open transactions have accessed. A write to any other path cannot make a transaction fail.
 //!
-//! An entry shares its path with the transaction that noted it first. The memory of an entry is included in the charge for
-//! each path of a transaction ([`crate::limits::TRANSACTION_ENTRY_BYTES`]).
+//! An entry shares its path with the transaction that noted it first. The memory of an entry is included in the charge
+//! for each path of a transaction ([`crate::limits::TRANSACTION_ENTRY_BYTES`]).
 
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
@@ -84,8 +84,8 @@ impl Accesses {
         accessed == counted && self.0.iter().all(is_right)
     }
 
-    /// Whether a change writes a node that an open transaction has accessed. Creating or removing a node also changes the
-    /// list of its parent.
+    /// Whether a change writes a node that an open transaction has accessed. Creating or removing a node also changes
+    /// the list of its parent.
     ///
     /// The cost is a few look-ups, whatever the size of the change. Of the created levels, the topmost and all below it
     /// count: a transaction that accessed any of these paths saw no node there.
@@ -106,8 +106,8 @@ impl Accesses {
         }
     }
 
-    /// Notes the nodes that a commit removes at `generation`. Returns whether the commit writes a node that another open
-    /// transaction has accessed. The caller has already forgotten the committed transaction.
+    /// Notes the nodes that a commit removes at `generation`. Returns whether the commit writes a node that another
+    /// open transaction has accessed. The caller has already forgotten the committed transaction.
     pub(in crate::engine) fn note_commit(&mut self, transaction: &Transaction, generation: u64) -> bool {
         let mut is_any = false;
         if self.0.is_empty() {
@@ -144,7 +144,7 @@ impl Accesses {
         }
     }
 
-    /// The generation of a node's newest removal since an open transaction accessed it.
+    /// Returns the generation of a node's newest removal since an open transaction accessed it.
     ///
     /// The parent's generation is no substitute: later writes change it too. A live update loses this value.
     pub(in crate::engine) fn removed_at(&self, path: Path<'_>) -> Option<u64> {

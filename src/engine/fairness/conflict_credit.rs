@@ -1,12 +1,12 @@
-//! Conflict credits: who makes others' commits fail pays for it (oxenstored's idea).
+//! Conflict credits: writers that cause conflicts pay for them (oxenstored's idea).
 //!
-//! Each domain has a few points. When a commit fails, those whose writes were in its way lose one each, and a domain
-//! without points is not read. One domain at a time gets one point back, those without points first. A write costs one
-//! point at most, however many commits it makes fail: otherwise a guest that opens many transactions over another's
-//! nodes could stop that other.
+//! Each domain has a few points. When a commit fails, each domain whose write caused the conflict loses one. The server
+//! does not read from a domain without points. One domain at a time gets one point back, those without points first. A
+//! write costs one point at most, however many commits it makes fail. Otherwise a guest could stop another one by
+//! opening many transactions over its nodes.
 //!
-//! [`History`] returns the domain of a write. It is bounded, and kept only while a transaction is open. It holds only writes
-//! of nodes that open transactions have accessed.
+//! [`History`] returns the domain of a write. It is bounded, and kept only while a transaction is open. It holds only
+//! writes of nodes that open transactions have accessed.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -15,18 +15,18 @@ use crate::engine::snapshot::{Reader, Writer};
 use crate::limits;
 use crate::store::domain::DomId;
 
-/// The points of all domains.
+/// The conflict points of all domains.
 #[derive(Debug, Default)]
 pub struct ConflictCredits {
-    /// Who has lost some.
+    /// The points of domains that have lost some.
     points: BTreeMap<DomId, i8>,
-    /// Who has none left, in the order in which they get some back.
+    /// Domains without points, in the order in which each gets one back.
     paused: VecDeque<DomId>,
-    /// Who has lost some and has some left, in that order too.
+    /// Domains that have lost some of their points, in the order in which each gets one back.
     reduced: VecDeque<DomId>,
-    /// When the next point is given back.
+    /// The time at which the next point is given back.
     next_ms: Option<u64>,
-    /// The next point was due and was kept back.
+    /// Whether the next point was due and was kept back.
     is_late: bool,
 }
 
@@ -51,7 +51,8 @@ impl ConflictCredits {
         pauses_now
     }
 
-    /// The control domain's commit failed: nobody gets a point before it had time to try again.
+    /// Restarts the wait for the next point after a failed commit of the control domain. No guest gets a point before
+    /// the control domain had time to try again.
     pub fn restart(&mut self, now_ms: u64) {
         if self.next_ms.is_some() {
             self.wait_anew(now_ms);
@@ -63,8 +64,8 @@ impl ConflictCredits {
         self.is_late = false;
     }
 
-    /// Gives back the points that are due. While the control domain has a transaction open (`is_kept_back`), a point
-    /// comes later, by [`limits::CONFLICT_PATIENCE_MS`] at most. Returns who has one again.
+    /// Gives back the points that are due, and returns the domains that have points again. While the control domain has
+    /// a transaction open (`is_kept_back`), a point comes up to [`limits::CONFLICT_PATIENCE_MS`] later.
     pub fn advance(&mut self, now_ms: u64, is_kept_back: bool) -> Vec<DomId> {
         let mut recovered = Vec::new();
         if is_kept_back {
@@ -98,26 +99,26 @@ impl ConflictCredits {
         (before <= 0 && self.points(domid) > 0).then_some(domid)
     }
 
-    /// Whether a domain must not be read.
+    /// Whether a domain has no points, so that the server must not read from it.
     #[must_use]
     pub fn is_paused(&self, domid: DomId) -> bool {
         !self.paused.is_empty() && self.points(domid) <= 0
     }
 
-    /// A domain's points.
+    /// Returns a domain's points.
     #[must_use]
     pub fn points(&self, domid: DomId) -> i8 {
         self.points.get(&domid).copied().unwrap_or(limits::CONFLICT_POINTS)
     }
 
-    /// When the next point is given back.
+    /// Returns the time at which the next point is given back.
     #[must_use]
     pub fn next_ms(&self, is_kept_back: bool) -> Option<u64> {
         let patience_ms = if is_kept_back { limits::CONFLICT_PATIENCE_MS } else { 0 };
         self.next_ms.map(|next_ms| next_ms.saturating_add(patience_ms))
     }
 
-    /// Says all, with times relative to now.
+    /// Writes all points, with times relative to `now_ms`.
     pub(in crate::engine) fn save(&self, now_ms: u64, body: &mut Writer) {
         body.size(self.points.len());
         for (domid, points) in &self.points {
@@ -133,7 +134,8 @@ impl ConflictCredits {
         body.flag(self.is_late);
     }
 
-    /// Reads what [`ConflictCredits::save`] says, for those domains that `is_known`. What can't be is bent to what can.
+    /// Reads the output of [`ConflictCredits::save`] for the domains that `is_known`. Points out of range are limited
+    /// to it.
     pub(in crate::engine) fn restore(
         body: &mut Reader<'_>,
         now_ms: u64,
@@ -175,7 +177,7 @@ impl ConflictCredits {
     }
 }
 
-/// A request that wrote nodes: the generations that it gave them.
+/// A request that wrote nodes, with the generations that it gave them.
 #[derive(Debug)]
 struct Written {
     first: u64,
@@ -185,12 +187,12 @@ struct Written {
     is_paid: bool,
 }
 
-/// Whose write made a commit fail.
+/// The domain whose write made a commit fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blame {
-    /// Whose.
+    /// The writer.
     pub domid: DomId,
-    /// Whether it has been paid for, because of another commit.
+    /// Whether the write has been paid for because of another commit.
     pub was_paid: bool,
 }
 
@@ -211,7 +213,8 @@ impl History {
         self.0.push_back(Written { first: before.saturating_add(1), last, domid, is_paid: false });
     }
 
-    /// Who wrote at `generation`, unless it was `victim` itself or was too long ago. From now on that is paid for.
+    /// Returns the writer at `generation`, and marks the write as paid for. `None` if that is `victim` itself, or if
+    /// the history no longer has the write.
     pub fn blame(&mut self, generation: u64, victim: Option<DomId>) -> Option<Blame> {
         let at = self.0.partition_point(|written| written.last < generation);
         let written = self.0.get_mut(at).filter(|written| written.first <= generation)?;
@@ -222,13 +225,13 @@ impl History {
         Some(Blame { domid: written.domid, was_paid })
     }
 
-    /// Whether it holds a write of a domain other than `victim`.
+    /// Whether the history holds a write of a domain other than `victim`.
     #[must_use]
     pub fn has_others(&self, victim: Option<DomId>) -> bool {
         self.0.iter().rev().any(|written| Some(written.domid) != victim)
     }
 
-    /// Says all.
+    /// Writes the history.
     pub(in crate::engine) fn save(&self, body: &mut Writer) {
         body.size(self.0.len());
         let mut before = 0;
@@ -241,7 +244,7 @@ impl History {
         }
     }
 
-    /// Reads what [`History::save`] says; nothing that is newer than `generation`.
+    /// Reads the output of [`History::save`]; `None` if it contains a generation newer than `generation`.
     pub(in crate::engine) fn restore(body: &mut Reader<'_>, generation: u64) -> Option<Self> {
         let mut history = Self::default();
         let mut before = 0_u64;
@@ -262,8 +265,7 @@ impl History {
         self.0.retain(|written| written.domid != domid);
     }
 
-    /// Forgets everything: no transaction is open that could fail. The room of a long history, which a transaction that was
-    /// open for long has left, is given back.
+    /// Forgets everything, after the last transaction that could fail. Frees the memory of a long history.
     pub fn clear(&mut self) {
         if self.0.capacity() > limits::KEPT_CONFLICT_HISTORY {
             self.0 = VecDeque::new();

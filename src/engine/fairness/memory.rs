@@ -39,11 +39,11 @@ impl Budget {
         Self { used: 0, limit: usize::MAX, affordable: usize::MAX, is_shared: false, kept_for_reply: 0 };
 
     /// Takes `bytes` out of the budget. A guest may hold at most as much as is left of the heap (see
-    /// `Engine::has_room_for_event`). Zero bytes are always granted, even to a domain over its quota. That happens if the
-    /// quota was lowered or the control domain gave it nodes.
+    /// `Engine::has_room_for_event`). Zero bytes are always granted, even to a domain over its quota. That happens if
+    /// the quota was lowered or the control domain gave it nodes.
     ///
     /// # Errors
-    /// [`Errno::NoSpc`] when there is not so much; nothing is taken then.
+    /// [`Errno::NoSpc`] if the budget is smaller; it then stays unchanged.
     pub fn take(&mut self, bytes: usize) -> Result<(), Errno> {
         if bytes == 0 {
             return Ok(());
@@ -64,25 +64,25 @@ impl Budget {
         self.affordable = copy.affordable;
     }
 
-    /// Opens the reserve for the reply. The control domain's reply may use it, so that it can list the nodes that it wants
-    /// to remove.
+    /// Opens the reserve for the reply. The control domain's reply may use it, so that it can list the nodes that it
+    /// wants to remove.
     pub fn admit_reply(&mut self) {
         self.affordable = self.affordable.saturating_add(core::mem::take(&mut self.kept_for_reply));
     }
 
-    /// Bytes that the client's domain takes, including those that the request has added.
+    /// Returns the bytes that the client's domain takes, including those that the request has added.
     #[must_use]
     pub const fn used(&self) -> usize {
         self.used
     }
 }
 
-/// The most heap bytes that an object takes whose counted size is `bytes`.
+/// Returns the most heap bytes that an object takes whose counted size is `bytes`.
 const fn heap_bytes(bytes: usize) -> usize {
     bytes.saturating_mul(limits::HEAP_BYTES_PER_COUNTED_BYTE).saturating_add(limits::HEAP_BYTES_PER_OBJECT)
 }
 
-/// Counted bytes of an event, with the overhead of a message.
+/// Returns the counted bytes of an event, with the overhead of a message.
 const fn with_overhead(payload_bytes: usize) -> usize {
     payload_bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES)
 }
@@ -102,7 +102,7 @@ fn has_room_for_control(output: &Output, bytes: usize, originator: Option<Connec
     }
 }
 
-/// Bytes that a domain and its connection take.
+/// Returns the bytes that a domain and its connection take.
 fn bytes_of(domain: &Domain, connection: Option<&Connection>) -> usize {
     let nodes = usize::try_from(domain.node_bytes).unwrap_or(usize::MAX);
     let announced = connection.and_then(|connection| connection.announced_bytes).unwrap_or(0);
@@ -115,14 +115,15 @@ fn bytes_of(domain: &Domain, connection: Option<&Connection>) -> usize {
 }
 
 impl Engine {
-    /// Bytes that a domain makes the server keep.
+    /// Returns the bytes that a domain makes the server keep.
     #[must_use]
     pub fn memory_of(&self, domid: DomId) -> usize {
         let Some(domain) = self.state.domains.get(domid) else { return 0 };
         bytes_of(domain, domain.connection.and_then(|id| self.connections.get(id)))
     }
 
-    /// Computes the budget of a client's request. `transaction` is the request's own, which the session does not hold now.
+    /// Computes the budget of a client's request. `transaction` is the request's own, which the session does not hold
+    /// now.
     pub(in crate::engine) fn budget(
         &self,
         connection: &Connection,
@@ -148,8 +149,8 @@ impl Engine {
     /// Whether there is room for an event of `bytes` of payload in a connection's queue.
     ///
     /// One rule holds wherever domains share a resource: a domain may take at most as much as remains after that. The
-    /// originator shares the receiver's room this way, and the receiver shares the heap. So some room always remains for
-    /// domains that take little, however many domains take their maximum.
+    /// originator shares the receiver's room this way, and the receiver shares the heap. So some room always remains
+    /// for domains that take little, however many domains take their maximum.
     pub(in crate::engine) fn has_room_for_event(
         &self,
         to: Receiver,
@@ -190,8 +191,8 @@ impl Engine {
         turn.free_for_events = turn.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
     }
 
-    /// Whether a client must read before it may send another request. A client of the control domain must if it leaves too
-    /// much unread, events of guests excluded. A guest must if it is at its hard quota.
+    /// Whether a client must read before it may send another request. A client of the control domain must if it leaves
+    /// too much unread, events of guests excluded. A guest must if it is at its hard quota.
     pub(in crate::engine) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
         let output = &session.output;
         match self.guest_of(id) {
@@ -203,8 +204,8 @@ impl Engine {
         }
     }
 
-    /// Raises the maxima of the domains that have grown, and logs those over a memory quota. The request that made them grow
-    /// does not matter.
+    /// Raises the maxima of the domains that have grown, and logs those over a memory quota. The request that made them
+    /// grow does not matter.
     pub(in crate::engine) fn note_growth(&mut self, turn: &Turn<'_>) {
         if !self.state.domains.has_grown() {
             return;

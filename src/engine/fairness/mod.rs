@@ -1,6 +1,7 @@
-//! Who has to wait so that others get on: guests in debt for writing ([`crate::engine::fairness::write_credit`]), and those that have made
-//! too many commits fail ([`crate::engine::fairness::conflict_credit`]). They are not read for a while; replies and events reach them all
-//! the same. The control domain and clients of the hosted server are never held back.
+//! Two limits on guests: write credits ([`write_credit`]) and conflict credits ([`conflict_credit`]). A guest in debt
+//! for its writes is held back, and so is one that made too many commits fail. The server does not read from it for a
+//! while, but still sends it replies and events. The control domain and clients of the hosted server are never held
+//! back.
 
 pub mod accesses;
 pub mod conflict_credit;
@@ -21,7 +22,7 @@ use crate::store::domain::DomId;
 use crate::store::transaction::Transaction;
 use crate::store::watch::ConnectionId;
 
-/// What is known of who writes how much, and of who stands in whose way.
+/// The accounts of writes and conflicts.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Fairness {
     pub(super) writes: WriteCredits,
@@ -29,47 +30,47 @@ pub(in crate::engine) struct Fairness {
     pub(super) history: History,
     /// The paths that open transactions have accessed.
     pub(super) accesses: Accesses,
-    /// Transactions that are open, of all connections.
+    /// Open transactions of all connections.
     open_transactions: usize,
-    /// Those of the control domain and of sockets among them.
+    /// Open transactions of the control domain and of sockets.
     open_privileged: usize,
-    /// When a guest last got into debt, until that is long ago.
+    /// The time at which a guest last got into debt; `None` if that is long ago.
     last_debt_ms: Option<u64>,
 }
 
 impl Engine {
-    /// Whether a guest is not read because it wrote too much, or made too many commits of others fail.
+    /// Whether a guest is held back for its writes or for the conflicts that it caused.
     #[must_use]
     pub fn is_held_back(&self, id: ConnectionId) -> bool {
         self.guest_of(id)
             .is_some_and(|domid| self.fairness.writes.is_in_debt(domid) || self.fairness.conflicts.is_paused(domid))
     }
 
-    /// The write credits of all domains.
+    /// Returns the write credits of all domains.
     #[must_use]
     pub const fn write_credits(&self) -> &WriteCredits {
         &self.fairness.writes
     }
 
-    /// The conflict points of all domains.
+    /// Returns the conflict points of all domains.
     #[must_use]
     pub const fn conflict_credits(&self) -> &ConflictCredits {
         &self.fairness.conflicts
     }
 
-    /// How many transactions are open: as counted along the way, and counted now.
+    /// Returns the number of open transactions: the running count, and the number counted now.
     #[must_use]
     pub fn open_transactions(&self) -> (usize, usize) {
         let sessions = self.connections.sessions();
         (self.fairness.open_transactions, sessions.map(|session| session.open_transactions()).sum())
     }
 
-    /// A domain is introduced.
+    /// Opens the account of an introduced domain.
     pub(super) fn open_account(&mut self, domid: DomId) {
         self.fairness.writes.add(domid);
     }
 
-    /// An introduced domain is gone.
+    /// Closes the account of a domain that is gone.
     pub(super) fn close_account(&mut self, domid: DomId, turn: &Turn<'_>) {
         self.fairness.writes.remove(domid, turn.now_ms);
         self.fairness.conflicts.remove(domid);
@@ -77,7 +78,7 @@ impl Engine {
         self.wake_recovered();
     }
 
-    /// A connection opened a transaction.
+    /// Notes that a connection opened a transaction.
     pub(super) fn note_opened(&mut self, id: ConnectionId) {
         let is_guests = self.guest_of(id).is_some();
         let fairness = &mut self.fairness;
@@ -121,12 +122,13 @@ impl Engine {
         self.fairness.accesses.agree(sessions.flat_map(|session| session.transactions.values().map(Box::as_ref)))
     }
 
-    /// Charges a connection `nodes` write credits for a request or commit that wrote nodes accessed by an open transaction.
-    /// The generations of the writes are those after `before`. With `nodes` 0, no transaction can fail and the write is
-    /// free.
+    /// Charges a connection `nodes` write credits for a request or commit that wrote nodes accessed by an open
+    /// transaction. The generations of the writes are those after `before`. With `nodes` 0, no transaction can fail and
+    /// the write is free.
     ///
-    /// A request pays for all nodes that it writes if any of them was accessed. A count of only the accessed nodes would
-    /// take a look-up per removed node, and would make the removal of a large directory as cheap as a single write.
+    /// A request pays for all nodes that it writes if any of them was accessed. A count of only the accessed nodes
+    /// would take a look-up per removed node, and would make the removal of a large directory as cheap as a single
+    /// write.
     pub(super) fn account_write(&mut self, id: ConnectionId, before: u64, nodes: usize, turn: &Turn<'_>) {
         let Some(domid) = self.guest_of(id).filter(|_| nodes > 0) else { return };
         if self.trace.wants(Switches::WRL) {
@@ -140,7 +142,7 @@ impl Engine {
         self.wake_recovered();
     }
 
-    /// A commit of `victim` failed because of writes with these generations. Their writers pay.
+    /// Charges the writers that made a commit of `victim` fail. `writes` are the generations of their writes.
     pub(super) fn blame(&mut self, victim: ConnectionId, writes: &[u64], turn: &Turn<'_>) {
         if writes.is_empty() {
             return;
@@ -165,13 +167,13 @@ impl Engine {
         }
     }
 
-    /// When somebody is held back no longer.
+    /// Returns the time at which the next held-back guest may be read again.
     pub(super) fn next_fairness_ms(&self) -> Option<u64> {
         let conflicts = self.fairness.conflicts.next_ms(self.fairness.open_privileged > 0);
         [self.fairness.writes.next_ms(), conflicts].into_iter().flatten().min()
     }
 
-    /// Lets those go on that have waited long enough.
+    /// Resumes the guests that have waited long enough.
     pub(super) fn advance_fairness(&mut self, turn: &Turn<'_>) {
         let fairness = &mut self.fairness;
         fairness.writes.advance_if_due(turn.now_ms);
@@ -201,7 +203,7 @@ impl Engine {
         }
     }
 
-    /// The domain of a connection, if it is one that can be held back.
+    /// Returns the domain of a connection if it can be held back.
     pub(super) fn guest_of(&self, id: ConnectionId) -> Option<DomId> {
         self.connections.domain_of(id).filter(|domid| *domid != self.config.privileged)
     }

@@ -1,9 +1,9 @@
-//! Write credits: how fast a guest may change what others' transactions may have seen (the C server's write rate limit,
-//! made for XSA-206).
+//! Write credits: a limit on how fast a guest may change nodes that others' transactions may have seen. The C server
+//! has the same limit since XSA-206 (write rate limit).
 //!
-//! A request that writes a node accessed by an open transaction ([`crate::engine::fairness::accesses`]) costs its guest one credit for
-//! each node that it writes. The server does not read from a guest in debt. All domains share a fixed gain. The part that a
-//! domain does not need goes to a reserve, which pays debts, the oldest first.
+//! A request that writes a node accessed by an open transaction ([`crate::engine::fairness::accesses`]) costs its guest
+//! one credit for each node that it writes. The server does not read from a guest in debt. All domains share a fixed
+//! gain. The part that a domain does not need goes to a reserve, which pays debts, the oldest first.
 //!
 //! Nothing here has a clock, overflows, or loses a fraction of the gain. A domain at its burst costs nothing: only the
 //! number of such domains counts.
@@ -17,36 +17,36 @@ use crate::store::domain::DomId;
 
 /// Amounts are counted in thousandths of a credit, so that the gain of a millisecond is a whole number.
 const CREDIT: i64 = 1000;
-/// What one written node costs.
+/// The cost of one written node.
 const COST: i64 = CREDIT;
 /// Credits per second are thousandths per millisecond.
 const GAIN_PER_MS: u64 = limits::WRITE_RATE_PER_SECOND as u64;
 const BURST: i64 = limits::WRITE_BURST as i64 * CREDIT;
 const RESERVE_MOST: i64 = limits::WRITE_RESERVE as i64 * CREDIT;
 const RESERVE_LEAST: i64 = -(limits::WRITE_RESERVE_SHORTAGE as i64) * CREDIT;
-/// A longer pause counts as this one: by then everybody has everything.
+/// The longest time that counts for the gain: after it, each account has its burst.
 const PAUSE_MOST_MS: u64 = 1_000_000_000;
 
 /// The accounts of all introduced domains, and the reserve.
 #[derive(Debug, Default)]
 pub struct WriteCredits {
     accounts: BTreeMap<DomId, i64>,
-    /// Who has less than a burst.
+    /// Domains with less than a burst.
     below_burst: BTreeSet<DomId>,
-    /// Who has less than nothing, the longest in debt first.
+    /// Domains with less than nothing, the longest in debt first.
     in_debt: VecDeque<DomId>,
     reserve: i64,
-    /// When the gain was last shared out; `None` before the first time.
+    /// The time at which the gain was last shared out; `None` before the first time.
     updated_ms: Option<u64>,
     /// Thousandths of the gain that could not be shared out evenly.
     remainder: u64,
-    /// Who came out of debt since [`WriteCredits::take_recovered`].
+    /// Domains that came out of debt since [`WriteCredits::take_recovered`].
     recovered: Vec<DomId>,
 }
 
 impl WriteCredits {
-    /// Opens an account for a domain. It gets a burst, as far as the reserve can go short for it, and shares in the gain
-    /// since [`WriteCredits::advance`] was last called.
+    /// Opens an account for a domain. It gets a burst from the reserve, as far as the reserve's lower limit allows. It
+    /// shares in the gain since [`WriteCredits::advance`] was last called.
     pub fn add(&mut self, domid: DomId) {
         let first = self.reserve.saturating_sub(RESERVE_LEAST).clamp(0, BURST);
         self.reserve = self.reserve.saturating_sub(first);
@@ -56,7 +56,7 @@ impl WriteCredits {
         }
     }
 
-    /// Closes an account. What is left goes to the reserve, unless that has a burst already.
+    /// Closes an account. Its credit goes to the reserve, unless the reserve has a burst already.
     pub fn remove(&mut self, domid: DomId, now_ms: u64) {
         self.advance(now_ms);
         let Some(credit) = self.accounts.remove(&domid) else { return };
@@ -80,7 +80,7 @@ impl WriteCredits {
         if *credit < 0 && !was_in_debt {
             self.in_debt.push_back(domid);
         }
-        // Who was in debt for less than a moment has not been held back.
+        // A domain that was in debt for less than a millisecond has not been held back.
         let recovered = self.recovered.len();
         self.pay_debts();
         self.recovered.truncate(recovered);
@@ -115,8 +115,8 @@ impl WriteCredits {
         self.reserve = self.reserve.min(RESERVE_MOST);
     }
 
-    /// Shares out the gain if somebody waits for it, or none was shared out for a while. It costs a look at each domain that
-    /// has less than a burst, and nobody but those in debt notices when it is done.
+    /// Shares out the gain if a domain in debt waits for it, or if none was shared out for a while. The cost is a visit
+    /// to each domain with less than a burst. Only domains in debt notice the time at which it is shared out.
     pub fn advance_if_due(&mut self, now_ms: u64) {
         let is_old = |updated_ms: u64| now_ms.saturating_sub(updated_ms) >= limits::WRITE_SHARE_MS;
         if !self.in_debt.is_empty() || self.updated_ms.is_none_or(is_old) {
@@ -124,18 +124,18 @@ impl WriteCredits {
         }
     }
 
-    /// Whether a domain must not be read.
+    /// Whether a domain is in debt, so that the server must not read from it.
     #[must_use]
     pub fn is_in_debt(&self, domid: DomId) -> bool {
         !self.in_debt.is_empty() && self.accounts.get(&domid).is_some_and(|credit| *credit < 0)
     }
 
-    /// When the next domain comes out of debt if nothing happens before.
+    /// Returns the time at which the next domain comes out of debt, if nothing else happens before.
     #[must_use]
     pub fn next_ms(&self) -> Option<u64> {
         let debt = |domid: &DomId| self.accounts.get(domid).map_or(0, |credit| credit.saturating_neg().max(0) as u64);
         let smallest = self.in_debt.iter().map(debt).min()?;
-        // The first one gets what those at their burst do not need, once the reserve is not short any more.
+        // The first one gets the part that domains at their burst do not need, once the reserve is no longer short.
         let shortage = self.reserve.saturating_neg().max(0) as u64;
         let givers = (self.at_burst() as u64).saturating_add(1);
         let first = self.in_debt.front().map_or(0, debt).saturating_add(shortage).div_ceil(givers);
@@ -143,12 +143,12 @@ impl WriteCredits {
         Some(self.updated_ms.unwrap_or(0).saturating_add(gain.div_ceil(GAIN_PER_MS)))
     }
 
-    /// Takes out who came out of debt by time or by others' ends.
+    /// Takes the domains that came out of debt, by time or by the end of another domain.
     pub fn take_recovered(&mut self) -> Vec<DomId> {
         core::mem::take(&mut self.recovered)
     }
 
-    /// Says all, with times relative to now.
+    /// Writes all accounts, with times relative to `now_ms`.
     pub(in crate::engine) fn save(&self, now_ms: u64, body: &mut Writer) {
         body.size(self.accounts.len());
         for (domid, credit) in &self.accounts {
@@ -162,7 +162,8 @@ impl WriteCredits {
         body.number(self.remainder);
     }
 
-    /// Reads what [`WriteCredits::save`] says, for those domains that `has_account`. What can't be is bent to what can.
+    /// Reads the output of [`WriteCredits::save`] for the domains that `has_account`. Amounts out of range are limited
+    /// to it.
     pub(in crate::engine) fn restore(
         body: &mut Reader<'_>,
         now_ms: u64,
@@ -192,24 +193,24 @@ impl WriteCredits {
         Some(credits)
     }
 
-    /// A domain's credit in thousandths.
+    /// Returns a domain's credit in thousandths.
     #[must_use]
     pub fn credit(&self, domid: DomId) -> Option<i64> {
         self.accounts.get(&domid).copied()
     }
 
-    /// The reserve in thousandths.
+    /// Returns the reserve in thousandths.
     #[must_use]
     pub const fn reserve(&self) -> i64 {
         self.reserve
     }
 
-    /// How many domains have all that they can have.
+    /// Returns the number of domains at their burst.
     fn at_burst(&self) -> usize {
         self.accounts.len().saturating_sub(self.below_burst.len())
     }
 
-    /// Lets the reserve pay debts, and notes who has none any more.
+    /// Pays debts from the reserve, and notes the domains that are out of debt.
     fn pay_debts(&mut self) {
         let Self { accounts, in_debt, reserve, recovered, .. } = self;
         in_debt.retain(|domid| {

@@ -1,7 +1,7 @@
-//! What follows from a crash: the server ended while it handled a request, and was started again with the state of before.
+//! The consequences of a crash with a request in flight. The server starts again with the state before the request.
 //!
-//! The connection that sent the request pays for it. The control domain's goes on, as the host depends on it: its request is
-//! answered with EIO by whoever saves the state.
+//! The connection that sent the request is shut. The control domain's stays open, because the host depends on it: the
+//! server answers its request with EIO before it saves the state.
 
 use crate::engine::Engine;
 use crate::engine::connection::ProtocolError;
@@ -16,25 +16,25 @@ use crate::store::permission::Requester;
 use crate::wire::errno::Errno;
 use crate::wire::header::{Header, MessageType};
 
-/// A crash, as its predecessor tells of it.
+/// A crash, as its predecessor reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash<'a> {
-    /// Whose request it was.
+    /// The domain that sent the request.
     pub domid: DomId,
-    /// Whether a request of the same domain did it a short time before: then it gets no connection by itself any more.
+    /// Whether a request of the same domain caused a crash shortly before. The domain is then shut out.
     pub is_repeated: bool,
-    /// What happened, for the node.
+    /// The text for the node: the cause of the crash.
     pub report: &'a str,
-    /// The path of the node that is to tell of it.
+    /// The path of the node that gets the report.
     pub node: &'a str,
 }
 
 impl Engine {
-    /// Gives up a request whose handler never ended, and never will, in the engine that it was handled in: there is no
-    /// memory for another. The control domain is answered EIO; a guest gets no answer, as [`Engine::handle_crash`] shuts its
-    /// connection. The request's transaction is lost with it.
+    /// Abandons a request whose handler never ends, in the engine that executed it: there is no memory for a second
+    /// engine. The control domain is answered EIO. A guest gets no answer, as [`Engine::handle_crash`] shuts its
+    /// connection. The request's transaction is lost.
     pub fn abandon_request(&mut self, request: &InFlight) {
-        // The handler was filling it in, so that nothing is sure about it: it is left where it is.
+        // The handler was filling in the change set, so its contents may be invalid. It is leaked instead of dropped.
         core::mem::forget(core::mem::take(&mut self.changes));
         let InFlight { connection, header, .. } = *request;
         let spec = MessageType::from_wire(header.kind).and_then(requests::command_spec);
@@ -50,14 +50,14 @@ impl Engine {
         }
     }
 
-    /// All ports of connections.
+    /// Returns all ports of connections.
     pub fn ports(&self) -> impl Iterator<Item = Port> {
         self.connections.ports()
     }
 
-    /// Shuts the connection whose request crashed, and writes what happened into a node. The node inherits its parent's
-    /// permissions: below `/tool/xenstored`, only the control domain may read it.
-    /// If the path is invalid, only the console has the report.
+    /// Shuts the connection whose request crashed, and writes the report into a node. The node inherits its parent's
+    /// permissions: below `/tool/xenstored`, only the control domain may read it. If the path is invalid, only the
+    /// console has the report.
     pub fn handle_crash(&mut self, crash: &Crash<'_>, turn: &mut Turn<'_>) {
         if crash.domid != self.config.privileged
             && let Some(id) = self.state.domains.connection(crash.domid)

@@ -1,5 +1,5 @@
-//! Answers to CONTROL that need more than a handler sees: what domains have, what takes how much, and whether all counts
-//! agree. Reading only.
+//! Reports for CONTROL that need more than a handler sees: use of limited resources, use of memory, and a check of all
+//! counts. They change nothing, except that a report of maxima may reset them.
 
 pub mod crash;
 pub mod trace;
@@ -16,23 +16,23 @@ use crate::store::domain::DomId;
 use crate::store::path::Path;
 use crate::store::quota::Quota;
 
-/// What is asked for.
+/// A report of CONTROL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// What a domain has of everything that is limited, and has had at most.
+    /// A domain's use of each limited resource, now and at most.
     Usage(DomId),
-    /// The most that any guest has had.
+    /// The maxima of all guests.
     Peaks {
-        /// Count from now on.
+        /// Whether to reset the maxima to the present use.
         clear: bool,
     },
-    /// What takes how much memory.
+    /// The use of memory, by kind of object.
     Memory,
-    /// Whether all counts agree.
+    /// A check of all counts.
     Check,
 }
 
-/// A count that is not what was found, for CONTROL's `check`.
+/// A count that differs from the objects found, for CONTROL's `check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Disagreement {
     what: &'static str,
@@ -48,7 +48,7 @@ impl fmt::Display for Disagreement {
 }
 
 impl Engine {
-    /// Answers a report. A line that does not fit any more is left out.
+    /// Writes a report into a reply. Lines that do not fit are left out.
     #[cold]
     #[inline(never)]
     pub(super) fn report(&mut self, report: Report, reply: &mut Reply) {
@@ -66,11 +66,11 @@ impl Engine {
             Report::Memory => self.report_memory(reply),
             Report::Check => self.report_check(reply),
         }
-        // A reply that is full ends without its NUL, as one of the C server does.
+        // A full reply ends without a NUL, as with the C server.
         let _ = reply.push(0);
     }
 
-    /// Forgets how much domains have had; what they have now counts.
+    /// Resets the maxima of all domains to their present use.
     fn clear_peaks(&mut self) {
         self.peaks.clear();
         self.state.domains.clear_peaks();
@@ -97,7 +97,7 @@ impl Engine {
         }
     }
 
-    /// How much a domain has now of what is limited. What is looked at request by request leaves nothing behind.
+    /// Returns a domain's present use of a limited resource; 0 for a limit on single requests.
     fn has(&self, domid: DomId, quota: Quota) -> u64 {
         let Some(domain) = self.state.domains.get(domid) else { return 0 };
         let connection = domain.connection.and_then(|id| self.connections.get(id));
@@ -141,7 +141,7 @@ impl Engine {
         self.actions.push_back(Action::ReportMemory);
     }
 
-    /// Compares the requests that count as outstanding with what waits because of them, wherever it waits.
+    /// Compares the outstanding requests with the pending messages and work that they caused.
     fn check_outstanding(&self, reply: &mut Reply) -> bool {
         let pending = self.connections.sessions().map(|session| &session.output).chain(&self.discarded.outputs);
         let postponed = self.announcements.iter().filter_map(|announcement| announcement.cause.origin);
@@ -150,7 +150,7 @@ impl Engine {
             self.connections.get(origin.connection).is_some_and(|sender| sender.has_ticket(origin.ticket))
         };
         let origins = pending.flat_map(Output::origins).chain(postponed).filter(counts);
-        // One by one: all at once would be sorted first, which is 5 KB of code.
+        // One by one: collecting a sorted set at once takes 5 KB of code.
         let mut waiting = BTreeSet::new();
         waiting.extend(origins.map(|origin| (origin.connection, origin.ticket)));
         let mut is_fine = true;
@@ -162,7 +162,7 @@ impl Engine {
         is_fine
     }
 
-    /// Walks everything and counts again.
+    /// Visits all objects and counts them again.
     fn report_check(&mut self, reply: &mut Reply) {
         let mut is_fine = true;
         let mut nodes = self.state.count_nodes();
@@ -203,7 +203,7 @@ impl Engine {
     }
 }
 
-/// Tells of a count that is not what was found; returns whether it is.
+/// Compares a count with the objects found, and reports a difference. Returns whether they agree.
 fn compare(reply: &mut Reply, what: &'static str, domid: DomId, counted: u64, found: u64) -> bool {
     if counted == found {
         return true;
@@ -214,10 +214,10 @@ fn compare(reply: &mut Reply, what: &'static str, domid: DomId, counted: u64, fo
     false
 }
 
-/// What the last line says when others did not fit.
+/// The last line of a reply in which others did not fit.
 const MORE: &str = "...\n";
 
-/// Appends a line if it fits whole, with room for [`MORE`] and a NUL behind it; says once that there is more if it does not.
+/// Appends a line if it fits whole, with room for [`MORE`] and a NUL after it. Otherwise appends [`MORE`] once.
 fn line(reply: &mut Reply, text: fmt::Arguments<'_>) {
     let before = reply.len();
     let room = reply.capacity().saturating_sub(MORE.len()).saturating_sub(1);

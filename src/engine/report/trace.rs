@@ -1,31 +1,31 @@
-//! What the engine tells of its work in the log, by switches: those of CONTROL's `log` and of `--trace-control`, by the C
-//! server's names. All are off at first; lines that are always logged are no concern of this module.
+//! Trace lines, which switches turn on: those of CONTROL's `log` and of `--trace-control`, by the C server's names. All
+//! are off at first. Lines that are always logged do not belong to this module.
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// Kinds of lines.
+    /// The kinds of trace lines.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Switches: u8 {
-        /// Connections, watches and transactions that come and go.
+        /// Connections, watches and transactions that are opened or closed.
         const OBJ = 1;
         /// Requests and their outcomes.
         const IO = 2;
         /// Write credits.
         const WRL = 4;
-        /// What is counted for a domain.
+        /// The numbers of nodes and watches of a requester's domain.
         const ACC = 8;
         /// Changes of nodes.
         const TDB = 16;
     }
 }
 
-/// The switches, and whether they count.
+/// The switches, and the main switch over them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// Which kinds are wanted.
+    /// The kinds that are switched on.
     pub switches: Switches,
-    /// Whether any is written.
+    /// Whether any trace line is logged.
     pub is_on: bool,
 }
 
@@ -36,7 +36,7 @@ impl Default for Trace {
 }
 
 impl Trace {
-    /// The switches with their names, in the order of the C server.
+    /// The switches with their names, in the C server's order.
     pub const NAMES: [(&'static str, Switches); 5] = [
         ("obj", Switches::OBJ),
         ("io", Switches::IO),
@@ -45,13 +45,14 @@ impl Trace {
         ("tdb", Switches::TDB),
     ];
 
-    /// Whether lines of a kind are to be written.
+    /// Whether lines of a kind are logged.
     #[must_use]
     pub const fn wants(&self, kind: Switches) -> bool {
         self.is_on && self.switches.contains(kind)
     }
 
-    /// The same after a command: `on`, `off`, or a switch with `+` or `-` before it.
+    /// Returns the switches after a command: `on`, `off`, or a switch's name after `+` or `-`. `None` for any other
+    /// command.
     #[must_use]
     pub fn after(mut self, command: &str) -> Option<Self> {
         let (sign, name) = command.split_at_checked(1)?;

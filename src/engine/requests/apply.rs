@@ -21,7 +21,7 @@ use crate::store::transaction::{NodeChange, Transaction};
 use crate::store::watch::ConnectionId;
 
 impl Engine {
-    /// Lets domains become known that permissions name.
+    /// Makes the domains known that permissions name.
     pub(in crate::engine) fn learn_domains(&mut self, turn: &mut Turn<'_>) {
         for domid in core::mem::take(&mut self.changes.domains) {
             let born = self.state.next_generation();
@@ -29,7 +29,7 @@ impl Engine {
         }
     }
 
-    /// Makes changes of nodes inside a transaction.
+    /// Applies changes of nodes inside a transaction.
     pub(in crate::engine) fn apply_in_transaction(&mut self, transaction: &mut Transaction) {
         for change in self.changes.nodes.drain(..) {
             let generation = self.state.take_generations(change.generations());
@@ -42,7 +42,7 @@ impl Engine {
     pub(in crate::engine) fn apply_nodes(&mut self, turn: &mut Turn<'_>) -> usize {
         let mut written = 0_usize;
         let mut is_in_the_way = false;
-        // Taken out for the time, and put back for its room.
+        // Taken out while in use, and put back for its capacity.
         let mut changes = core::mem::take(&mut self.changes.nodes);
         for change in changes.drain(..) {
             if self.trace.wants(Switches::TDB) {
@@ -163,7 +163,7 @@ impl Engine {
         self.account_write(id, before, is_in_the_way.into(), turn);
     }
 
-    /// Commits what a replay made of a transaction.
+    /// Commits the result of a replay.
     fn commit_replayed(&mut self, id: ConnectionId, replayed: Replayed, turn: &mut Turn<'_>) {
         for (domid, born) in replayed.domains {
             self.learn_domain(domid, born, turn.hypervisor);
@@ -253,7 +253,7 @@ impl Engine {
         self.charge_watches(id, 1, 0_isize.saturating_add_unsigned(path.len().saturating_add(token.len())));
     }
 
-    /// The first event of a watch, which comes at once and whatever the permissions.
+    /// Queues the first event of a watch. It comes at once, whatever the permissions.
     pub(in crate::engine) fn announce_watch(
         &mut self,
         id: ConnectionId,
@@ -268,7 +268,7 @@ impl Engine {
         }
     }
 
-    /// Changes the count of watches of a connection's domain and of their bytes; sockets are not counted.
+    /// Changes a domain's count of watches and of their bytes. Sockets are not counted.
     pub(in crate::engine) fn charge_watches(&mut self, id: ConnectionId, by: isize, bytes: isize) {
         if let Some(domid) = self.connections.domain_of(id)
             && let Some(domain) = self.state.domains.get_mut(domid)

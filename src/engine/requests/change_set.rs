@@ -1,5 +1,6 @@
-//! A request's changes. The handler fills the change set in and changes nothing itself. [`crate::engine`] applies it in a
-//! step that cannot fail, or discards it. Only an introduction has a step in between that can fail ([`Introduction`]).
+//! A request's changes. The handler fills the change set in and changes nothing itself. [`crate::engine`] applies it in
+//! a step that cannot fail, or discards it. Only an introduction has a step in between that can fail
+//! ([`Introduction`]).
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -24,55 +25,55 @@ pub struct ChangeSet {
     pub nodes: Vec<NodeChange>,
     /// The introduction to prepare before anything is applied.
     pub introduction: Option<Introduction>,
-    /// The change besides those of nodes.
+    /// The change of the state besides nodes.
     pub effect: Option<Effect>,
-    /// How the request is answered.
+    /// The source of the answer.
     pub answer: Answer,
     /// The change to the connection's lists that are read in parts.
     pub list: Option<ListChange>,
-    /// What the client would have of what is limited.
+    /// The client's use of limited resources after the request.
     pub peaks: Peaks,
     /// The request's transaction is over, even if the request is refused.
     pub ends_transaction: bool,
-    /// The generations of the writes that made a commit fail; they count although it is refused.
+    /// The generations of the writes that made a commit fail. Their writers pay although the commit is refused.
     pub in_the_way: Vec<u64>,
 }
 
-/// What CONTROL's `live-update` says (`docs/misc/xenstore.txt`; the words are those of the C server).
+/// A command of CONTROL's `live-update`, in the C server's syntax (`docs/misc/xenstore.txt`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpdateCommand {
-    /// `-a`: the update is off.
+    /// `-a`: abort the update.
     Abort,
-    /// `-b`: a kernel of so many bytes follows.
+    /// `-b`: an upload of a kernel begins.
     Begin {
-        /// Its size.
+        /// The kernel's size.
         bytes: usize,
     },
-    /// `-d`: a part of it.
+    /// `-d`: a part of the kernel.
     Data(Vec<u8>),
     /// `-c`: the new kernel's command line.
     CommandLine(String),
-    /// `-s`: now.
+    /// `-s`: start the update.
     Start {
-        /// `-F`: also if something is lost.
+        /// `-F`: whether to update even if state is lost.
         force: bool,
-        /// `-t`: how many seconds it may wait for transactions to end.
+        /// `-t`: the number of seconds to wait for transactions to end.
         timeout_s: u32,
         /// `-v`: the newest version of the stream that the new kernel reads.
         version: Option<u32>,
     },
-    /// `stream-version`: which version of the stream may be written.
+    /// `stream-version`: show the limit of the stream's version.
     ShowVersion,
-    /// `stream-version <version>|auto`: `None` for what is needed.
+    /// `stream-version <version>|auto`: set that limit; `None` for the version that the state requires.
     LimitVersion(Option<u32>),
-    /// `update-report [<version>]`: what an update would do.
+    /// `update-report [<version>]`: report the effects of an update.
     Report {
-        /// The newest version that it may take; `None` for the limit that holds.
+        /// The newest version that the update may write; `None` for the limit in force.
         version: Option<u32>,
     },
     /// `stream [<offset>]`: a part of the state as a stream.
     Stream {
-        /// From where on, in bytes.
+        /// The offset of the part, in bytes.
         offset: usize,
     },
 }
@@ -84,7 +85,7 @@ pub enum Effect {
     Watch {
         /// A path or a special name.
         path: Box<str>,
-        /// The client's word for it.
+        /// The token that the client chose.
         token: Box<[u8]>,
         /// Whether the client spelled a relative path.
         relative: bool,
@@ -95,7 +96,7 @@ pub enum Effect {
     Unwatch {
         /// A path or a special name.
         path: Box<str>,
-        /// The client's word for it.
+        /// The token that the client chose.
         token: Box<[u8]>,
     },
     /// All watches and transactions of the connection are withdrawn.
@@ -115,40 +116,40 @@ pub enum Effect {
     },
     /// An introduced domain is introduced again, with another port.
     Rebind {
-        /// Which domain.
+        /// The domain to introduce again.
         domid: DomId,
-        /// The domain's new port. It can be bound only after ours of the old one is closed, so that it is bound late,
-        /// and a port that can't be bound leaves the domain without one.
+        /// The domain's new port. It can be bound only after the server's old port is closed, when the change set is
+        /// applied. If it cannot be bound, the domain stays without a port.
         remote_port: u32,
     },
-    /// A domain's connection is dropped, and all that it owns.
+    /// A domain's connection and all that it owns are removed.
     Release(DomId),
-    /// A domain runs again.
+    /// A domain runs again; its next shutdown is reported.
     Resume(DomId),
-    /// A domain gets the rights of another too.
+    /// A domain gets the rights of another one in addition.
     SetTarget {
-        /// Which domain.
+        /// The domain that gets the rights.
         domid: DomId,
-        /// Whose rights.
+        /// The domain whose rights it gets.
         target: DomId,
     },
-    /// A domain that is not introduced yet will be offered these features.
+    /// The features to offer to a domain that is not introduced yet.
     SetFeatures {
-        /// Which domain.
+        /// The domain to introduce later.
         domid: DomId,
-        /// What it is offered.
+        /// Its features.
         features: Features,
     },
     /// A quota is set.
     SetQuota {
-        /// For whom.
+        /// The domains that get the quota.
         whom: QuotaScope,
-        /// Which.
+        /// The quota to set.
         quota: Quota,
         /// Its value.
         value: u32,
     },
-    /// Switches of what is logged.
+    /// The trace switches are set.
     SetTrace(Trace),
     /// A line is logged.
     Print(String),
@@ -186,19 +187,19 @@ pub struct Replayed {
     pub domains: Vec<(DomId, u64)>,
 }
 
-/// Whose quota is set.
+/// The domains that a new quota applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaScope {
-    /// That of one domain.
+    /// One domain.
     Domain(DomId),
-    /// That of domains that become known from now on.
+    /// Domains that become known from now on.
     NewDomains,
-    /// That of all domains that have no value of their own, now and later.
+    /// All domains that have no value of their own, now and later.
     AllDomains,
 }
 
 impl ChangeSet {
-    /// Drops everything, and keeps the room for the next request, unless it is more than most need.
+    /// Clears all changes. Keeps the capacity for the next request, unless it is larger than most requests need.
     pub fn clear(&mut self) {
         self.domains.clear();
         if self.nodes.capacity() > limits::KEPT_CHANGES {

@@ -1,5 +1,5 @@
-//! CONTROL: commands for the server itself (`docs/misc/xenstore.txt`, "Debugging"), by the names and in the words of the C
-//! server's 4.22.
+//! CONTROL: commands for the server itself (`docs/misc/xenstore.txt`, "Debugging"), with the names and texts of the C
+//! server 4.22.
 
 use alloc::string::String;
 
@@ -13,7 +13,7 @@ use crate::store::quota::Quota;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
-/// Does what a command says with the strings that follow its name.
+/// Executes a command with the strings that follow its name.
 type Command = fn(&mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno>;
 
 /// The commands, with their parameters as `help` shows them.
@@ -32,7 +32,7 @@ const COMMANDS: &[(&str, &str, Command)] = &[
     ("help", "", help),
 ];
 
-/// What `logfile` answers: a domain has no files.
+/// The answer to `logfile`: a stub domain has no files.
 const WHERE_THE_LOG_IS: &str = "The log is on the console of the Xenstore domain: xl console Xenstore\n";
 
 /// CONTROL `<command>|[<parameter>|…]`.
@@ -43,7 +43,7 @@ pub(super) fn control(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     command(context, parameters)
 }
 
-/// `check`: counts everything again, and answers what does not agree. Nothing is repaired.
+/// `check`: counts everything again, and answers with the differences. Repairs nothing.
 fn check(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [] = strings(parameters)?;
     report(context, Report::Check)
@@ -64,13 +64,13 @@ fn log(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno>
     context.ok()
 }
 
-/// `logfile <file>`: there are no files here.
+/// `logfile <file>`: answers where the log is.
 fn logfile(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [_file] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
     context.answer_text(format_args!("{WHERE_THE_LOG_IS}\0"))
 }
 
-/// `memreport [<file>]`: what takes how much, as the answer; what the host knows goes to the log.
+/// `memreport [<file>]`: answers with the use of memory. The host's figures go to the log.
 fn memreport(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     if payload::count_strings(parameters) > 1 {
         return Err(Errno::Inval);
@@ -78,14 +78,14 @@ fn memreport(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), 
     report(context, Report::Memory)
 }
 
-/// `print <string>`: a line in the log.
+/// `print <string>`: logs a line.
 fn print(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [text] = payload::exact_strings(parameters).ok_or(Errno::Inval)?;
     context.changes.effect = Some(Effect::Print(String::from_utf8_lossy(text).into_owned()));
     context.ok()
 }
 
-/// `quota`: shows or sets quotas, or shows what a domain has and has had at most, or any domain.
+/// `quota`: shows or sets quotas, or shows the present and maximum use of a domain or of all guests.
 fn quota(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     match first_word(parameters) {
         None => show_quotas(context, false),
@@ -101,7 +101,7 @@ fn quota(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errn
     }
 }
 
-/// `quota-soft`: shows or sets those that are only warned about.
+/// `quota-soft`: shows or sets the quotas that only cause warnings.
 fn quota_soft(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     match first_word(parameters) {
         None => show_quotas(context, true),
@@ -119,7 +119,8 @@ fn show_quotas(context: &mut RequestContext<'_>, soft: bool) -> Result<(), Errno
     context.answer(b"\0")
 }
 
-/// `set <name> <val>`, for all domains. No limit can be spelled only by SET_QUOTA: here it would be a slip.
+/// Sets a quota for all domains: `set <name> <val>`. Refuses 0 (no limit), which here would be a slip; SET_QUOTA
+/// accepts it.
 fn set_quota(context: &mut RequestContext<'_>, parameters: &[u8], soft: bool) -> Result<(), Errno> {
     let [name, value] = strings(parameters)?;
     let quota = Quota::from_name(name, soft).ok_or(Errno::Inval)?;
@@ -129,7 +130,7 @@ fn set_quota(context: &mut RequestContext<'_>, parameters: &[u8], soft: bool) ->
     context.ok()
 }
 
-/// `max [-r]`: shows the most that any guest has had; with `-r` counted from now on.
+/// Shows the maxima of all guests: `max [-r]`. With `-r`, they start again from the present use.
 fn show_peaks(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let clear = match first_word(parameters) {
         None => false,
@@ -139,7 +140,7 @@ fn show_peaks(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(),
     report(context, Report::Peaks { clear })
 }
 
-/// `help`: the commands.
+/// `help`: lists the commands.
 fn help(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let [] = strings(parameters)?;
     for (name, parameters, _) in COMMANDS {
@@ -153,12 +154,12 @@ fn report(context: &mut RequestContext<'_>, report: Report) -> Result<(), Errno>
     Ok(())
 }
 
-/// The first parameter and the rest.
+/// Returns the first parameter and the rest.
 fn first_word(parameters: &[u8]) -> Option<(&[u8], &[u8])> {
     payload::split_string(parameters)
 }
 
-/// Exactly `N` parameters, as text.
+/// Returns exactly `N` parameters, as text.
 fn strings<const N: usize>(parameters: &[u8]) -> Result<[&str; N], Errno> {
     let strings = payload::exact_strings::<N>(parameters).ok_or(Errno::Inval)?;
     let mut texts = [""; N];

@@ -23,11 +23,11 @@ pub(super) fn directory(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     answered
 }
 
-/// DIRECTORY_PART `<path>|<offset>|` answers the node's generation and as many names from a byte offset on as fit; after
-/// the last name comes an empty one.
+/// DIRECTORY_PART `<path>|<offset>|` answers the node's generation and as many names from a byte offset on as fit;
+/// after the last name comes an empty one.
 ///
-/// Outside of transactions, later parts come from the list as it was at the first part ([`crate::engine::requests::lists`]). The
-/// present node still decides whether the client may read it.
+/// Outside of transactions, later parts come from the list as it was at the first part
+/// ([`crate::engine::requests::lists`]). The present node still decides whether the client may read it.
 pub(super) fn directory_part(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let [spelling, offset] = payload::exact_strings(context.payload).ok_or(Errno::Inval)?;
     let mut scratch = PathScratch::new();
@@ -103,7 +103,7 @@ fn keep(context: &mut RequestContext<'_>, path: Path<'_>, node: &Node, next: usi
     }
 }
 
-/// The list of a directory, if the client can afford it and the reply.
+/// Returns the list of a directory if the client can afford it and the reply.
 fn affordable(context: &mut RequestContext<'_>, path: Path<'_>, node: &Node, next: usize) -> Option<KeptList> {
     let names = node.children().list_bytes();
     let bytes = KeptList::bytes_of(path, names);

@@ -7,12 +7,12 @@ use crate::store::domain::DomId;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
-/// INTRODUCE `<domid>|<frame>|<port>|…`: maps the domain's ring and binds its port. The frame is not needed: the ring is
-/// mapped by grant. The ring page names the port; if it names none, the request's port counts (`xs_wire.h`,
+/// INTRODUCE `<domid>|<frame>|<port>|…`: maps the domain's ring and binds its port. The frame is not needed: the ring
+/// is mapped by grant. The ring page names the port; if it names none, the request's port counts (`xs_wire.h`,
 /// `evtchn_port`).
 ///
-/// For an introduced domain the server binds the request's port and resets the connection. The toolstack has just created
-/// that port, and the ring page may still name an older one. The C server does the same.
+/// For an introduced domain the server binds the request's port and resets the connection. The toolstack has just
+/// created that port, and the ring page may still name an older one. The C server does the same.
 pub(super) fn introduce(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let [domid, _frame, port] = payload::first_strings(context.payload).ok_or(Errno::Inval)?;
     let domid = parse_domid(domid)?;
@@ -71,8 +71,8 @@ pub(super) fn get_domain_path(context: &mut RequestContext<'_>) -> Result<(), Er
     context.answer_number(domid.0)
 }
 
-/// The introduced domain that the request names. The control domain is refused. The Xenstore domain, which the C server
-/// refuses as well, is never introduced here.
+/// Returns the introduced domain that the request names. Refuses the control domain. The C server refuses the Xenstore
+/// domain as well, which is never introduced here.
 fn introduced_guest(context: &RequestContext<'_>) -> Result<DomId, Errno> {
     let domid = parse_domid(payload::only_string(context.payload).ok_or(Errno::Inval)?)?;
     if domid == context.view.config.privileged {

@@ -1,4 +1,4 @@
-//! GET_FEATURE and SET_FEATURE: what a domain is offered in its ring's feature word.
+//! GET_FEATURE and SET_FEATURE: the features offered in the feature word of a domain's ring.
 
 use crate::engine::requests::change_set::Effect;
 use crate::engine::requests::{RequestContext, parse_domid, refuse_missing};
@@ -6,7 +6,7 @@ use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
 use crate::wire::payload;
 
-/// GET_FEATURE `[<domid>|]` answers a number: the client's own features, or for the control domain those of another.
+/// GET_FEATURE `[<domid>|]` answers a number: the client's own features, or another domain's for the control domain.
 pub(super) fn get_feature(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let strings = payload::count_strings(context.payload);
     let features = if strings == 0 {
@@ -22,7 +22,7 @@ pub(super) fn get_feature(context: &mut RequestContext<'_>) -> Result<(), Errno>
     context.answer_number(features.bits())
 }
 
-/// SET_FEATURE `<domid>|<value>|` limits what a domain will be offered when it is introduced.
+/// SET_FEATURE `<domid>|<value>|` limits the features that a domain is offered when it is introduced.
 pub(super) fn set_feature(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let [domid, value] = payload::exact_strings(context.payload).ok_or(Errno::Inval)?;
     let domid = parse_domid(domid)?;

@@ -31,7 +31,7 @@ pub(in crate::engine) struct Request<'a> {
     pub(in crate::engine) payload: &'a [u8],
 }
 
-/// What is left to do after a request was executed and its change set applied.
+/// The step that remains after a request's change set was applied.
 pub(in crate::engine) enum Completion {
     /// The reply is sent.
     Reply,
@@ -328,7 +328,7 @@ impl Engine {
         let _ = requests::number(reply, transaction);
     }
 
-    /// The transaction that a request names, taken out while the request is executed.
+    /// Takes out the transaction that a request names, while the request is executed.
     fn take_transaction(
         &mut self,
         id: ConnectionId,

@@ -1,7 +1,8 @@
-//! A request in flight: one that a handler executes. The report of a crash names it, and its connection pays for the crash.
+//! A request in flight: one that a handler executes. The report of a crash names it, and its connection pays for the
+//! crash.
 //!
-//! A handler changes nothing. Its change set is applied afterwards, in a step that cannot fail. If a request is in flight
-//! after a panic, the state is therefore as the previous request left it. The host keeps the record
+//! A handler changes nothing. Its change set is applied afterwards, in a step that cannot fail. If a request is in
+//! flight after a panic, the state is therefore as the previous request left it. The host keeps the record
 //! ([`Hypervisor::request_begins`](crate::engine::hypervisor::Hypervisor::request_begins)).
 
 use crate::store::watch::ConnectionId;

@@ -1,12 +1,12 @@
 //! Lists of children that clients read in parts.
 //!
-//! A client requests a long list part by part, and starts again if the generation in a reply differs from the one before.
-//! With a directory that changes all the time it would never reach the end. So later parts come from the list as it was at
-//! the first part, with the generation of that time.
+//! A client requests a long list part by part, and starts again if the generation in a reply differs from the one
+//! before. With a directory that changes all the time it would never reach the end. So later parts come from the list
+//! as it was at the first part, with the generation of that time.
 //!
-//! The server keeps the text of the names, not the version of the node: a version would keep all descendants alive, possibly
-//! the whole tree. The text is charged to the client's memory. A client that cannot afford it reads the present list. Each
-//! part is cheap: the server finds an offset in the text without a pass over the names.
+//! The server keeps the text of the names, not the version of the node: a version would keep all descendants alive,
+//! possibly the whole tree. The text is charged to the client's memory. A client that cannot afford it reads the
+//! present list. Each part is cheap: the server finds an offset in the text without a pass over the names.
 
 use alloc::vec::Vec;
 
@@ -43,7 +43,8 @@ pub enum ListChange {
         /// The offset in bytes.
         next: usize,
     },
-    /// The first part of a list that cannot be kept was read, up to this offset. Later parts must not come from older lists.
+    /// The first part of a list that cannot be kept was read, up to this offset. Later parts must not come from older
+    /// lists.
     Outdate {
         /// The path of the directory.
         path: PathBuf,
@@ -58,7 +59,8 @@ pub enum ListChange {
 }
 
 impl KeptList {
-    /// Copies the list of a directory with `bytes` of names. Returns `None` if the list is too long or memory is missing.
+    /// Copies the list of a directory with `bytes` of names. Returns `None` if the list is too long or memory is
+    /// missing.
     #[must_use]
     pub fn of(path: Path<'_>, node: &Node, bytes: usize, next: usize) -> Option<Self> {
         let mut names = Vec::new();
@@ -70,33 +72,33 @@ impl KeptList {
         Some(Self { path: path.to_owned(), names, generation: node.generation(), next, until_ms: 0 })
     }
 
-    /// Bytes charged to the client for a list with `names` bytes of names.
+    /// Returns the bytes charged to the client for a list with `names` bytes of names.
     #[must_use]
     pub fn bytes_of(path: Path<'_>, names: usize) -> usize {
         size_of::<Self>().saturating_add(path.as_str().len()).saturating_add(names)
     }
 
-    /// Bytes charged to the client for this list.
+    /// Returns the bytes charged to the client for this list.
     #[must_use]
     pub fn bytes(&self) -> usize {
         Self::bytes_of(self.path.as_path(), self.names.len())
     }
 
-    /// The names from an offset on, each followed by a NUL.
+    /// Returns the names from an offset on, each followed by a NUL.
     #[must_use]
     pub fn names_from(&self, offset: usize) -> &[u8] {
         self.names.get(offset..).unwrap_or_default()
     }
 
-    /// The generation of the directory when it was listed.
+    /// Returns the generation of the directory when it was listed.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
     }
 }
 
-/// Finds the list from which a client continues to read `path` at `offset`: the newest whose last part ended there. Several
-/// programs may read the same directory over one connection, and one of them may have no kept list.
+/// Finds the list from which a client continues to read `path` at `offset`: the newest whose last part ended there.
+/// Several programs may read the same directory over one connection, and one of them may have no kept list.
 #[must_use]
 pub fn find(lists: &[KeptList], path: Path<'_>, offset: usize) -> Option<usize> {
     lists.iter().rposition(|list| list.path.as_path() == path && list.next == offset)

@@ -1,7 +1,7 @@
-//! CONTROL `live-update`: the words of the C server's 4.17 to 4.22, as `xenstore-control` sends them; and commands of this
-//! server's own about what an update hands over.
+//! CONTROL `live-update`, with the syntax of the C server's 4.17 to 4.22, as `xenstore-control` sends it. Also this
+//! server's own commands about the state that an update hands over.
 //!
-//! Here they are only read. What they ask for is the host's work, which answers in text: "OK", "BUSY" or what is wrong.
+//! This module only parses the commands. The host executes them, and answers in text: "OK", "BUSY" or an error.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -29,14 +29,14 @@ pub(super) fn stream_version(context: &mut RequestContext<'_>, parameters: &[u8]
     Ok(())
 }
 
-/// `update-report [<version>]`: what an update would do now.
+/// `update-report [<version>]`: reports the effects of an update now.
 pub(super) fn update_report(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let version = optional(parameters)?.map(small).transpose()?;
     context.changes.answer = Answer::Deferred(UpdateCommand::Report { version });
     Ok(())
 }
 
-/// `stream [<offset>]`: a part of the state.
+/// `stream [<offset>]`: answers with a part of the state as a stream.
 pub(super) fn stream(context: &mut RequestContext<'_>, parameters: &[u8]) -> Result<(), Errno> {
     let offset = optional(parameters)?.map(|offset| payload::decimal(offset).ok_or(Errno::Inval)).transpose()?;
     let offset = usize::try_from(offset.unwrap_or(0)).map_err(|_| Errno::Inval)?;
@@ -44,7 +44,7 @@ pub(super) fn stream(context: &mut RequestContext<'_>, parameters: &[u8]) -> Res
     Ok(())
 }
 
-/// The one parameter that may be there.
+/// Returns the only parameter; `None` without one. Refuses more than one.
 fn optional(parameters: &[u8]) -> Result<Option<&[u8]>, Errno> {
     if payload::count_strings(parameters) == 0 {
         return Ok(None);
@@ -57,7 +57,7 @@ fn small(number: &[u8]) -> Result<u32, Errno> {
     payload::decimal(number).and_then(|number| u32::try_from(number).ok()).ok_or(Errno::Inval)
 }
 
-/// Reads a command; `None` for what is none.
+/// Parses a command; `None` if it is not one.
 fn parse(parameters: &[u8]) -> Option<UpdateCommand> {
     let (word, rest) = payload::split_string(parameters)?;
     Some(match word {
@@ -67,7 +67,7 @@ fn parse(parameters: &[u8]) -> Option<UpdateCommand> {
             UpdateCommand::Begin { bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
         }
         b"-d" => {
-            // Any bytes, and perhaps a NUL behind them.
+            // The data may contain any bytes. A NUL may follow them.
             let (count, data) = payload::split_string(rest)?;
             let count = usize::try_from(payload::decimal(count)?).ok()?;
             UpdateCommand::Data(Vec::from(data.get(..count)?))
@@ -78,7 +78,7 @@ fn parse(parameters: &[u8]) -> Option<UpdateCommand> {
     })
 }
 
-/// `-s [-t <seconds>] [-F] [-v <version>]`, the options in any order.
+/// Parses `-s [-t <seconds>] [-F] [-v <version>]`, with the options in any order.
 fn parse_start(mut rest: &[u8]) -> Option<UpdateCommand> {
     let (mut force, mut timeout_s, mut version) = (false, 0, None);
     while !rest.is_empty() {

@@ -1,7 +1,7 @@
-//! What each request does: one table of commands, and a handler for each.
+//! One command table, and a handler for each request.
 //!
-//! A handler reads the state and fills in a reply and a change set. It changes nothing; when it refuses, the change set is
-//! dropped. Order of checks and codes: `docs/architecture.md`, "Error codes".
+//! A handler reads the state, and fills in a reply and a change set. It changes nothing. If it refuses the request, the
+//! change set is discarded. For the order of checks and the error codes, see `docs/architecture.md`, "Error codes".
 
 pub(super) mod apply;
 pub mod change_set;
@@ -42,15 +42,15 @@ use crate::wire::payload;
 /// The payload of a reply.
 pub type Reply = heapless::Vec<u8, { limits::PAYLOAD_BYTES }>;
 
-/// A request on its way through a handler.
+/// The context of one request, for its handler.
 pub struct RequestContext<'a> {
     /// The nodes, as the requester sees them.
     pub view: View<'a>,
-    /// Whose request it is.
+    /// The connection that sent the request.
     pub connection: ConnectionId,
     /// The domain to which relative paths belong and to which new nodes are charged.
     pub domid: DomId,
-    /// How many transactions the connection has open, without the request's own.
+    /// The number of the connection's open transactions, without the request's own.
     pub open_transactions: usize,
     /// The connection's lists that are read in parts.
     pub lists: &'a [KeptList],
@@ -60,25 +60,25 @@ pub struct RequestContext<'a> {
     pub payload: &'a [u8],
     /// The hypervisor.
     pub hypervisor: &'a mut dyn Hypervisor,
-    /// What is told in the log.
+    /// The trace lines to log.
     pub trace: Trace,
-    /// What is to be changed.
+    /// The request's changes, which the handler fills in.
     pub changes: &'a mut ChangeSet,
-    /// Whether memory was refused to it.
+    /// Whether the request was refused memory.
     pub was_refused_memory: bool,
-    /// What is to be answered.
+    /// The payload of the reply, which the handler fills in.
     pub reply: &'a mut Reply,
 }
 
-/// Reads the state, fills in reply and changes.
+/// A handler: reads the state, and fills in reply and changes.
 pub type Handler = fn(&mut RequestContext<'_>) -> Result<(), Errno>;
 
 /// A command's entry in the table.
 #[derive(Clone, Copy)]
 pub struct CommandSpec {
-    /// What does it.
+    /// The function that executes the command.
     pub handler: Handler,
-    /// Whether only the control domain may ask.
+    /// Whether only the control domain may send the request.
     pub is_privileged: bool,
     /// Whether a transaction number in the header is ignored.
     pub ignores_transaction: bool,
@@ -137,55 +137,55 @@ pub const fn command_spec(kind: MessageType) -> Option<CommandSpec> {
 }
 
 impl RequestContext<'_> {
-    /// Reads a path as the client spells it.
+    /// Parses a path as the client spells it.
     ///
     /// # Errors
-    /// [`Errno::Inval`] when it is none.
+    /// [`Errno::Inval`] if it is not a path.
     pub fn path<'b>(&mut self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<Path<'b>, Errno> {
         let path = Path::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)?;
         self.changes.peaks.note(Quota::PathMax, path.counted_bytes());
         Ok(path)
     }
 
-    /// Reads a path or special name as the client spells it.
+    /// Parses a path or special name as the client spells it.
     ///
     /// # Errors
-    /// [`Errno::Inval`] when it is neither.
+    /// [`Errno::Inval`] if it is neither.
     pub fn any_path<'b>(&self, spelling: &'b [u8], scratch: &'b mut PathScratch) -> Result<AnyPath<'b>, Errno> {
         AnyPath::parse(spelling, self.domid, self.path_limit(), scratch).map_err(|_| Errno::Inval)
     }
 
-    /// What state the domain is in that the client names.
+    /// Returns the state of a domain that the client names.
     pub fn domain_state(&mut self, domid: DomId) -> DomainState {
         if domid.is_reserved() { DomainState::Absent } else { self.hypervisor.domain_state(domid) }
     }
 
-    /// What the client is offered.
+    /// Returns the features that the client is offered.
     #[must_use]
     pub fn features(&self) -> Features {
         self.view.state.domains.features(self.domid)
     }
 
-    /// Takes memory for what the request makes grow.
+    /// Takes memory from the budget for objects that the request adds or enlarges.
     ///
     /// # Errors
-    /// [`Errno::NoSpc`] when there is not so much.
+    /// [`Errno::NoSpc`] if the budget is smaller.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Errno> {
         let outcome = self.view.budget.take(bytes);
         self.was_refused_memory |= outcome.is_err();
         outcome
     }
 
-    /// Takes memory for a reply that is not short.
+    /// Takes memory from the budget for a reply that is not short.
     ///
     /// # Errors
-    /// [`Errno::NoSpc`] when there is not so much.
+    /// [`Errno::NoSpc`] if the budget is smaller.
     pub fn grow_reply(&mut self) -> Result<(), Errno> {
         self.view.budget.admit_reply();
         self.grow(self.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES))
     }
 
-    /// Whether `value` is more than the client may have. Notes it as reached if not.
+    /// Whether `value` exceeds the client's quota. Records it as the client's use otherwise.
     #[must_use]
     pub fn exceeds(&mut self, quota: Quota, value: usize) -> bool {
         let exceeds = !self.view.requester.is_privileged() && !self.quotas().allows(quota, value);
@@ -195,7 +195,7 @@ impl RequestContext<'_> {
         exceeds
     }
 
-    /// What the client may have.
+    /// Returns the client's quotas.
     fn quotas(&self) -> &Quotas {
         self.view.state.domains.quotas(self.domid)
     }
@@ -203,7 +203,7 @@ impl RequestContext<'_> {
     /// Answers "OK".
     ///
     /// # Errors
-    /// None; the result fits a handler's.
+    /// None; the type is that of a handler.
     pub fn ok(&mut self) -> Result<(), Errno> {
         self.answer(b"OK\0")
     }
@@ -211,7 +211,7 @@ impl RequestContext<'_> {
     /// Appends to the reply.
     ///
     /// # Errors
-    /// [`Errno::TooBig`] when it does not fit into a message.
+    /// [`Errno::TooBig`] if it does not fit into a message.
     pub fn answer(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         self.reply.extend_from_slice(bytes).map_err(|_| Errno::TooBig)
     }
@@ -219,7 +219,7 @@ impl RequestContext<'_> {
     /// Appends text to the reply, without a NUL.
     ///
     /// # Errors
-    /// [`Errno::TooBig`] when it does not fit into a message.
+    /// [`Errno::TooBig`] if it does not fit into a message.
     pub fn answer_text(&mut self, text: fmt::Arguments<'_>) -> Result<(), Errno> {
         self::text(self.reply, text)
     }
@@ -227,12 +227,12 @@ impl RequestContext<'_> {
     /// Appends a decimal number and a NUL to the reply.
     ///
     /// # Errors
-    /// [`Errno::TooBig`] when they do not fit into a message.
+    /// [`Errno::TooBig`] if they do not fit into a message.
     pub fn answer_number(&mut self, number: impl itoa::Integer) -> Result<(), Errno> {
         self::number(self.reply, number)
     }
 
-    /// Bytes of the longest path that the client may spell.
+    /// Returns the length limit, in bytes, of paths that the client spells.
     fn path_limit(&self) -> usize {
         let is_privileged = self.view.requester.is_privileged();
         let of_guests = || self.quotas().limit(Quota::PathMax).min(limits::PATH_BYTES);
@@ -240,12 +240,12 @@ impl RequestContext<'_> {
     }
 }
 
-/// A domid in decimal.
+/// Parses a domid in decimal.
 pub(super) fn parse_domid(string: &[u8]) -> Result<DomId, Errno> {
     payload::decimal(string).and_then(|domid| u16::try_from(domid).ok()).map(DomId).ok_or(Errno::Inval)
 }
 
-/// Refuses what is about a domain that is neither known nor there.
+/// Refuses a request about a domain that is neither known nor existing.
 fn refuse_missing(context: &mut RequestContext<'_>, domid: DomId) -> Result<(), Errno> {
     let is_known = context.view.state.domains.get(domid).is_some();
     if is_known || context.domain_state(domid) != DomainState::Absent { Ok(()) } else { Err(Errno::NoEnt) }
@@ -254,7 +254,7 @@ fn refuse_missing(context: &mut RequestContext<'_>, domid: DomId) -> Result<(), 
 /// Appends text to a reply, without a NUL.
 ///
 /// # Errors
-/// [`Errno::TooBig`] when it does not fit into a message.
+/// [`Errno::TooBig`] if it does not fit into a message.
 pub(super) fn text(reply: &mut Reply, text: fmt::Arguments<'_>) -> Result<(), Errno> {
     fmt::Write::write_fmt(&mut ReplyText(reply), text).map_err(|_| Errno::TooBig)
 }
@@ -262,14 +262,14 @@ pub(super) fn text(reply: &mut Reply, text: fmt::Arguments<'_>) -> Result<(), Er
 /// Appends a decimal number and a NUL to a reply.
 ///
 /// # Errors
-/// [`Errno::TooBig`] when they do not fit into a message.
+/// [`Errno::TooBig`] if they do not fit into a message.
 pub(super) fn number(reply: &mut Reply, number: impl itoa::Integer) -> Result<(), Errno> {
     let mut buffer = itoa::Buffer::new();
     reply.extend_from_slice(buffer.format(number).as_bytes()).map_err(|_| Errno::TooBig)?;
     reply.push(0).map_err(|_| Errno::TooBig)
 }
 
-/// A reply, to be written as text.
+/// A reply to which text is appended.
 struct ReplyText<'a>(&'a mut Reply);
 
 impl fmt::Write for ReplyText<'_> {

@@ -21,7 +21,7 @@ pub(super) fn read(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.answer(node.value())
 }
 
-/// WRITE `<path>|<value>` makes the node if need be.
+/// WRITE `<path>|<value>` sets the value, and creates the node if necessary.
 pub(super) fn write(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let mut scratch = PathScratch::new();
     let (spelling, value) = payload::split_string(context.payload).ok_or(Errno::Inval)?;
@@ -29,7 +29,7 @@ pub(super) fn write(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     match context.view.get(path, Access::WRITE) {
         Ok(node) => {
             check_size(context, &node, value.len(), 0)?;
-            // In a transaction it is kept beside the old one.
+            // A transaction keeps the new value in addition to the old one.
             let growth = match &context.view.transaction {
                 Some(transaction) => {
                     let copy = transaction.bytes_of_copy(path).saturating_sub(node.value().len());
@@ -46,7 +46,7 @@ pub(super) fn write(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.ok()
 }
 
-/// MKDIR `<path>|` makes a node without value; an existing one is fine.
+/// MKDIR `<path>|` creates a node without value. Succeeds for an existing node.
 pub(super) fn mkdir(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let mut scratch = PathScratch::new();
     let path = context.path(payload::only_string(context.payload).ok_or(Errno::Inval)?, &mut scratch)?;
@@ -58,7 +58,7 @@ pub(super) fn mkdir(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.ok()
 }
 
-/// RM `<path>|` removes the node and all below; a missing one is fine if its parent is there.
+/// RM `<path>|` removes the node and its descendants. Succeeds for a missing node whose parent exists.
 pub(super) fn rm(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let mut scratch = PathScratch::new();
     let path = context.path(payload::only_string(context.payload).ok_or(Errno::Inval)?, &mut scratch)?;
@@ -74,7 +74,7 @@ pub(super) fn rm(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     if context.view.transaction.is_some() {
         context.view.read(parent)?;
         grow_list_above(context, path)?;
-        // The transaction has to have seen what it removes. A child that the list names and that is gone by now conflicts
+        // The transaction has to access the nodes that it removes. A listed child that is gone by now is a conflict
         // already: the commit will be refused.
         see_all(context, path)?;
     }
@@ -131,7 +131,8 @@ fn check_size(context: &mut RequestContext<'_>, node: &Node, value: usize, more_
     if context.exceeds(Quota::NodeSize, bytes) { Err(Errno::NoSpc) } else { Ok(()) }
 }
 
-/// Refuses records that are too large: of the `levels` new nodes from `path` upwards, and of the node that gets a child.
+/// Refuses records that are too large: of the `levels` new nodes from `path` upwards, and of the node that gets a
+/// child.
 fn check_new_sizes(
     context: &mut RequestContext<'_>,
     parent: &Node,
@@ -151,7 +152,7 @@ fn check_new_sizes(
     check_size(context, parent, parent.value().len(), child_name)
 }
 
-/// Refuses more nodes than the creator may own, those that its transaction has made or removed included.
+/// Refuses more nodes than the creator may own, including those that its transaction has created or removed.
 fn check_count(context: &mut RequestContext<'_>, more: usize) -> Result<(), Errno> {
     let owned = context.view.state.domains.get(context.domid).map_or(0, |domain| domain.nodes);
     let pending = context.view.transaction.as_ref().map_or(0, |transaction| transaction.count(context.domid));

@@ -79,13 +79,13 @@ fn set_node_perms(context: &mut RequestContext<'_>, path: Path<'_>, permissions:
     Ok(())
 }
 
-/// Only the control domain gives a node to somebody else.
+/// Refuses to give a node to another owner, unless the control domain does it.
 fn refuse_new_owner(context: &RequestContext<'_>, before: &Permissions, after: &Permissions) -> Result<(), Errno> {
     if context.view.requester.is_privileged() || before.owner() == after.owner() { Ok(()) } else { Err(Errno::Perm) }
 }
 
-/// The special node of a name, if the requester has all of `wanted`. Any other name counts as a missing node. The node above
-/// it decides whether the requester may learn that, as in `View::get`.
+/// The special node of a name, if the requester has all of `wanted`. Any other name counts as a missing node. The node
+/// above it decides whether the requester may learn that, as in `View::get`.
 fn get_special(context: &mut RequestContext<'_>, name: &str, wanted: Access) -> Result<(Special, SpecialNode), Errno> {
     let Some(special) = Special::from_name(name) else {
         let has = access_above(context, name)?;
@@ -96,7 +96,7 @@ fn get_special(context: &mut RequestContext<'_>, name: &str, wanted: Access) -> 
     if has.contains(wanted) { Ok((special, node)) } else { Err(Errno::Acces) }
 }
 
-/// The requester's rights on the node above a special name: a special node, or the root.
+/// Returns the requester's rights on the node above a special name: a special node, or the root.
 fn access_above(context: &mut RequestContext<'_>, name: &str) -> Result<Access, Errno> {
     let above = name.match_indices('/').filter_map(|(at, _)| name.get(..at)).find_map(Special::from_name);
     if let Some(special) = above {
@@ -107,8 +107,8 @@ fn access_above(context: &mut RequestContext<'_>, name: &str) -> Result<Access, 
     Ok(context.view.access(&root))
 }
 
-/// Marks entries that name domains that do not exist, and lets those that exist become known. An entry for all domains is
-/// marked when the client does not have that feature.
+/// Marks entries that name domains that do not exist, and makes the existing ones known. Also marks an entry for all
+/// domains if the client does not have that feature.
 fn mark_missing_domains(context: &mut RequestContext<'_>, permissions: &Permissions) -> Result<Permissions, Errno> {
     let mut missing: Vec<DomId> = Vec::new();
     for entry in permissions.entries() {

@@ -6,7 +6,7 @@ use crate::store::quota::Quota;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
-/// The value that means "no quota of this kind" among servers, and that nobody may set.
+/// The value that means "no quota of this kind" between servers. No client may set it.
 const NO_SUCH_QUOTA: u32 = u32::MAX;
 
 /// GET_QUOTA `[[<domid>|]<quota>|]` answers a number, or without a quota the names of all, with blanks between.
@@ -27,7 +27,8 @@ pub(super) fn get_quota(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.answer_number(value)
 }
 
-/// SET_QUOTA `[<domid>|]<quota>|<value>|`; without a domain the value is that of domains to come. 0 is for no limit.
+/// SET_QUOTA `[<domid>|]<quota>|<value>|` sets a quota. Without a domain, it applies to domains that become known
+/// later. 0 means no limit.
 pub(super) fn set_quota(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let (whom, name, value) = if let Some([name, value]) = payload::exact_strings(context.payload) {
         (QuotaScope::NewDomains, name, value)

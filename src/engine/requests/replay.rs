@@ -1,11 +1,11 @@
-//! The requests of a transaction that conflicts are made once more, on the state of now, in a transaction of their own. If
-//! every reply is the same, the client can't tell the difference, and that transaction is committed instead of his.
+//! Replay: a conflicting transaction's requests are executed again on the current state, in a second transaction. If
+//! every reply is the same, the client cannot tell the difference, and the second transaction is committed instead.
 //!
-//! This is oxenstored's idea. Nothing is changed here: the new transaction, the generations that it took and the domains
-//! that it made known are handed on, and become true with the commit or not at all.
+//! This is oxenstored's idea. A replay itself changes nothing. It returns the new transaction, its generations, and the
+//! domains that became known. All of them take effect with the commit, or not at all.
 //!
-//! The generation in a reply to DIRECTORY_PART is compared like everything else. So a transaction that asked for a part
-//! of a directory that was written meanwhile, by others or by itself, is not committed by a replay.
+//! The generation in a reply to DIRECTORY_PART is compared like everything else. A transaction may have read a part of
+//! a directory that was written since, by itself or by others. No replay commits such a transaction.
 
 use alloc::vec::Vec;
 
@@ -19,7 +19,7 @@ use crate::store::transaction::{Conflict, Transaction};
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
 
-/// Whether a request is kept with its transaction: it looks at nodes or changes them, and does nothing else.
+/// Whether a request is recorded with its transaction: it reads or changes nodes, and does nothing else.
 pub(in crate::engine) const fn is_recorded(kind: MessageType) -> bool {
     matches!(
         kind,
@@ -34,7 +34,7 @@ pub(in crate::engine) const fn is_recorded(kind: MessageType) -> bool {
     )
 }
 
-/// How much of a client's transaction is kept.
+/// Returns the limits of the record that a client's transaction keeps.
 pub(in crate::engine) const fn record_limits(is_privileged: bool) -> RecordLimits {
     if is_privileged {
         RecordLimits { requests: limits::REPLAY_REQUESTS_PRIVILEGED, bytes: limits::REPLAY_BYTES_PRIVILEGED }
@@ -43,11 +43,11 @@ pub(in crate::engine) const fn record_limits(is_privileged: bool) -> RecordLimit
     }
 }
 
-/// Makes the requests of the request's transaction, which conflicts, once more.
+/// Executes the requests of a conflicting transaction again. `old` is the transaction.
 ///
 /// # Errors
-/// The generations of the writes that are in the way: those of the nodes that the first request with another reply looks
-/// at, or of all nodes that conflict when that says nothing.
+/// The generations of the conflicting writes. They concern the nodes that the first request with a different reply
+/// accesses. If that gives none, they concern all conflicting nodes.
 pub(super) fn replay(context: &mut RequestContext<'_>, old: &Transaction) -> Result<Replayed, Vec<u64>> {
     let may_be_replayed = context.view.config.replay && is_cheap(context, old);
     let Some(requests) = old.record().requests().filter(|_| may_be_replayed) else {
@@ -66,12 +66,12 @@ pub(super) fn replay(context: &mut RequestContext<'_>, old: &Transaction) -> Res
     Ok(new)
 }
 
-/// Whether a transaction of the client has looked at few enough nodes that all can be done in one go.
+/// Whether a client's transaction has accessed few enough nodes for a replay without a pause.
 const fn is_cheap(context: &RequestContext<'_>, transaction: &Transaction) -> bool {
     context.view.requester.is_privileged() || transaction.looks() <= limits::REPLAY_LOOK_STEPS
 }
 
-/// Makes one request in the new transaction, and tells whether its reply is the same.
+/// Executes one request in the new transaction. Returns whether its reply is the same.
 fn is_same(context: &mut RequestContext<'_>, request: &Recorded, new: &mut Replayed) -> bool {
     let mut changes = ChangeSet::default();
     let outcome = run(context, request, &mut new.transaction, &mut changes);
@@ -94,8 +94,8 @@ fn is_same(context: &mut RequestContext<'_>, request: &Recorded, new: &mut Repla
     true
 }
 
-/// Runs the handler of a recorded request in another transaction than the request's own. The reply is the request's, and so is the
-/// memory: the new transaction stands beside the old one until the end.
+/// Executes a recorded request in another transaction than the request's own. The reply and the memory are the present
+/// request's: both transactions exist until the end.
 fn run(
     context: &mut RequestContext<'_>,
     request: &Recorded,
@@ -133,13 +133,13 @@ fn run(
     outcome
 }
 
-/// The writes that are in the way of one request: it is made alone, to see which nodes it looks at.
+/// Returns the writes that conflict with one request. It executes the request alone, to see which nodes it accesses.
 fn in_the_way(context: &mut RequestContext<'_>, request: &Recorded, old: &Transaction) -> Vec<u64> {
     if !can_blame(context) {
         return Vec::new();
     }
     let mut alone = Transaction::default();
-    // Only what it looks at counts.
+    // Only the accessed nodes matter.
     let _ = run(context, request, &mut alone, &mut ChangeSet::default());
     let concerned = old.conflicting(&context.view.state.tree).filter(|conflict| alone.seen(conflict.path).is_some());
     let mut found: Vec<u64> = concerned.map(|conflict| last_write(context, conflict)).collect();
@@ -149,7 +149,7 @@ fn in_the_way(context: &mut RequestContext<'_>, request: &Recorded, old: &Transa
     if found.is_empty() { all_in_the_way(context, old) } else { found }
 }
 
-/// The writes that conflict with any request of a transaction.
+/// Returns the writes that conflict with any request of a transaction.
 fn all_in_the_way(context: &RequestContext<'_>, old: &Transaction) -> Vec<u64> {
     if !can_blame(context) {
         return Vec::new();
@@ -159,8 +159,8 @@ fn all_in_the_way(context: &RequestContext<'_>, old: &Transaction) -> Vec<u64> {
     nodes.chain(old.conflicting_specials(specials).map(|special| specials.get(special).generation)).collect()
 }
 
-/// The generation of the conflicting write. For a removed node that is its removal. If a live update lost that, it is the
-/// last write of the nearest node above, which the removal also wrote.
+/// Returns the generation of the conflicting write. For a removed node, that is its removal. If a live update lost
+/// that, it is the last write of the nearest existing ancestor, which the removal also wrote.
 fn last_write(context: &RequestContext<'_>, conflict: Conflict<'_>) -> u64 {
     let accesses = context.view.accesses.as_ref().filter(|_| conflict.is_gone);
     accesses.and_then(|accesses| accesses.removed_at(conflict.path)).unwrap_or(conflict.last_write)

@@ -13,7 +13,7 @@ use crate::store::transaction::Transaction;
 use crate::wire::errno::Errno;
 use crate::wire::payload;
 
-/// TRANSACTION_START answers the number of a new transaction. Any payload will do.
+/// TRANSACTION_START answers the number of a new transaction. Any payload is accepted.
 pub(super) fn start(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     if context.view.transaction.is_some() {
         return Err(Errno::Busy);
@@ -26,7 +26,7 @@ pub(super) fn start(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// TRANSACTION_END `T|` commits, `F|` aborts. The transaction is over after any answer but EINVAL.
+/// TRANSACTION_END `T|` commits, `F|` aborts. Any answer but EINVAL ends the transaction.
 pub(super) fn end(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let commit = match payload::only_string(context.payload) {
         Some(b"T") => true,
@@ -34,7 +34,7 @@ pub(super) fn end(context: &mut RequestContext<'_>) -> Result<(), Errno> {
         _ => return Err(Errno::Inval),
     };
     let Some(transaction) = context.view.transaction.take() else { return Err(Errno::NoEnt) };
-    // Its paths are taken out of the index of all that open transactions have accessed.
+    // The index of accessed paths forgets the paths of the transaction.
     context.view.spend(work::of_transaction(transaction));
     context.changes.ends_transaction = true;
     if commit {
@@ -43,7 +43,7 @@ pub(super) fn end(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.ok()
 }
 
-/// Commits a transaction, or what a replay made of it.
+/// Commits a transaction, or the result of a replay.
 fn commit(context: &mut RequestContext<'_>, transaction: &Transaction) -> Result<(), Errno> {
     if transaction.has_failed() {
         return Err(Errno::NoMem);
@@ -61,7 +61,7 @@ fn commit(context: &mut RequestContext<'_>, transaction: &Transaction) -> Result
     let outcome = replay(context, transaction);
     context.reply.clear();
     match outcome {
-        // Whether the counts allow it now is looked at again; the client learns that when it tries again.
+        // The counts are checked again for the replay's result. The client learns of a refusal when it tries again.
         Ok(replayed) if check_counts(context, &replayed.transaction).is_ok() => {
             context.changes.effect = Some(Effect::CommitReplayed(Box::new(replayed)));
             Ok(())

@@ -33,7 +33,7 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// The node at `path`.
+    /// Returns the node at `path`.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] if the transaction reaches its quota of paths or memory. It cannot be committed then.
@@ -46,8 +46,8 @@ impl View<'_> {
         self.steps = self.steps.saturating_add(steps);
     }
 
-    /// The node at `path`. `find` finds it in the tree and takes `steps`; it does not run if the transaction has seen the
-    /// path.
+    /// Returns the node at `path`. `find` finds it in the tree and takes `steps`. It does not run if the transaction
+    /// has seen the path.
     ///
     /// # Errors
     /// As [`View::read`].
@@ -90,7 +90,7 @@ impl View<'_> {
         Ok(base)
     }
 
-    /// A special node.
+    /// Returns a special node.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] if the transaction reaches its limit of memory. It cannot be committed then.
@@ -110,7 +110,7 @@ impl View<'_> {
         Ok(node.clone())
     }
 
-    /// The node at `path`, if the requester has all of `wanted`.
+    /// Returns the node at `path`, if the requester has all of `wanted`.
     ///
     /// # Errors
     /// [`Errno::NoEnt`] for a missing node, if the nearest ancestor gives one of the wanted rights. [`Errno::Acces`]
@@ -135,8 +135,8 @@ impl View<'_> {
         if !is_there && self.access(&above).intersects(wanted) { Err(Errno::NoEnt) } else { Err(Errno::Acces) }
     }
 
-    /// The nearest node above `path` (the root for the root), and the number of missing levels between them. One descent
-    /// finds it. A transaction notes each missing level separately.
+    /// Returns the nearest node above `path` (the root for the root), and the number of missing levels between them.
+    /// One descent finds it. A transaction notes each missing level separately.
     ///
     /// # Errors
     /// [`Errno::NoSpc`] as in [`View::read`].
@@ -163,7 +163,7 @@ impl View<'_> {
         Err(Errno::Io)
     }
 
-    /// The requester's rights on `node`.
+    /// Returns the requester's rights on `node`.
     #[must_use]
     pub fn access(&self, node: &Node) -> Access {
         self.requester.access(node.permissions(), node.generation())

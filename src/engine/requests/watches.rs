@@ -8,7 +8,7 @@ use crate::wire::errno::Errno;
 use crate::wire::feature::Features;
 use crate::wire::payload;
 
-/// WATCH `<path>|<token>|[<depth>|]`: the path need not exist, nor be readable; that is looked at for each event.
+/// WATCH `<path>|<token>|[<depth>|]`: the path may be missing or unreadable. The rights are checked for each event.
 pub(super) fn watch(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let (spelling, token, depth) = if let Some([spelling, token]) = payload::exact_strings(context.payload) {
         (spelling, token, None)
@@ -31,7 +31,7 @@ pub(super) fn watch(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.ok()
 }
 
-/// How many levels below its path a watch is to see. Only for clients that have the feature.
+/// Parses the number of levels that a watch covers below its path. Refuses clients without the feature.
 fn parse_depth(context: &RequestContext<'_>, depth: &[u8]) -> Result<u32, Errno> {
     if !context.features().contains(Features::WATCH_DEPTH) {
         return Err(Errno::Inval);
@@ -51,7 +51,7 @@ pub(super) fn unwatch(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.ok()
 }
 
-/// RESET_WATCHES: withdraws all watches and all transactions, that of the request included.
+/// RESET_WATCHES: removes all watches and all transactions, including the request's own.
 pub(super) fn reset_watches(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.changes.ends_transaction = true;
     context.changes.effect = Some(Effect::Reset);

@@ -1,5 +1,5 @@
-//! Bytes of an item that need not be in one block of memory: what waits to be sent to a connection, and long extensions. A
-//! save with little memory would not find such a block.
+//! The bytes of an item, in one block of memory or several: pending output, and long extensions. A save with little
+//! memory may not find one large block.
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -7,45 +7,45 @@ use core::fmt;
 
 use crate::engine::connection::output::Output;
 
-/// Bytes, in one piece or several. They are the same if all of them are, however they are divided.
+/// Bytes in one piece or several. Two values are equal if their bytes are, however they are divided.
 #[derive(Clone, Default)]
 pub struct Bytes<'a> {
-    /// What it has to send comes first.
+    /// An output queue, whose bytes come first.
     queue: Option<&'a Output>,
     pieces: Vec<Vec<u8>>,
     last: Cow<'a, [u8]>,
 }
 
 impl<'a> Bytes<'a> {
-    /// What waits to be sent, and something behind that.
+    /// Joins the pending output of a queue, and the bytes after it.
     pub(super) fn waiting(queue: Option<&'a Output>, behind: &'a [u8]) -> Self {
         Self { queue, pieces: Vec::new(), last: behind.into() }
     }
 
-    /// Some pieces, and the last one.
+    /// Joins some pieces and the last one.
     pub(super) const fn in_pieces(pieces: Vec<Vec<u8>>, last: Vec<u8>) -> Self {
         Self { queue: None, pieces, last: Cow::Owned(last) }
     }
 
-    /// All pieces in order, some of which may be empty.
+    /// Returns all pieces in order. Some may be empty.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let queue = self.queue.into_iter().flat_map(Output::pieces);
         queue.chain(self.pieces.iter().map(Vec::as_slice)).chain(core::iter::once(&*self.last))
     }
 
-    /// How many there are.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.pieces().fold(0, |sum, piece| sum.saturating_add(piece.len()))
     }
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The same in one block; those of a stream that was read are there already, and are not copied.
+    /// Returns the bytes in one block. Bytes of a stream that was read are already in one, and are not copied.
     #[must_use]
     pub fn to_block(&self) -> Cow<'_, [u8]> {
         if self.queue.is_none() && self.pieces.is_empty() {

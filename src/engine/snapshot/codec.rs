@@ -1,32 +1,33 @@
-//! Numbers and byte strings of extensions: small numbers take one byte (LEB128), so that a list of many stays short.
-//! Nothing here trusts what it reads, and what is written finds room or says so in the end.
+//! Numbers and byte strings of extensions. Small numbers take one byte (LEB128), so that long lists stay short. The
+//! reader trusts no input. A writer that runs out of memory fails at its end.
 
 use alloc::vec::Vec;
 
 use crate::engine::snapshot::{Bytes, NoMemory, varint};
 
-/// Bytes of a piece of a long body: such a block is found where one for the times of all nodes' last writes is not.
+/// Bytes of a piece of a long body. A nearly full heap may have such a block, but none for the times of all nodes'
+/// writes.
 const PIECE_BYTES: usize = 4096;
 
-/// Writes a body.
+/// A writer of a body.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Writer {
-    /// Pieces that are full.
+    /// Full pieces.
     pieces: Vec<Vec<u8>>,
     last: Vec<u8>,
-    /// There was no memory for something, so that the body is of no use.
+    /// Whether memory was missing for a part: the body is useless then.
     is_spoiled: bool,
 }
 
 impl Writer {
-    /// A body that begins with its version.
+    /// Creates a body that begins with its version.
     pub(in crate::engine) fn new(version: u8) -> Self {
         let mut body = Self::default();
         body.byte(version);
         body
     }
 
-    /// Makes room for `count` more bytes in one piece, and says whether there is.
+    /// Makes room for `count` more bytes in one piece. Returns whether there is room.
     fn has_room(&mut self, count: usize) -> bool {
         if count <= self.last.capacity().saturating_sub(self.last.len()) {
             return true;
@@ -66,7 +67,7 @@ impl Writer {
         self.number(varint::from_signed(value));
     }
 
-    /// Adds a yes or no.
+    /// Adds a boolean.
     pub(in crate::engine) fn flag(&mut self, value: bool) {
         self.byte(u8::from(value));
     }
@@ -87,7 +88,7 @@ impl Writer {
         }
     }
 
-    /// Adds all of another body, which stays where it is.
+    /// Appends another body, whose pieces stay where they are.
     pub(in crate::engine) fn append(&mut self, mut other: Self) {
         let count = other.pieces.len().saturating_add(1);
         self.is_spoiled |= other.is_spoiled || self.pieces.try_reserve(count).is_err();
@@ -97,32 +98,32 @@ impl Writer {
         }
     }
 
-    /// The body.
+    /// Returns the body.
     ///
     /// # Errors
-    /// [`NoMemory`] if there was none for a part of it.
+    /// [`NoMemory`] if memory was missing for a part of it.
     pub(in crate::engine) fn into_body(self) -> Result<Bytes<'static>, NoMemory> {
         if self.is_spoiled { Err(NoMemory) } else { Ok(Bytes::in_pieces(self.pieces, self.last)) }
     }
 }
 
-/// Reads a body. Every method gives `None` when the body ends too early or says what can't be.
+/// A reader of a body. Every method returns `None` if the body ends too early or is invalid.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// What follows the version, if it is the one that is wanted.
+    /// Returns a reader of the bytes after the version; `None` for another version.
     pub(in crate::engine) fn of_version(body: &'a [u8], version: u8) -> Option<Self> {
         let (have, rest) = body.split_first()?;
         (*have == version).then_some(Self(rest))
     }
 
-    /// What has no version, or is the rest of something.
+    /// Returns a reader of bytes without a version, or of the rest of a body.
     pub(in crate::engine) const fn of_rest(rest: &'a [u8]) -> Self {
         Self(rest)
     }
 
-    /// What is left.
+    /// Returns the remaining bytes.
     pub(in crate::engine) const fn rest(&self) -> &'a [u8] {
         self.0
     }
@@ -133,27 +134,27 @@ impl<'a> Reader<'a> {
         Some(*first)
     }
 
-    /// A number.
+    /// Reads a number.
     pub(in crate::engine) fn number(&mut self) -> Option<u64> {
         varint::read(|| self.byte())
     }
 
-    /// A number of a smaller type.
+    /// Reads a number of a smaller type.
     pub(in crate::engine) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
         T::try_from(self.number()?).ok()
     }
 
-    /// A count of things that take a byte each at least.
+    /// Reads a count of entries that take at least a byte each.
     pub(in crate::engine) fn count(&mut self) -> Option<usize> {
         self.small().filter(|count| *count <= self.0.len())
     }
 
-    /// A number that may be negative.
+    /// Reads a number that may be negative.
     pub(in crate::engine) fn signed(&mut self) -> Option<i64> {
         self.number().map(varint::to_signed)
     }
 
-    /// A yes or no.
+    /// Reads a boolean.
     pub(in crate::engine) fn flag(&mut self) -> Option<bool> {
         match self.byte()? {
             0 => Some(false),
@@ -162,12 +163,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A number that may be missing.
+    /// Reads a number that may be missing.
     pub(in crate::engine) fn optional(&mut self) -> Option<Option<u64>> {
         if self.flag()? { self.number().map(Some) } else { Some(None) }
     }
 
-    /// Bytes with their length.
+    /// Reads bytes with their length.
     pub(in crate::engine) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.count()?;
         let (bytes, rest) = self.0.split_at_checked(length)?;
@@ -175,7 +176,7 @@ impl<'a> Reader<'a> {
         Some(bytes)
     }
 
-    /// Text with its length.
+    /// Reads text with its length.
     pub(in crate::engine) fn text(&mut self) -> Option<&'a str> {
         core::str::from_utf8(self.bytes()?).ok()
     }

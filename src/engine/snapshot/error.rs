@@ -1,4 +1,4 @@
-//! Why a state is not told, and why items are no state of a server.
+//! The errors of a save and of a restore.
 
 use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
@@ -8,7 +8,7 @@ use crate::engine::snapshot::ConnectionNumber;
 use crate::store::domain::DomId;
 use crate::store::state::Inconsistency;
 
-/// There is no memory for what it takes to tell a state.
+/// The error for a lack of memory during a save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
 
@@ -18,40 +18,40 @@ impl From<TryReserveError> for NoMemory {
     }
 }
 
-/// Why items are no state of a server.
+/// The error for items that are not the state of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreError {
-    /// A connection has the number 0, or one that another has.
+    /// A connection has the number 0, or another connection's number.
     ConnectionNumber(ConnectionNumber),
-    /// An item belongs to a connection that there is none of.
+    /// An item belongs to a connection that does not exist.
     UnknownConnection(ConnectionNumber),
-    /// A domain has two connections, or one and a number that no domain has.
+    /// A domain has a second connection, or a domid that no domain can have.
     DomainConnection(DomId),
     /// Two connections have the same port.
     Port(u32),
-    /// More input than any server leaves unhandled.
+    /// A connection has more unhandled input than any server leaves. The value is in bytes.
     Input(usize),
-    /// What waits to be sent is no sequence of messages.
+    /// Bytes to be sent are not a sequence of messages. The value is their number.
     Output(usize),
-    /// A domain has two records, or a number that no domain has.
+    /// A domain has a second record, or a domid that no domain can have.
     Domain(DomId),
-    /// A watch that is there already.
+    /// A watch exists already.
     Watch,
-    /// A token with a NUL in it.
+    /// A token contains a NUL.
     Token,
-    /// Not a path, or a relative one where none can be.
+    /// A path is invalid, or relative where it must be absolute.
     Path,
-    /// A node that is there already.
+    /// A node exists already.
     Node(Box<str>),
-    /// A node above which there is none.
+    /// A node has no parent.
     NoParent(Box<str>),
-    /// A node that everybody sees, without permissions.
+    /// A committed node has no permissions.
     NoPermissions(Box<str>),
-    /// A transaction has the number 0, or one that another of its connection has.
+    /// A transaction has the number 0, or that of another transaction of its connection.
     Transaction(u32),
-    /// A node belongs to a transaction that there is none of.
+    /// A node belongs to a transaction that does not exist.
     UnknownTransaction(u32),
-    /// What was counted is not what is there. That would be a fault of the restorer itself.
+    /// A count differs from the restored objects: a bug of the restorer itself.
     Inconsistent(Inconsistency),
 }
 

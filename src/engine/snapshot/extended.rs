@@ -1,5 +1,5 @@
-//! Takes extensions, each of which adds to what the records before it said. One that can't be read, or does not fit them, is
-//! passed over.
+//! Restores extensions. Each adds to the records before it. An extension that cannot be read, or does not fit them, is
+//! skipped.
 
 use crate::engine::connection::Reading;
 use crate::engine::events::drops::Drops;
@@ -10,7 +10,7 @@ use crate::limits;
 use crate::store::watch::ConnectionId;
 
 impl Restorer {
-    /// Takes what this server itself added; everything else is passed over.
+    /// Restores an extension of this server; skips all others.
     pub(super) fn extension(&mut self, item: &Extension<'_>) {
         let body = &*item.body.to_block();
         let taken = match item.kind {

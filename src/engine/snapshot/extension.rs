@@ -1,8 +1,8 @@
-//! What this server's own extensions carry. Each body begins with a version; a later server may add to the end of a body,
-//! which earlier ones pass over, and takes another version for anything else. A body that can't be read is passed over:
-//! everything here can be done without.
+//! The contents of this server's own extensions. Each body begins with a version. A later server may add to the end of
+//! a body, which earlier ones ignore. Any other change needs a new version. A body that cannot be read is skipped:
+//! every extension is dispensable.
 //!
-//! Times are relative, because the successor's clock is another. Connections are named by their numbers in the sequence.
+//! Times are relative, because the successor has a different clock. Connections have their numbers in the sequence.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -19,15 +19,15 @@ use crate::store::quota::{Peaks, Quota};
 use crate::store::watch::ConnectionId;
 use crate::wire::ring::Ring;
 
-/// Counters of the server as a whole.
+/// The counters of the server as a whole.
 pub(super) const SERVER: u32 = EXTENSION_FIRST + 1;
-/// A connection, behind its record.
+/// A connection; follows its record.
 pub(super) const CONNECTION: u32 = EXTENSION_FIRST + 2;
-/// A domain, behind its record.
+/// A domain; follows its record.
 pub(super) const DOMAIN: u32 = EXTENSION_FIRST + 3;
-/// When each of the nodes that follow was last written.
+/// The generations of the last writes of the nodes that follow.
 pub(super) const GENERATIONS: u32 = EXTENSION_FIRST + 4;
-/// A transaction, behind its nodes.
+/// A transaction; follows its nodes.
 pub(super) const TRANSACTION: u32 = EXTENSION_FIRST + 5;
 /// Write credits and conflict points.
 pub(super) const FAIRNESS: u32 = EXTENSION_FIRST + 6;
@@ -41,36 +41,36 @@ pub(super) const DROPS: u32 = EXTENSION_FIRST + 9;
 /// The version of every body.
 const VERSION: u8 = 1;
 
-/// A body to be filled.
+/// Creates a body of the present version.
 pub(super) fn body() -> Writer {
     Writer::new(VERSION)
 }
 
-/// A body to be read, if its version is known.
+/// Returns a reader of a body, if its version is known.
 pub(super) fn read(body: &[u8]) -> Option<Reader<'_>> {
     Reader::of_version(body, VERSION)
 }
 
-/// An item of a filled body.
+/// Returns the item of a filled body.
 ///
 /// # Errors
-/// [`NoMemory`] if there was none for the body.
+/// [`NoMemory`] if memory was missing for the body.
 pub(super) fn item(kind: u32, body: Writer) -> Result<Item<'static>, NoMemory> {
     Ok(Item::Extension(Extension { kind, body: body.into_body()? }))
 }
 
-/// Counters of the server as a whole.
+/// The counters of the server as a whole.
 #[derive(Clone, Debug)]
 pub(super) struct ServerState {
-    /// The number of the newest change.
+    /// The generation of the newest change.
     pub(super) generation: u64,
     /// The number of the newest request that counts as outstanding.
     pub(super) next_ticket: u64,
-    /// What is told in the log.
+    /// The trace lines to log.
     pub(super) trace: Trace,
-    /// The most that any guest has had.
+    /// The maxima of all guests.
     pub(super) peaks: Peaks,
-    /// What was said of the newest version of the stream; nothing in bodies of servers that did not carry it.
+    /// The limit of the stream's version; unset in bodies of servers that lack it.
     pub(super) stream_limit: StreamLimit,
 }
 
@@ -98,32 +98,32 @@ impl ServerState {
     }
 }
 
-/// A connection, beside what its record says.
+/// The state of a connection that its record lacks.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionState<'a> {
-    /// Which one.
+    /// The connection's number.
     pub(super) number: ConnectionNumber,
-    /// Our side of the ring.
+    /// The server's side of the ring.
     pub(super) ring: Ring,
-    /// What has to be done with the ring first.
+    /// The pending preparation of the ring page.
     pub(super) ring_start: Option<RingStart>,
-    /// Why it was shut.
+    /// The protocol error for which it was shut.
     pub(super) error: Option<ProtocolError>,
-    /// In how many milliseconds it is looked whether an event's time is over.
+    /// Milliseconds until the next check for expired events.
     pub(super) deadline_ms: Option<u64>,
     /// The number of its newest transaction.
     pub(super) next_transaction: u32,
     /// The beginning of the message that is partly sent.
     pub(super) sent: &'a [u8],
-    /// Whether only the control domain can open it again; nothing in bodies of servers that did not carry it.
+    /// Whether only the control domain can reopen it; false in bodies of servers that lack it.
     pub(super) is_shut_out: bool,
-    /// Whether the client reads, with times relative to now; the default in bodies of servers that did not carry it.
+    /// Whether the client reads, with times relative to now; the default in bodies of servers that lack it.
     pub(super) reading: Reading,
 }
 
 impl<'a> ConnectionState<'a> {
-    /// The extension, with what of `count` messages their bytes don't say. Origins name connections by their numbers in the
-    /// sequence, and deadlines are milliseconds from now.
+    /// Writes the extension, with the details of `count` messages. Origins name connections by their numbers in the
+    /// sequence. Deadlines are milliseconds from now.
     pub(super) fn write(
         &self,
         count: usize,
@@ -167,7 +167,7 @@ impl<'a> ConnectionState<'a> {
         item(CONNECTION, body)
     }
 
-    /// The same, and what is said of its messages.
+    /// Reads the output of [`ConnectionState::write`].
     pub(super) fn read(body: &'a [u8]) -> Option<(Self, Vec<MessageDetails>)> {
         let mut body = read(body)?;
         let mut state = Self {
@@ -202,7 +202,7 @@ impl<'a> ConnectionState<'a> {
             messages.push(MessageDetails { origin, deadline_ms: body.optional()?, subject: None });
         }
         state.is_shut_out = body.flag().unwrap_or(false);
-        // Servers that did not carry these end the body here, or fill the record up with zeros.
+        // Bodies of servers that lack these end here, or with the zeros that fill up the record.
         state.reading = read_reading(&mut body).unwrap_or_default();
         read_subjects(&mut body, &mut messages)?;
         Some((state, messages))
@@ -223,22 +223,22 @@ fn read_subjects(body: &mut Reader<'_>, messages: &mut [MessageDetails]) -> Opti
     Some(())
 }
 
-/// A domain, beside what its records say.
+/// The state of a domain that its records lack.
 #[derive(Clone, Debug)]
 pub(super) struct DomainState {
-    /// Which one.
+    /// The domain.
     pub(super) domid: DomId,
     /// The generation at which it became known.
     pub(super) born: u64,
     /// Whether its shutdown has been reported.
     pub(super) shutdown: bool,
-    /// The hypervisor's number of it.
+    /// The hypervisor's unique ID of the domain.
     pub(super) unique_id: Option<u64>,
-    /// The quotas that were set for it alone, as bits.
+    /// The quotas that were set for this domain alone, one bit each.
     pub(super) own_quotas: u16,
-    /// The domain whose rights it has too.
+    /// The domain whose rights it has in addition.
     pub(super) target: Option<DomId>,
-    /// The most that it has had.
+    /// The maxima of its use.
     pub(super) peaks: Peaks,
 }
 
@@ -300,7 +300,7 @@ pub(super) fn read_named_domain(body: &[u8]) -> Option<DomainItem<'_>> {
     Some(DomainItem { domid, features, quotas })
 }
 
-/// Writes when nodes were last written, as differences.
+/// A writer of the generations of nodes, as differences.
 #[derive(Debug, Default)]
 pub(super) struct GenerationWriter {
     body: Writer,
@@ -315,7 +315,7 @@ impl GenerationWriter {
         self.nodes = self.nodes.saturating_add(1);
     }
 
-    /// The extension: how many there are, and all of them.
+    /// Returns the extension: the number of generations, and all of them.
     pub(super) fn finish(self) -> Result<Item<'static>, NoMemory> {
         let mut body = body();
         body.size(self.nodes);
@@ -324,26 +324,26 @@ impl GenerationWriter {
     }
 }
 
-/// Reads them, one for each node.
+/// A reader of the generations, one for each node.
 #[derive(Debug, Default)]
 pub(super) struct GenerationReader {
-    /// What follows the count of nodes.
+    /// The bytes after the count of nodes.
     body: Box<[u8]>,
     at: usize,
     before: u64,
-    /// For how many nodes more there are some.
+    /// The number of nodes whose generations remain.
     left: usize,
 }
 
 impl GenerationReader {
-    /// A reader, if the version is known.
+    /// Creates a reader, if the version is known.
     pub(super) fn new(body: &[u8]) -> Option<Self> {
         let mut body = read(body)?;
         let left = body.count()?;
         Some(Self { body: body.rest().into(), at: 0, before: 0, left })
     }
 
-    /// The generation of the next node, up to `newest`.
+    /// Returns the generation of the next node, limited to `newest`.
     pub(super) fn next(&mut self, newest: u64) -> Option<u64> {
         self.left = self.left.checked_sub(1)?;
         let mut rest = Reader::of_rest(self.body.get(self.at..)?);
@@ -353,7 +353,7 @@ impl GenerationReader {
         (1..=newest).contains(&generation).then_some(generation)
     }
 
-    /// Whether there is none left.
+    /// Whether no generation is left.
     pub(super) const fn is_empty(&self) -> bool {
         self.left == 0
     }
@@ -378,7 +378,7 @@ fn read_peaks(body: &mut Reader<'_>) -> Option<Peaks> {
     Some(peaks)
 }
 
-/// Says permissions.
+/// Writes permissions.
 pub(super) fn write_entries(body: &mut Writer, entries: &[Entry]) {
     body.size(entries.len());
     for entry in entries {

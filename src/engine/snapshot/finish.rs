@@ -1,4 +1,4 @@
-//! The end of a restoration: what can only be done when all items are there, and what is counted.
+//! The end of a restore: steps that need all items, and counts.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -14,10 +14,10 @@ use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 
 impl Restorer {
-    /// The engine, when all items have been taken.
+    /// Returns the engine, after the last item.
     ///
     /// # Errors
-    /// What is wrong with the whole.
+    /// [`RestoreError`] if the items contradict each other.
     pub fn finish(mut self) -> Result<Engine, RestoreError> {
         self.settle_tree();
         if !self.has_root {
@@ -69,7 +69,7 @@ impl Restorer {
         self.engine.state.domains.take_grown();
     }
 
-    /// Keeps transactions from being committed that do not fit the tree.
+    /// Prevents the commit of transactions that do not fit the tree.
     fn look_at_transactions(&mut self) {
         let tree = &self.engine.state.tree;
         for (_, connection) in self.engine.connections.iter_mut() {
@@ -79,7 +79,7 @@ impl Restorer {
         }
     }
 
-    /// Which requests are outstanding: those that caused what waits to be sent.
+    /// Restores the outstanding requests: those that caused pending messages.
     fn restore_tickets(&mut self) {
         let connections = &mut self.engine.connections;
         let known: Vec<ConnectionId> = connections.iter().map(|(id, _)| id).collect();
@@ -106,7 +106,7 @@ impl Restorer {
         }
     }
 
-    /// Sees to it that events are dropped in time, for connections whose extension does not say when to look.
+    /// Sets the expiry checks of connections whose extension lacks a time.
     fn restore_deadlines(&mut self) {
         let ids: Vec<ConnectionId> = self.engine.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
@@ -117,7 +117,7 @@ impl Restorer {
         }
     }
 
-    /// Write credits and conflict points; who has none of its own begins like a new domain.
+    /// Restores write credits and conflict points. A domain without an entry begins like a new one.
     fn restore_fairness(&mut self) {
         let fairness = self.read_fairness();
         if fairness.is_none() && !self.fairness.is_empty() {

@@ -1,9 +1,9 @@
-//! The state of a server as a sequence of items, each of which says one thing.
+//! The state of a server as a sequence of items.
 //!
-//! This is what a migration stream's records carry (`docs/designs/xenstore-migration.md` of the Xen tree), without their
-//! encoding. Items refer only to items before them: a watch to its connection, a node to its parent. A domain refers to
-//! its connection or to a node that it owns. Streams of this server's older releases have domains before nodes, so a restore
-//! accepts domains at any place.
+//! The items have the content of a migration stream's records (`docs/designs/xenstore-migration.md` of the Xen tree),
+//! without their encoding. Items refer only to items before them: a watch to its connection, a node to its parent. A
+//! domain refers to its connection, or to a node that it owns. Streams of older releases have domains before nodes, so
+//! a restore accepts domains at any place.
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -14,11 +14,11 @@ use crate::engine::snapshot::Bytes;
 use crate::store::domain::DomId;
 use crate::store::permission::{Entry, Permissions};
 
-/// What stands for a connection within one sequence; never 0. It means nothing outside.
+/// The number of a connection within one sequence; never 0. It has no meaning outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionNumber(pub u32);
 
-/// One thing that a sequence says.
+/// One item of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// Descriptors of a daemon.
@@ -33,9 +33,9 @@ pub enum Item<'a> {
     Watch(WatchItem<'a>),
     /// An open transaction.
     Transaction(TransactionItem),
-    /// A node, as everybody sees it or as a transaction does.
+    /// A node, committed or as a transaction sees it.
     Node(NodeItem<'a>),
-    /// What the document has no record for.
+    /// State for which the document has no record.
     Extension(Extension<'a>),
 }
 
@@ -59,20 +59,20 @@ pub type NamedQuotas<'a> = Vec<(Cow<'a, str>, u32)>;
 /// Quotas that hold for all domains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GlobalQuotas<'a> {
-    /// Those that a domain gets when it becomes known.
+    /// The quotas of a domain that becomes known.
     pub defaults: NamedQuotas<'a>,
-    /// Those of the server as a whole.
+    /// The quotas of the server as a whole.
     pub global: NamedQuotas<'a>,
 }
 
-/// Who is at the other end of a connection.
+/// The client at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamPeer {
     /// A domain, over its ring.
     Ring {
-        /// Which domain.
+        /// The domain's number.
         domid: DomId,
-        /// The domain whose rights it has too (SET_TARGET).
+        /// The domain whose rights it has in addition (SET_TARGET).
         target: Option<DomId>,
         /// The server's port of its event channel.
         port: u32,
@@ -87,42 +87,42 @@ pub enum StreamPeer {
 /// A connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionItem<'a> {
-    /// What later items call it.
+    /// The number by which later items refer to it.
     pub number: ConnectionNumber,
-    /// Who is at the other end.
+    /// The client at the other end.
     pub peer: StreamPeer,
     /// Bytes received and not yet handled.
     pub input: Cow<'a, [u8]>,
     /// Bytes to be sent, the rest of a message that is partly sent first.
     pub output: Bytes<'a>,
-    /// Bytes at the beginning of `output` that belong to a message that is partly sent.
+    /// Bytes of `output` that are the end of a partly sent message. They come first.
     pub partial_bytes: usize,
-    /// The hypervisor's number of the domain, which a later domain of the same domid does not share. It is never 0: an
-    /// item with 0 counts as one without a number.
+    /// The hypervisor's unique ID of the domain, which a later domain of the same domid does not share. It is never 0:
+    /// an item with 0 counts as one without an ID.
     pub unique_id: Option<u64>,
 }
 
 /// Features and quotas of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainItem<'a> {
-    /// Which domain.
+    /// The domain.
     pub domid: DomId,
-    /// The ring's feature bits that it is offered; `None` when the stream's version can't say.
+    /// The ring's feature bits that the domain is offered; `None` if the stream's version has no field for them.
     pub features: Option<u32>,
-    /// Quotas of its own.
+    /// The domain's own quotas.
     pub quotas: NamedQuotas<'a>,
 }
 
 /// A watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchItem<'a> {
-    /// Whose.
+    /// The connection that set the watch.
     pub connection: ConnectionNumber,
     /// The path as the client spelled it: relative or absolute, or a special name.
     pub path: Cow<'a, str>,
-    /// The client's word for it; any bytes without NUL.
+    /// The token that the client chose; any bytes without NUL.
     pub token: Cow<'a, [u8]>,
-    /// How many levels below its path it sees; `None` for all.
+    /// The number of levels below its path that the watch covers; `None` for all.
     pub depth: Option<u16>,
     /// Whether the watch had a depth that the stream lacks. `depth` is `None` then: the watch gets more events than
     /// requested, never fewer.
@@ -132,19 +132,19 @@ pub struct WatchItem<'a> {
 /// An open transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionItem {
-    /// Whose.
+    /// The connection that opened the transaction.
     pub connection: ConnectionNumber,
     /// Its number, which is not 0.
     pub id: u32,
 }
 
 bitflags! {
-    /// What a transaction did with a node; nothing for one that it removed.
+    /// A transaction's access to a node; empty for a removal.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct NodeAccess: u16 {
-        /// It looked at it.
+        /// It read the node.
         const READ = 1;
-        /// It wrote it.
+        /// It wrote the node.
         const WRITTEN = 2;
     }
 }
@@ -152,7 +152,7 @@ bitflags! {
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeItem<'a> {
-    /// The transaction that sees it so, and what it did; `None` for what everybody sees.
+    /// The transaction that sees the node this way, and its access; `None` for a committed node.
     pub pending: Option<(TransactionItem, NodeAccess)>,
     /// The absolute path, or a special name.
     pub path: Cow<'a, str>,
@@ -163,25 +163,25 @@ pub struct NodeItem<'a> {
 }
 
 impl NodeItem<'_> {
-    /// The entries of its permissions, the owner's first; none for a node that a transaction removed.
+    /// Returns the entries of its permissions, the owner's first; none for a node that a transaction removed.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         self.permissions.as_ref().map_or(&[], Permissions::entries)
     }
 }
 
-/// State of one kind of server that the document has no record for. Who does not know the kind skips it, and whoever wrote
-/// it must be able to do without.
+/// State of one kind of server for which the document has no record. A reader skips kinds that it does not know. The
+/// server that wrote it must be able to do without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension<'a> {
     /// The record's type, from [`EXTENSION_FIRST`] to [`EXTENSION_LAST`] for this server's own.
     pub kind: u32,
-    /// What it says; its encoding belongs to the kind.
+    /// The content; its encoding depends on the kind.
     pub body: Bytes<'a>,
 }
 
 /// The first record type of this server's own: "XS" and two bytes. The document reserves all types from 9 on for later
 /// use, counting up; readers skip types that they do not know.
 pub const EXTENSION_FIRST: u32 = 0x5853_0000;
-/// The last one.
+/// The last record type of this server's own.
 pub const EXTENSION_LAST: u32 = 0x5853_ffff;

@@ -1,8 +1,8 @@
 //! The engine's state as a sequence of items, and an engine from such a sequence.
 //!
-//! The neutral form between the engine and the encodings of `stream`. [`Engine::save`] tells the items, [`Restorer`] takes
-//! them. What the engine restores is what was saved, to the byte of every later reply, as long as this server's own
-//! extensions are among the items; without them it is what the other records say.
+//! The sequence is the neutral form between the engine and the encodings of `stream`. [`Engine::save`] produces the
+//! items, [`Restorer`] consumes them. With this server's own extensions, the restored engine equals the saved one, to
+//! the byte of every later reply. Without them, it has only the state in the other records.
 
 mod bytes;
 mod codec;

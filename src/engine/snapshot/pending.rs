@@ -1,7 +1,7 @@
-//! A transaction as items: what its nodes' records say, what the extension behind them says, and a transaction from these.
+//! A transaction as items: nodes' records, and an extension after them. Also a transaction restored from these.
 //!
-//! Without the extension a transaction is made again as if it had looked at its nodes just now: the records say what it
-//! did, but not which state it saw. Nodes that it has only read conflict if they are others by now.
+//! Without the extension, a restored transaction reads its nodes as they are at the restore. The records contain its
+//! accesses, but not the state that it saw. Nodes that it only read conflict if they differ by then.
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
@@ -25,25 +25,24 @@ use crate::store::watch::Scope;
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
 
-/// The generation of a node that the tree can't have: it conflicts.
+/// A generation that no node of the tree has: it always conflicts.
 const NEVER: u64 = 0;
 
-/// What a node's record says of it in a transaction.
+/// The content of a node's record in a transaction.
 #[derive(Clone, Debug)]
 pub(super) struct PendingNode<'a> {
-    /// What the transaction did with it.
+    /// The transaction's access.
     pub(super) access: NodeAccess,
     /// Its value.
     pub(super) value: Cow<'a, [u8]>,
-    /// Its permissions; `None` when the transaction sees no node.
+    /// Its permissions; `None` if the transaction sees no node.
     pub(super) permissions: Option<Permissions>,
 }
 
 impl<'a> PendingNode<'a> {
-    /// What to say of a node.
+    /// Returns the record's content for an accessed node.
     ///
-    /// The document knows no record for a node that was looked at and missing. It is one that was read and has no
-    /// permissions.
+    /// The document has no record for an access to a missing node. The record then shows a read without permissions.
     pub(super) fn of(accessed: &'a Accessed, domains: &Domains) -> Self {
         let read = if accessed.base.is_some() { NodeAccess::READ } else { NodeAccess::empty() };
         let access = match accessed.local {
@@ -60,19 +59,19 @@ impl<'a> PendingNode<'a> {
 /// The nodes of a transaction that is being restored, in the order of access.
 pub(super) type PendingNodes = Vec<(PathBuf, PendingNode<'static>)>;
 
-/// How the node that a transaction first saw is told.
+/// The encodings of the node that a transaction first saw.
 mod base {
-    /// There was none.
+    /// There was no node.
     pub(super) const NONE: u64 = 0;
-    /// It is the tree's.
+    /// The node is the tree's.
     pub(super) const OF_TREE: u64 = 1;
     /// Value and permissions are those of the record.
     pub(super) const OF_RECORD: u64 = 2;
-    /// It is told in full.
+    /// The node follows in full.
     pub(super) const OWN: u64 = 3;
 }
 
-/// What a transaction made of it, as [`Local`].
+/// The encodings of the transaction's own version of a node, as [`Local`].
 mod local {
     pub(super) const UNTOUCHED: u64 = 0;
     /// Value and permissions are those of the record.
@@ -80,7 +79,7 @@ mod local {
     pub(super) const ABSENT: u64 = 2;
 }
 
-/// The extension of a transaction.
+/// Writes the extension of a transaction.
 pub(super) fn write(
     item: TransactionItem,
     transaction: &Transaction,
@@ -145,7 +144,7 @@ fn write_accessed(body: &mut Writer, accessed: &Accessed, of_tree: Option<&Rc<No
     });
 }
 
-/// What is told of a node beside value and permissions.
+/// Writes the generation and other fields of a node that value and permissions lack.
 fn write_node(body: &mut Writer, node: &Node) {
     body.number(node.generation());
     body.size(node.children().len());
@@ -172,8 +171,8 @@ fn write_record(body: &mut Writer, record: &Record) {
     }
 }
 
-/// Writes the special nodes that a transaction has seen. They have no records, for which earlier releases would refuse the
-/// stream.
+/// Writes the special nodes that a transaction has seen. They have no records, for which earlier releases would refuse
+/// the stream.
 fn write_specials(body: &mut Writer, transaction: &Transaction, domains: &Domains) {
     body.size(transaction.seen_specials().count());
     for (special, seen) in transaction.seen_specials() {
@@ -211,13 +210,13 @@ fn read_special(body: &mut Reader<'_>) -> Option<SpecialNode> {
     Some(SpecialNode { permissions: Permissions::from_entries(&read_entries(body)?)?, generation })
 }
 
-/// Which transaction an extension is about, and what follows.
+/// Reads the transaction that an extension belongs to. Returns it, and a reader of the rest.
 pub(super) fn read_name(body: &[u8]) -> Option<((u32, u32), Reader<'_>)> {
     let mut body = extension::read(body)?;
     Some(((body.small()?, body.small()?), body))
 }
 
-/// A transaction as an extension says it, if it fits the nodes' records and the tree.
+/// Reads a transaction from its extension, if that fits the nodes' records and the tree.
 pub(super) fn read(mut body: Reader<'_>, nodes: &PendingNodes, committed: &State, now_ms: u64) -> Option<Transaction> {
     let mut state = TransactionState {
         created: body.flag()?,
@@ -312,8 +311,8 @@ fn read_record(body: &mut Reader<'_>) -> Option<Record> {
     Some(record)
 }
 
-/// A transaction as its nodes' records say it: it looks at them now, and does what it did. It can't be replayed, nor
-/// committed if that does not fit together.
+/// Restores a transaction from its nodes' records alone. It accesses the present nodes, and applies the recorded
+/// changes. It cannot be replayed. It cannot be committed if the records contradict each other.
 pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> Transaction {
     let mut transaction = Transaction::started(now_ms);
     for (path, record) in nodes {
@@ -332,9 +331,9 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
         }
     }
     let mut in_order: Vec<_> = nodes.iter().enumerate().filter(|(_, (_, record))| !is_only_read(record)).collect();
-    // Each path once as far as this server wrote it; else in the order of the records.
+    // This server writes each path once. Otherwise, the order of the records counts.
     in_order.sort_unstable_by_key(|(at, (path, _))| (path, *at));
-    // What is removed goes first; with a node goes what is below it.
+    // Removals come first. A removed node takes its descendants with it.
     for (_, (path, _)) in in_order.iter().filter(|(_, (_, record))| record.permissions.is_none()) {
         if transaction.seen(path.as_path()).flatten().is_some() {
             remove(&mut transaction, path.as_path(), state);
@@ -353,7 +352,7 @@ pub(super) fn rebuild(nodes: &PendingNodes, state: &mut State, now_ms: u64) -> T
     }
     *transaction.record_mut() = Record::dropped();
     if !transaction.is_sound() {
-        // It conflicted already: a node was removed below one that it looked at later, for example.
+        // The transaction already conflicted: for example, a node was removed below one that it read later.
         transaction.outdate();
     }
     transaction
@@ -387,7 +386,7 @@ fn is_only_read(record: &PendingNode<'_>) -> bool {
     record.access == NodeAccess::READ
 }
 
-/// The node that a transaction saw at first, as far as its record tells.
+/// Returns the node that a transaction first saw, as far as its record shows.
 fn seen_by(record: &PendingNode<'_>, of_tree: Option<&Rc<Node>>) -> Option<Rc<Node>> {
     if !is_only_read(record) {
         return of_tree.cloned();
@@ -401,13 +400,13 @@ fn seen_by(record: &PendingNode<'_>, of_tree: Option<&Rc<Node>>) -> Option<Rc<No
     Some(Rc::new(Node::new((*record.value).into(), permissions.clone(), NEVER).with_names(names)))
 }
 
-/// Removes a node and what of the tree is below it in a transaction.
+/// Removes a node and its descendants in the tree from a transaction.
 fn remove(transaction: &mut Transaction, top: Path<'_>, state: &mut State) {
     let tree = state.tree.clone();
     tree.visit_children_first(top, &mut |visit| {
         match transaction.seen(visit.path) {
             None => transaction.note(visit.path.to_owned(), Some(visit.node.clone())),
-            // Removed already, as one below.
+            // Removed already, as a descendant of another node.
             Some(None) => return,
             Some(Some(_)) => {}
         }

@@ -62,7 +62,7 @@ impl Saver<'_> {
         }
     }
 
-    /// The number of a connection, or of the last one before it that has one.
+    /// Returns the number of a connection, or of the last one before it that has one.
     fn number_before(&self, id: ConnectionId) -> Option<ConnectionNumber> {
         self.number(id)
             .or_else(|| self.numbers.iter().rfind(|known| **known < id).and_then(|known| self.number(*known)))

@@ -1,11 +1,16 @@
 //! Builds an engine from items, whole or not at all.
 //!
-//! Every reference is checked against the items before it, and all counts are computed again. Quotas are not checked: existing
-//! objects stay, and the limits hold for new ones. Nothing here panics, whatever the items contain.
+//! Every reference is checked against the items before it, and all counts are computed again. Quotas are not checked:
+//! existing objects stay, and the limits hold for new ones. Nothing here panics, whatever the items contain.
 //!
-//! Without this server's extensions, as from another server: every domain that is named counts as older than every node;
-//! events wait to be read for as long as new ones; nobody's requests are outstanding; ring indices are those of the page.
-//! Sockets are left out with all that is theirs.
+//! Without this server's extensions, as from another server, these defaults hold:
+//!
+//! - Every named domain counts as older than every node.
+//! - Events expire as late as new ones.
+//! - No request is outstanding.
+//! - The ring indices are those of the page.
+//!
+//! Sockets are left out, with all their objects.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -36,32 +41,32 @@ use crate::store::unknown_quotas::UnknownQuotas;
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
-/// Builds an engine from items. The engine's connections have no ring yet, and ports that are only numbers.
+/// A builder of an engine from items. The engine's connections have no ring yet, and their ports are not adopted.
 #[derive(Debug)]
 pub struct Restorer {
     pub(super) engine: Engine,
     pub(super) now_ms: u64,
-    /// Numbers of connections that can't be carried on, with all that belongs to them.
+    /// Numbers of connections that cannot be restored; their objects are left out too.
     pub(super) left_out: BTreeSet<ConnectionNumber>,
-    /// Connections whose extension has come.
+    /// Connections whose extension was restored.
     pub(super) extended: BTreeSet<ConnectionNumber>,
     /// Connections that were shut.
     pub(super) errors: Vec<(ConnectionId, ProtocolError)>,
-    /// Domains whose record has come.
+    /// Domains whose record was restored.
     pub(super) described: BTreeSet<DomId>,
-    /// Who acts for whom.
+    /// Pairs of a domain and its target (SET_TARGET).
     pub(super) targets: Vec<(DomId, DomId)>,
-    /// When the nodes to come were last written.
+    /// The generations of the last writes of the nodes to come.
     pub(super) generations: GenerationReader,
     /// The tree, while nodes come.
     builder: Option<TreeBuilder>,
     /// The permissions that came last, as they were and as they are restored. Most nodes have those of the one before.
     last_permissions: Option<(Permissions, Permissions)>,
-    /// Nodes of one owner that came one behind the other and are not counted yet.
+    /// The owner of the last nodes, and their number not yet charged to it.
     charged: (DomId, NodeCount),
     pub(super) has_root: bool,
     pub(super) specials: [bool; Special::ALL.len()],
-    /// Transactions that only their nodes' records have told of so far.
+    /// Transactions of which only the nodes' records have been restored so far.
     pub(super) pending: BTreeMap<(ConnectionNumber, u32), PendingNodes>,
     /// Special nodes in transactions, from other servers' records.
     pub(super) pending_specials: BTreeMap<(ConnectionNumber, u32), Vec<(Special, PendingNode<'static>)>>,
@@ -72,7 +77,7 @@ pub struct Restorer {
 }
 
 impl Restorer {
-    /// A restorer that has seen nothing. Quotas that the items don't name are those of `config`.
+    /// Creates a restorer without items. Quotas that the items do not name are those of `config`.
     #[must_use]
     pub fn new(config: &Config, now_ms: u64) -> Self {
         let mut engine = Engine::new(config.clone());
@@ -107,7 +112,7 @@ impl Restorer {
     /// has failed then.
     pub fn push(&mut self, item: &Item<'_>) -> Result<(), RestoreError> {
         match item {
-            // A daemon's descriptors mean nothing here.
+            // A daemon's descriptors have no meaning here.
             Item::Global(_) => Ok(()),
             Item::GlobalQuotas(quotas) => {
                 self.global_quotas(quotas);
@@ -142,7 +147,7 @@ impl Restorer {
         }
     }
 
-    /// The connection of a number, unless what belongs to it is left out.
+    /// Returns the connection of a number; `None` if its objects are left out.
     fn known(&self, number: ConnectionNumber) -> Result<Option<ConnectionId>, RestoreError> {
         let id = ConnectionId(number.0.into());
         if self.engine.connections.get(id).is_some() {
@@ -271,7 +276,7 @@ impl Restorer {
             builder.replace_root(Node::new((*item.value).into(), permissions, generation));
         } else {
             let added = builder.add(path, |parent| {
-                // Most nodes inherited theirs; those share them, as they did before.
+                // Most nodes inherited their permissions, and share them again.
                 let inherited = parent.permissions();
                 let permissions = if *inherited == permissions { inherited.clone() } else { permissions };
                 Node::new((*item.value).into(), permissions, generation)
@@ -289,13 +294,13 @@ impl Restorer {
         Ok(())
     }
 
-    /// Counts nodes for their owner.
+    /// Charges the nodes of `charged` to their owner.
     fn charge(&mut self) {
         let (owner, count) = (self.charged.0, core::mem::take(&mut self.charged.1));
         self.engine.state.domains.charge_nodes(owner, count);
     }
 
-    /// Puts the tree in its place: something looks at it.
+    /// Moves the built tree into the state, because the next step reads it.
     pub(super) fn settle_tree(&mut self) {
         self.charge();
         if let Some(builder) = self.builder.take() {
@@ -320,7 +325,7 @@ impl Restorer {
         Ok(())
     }
 
-    /// Permissions of a node. All that they name become known.
+    /// Restores the permissions of a node. The named domains become known.
     fn known_permissions(&mut self, permissions: &Permissions) -> Permissions {
         if let Some((_, restored)) = self.last_permissions.as_ref().filter(|(last, _)| last == permissions) {
             return restored.clone();
@@ -331,7 +336,7 @@ impl Restorer {
         restored
     }
 
-    /// Permissions as they are restored. A dead owner's node goes to the control domain.
+    /// Restores permissions. A dead owner's node goes to the control domain.
     fn permissions(&self, permissions: &Permissions) -> Permissions {
         let privileged = self.engine.config.privileged;
         let can_be = |entry: &Entry| !entry.domid.is_reserved() || entry.domid == DomId::ANY;
@@ -352,7 +357,7 @@ impl Restorer {
         Permissions::from_entries(&kept).unwrap_or_else(|| permissions.clone())
     }
 
-    /// Lets domains become known that permissions name: those that are not alive are marked there.
+    /// Makes the domains known that permissions name, and marks the entries of those that are not alive.
     pub(super) fn learn(&mut self, permissions: &Permissions) {
         for entry in permissions.entries() {
             if !entry.stale && entry.domid != DomId::ANY {
@@ -383,7 +388,7 @@ impl Restorer {
         Ok(())
     }
 
-    /// Opens a transaction that is complete.
+    /// Opens a transaction whose items are complete.
     pub(super) fn open(&mut self, connection: ConnectionNumber, number: u32, transaction: Transaction) {
         let id = ConnectionId(connection.0.into());
         if self.engine.connections.get(id).is_some_and(|connection| connection.session().is_some()) {
@@ -396,7 +401,7 @@ impl Restorer {
     }
 }
 
-/// An absolute path of a node.
+/// Parses the absolute path of a node.
 fn absolute(spelling: &str) -> Result<Path<'_>, RestoreError> {
     Path::parse_absolute(spelling.as_bytes(), limits::ABSOLUTE_PATH_BYTES).map_err(|_| RestoreError::Path)
 }

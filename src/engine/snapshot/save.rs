@@ -1,10 +1,11 @@
-//! Tells the engine's state as items. What can be is borrowed: there is no second copy of the tree.
+//! Saves the engine's state as items. The items borrow from the state: there is no second copy of the tree.
 //!
 //! Clients of the hosted server are left out: they do not outlive its process.
 //!
-//! This is done outside of any request's budget, so that whatever grows with what guests have is asked for and may be
-//! refused ([`NoMemory`]). Without asking there are only the permissions of one node at a time, which came in one message,
-//! and one domain's quotas ([`crate::limits::UNKNOWN_QUOTAS`]): a small part of [`crate::limits::PRIVILEGED_WORK_BYTES`].
+//! A save has no request's budget. It checks for memory before it builds anything whose size grows with the state of
+//! guests, and fails with [`NoMemory`]. Two small parts of [`crate::limits::PRIVILEGED_WORK_BYTES`] are not checked.
+//! They are the permissions of one node, which came in one message, and one domain's quotas
+//! ([`crate::limits::UNKNOWN_QUOTAS`]).
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -26,25 +27,25 @@ use crate::store::special::Special;
 use crate::store::unknown_quotas::UnknownQuotas;
 use crate::store::watch::ConnectionId;
 
-/// The greatest depth of a watch that a record can say; the next number means all. No path is that deep.
+/// The greatest depth of a watch that a record can hold; the next number means all levels. No path is that deep.
 const DEPTH_MOST: u16 = u16::MAX - 1;
 
-/// How the state is told.
+/// The parameters of a save.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SaveOptions<'a> {
-    /// The time, on the clock that the engine was given its times of.
+    /// The present time, in milliseconds of the clock that the engine's times are from.
     pub now_ms: u64,
-    /// Whole messages to send to a connection after its pending ones: the reply to the client that requested the update, which
-    /// only the successor may send.
+    /// Whole messages to send to a connection after its pending ones: the reply to the client that requested the
+    /// update, which only the successor may send.
     pub reply: Option<(ConnectionId, &'a [u8])>,
 }
 
 impl Engine {
-    /// Tells the whole state, item by item. The same state gives the same items.
+    /// Passes the whole state to `visit`, item by item. The same state gives the same items.
     ///
     /// # Errors
-    /// The first error of `visit`, which is not called again then; [`NoMemory`] if there is none to tell it. Nothing
-    /// changes by that.
+    /// The first error of `visit`, which is not called again then; [`NoMemory`] if memory for the save is missing. The
+    /// state stays unchanged.
     pub fn save<E: From<NoMemory>>(
         &self,
         options: &SaveOptions<'_>,
@@ -74,13 +75,13 @@ impl Engine {
     }
 }
 
-/// Whether a stream may have a record of a domain. The C server accepts one only for a domain known from earlier records: by
-/// a connection, or by a node that the domain owns. Any other domain is in an extension.
+/// Whether a stream may have a record of a domain. The C server accepts one only for a domain known from earlier
+/// records: by a connection, or by a node that the domain owns. Any other domain is in an extension.
 pub(in crate::engine) const fn has_record(domain: &Domain) -> bool {
     domain.connection.is_some() || domain.nodes > 0
 }
 
-/// One save.
+/// A save in progress.
 pub(super) struct Saver<'a> {
     pub(super) engine: &'a Engine,
     options: &'a SaveOptions<'a>,
@@ -88,7 +89,7 @@ pub(super) struct Saver<'a> {
     pub(super) numbers: Vec<ConnectionId>,
 }
 
-/// Where items go.
+/// The function that receives the items.
 type Visit<'v, E> = &'v mut dyn FnMut(&Item<'_>) -> Result<(), E>;
 
 impl<'a> Saver<'a> {
@@ -117,7 +118,7 @@ impl<'a> Saver<'a> {
         }
     }
 
-    /// A connection of a domain.
+    /// Saves a domain's connection.
     fn connection<E: From<NoMemory>>(&self, id: ConnectionId, visit: Visit<'_, E>) -> Result<(), E> {
         let (Some(number), Some(connection)) = (self.number(id), self.engine.connection(id)) else { return Ok(()) };
         let Peer::Domain { domid, port } = connection.peer else { return Ok(()) };
@@ -157,7 +158,7 @@ impl<'a> Saver<'a> {
         visit(&state.write(count, waiting.chain(core::iter::repeat_n(MessageDetails::default(), replies)))?)
     }
 
-    /// The domain that another acts for now.
+    /// Returns the present target of a domain (SET_TARGET).
     fn target(&self, domid: DomId) -> Option<DomId> {
         let domains = &self.engine.state.domains;
         domains.get(domid)?.target.filter(|target| domains.is_current(*target)).map(|target| target.domid)
@@ -224,7 +225,7 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    /// The special nodes and the tree, with the generations of all before them.
+    /// Saves the special nodes and the tree, after the generations of all nodes.
     fn nodes<E: From<NoMemory>>(&self, visit: Visit<'_, E>) -> Result<(), E> {
         let state = &self.engine.state;
         let mut generations = GenerationWriter::default();

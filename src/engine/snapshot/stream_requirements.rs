@@ -1,4 +1,4 @@
-//! What is in use that a version 1 stream can't hold as other servers read it (`docs/designs/xenstore-migration.md`).
+//! The state that a version 1 stream cannot hold for other servers to read (`docs/designs/xenstore-migration.md`).
 //!
 //! Version 1 has no ring features and no depth of watches, and its readers skip open transactions.
 
@@ -11,18 +11,18 @@ use crate::store::domain::DomId;
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
-/// What one domain, or all clients of the hosted server, use of it.
+/// The requirements of one domain, or of all clients of the hosted server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamRequirement {
-    /// Which domain; `None` for clients of the hosted server.
+    /// The domain; `None` for clients of the hosted server.
     pub domid: Option<DomId>,
-    /// What it is offered, if that is not what every domain is offered that nothing was said about.
+    /// The domain's features, if they are not all features.
     pub features: Option<Features>,
     /// Watches with a depth.
     pub depth_watches: usize,
-    /// Its open transactions.
+    /// The number of open transactions.
     pub transactions: usize,
-    /// For how long the oldest of them has been open, in milliseconds.
+    /// The age of the oldest of them, in milliseconds.
     pub oldest_ms: u64,
 }
 
@@ -46,8 +46,8 @@ impl fmt::Display for StreamRequirement {
 }
 
 impl Engine {
-    /// What is in use that only version 2 holds, by domain. Costs a look at all domains and watches, and no memory: it is
-    /// asked for when there may be none.
+    /// Returns the state that only version 2 holds, by domain. The cost is a pass over all domains and watches. It
+    /// allocates nothing, as memory may be short.
     pub fn version_2_requirements(&self, now_ms: u64) -> impl Iterator<Item = StreamRequirement> {
         let domains = self.state.domains.iter().map(move |(domid, domain)| {
             // For a domain without a record, an extension of either version holds the features.

@@ -1,8 +1,8 @@
 //! The pending events of one queue, to find duplicates.
 //!
-//! A short queue is searched ([`limits::SCANNED_MESSAGES`]). A longer one gets an index by a keyed 128-bit hash, whose cost
-//! per event does not depend on the paths and tokens that guests choose. Guests do not know the key, so they cannot make
-//! two events collide. By chance, two of 2^17 events collide with a probability of 2^-94.
+//! A short queue is searched ([`limits::SCANNED_MESSAGES`]). A longer one gets an index by a keyed 128-bit hash, whose
+//! cost per event does not depend on the paths and tokens that guests choose. Guests do not know the key, so they
+//! cannot make two events collide. By chance, two of 2^17 events collide with a probability of 2^-94.
 
 use alloc::collections::BTreeMap;
 use core::hash::Hasher;

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use crate::store::watch::ConnectionId;
 
-/// The shares, by connection; an empty share has no entry. They are a sorted list, as most queues have one or two: it keeps
-/// its capacity, so that an event usually allocates nothing.
+/// The shares, by connection; an empty share has no entry. They are a sorted list, as most queues have one or two: it
+/// keeps its capacity, so that an event usually allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     by_originator: Vec<(ConnectionId, usize)>,
@@ -13,12 +13,12 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// Bytes of all shares.
+    /// Returns the bytes of all shares.
     pub(super) const fn total(&self) -> usize {
         self.total
     }
 
-    /// Bytes of one share.
+    /// Returns the bytes of one share.
     pub(super) fn of(&self, originator: ConnectionId) -> usize {
         let found = self.find(originator).ok().and_then(|at| self.by_originator.get(at));
         found.map_or(0, |(_, bytes)| *bytes)
