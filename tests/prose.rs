@@ -67,9 +67,6 @@ const SENTENCE_WORDS_MOST: usize = 30;
 /// The words of a sentence that writers aim at. Longer sentences are counted.
 const SENTENCE_WORDS: usize = 25;
 
-/// Folders whose comments are not checked yet. Their findings are only printed.
-const FOLDERS_NOT_YET_CHECKED: &[&str] = &[];
-
 /// The files and folders whose comments are checked.
 const COMMENTED: &[&str] = &[
     "src",
@@ -310,12 +307,7 @@ fn comments_are_plain() {
     let read = |path: PathBuf| fs::read_to_string(&path).map_or_else(|_| Vec::new(), |text| comments(&path, &text));
     let all: Vec<_> = COMMENTED.iter().flat_map(|path| files(&root().join(path))).flat_map(read).collect();
     assert!(all.len() > 5000, "the comments were not found");
-    let mut findings = check("comments", &all);
-    for folder in FOLDERS_NOT_YET_CHECKED {
-        let ignored = findings.remove(*folder).unwrap_or_default();
-        println!("{folder}: {} findings ignored", ignored.len());
-        ignored.iter().for_each(|finding| println!("    {finding}"));
-    }
+    let findings = check("comments", &all);
     assert!(findings.is_empty(), "{findings:#?}");
 }
 

@@ -163,7 +163,7 @@ fn a_wrong_stream_is_refused_with_the_place_and_the_reason() {
     server_items.iter().for_each(|item| writer.item(item).unwrap());
     writer.end().unwrap();
     let refusal = load(&bytes, &Config::default(), 0).map(|_| ()).unwrap_err().to_string();
-    assert_eq!(refusal, "record 3 at offset 80: there is no node above /a/b");
+    assert_eq!(refusal, "record 3 at offset 80: node /a/b has no parent");
 }
 
 #[test]

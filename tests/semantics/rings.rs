@@ -366,6 +366,6 @@ fn a_domain_that_breaks_the_rules_in_a_loop_is_logged_once_in_ten_seconds() {
             testbed.pass(250);
         }
     });
-    let logged = lines.iter().filter(|line| line.contains("RingIndex")).count();
+    let logged = lines.iter().filter(|line| line.contains("ring index out of range")).count();
     assert_eq!(logged, 3, "in 25 seconds: {lines:?}");
 }

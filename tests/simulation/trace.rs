@@ -81,15 +81,12 @@ impl log::Log for Log {
     fn flush(&self) {}
 }
 
-/// Parses a log line such as `io: domain 3 gets Ok(3)`.
+/// Parses a log line such as `io: domain 3 gets 3 bytes` or `io: domain 3 gets ENOENT`.
 fn parse(line: &str) -> Option<Deed> {
     let (domid, outcome) = line.strip_prefix("io: domain ")?.split_once(" gets ")?;
-    let outcome = match outcome.strip_prefix("Ok(") {
-        Some(count) => Ok(count.strip_suffix(')')?.parse().ok()?),
-        None => {
-            let named = |errno: &Errno| outcome == format!("Err({errno:?})");
-            Err(Errno::ALL.into_iter().find(named)?.name())
-        }
+    let outcome = match outcome.strip_suffix(" bytes") {
+        Some(count) => Ok(count.parse().ok()?),
+        None => Err(Errno::ALL.into_iter().find(|errno| outcome == errno.name())?.name()),
     };
     Some(Deed::Handled(domid.parse().ok()?, outcome))
 }

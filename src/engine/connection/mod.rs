@@ -10,11 +10,13 @@ pub(super) mod replies;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::engine::connection::input::Input;
 use crate::engine::connection::output::Output;
 use crate::engine::hypervisor::Port;
 use crate::engine::requests::lists::KeptList;
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::transaction::Transaction;
 use crate::wire::ring::Ring;
@@ -43,6 +45,16 @@ pub enum ProtocolError {
     RingIndex = 2,
     /// A message is longer than the protocol allows.
     Protocol = 3,
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Communication => f.write_str("communication failed"),
+            Self::RingIndex => f.write_str("ring index out of range"),
+            Self::Protocol => write!(f, "message longer than {} bytes", limits::PAYLOAD_BYTES),
+        }
+    }
 }
 
 /// The preparation of a ring page before its first use.

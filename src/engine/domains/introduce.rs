@@ -138,7 +138,7 @@ impl Engine {
                 self.connections.set_port(id, Some(new));
             }
             Err(errno) => {
-                log::warn!("domain {domid}: port {remote_port} can't be bound: {}", errno.name());
+                log::warn!("domain {domid}: port {remote_port} cannot be bound: {}", errno.name());
                 self.shut(id, ProtocolError::Communication, turn.work);
             }
         }

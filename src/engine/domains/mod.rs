@@ -233,7 +233,7 @@ impl Engine {
 
     /// Shuts a connection. The domain stays known until it is released or dies.
     pub fn shut(&mut self, id: ConnectionId, error: ProtocolError, work: &mut Work) {
-        log::warn!("connection of {:?} shut: {error:?}", self.connections.get(id).map(|connection| connection.peer));
+        log::warn!("{}: connection shut: {error}", self.name(id));
         self.drop_session(id, NextSession::Failed(error), work);
     }
 

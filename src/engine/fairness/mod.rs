@@ -137,7 +137,7 @@ impl Engine {
         self.fairness.history.note(domid, before, self.state.generation());
         let is_new_debt = self.fairness.writes.debit(domid, nodes, turn.now_ms);
         if is_new_debt && self.fairness.last_debt_ms.replace(turn.now_ms).is_none() {
-            log::info!("write rate limit: domain {domid} is held back, perhaps others too from now on");
+            log::info!("write rate limit: domain {domid} is held back; further domains are not logged");
         }
         self.wake_recovered();
     }
@@ -159,7 +159,7 @@ impl Engine {
         }
         for domid in guilty {
             if self.fairness.conflicts.charge(domid, turn.now_ms) {
-                log::debug!("domain {domid} has made too many transactions fail and is held back");
+                log::debug!("domain {domid}: held back, 0 of {} conflict points left", limits::CONFLICT_POINTS);
             }
         }
         if is_guests_doing && own.is_none() {
@@ -183,7 +183,7 @@ impl Engine {
             .is_some_and(|last_ms| turn.now_ms.saturating_sub(last_ms) >= limits::WRITE_LOG_QUIET_MS)
         {
             fairness.last_debt_ms = None;
-            log::info!("write rate limit: not in force recently");
+            log::info!("write rate limit: no domain was held back for {} s", limits::WRITE_LOG_QUIET_MS / 1000);
         }
         for domid in recovered {
             self.wake_domain(domid);

@@ -79,7 +79,7 @@ impl Engine {
         let request = Request { connection: control, requester: Requester::Privileged, header, payload: &payload };
         let outcome = self.run(request, &mut Reply::new(), turn);
         if let Err(errno) = outcome {
-            log::warn!("{} can't tell of the crash: {}", crash.node, errno.name());
+            log::warn!("crash report: node {} cannot be written: {}", crash.node, errno.name());
         }
     }
 }

@@ -192,7 +192,7 @@ impl Engine {
                 let bytes = path.len().saturating_add(token.len());
                 self.charge_watches(id, -1, 0_isize.saturating_sub_unsigned(bytes));
                 if self.trace.wants(Switches::OBJ) {
-                    log::info!("obj: {} watches {path} no longer", self.name(id));
+                    log::info!("obj: {} no longer watches {path}", self.name(id));
                 }
             }
             Effect::Reset => self.reset_watches_and_transactions(id, turn.work),

@@ -103,8 +103,13 @@ impl Engine {
     #[cold]
     #[inline(never)]
     fn trace_request(&self, id: ConnectionId, header: Header) {
-        let kind = MessageType::from_wire(header.kind);
-        log::info!("io: {} asks {kind:?}, {header:?}", self.name(id));
+        let Header { kind, request_id, transaction_id, payload_bytes } = header;
+        let name = MessageType::from_wire(kind)
+            .map_or_else(|| alloc::format!("unknown type {kind}"), |kind| alloc::format!("{kind:?}"));
+        log::info!(
+            "io: {} sends {name}, request {request_id}, transaction {transaction_id}, {payload_bytes} bytes",
+            self.name(id)
+        );
     }
 
     /// Logs the bytes of a request's reply, or its error, and the nodes and watches of its domain.
@@ -112,7 +117,10 @@ impl Engine {
     #[inline(never)]
     fn trace_outcome(&self, id: ConnectionId, outcome: Result<usize, Errno>) {
         if self.trace.wants(Switches::IO) {
-            log::info!("io: {} gets {outcome:?}", self.name(id));
+            match outcome {
+                Ok(bytes) => log::info!("io: {} gets {bytes} bytes", self.name(id)),
+                Err(errno) => log::info!("io: {} gets {}", self.name(id), errno.name()),
+            }
         }
         if self.trace.wants(Switches::ACC)
             && let Some(domain) = self.state.domains.get(self.domid_of(id))

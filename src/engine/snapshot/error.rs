@@ -5,6 +5,7 @@ use alloc::collections::TryReserveError;
 use core::fmt;
 
 use crate::engine::snapshot::ConnectionNumber;
+use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::state::Inconsistency;
 
@@ -59,21 +60,29 @@ impl fmt::Display for RestoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ConnectionNumber(number) => write!(f, "connection number {} is 0 or in use", number.0),
-            Self::UnknownConnection(number) => write!(f, "there is no connection {}", number.0),
-            Self::DomainConnection(domid) => write!(f, "domain {domid} can't have this connection"),
+            Self::UnknownConnection(number) => write!(f, "connection {} does not exist", number.0),
+            Self::DomainConnection(domid) => write!(f, "domain {domid} has a connection already, or cannot have one"),
             Self::Port(port) => write!(f, "port {port} is in use"),
-            Self::Input(bytes) => write!(f, "{bytes} bytes of input are too many"),
-            Self::Output(bytes) => write!(f, "{bytes} bytes to be sent are no messages"),
-            Self::Domain(domid) => write!(f, "domain {domid} can't be, or comes twice"),
-            Self::Watch => write!(f, "the watch is there already"),
-            Self::Token => write!(f, "the watch's token has a NUL in it"),
-            Self::Path => write!(f, "the path is none"),
-            Self::Node(path) => write!(f, "node {path} is there already"),
-            Self::NoParent(path) => write!(f, "there is no node above {path}"),
+            Self::Input(bytes) => write!(f, "{bytes} bytes of input exceed the limit of {}", limits::BACKLOG_BYTES),
+            Self::Output(bytes) => write!(f, "{bytes} bytes of output are not a sequence of messages"),
+            Self::Domain(domid) => write!(f, "domain {domid} has a record already, or is not a valid domid"),
+            Self::Watch => write!(f, "the connection has this watch already"),
+            Self::Token => write!(f, "the watch's token contains a NUL"),
+            Self::Path => write!(f, "the path is invalid"),
+            Self::Node(path) => write!(f, "node {path} exists already"),
+            Self::NoParent(path) => write!(f, "node {path} has no parent"),
             Self::NoPermissions(path) => write!(f, "node {path} has no permissions"),
             Self::Transaction(id) => write!(f, "transaction number {id} is 0 or in use"),
-            Self::UnknownTransaction(id) => write!(f, "there is no transaction {id}"),
-            Self::Inconsistent(what) => write!(f, "the result is inconsistent: {what:?}"),
+            Self::UnknownTransaction(id) => write!(f, "transaction {id} does not exist"),
+            Self::Inconsistent(Inconsistency::NodeCount { domid, counted, found }) => write!(
+                f,
+                "domain {domid}: counted {} nodes of {} bytes, found {} nodes of {} bytes",
+                counted.nodes, counted.bytes, found.nodes, found.bytes
+            ),
+            Self::Inconsistent(Inconsistency::UnknownOwner(domid)) => {
+                write!(f, "a node belongs to domain {domid}, which is unknown")
+            }
+            Self::Inconsistent(Inconsistency::Watches) => f.write_str("the indexes of watches differ"),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Restorer {
             _ => None,
         };
         if taken.is_none() {
-            log::warn!("restore: an extension {:#x} of {} bytes is passed over", item.kind, item.body.len());
+            log::warn!("restore: extension {:#x} of {} bytes skipped", item.kind, item.body.len());
         }
     }
 

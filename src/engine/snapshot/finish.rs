@@ -41,7 +41,7 @@ impl Restorer {
             self.open(connection, id, transaction);
         }
         if !self.generations.is_empty() {
-            log::warn!("restore: more generations than nodes");
+            log::warn!("restore: the stream has generations for more nodes than it has");
         }
         let domains = &mut self.engine.state.domains;
         for (domid, target) in core::mem::take(&mut self.targets) {
@@ -121,7 +121,7 @@ impl Restorer {
     fn restore_fairness(&mut self) {
         let fairness = self.read_fairness();
         if fairness.is_none() && !self.fairness.is_empty() {
-            log::warn!("restore: write credits and conflict points can't be read");
+            log::warn!("restore: write credits and conflict points cannot be read: all domains begin with new ones");
         }
         if let Some((writes, conflicts, history)) = fairness {
             self.engine.fairness.writes = writes;

@@ -37,7 +37,7 @@ use crate::store::special::Special;
 use crate::store::state::State;
 use crate::store::transaction::Transaction;
 use crate::store::tree_builder::{Misplaced, TreeBuilder};
-use crate::store::unknown_quotas::UnknownQuotas;
+use crate::store::unknown_quotas::{NotKept, UnknownQuotas};
 use crate::store::watch::ConnectionId;
 use crate::wire::feature::Features;
 
@@ -164,7 +164,7 @@ impl Restorer {
             return Err(RestoreError::ConnectionNumber(item.number));
         }
         let StreamPeer::Ring { domid, target, port } = item.peer else {
-            log::warn!("restore: connection {} is a socket's and is left out", item.number.0);
+            log::warn!("restore: connection {} left out: it is a socket", item.number.0);
             self.left_out.insert(item.number);
             return Ok(());
         };
@@ -310,7 +310,7 @@ impl Restorer {
 
     fn special(&mut self, item: &NodeItem<'_>, permissions: Permissions) -> Result<(), RestoreError> {
         let Some(special) = Special::from_name(&item.path) else {
-            log::warn!("restore: special node {} is left out", item.path);
+            log::warn!("restore: special node {} left out: unknown name", item.path);
             return Ok(());
         };
         let has = self.specials.get_mut(special as usize);
@@ -419,6 +419,11 @@ fn set_quotas(domains: &mut Domains, domid: DomId, quotas: &NamedQuotas<'_>) {
 /// Keeps a quota that this server does not know.
 fn keep(unknown: &mut UnknownQuotas, name: &str, value: u32) {
     if let Err(why) = unknown.set(name, value) {
-        log::warn!("restore: quota {name:?} is left out: {why:?}");
+        let why = match why {
+            NotKept::Known => "the name is known",
+            NotKept::BadName => "invalid name",
+            NotKept::Full => "too many unknown quotas",
+        };
+        log::warn!("restore: quota {name:?} left out: {why}");
     }
 }
