@@ -238,7 +238,7 @@ impl Engine {
         self.connections.ready_len()
     }
 
-    /// Whether any connection may have pending work.
+    /// Returns whether any connection may have pending work.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         self.connections.ready_len() > 0
@@ -299,7 +299,7 @@ impl Engine {
         }
     }
 
-    /// Whether bytes may be received for a connection now. Not if the connection is held back for its writes or
+    /// Returns whether bytes may be received for a connection now. Not if the connection is held back for its writes or
     /// conflicts, or has too many outstanding requests. Not while an announcement or a departing domain delays it. Not
     /// if more output is pending than its client may leave unread.
     #[must_use]
@@ -314,14 +314,14 @@ impl Engine {
         is_free && !is_waiting && connection.session().is_some_and(|session| !self.has_to_read_first(id, session))
     }
 
-    /// Whether a complete request that was held back may be executed now.
+    /// Returns whether a complete request that was held back may be executed now.
     #[must_use]
     pub fn has_complete_request(&self, id: ConnectionId) -> bool {
         let session = self.connections.session(id);
         session.is_some_and(|session| session.input.is_complete()) && self.may_receive(id)
     }
 
-    /// Whether the complete request has to wait because it names a departing domain.
+    /// Returns whether the complete request has to wait because it names a departing domain.
     fn is_held_for_departure(&mut self, id: ConnectionId, kind: MessageType, turn: &mut Turn<'_>) -> bool {
         let payload = self.connections.session_mut(id).and_then(|session| session.input.take_payload());
         let Some(payload) = payload else { return false };

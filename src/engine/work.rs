@@ -82,7 +82,7 @@ impl Work {
         self.turn_end = self.steps.saturating_add(limits::TURN_STEPS);
     }
 
-    /// Whether the turn has used up its steps.
+    /// Returns whether the turn has used up its steps.
     #[must_use]
     pub const fn is_turn_over(&self) -> bool {
         self.steps >= self.turn_end
@@ -104,7 +104,7 @@ impl Work {
         self.stop_at = self.steps.saturating_add(limits::POSTPONED_STEPS);
     }
 
-    /// Whether the present piece of work has used up its steps.
+    /// Returns whether the present piece of work has used up its steps.
     #[must_use]
     pub const fn is_over(&self) -> bool {
         self.steps >= self.stop_at

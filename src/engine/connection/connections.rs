@@ -129,7 +129,7 @@ impl Connections {
         self.sockets.iter().copied()
     }
 
-    /// Whether the connection is a client of the hosted server.
+    /// Returns whether the connection is a client of the hosted server.
     pub(in crate::engine) fn is_socket(&self, id: ConnectionId) -> bool {
         self.sockets.contains(&id)
     }

@@ -98,7 +98,7 @@ impl Input {
         [header, self.payload.get(..bytes).unwrap_or_default(), backlog].concat()
     }
 
-    /// Whether the request is complete.
+    /// Returns whether the request is complete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.received == HEADER_BYTES.saturating_add(self.announced) && self.received >= HEADER_BYTES

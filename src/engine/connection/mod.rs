@@ -110,7 +110,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Whether a read of the client has an effect.
+    /// Returns whether a read of the client has an effect.
     pub(super) const fn is_noted(&self) -> bool {
         self.unread_since_ms.is_some() || self.is_given_up
     }
@@ -229,7 +229,7 @@ impl Connection {
         self.tickets.len()
     }
 
-    /// Whether a request is outstanding.
+    /// Returns whether a request is outstanding.
     pub(super) fn has_ticket(&self, ticket: u64) -> bool {
         self.tickets.iter().any(|(have, _)| *have == ticket)
     }

@@ -206,7 +206,7 @@ impl Output {
         }
     }
 
-    /// Whether an event with this payload and subject is pending. Only special events have a subject.
+    /// Returns whether an event with this payload and subject is pending. Only special events have a subject.
     #[must_use]
     pub fn has_event(&mut self, payload: &[u8], subject: Option<DomId>, key: HashKey) -> bool {
         if self.pending.is_empty() {
@@ -317,7 +317,7 @@ impl Output {
         self.messages.iter().skip(partly_sent).find(|message| message.is_event())?.deadline_ms()
     }
 
-    /// Whether nothing is pending.
+    /// Returns whether nothing is pending.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()

@@ -83,7 +83,7 @@ impl Engine {
         })
     }
 
-    /// Whether a request still waits for its answer.
+    /// Returns whether a request still waits for its answer.
     #[must_use]
     pub fn waits_for_answer(&self, asked: &Deferred) -> bool {
         let session = self.connections.session(asked.connection);

@@ -69,7 +69,7 @@ impl Departures {
         self.by_domain.keys().copied()
     }
 
-    /// Whether a departure can continue now.
+    /// Returns whether a departure can continue now.
     pub(in crate::engine) fn has_runnable(&self) -> bool {
         self.by_domain.values().any(|departure| departure.receiver.is_none())
     }
@@ -81,8 +81,8 @@ impl Departures {
     }
 }
 
-/// Whether a request gives something to the domains that it names, so that they must be checked first. A quota or
-/// features need the check only while a domain departs.
+/// Returns whether a request gives something to the domains that it names, so that they must be checked first. A quota
+/// or features need the check only while a domain departs.
 pub(in crate::engine) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool {
     match kind {
         MessageType::Introduce | MessageType::SetPerms => true,

@@ -69,7 +69,7 @@ pub(in crate::engine) struct Announcements {
 }
 
 impl Announcements {
-    /// Whether a postponed announcement holds back no connection.
+    /// Returns whether a postponed announcement holds back no connection.
     pub(in crate::engine) const fn has_unattended(&self) -> bool {
         self.unattended > 0
     }
@@ -79,7 +79,7 @@ impl Announcements {
         self.next_position
     }
 
-    /// Whether an announcement can continue now.
+    /// Returns whether an announcement can continue now.
     pub(in crate::engine) fn has_runnable(&self) -> bool {
         self.postponed.first_key_value().is_some_and(|((receiver, _), _)| receiver.is_none())
     }
@@ -353,7 +353,7 @@ impl Engine {
         self.release_waiting(id);
     }
 
-    /// Whether a client of the control domain was given up ([`Engine::give_up_reader`]).
+    /// Returns whether a client of the control domain was given up ([`Engine::give_up_reader`]).
     pub(in crate::engine) fn is_given_up(&self, id: ConnectionId) -> bool {
         self.connections.get(id).is_some_and(|connection| connection.reading.is_given_up)
     }

@@ -255,7 +255,7 @@ impl Engine {
         );
     }
 
-    /// Whether a client may read a special node.
+    /// Returns whether a client may read a special node.
     fn may_know(&self, id: ConnectionId, special: Special) -> bool {
         let readable = Readable::special(self.state.specials.get(special));
         self.requester_of(id).is_some_and(|who| readable.by(&who))
@@ -309,9 +309,9 @@ impl Engine {
         outcome
     }
 
-    /// Whether a client can take the events for its watches. A guest always can: events that do not fit are dropped. A
-    /// client of the control domain needs room, unless the events are pending already. The check is for one event only:
-    /// a client that watches the same path with many tokens gets all of them.
+    /// Returns whether a client can take the events for its watches. A guest always can: events that do not fit are
+    /// dropped. A client of the control domain needs room, unless the events are pending already. The check is for one
+    /// event only: a client that watches the same path with many tokens gets all of them.
     fn can_take(
         &mut self,
         to: Receiver,
@@ -335,7 +335,7 @@ impl Engine {
         false
     }
 
-    /// Whether the event for a watch is pending already, or can never be sent.
+    /// Returns whether the event for a watch is pending already, or can never be sent.
     fn is_pending(&mut self, watch: &Watch, path: &str, cause: EventCause) -> bool {
         let mut payload = Payload::new();
         if !write_payload(&mut payload, watch, path) {

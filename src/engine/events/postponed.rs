@@ -33,7 +33,7 @@ impl Discarded {
 }
 
 impl Engine {
-    /// Whether postponed work can continue.
+    /// Returns whether postponed work can continue.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
         let departs = self.departures.has_runnable() && !self.announcements.has_unattended();

@@ -27,7 +27,7 @@ struct Access {
 /// look-ups. A look-up among 1,000 entries compares some ten, and long paths may differ only at their ends.
 const ENTRIES_PER_PATH: usize = 4;
 
-/// Whether `paths` sorted paths are found faster in a pass over the index than by look-ups.
+/// Returns whether `paths` sorted paths are found faster in a pass over the index than by look-ups.
 const fn is_pass_cheaper(entries: usize, paths: usize) -> bool {
     entries <= paths.saturating_mul(ENTRIES_PER_PATH)
 }
@@ -73,7 +73,7 @@ impl Accesses {
         });
     }
 
-    /// Whether the index matches the paths of `transactions`.
+    /// Returns whether the index matches the paths of `transactions`.
     pub(in crate::engine) fn agree<'a>(&self, transactions: impl Iterator<Item = &'a Transaction> + Clone) -> bool {
         let accessed = transactions.clone().map(Transaction::len).fold(0, usize::saturating_add);
         let counted = self.0.values().fold(0_usize, |sum, access| sum.saturating_add(access.transactions));
@@ -84,8 +84,8 @@ impl Accesses {
         accessed == counted && self.0.iter().all(is_right)
     }
 
-    /// Whether a change writes a node that an open transaction has accessed. Creating or removing a node also changes
-    /// the list of its parent.
+    /// Returns whether a change writes a node that an open transaction has accessed. Creating or removing a node also
+    /// changes the list of its parent.
     ///
     /// The cost is a few look-ups, whatever the size of the change. Of the created levels, the topmost and all below it
     /// count: a transaction that accessed any of these paths saw no node there.
@@ -151,7 +151,7 @@ impl Accesses {
         self.0.get(path.as_str()).map(|access| access.removed_at).filter(|generation| *generation > 0)
     }
 
-    /// Whether a path or one below it was accessed.
+    /// Returns whether a path or one below it was accessed.
     pub(in crate::engine) fn has_within(&self, path: Path<'_>) -> bool {
         self.has(path) || self.has_below(path)
     }
@@ -160,12 +160,12 @@ impl Accesses {
         self.0.contains_key(path.as_str())
     }
 
-    /// Whether the parent of a path was accessed.
+    /// Returns whether the parent of a path was accessed.
     fn has_list_of(&self, path: Path<'_>) -> bool {
         path.parent().is_some_and(|parent| self.has(parent))
     }
 
-    /// Whether a path below this one was accessed. All of them begin with this path and a slash.
+    /// Returns whether a path below this one was accessed. All of them begin with this path and a slash.
     fn has_below(&self, path: Path<'_>) -> bool {
         let mut begin = PathScratch::new();
         let above = if path.is_root() { "" } else { path.as_str() };

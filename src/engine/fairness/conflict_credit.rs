@@ -99,7 +99,7 @@ impl ConflictCredits {
         (before <= 0 && self.points(domid) > 0).then_some(domid)
     }
 
-    /// Whether a domain has no points, so that the server must not read from it.
+    /// Returns whether a domain has no points, so that the server must not read from it.
     #[must_use]
     pub fn is_paused(&self, domid: DomId) -> bool {
         !self.paused.is_empty() && self.points(domid) <= 0
@@ -225,7 +225,7 @@ impl History {
         Some(Blame { domid: written.domid, was_paid })
     }
 
-    /// Whether the history holds a write of a domain other than `victim`.
+    /// Returns whether the history holds a write of a domain other than `victim`.
     #[must_use]
     pub fn has_others(&self, victim: Option<DomId>) -> bool {
         self.0.iter().rev().any(|written| Some(written.domid) != victim)

@@ -87,7 +87,7 @@ const fn with_overhead(payload_bytes: usize) -> usize {
     payload_bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES)
 }
 
-/// Whether the queue of a client of the control domain has room for an event of `bytes` of payload.
+/// Returns whether the queue of a client of the control domain has room for an event of `bytes` of payload.
 fn has_room_for_control(output: &Output, bytes: usize, originator: Option<ConnectionId>) -> bool {
     let bytes = with_overhead(bytes);
     match originator {
@@ -146,7 +146,7 @@ impl Engine {
         }
     }
 
-    /// Whether there is room for an event of `bytes` of payload in a connection's queue.
+    /// Returns whether there is room for an event of `bytes` of payload in a connection's queue.
     ///
     /// One rule holds wherever domains share a resource: a domain may take at most as much as remains after that. The
     /// originator shares the receiver's room this way, and the receiver shares the heap. So some room always remains
@@ -191,8 +191,8 @@ impl Engine {
         turn.free_for_events = turn.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
     }
 
-    /// Whether a client must read before it may send another request. A client of the control domain must if it leaves
-    /// too much unread, events of guests excluded. A guest must if it is at its hard quota.
+    /// Returns whether a client must read before it may send another request. A client of the control domain must if it
+    /// leaves too much unread, events of guests excluded. A guest must if it is at its hard quota.
     pub(in crate::engine) fn has_to_read_first(&self, id: ConnectionId, session: &Session) -> bool {
         let output = &session.output;
         match self.guest_of(id) {
@@ -270,7 +270,7 @@ impl Engine {
         }
     }
 
-    /// Whether it is time to log a guest's memory.
+    /// Returns whether it is time to log a guest's memory.
     fn may_log_memory(&mut self, domid: DomId, turn: &Turn<'_>) -> bool {
         let is_guest = domid != self.config.privileged;
         let domain = self.state.domains.get_mut(domid).filter(|_| is_guest);

@@ -39,7 +39,7 @@ pub(in crate::engine) struct Fairness {
 }
 
 impl Engine {
-    /// Whether a guest is held back for its writes or for the conflicts that it caused.
+    /// Returns whether a guest is held back for its writes or for the conflicts that it caused.
     #[must_use]
     pub fn is_held_back(&self, id: ConnectionId) -> bool {
         self.guest_of(id)
@@ -114,8 +114,8 @@ impl Engine {
         }
     }
 
-    /// Whether the index of accessed paths matches the open transactions. The cost is a look-up for each path and
-    /// transaction.
+    /// Returns whether the index of accessed paths matches the open transactions. The cost is a look-up for each path
+    /// and transaction.
     #[must_use]
     pub fn accesses_agree(&self) -> bool {
         let sessions = self.connections.sessions();

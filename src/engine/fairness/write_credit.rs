@@ -124,7 +124,7 @@ impl WriteCredits {
         }
     }
 
-    /// Whether a domain is in debt, so that the server must not read from it.
+    /// Returns whether a domain is in debt, so that the server must not read from it.
     #[must_use]
     pub fn is_in_debt(&self, domid: DomId) -> bool {
         !self.in_debt.is_empty() && self.accounts.get(&domid).is_some_and(|credit| *credit < 0)

@@ -45,7 +45,7 @@ impl Trace {
         ("tdb", Switches::TDB),
     ];
 
-    /// Whether lines of a kind are logged.
+    /// Returns whether lines of a kind are logged.
     #[must_use]
     pub const fn wants(&self, kind: Switches) -> bool {
         self.is_on && self.switches.contains(kind)

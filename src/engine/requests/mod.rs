@@ -185,7 +185,7 @@ impl RequestContext<'_> {
         self.grow(self.reply.len().saturating_add(limits::MESSAGE_OVERHEAD_BYTES))
     }
 
-    /// Whether `value` exceeds the client's quota. Records it as the client's use otherwise.
+    /// Returns whether `value` exceeds the client's quota. Records it as the client's use otherwise.
     #[must_use]
     pub fn exceeds(&mut self, quota: Quota, value: usize) -> bool {
         let exceeds = !self.view.requester.is_privileged() && !self.quotas().allows(quota, value);

@@ -19,7 +19,7 @@ use crate::store::transaction::{Conflict, Transaction};
 use crate::wire::errno::Errno;
 use crate::wire::header::MessageType;
 
-/// Whether a request is recorded with its transaction: it reads or changes nodes, and does nothing else.
+/// Returns whether a request is recorded with its transaction: it reads or changes nodes, and does nothing else.
 pub(in crate::engine) const fn is_recorded(kind: MessageType) -> bool {
     matches!(
         kind,
@@ -66,7 +66,7 @@ pub(super) fn replay(context: &mut RequestContext<'_>, old: &Transaction) -> Res
     Ok(new)
 }
 
-/// Whether a client's transaction has accessed few enough nodes for a replay without a pause.
+/// Returns whether a client's transaction has accessed few enough nodes for a replay without a pause.
 const fn is_cheap(context: &RequestContext<'_>, transaction: &Transaction) -> bool {
     context.view.requester.is_privileged() || transaction.looks() <= limits::REPLAY_LOOK_STEPS
 }
@@ -166,7 +166,7 @@ fn last_write(context: &RequestContext<'_>, conflict: Conflict<'_>) -> u64 {
     accesses.and_then(|accesses| accesses.removed_at(conflict.path)).unwrap_or(conflict.last_write)
 }
 
-/// Whether the history holds a write of another guest, so that a search for the conflicting one makes sense.
+/// Returns whether the history holds a write of another guest, so that a search for the conflicting one makes sense.
 fn can_blame(context: &RequestContext<'_>) -> bool {
     context.history.has_others((!context.view.requester.is_privileged()).then_some(context.domid))
 }

@@ -39,7 +39,7 @@ impl<'a> Bytes<'a> {
         self.pieces().fold(0, |sum, piece| sum.saturating_add(piece.len()))
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

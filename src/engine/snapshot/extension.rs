@@ -353,7 +353,7 @@ impl GenerationReader {
         (1..=newest).contains(&generation).then_some(generation)
     }
 
-    /// Whether no generation is left.
+    /// Returns whether no generation is left.
     pub(super) const fn is_empty(&self) -> bool {
         self.left == 0
     }

@@ -75,8 +75,8 @@ impl Engine {
     }
 }
 
-/// Whether a stream may have a record of a domain. The C server accepts one only for a domain known from earlier
-/// records: by a connection, or by a node that the domain owns. Any other domain is in an extension.
+/// Returns whether a stream may have a record of a domain. The C server accepts one only for a domain known from
+/// earlier records: by a connection, or by a node that the domain owns. Any other domain is in an extension.
 pub(in crate::engine) const fn has_record(domain: &Domain) -> bool {
     domain.connection.is_some() || domain.nodes > 0
 }

@@ -73,7 +73,7 @@ impl Engine {
         domains.chain(clients).filter(is_there)
     }
 
-    /// Whether anything is in use that only version 2 holds.
+    /// Returns whether anything is in use that only version 2 holds.
     #[must_use]
     pub fn requires_version_2(&self) -> bool {
         self.version_2_requirements(0).next().is_some()

@@ -55,7 +55,7 @@ impl PendingEvents {
         self.index = None;
     }
 
-    /// Whether an event is in the index; false without an index.
+    /// Returns whether an event is in the index; false without an index.
     pub(super) fn contains(&self, payload: &[u8], subject: Option<DomId>) -> bool {
         self.index.as_ref().is_some_and(|index| index.counts.contains_key(&index.hash(payload, subject)))
     }
