@@ -55,7 +55,7 @@ use crate::engine::connection::buffer_pool::BufferPool;
 use crate::engine::connection::connections::Connections;
 use crate::engine::connection::output::{Dropped, Origin};
 use crate::engine::connection::{Connection, Peer, ProtocolError};
-use crate::engine::domains::departures::{Departures, has_to_look_at};
+use crate::engine::domains::departures::{Departures, must_check_named};
 use crate::engine::domains::introduce::Preparation;
 use crate::engine::events::announcements::Announcements;
 use crate::engine::events::drops::Drops;
@@ -350,7 +350,7 @@ impl Engine {
             return false;
         }
         let kind = MessageType::from_wire(session.input.header().kind);
-        let (header, payload) = if let Some(kind) = kind.filter(|kind| has_to_look_at(*kind, any_departs)) {
+        let (header, payload) = if let Some(kind) = kind.filter(|kind| must_check_named(*kind, any_departs)) {
             if self.is_held_for_departure(id, kind, turn) {
                 return false;
             }

@@ -83,7 +83,7 @@ impl Departures {
 
 /// Returns whether a request gives something to the domains that it names, so that they must be checked first. A quota
 /// or features need the check only while a domain departs.
-pub(in crate::engine) const fn has_to_look_at(kind: MessageType, any_departs: bool) -> bool {
+pub(in crate::engine) const fn must_check_named(kind: MessageType, any_departs: bool) -> bool {
     match kind {
         MessageType::Introduce | MessageType::SetPerms => true,
         MessageType::SetFeature | MessageType::SetQuota => any_departs,
