@@ -326,7 +326,7 @@ impl Engine {
         let payload = self.connections.session_mut(id).and_then(|session| session.input.take_payload());
         let Some(payload) = payload else { return false };
         turn.note_free_memory();
-        self.look_at_named(id, kind, &payload, turn);
+        self.check_named_domains(id, kind, &payload, turn);
         let is_held = self.hold_for_departure(id, kind, &payload);
         if let Some(session) = self.connections.session_mut(id) {
             session.input.put_payload_back(payload);

@@ -3,7 +3,7 @@
 //! The signal for a domain's death names no domain, and the domid may be in use again when it arrives. Each check
 //! therefore covers all known domains, and compares the hypervisor's unique IDs. Another ID means that the known domain
 //! died. INTRODUCE and SET_PERMS could mistake a new domain for the old one. The domains that they name are checked
-//! before (`Engine::look_at_named`).
+//! before (`Engine::check_named_domains`).
 
 pub(super) mod departures;
 pub mod introduce;
@@ -83,7 +83,13 @@ impl Engine {
     /// Checks whether the domains that a request introduces or gives rights to are the known ones, and forgets those
     /// that are not. This reflects a change in the hypervisor, not the request: it remains in force if the request is
     /// refused.
-    pub(super) fn look_at_named(&mut self, id: ConnectionId, kind: MessageType, payload: &[u8], turn: &mut Turn<'_>) {
+    pub(super) fn check_named_domains(
+        &mut self,
+        id: ConnectionId,
+        kind: MessageType,
+        payload: &[u8],
+        turn: &mut Turn<'_>,
+    ) {
         // INTRODUCE names one domid; in SET_PERMS, a domid follows each entry's letter.
         let (strings, skipped, letters) = match kind {
             MessageType::Introduce => (1, 0, 0),
