@@ -136,7 +136,7 @@ pub struct Engine {
     /// The time of the latest [`Engine::handle_timeout`].
     now_ms: u64,
     /// Found watches; kept empty between events for its capacity.
-    told: Vec<Rc<Watch>>,
+    found_watches: Vec<Rc<Watch>>,
     /// The change set of the request in flight; kept empty between requests for its capacity.
     changes: ChangeSet,
     /// The introduction that is prepared and not applied.
@@ -169,7 +169,7 @@ impl Engine {
             discarded: Discarded::default(),
             drops: Drops::default(),
             now_ms: 0,
-            told: Vec::new(),
+            found_watches: Vec::new(),
             changes: ChangeSet::default(),
             preparation: None,
             buffer_pool: BufferPool::default(),

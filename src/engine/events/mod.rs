@@ -271,7 +271,7 @@ impl Engine {
     ) -> Result<(), Stopped> {
         let Telling { news, path, cause, pace, .. } = telling;
         let levels = if matches!(news, News::Change(_, Scope::Subtree)) { work::of_path(path.len()) } else { 1 };
-        let (mut found, mut done) = (core::mem::take(&mut self.told), telling.after);
+        let (mut found, mut done) = (core::mem::take(&mut self.found_watches), telling.after);
         let outcome = loop {
             turn.work.spend(levels);
             let next = self.state.watches.told(news, done, &mut found);
@@ -305,7 +305,7 @@ impl Engine {
             }
             done = next;
         };
-        self.told = found;
+        self.found_watches = found;
         outcome
     }
 
