@@ -154,7 +154,7 @@ pub(super) enum Pace {
 
 /// An announcement to the watches, and its parameters.
 #[derive(Clone, Copy)]
-struct Telling<'a> {
+struct Delivery<'a> {
     news: News<'a>,
     /// The path or special name in the events.
     path: &'a str,
@@ -179,9 +179,9 @@ impl Engine {
     ) -> Result<(), Stopped> {
         // A clone costs nothing, and can be read while events are queued.
         let tree = self.state.tree.clone();
-        let telling = Telling { after, ..Telling::of_change(path, scope, cause, Pace::Bounded) };
-        self.tell_change(
-            telling,
+        let delivery = Delivery { after, ..Delivery::of_change(path, scope, cause, Pace::Bounded) };
+        self.deliver_change(
+            delivery,
             || {
                 let node = tree.get(path);
                 let parent = path.parent().and_then(|parent| tree.get(parent)).or(node);
@@ -198,15 +198,15 @@ impl Engine {
 
     /// Reports a change of a node to the clients that may know of it. Most changes concern no watch: `readables` runs
     /// only if one does.
-    fn tell_change<'a>(
+    fn deliver_change<'a>(
         &mut self,
-        telling: Telling<'_>,
+        delivery: Delivery<'_>,
         readables: impl Fn() -> Readables<'a>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         let mut known = None;
-        self.tell(
-            telling,
+        self.deliver(
+            delivery,
             &mut |engine: &Self, id| {
                 // The control domain may read everything, including nodes that are removed by now.
                 let who = engine.requester_of(id);
@@ -220,8 +220,8 @@ impl Engine {
     pub(super) fn announce_special(&mut self, special: Special, subject: DomId, turn: &mut Turn<'_>) {
         let name = special.name();
         let cause = EventCause { subject: Some(subject), ..EventCause::default() };
-        let telling = Telling { news: News::Special(name), path: name, cause, pace: Pace::AtOnce, after: None };
-        let _ = self.tell(telling, &mut |engine: &Self, id| engine.may_know(id, special), turn);
+        let delivery = Delivery { news: News::Special(name), path: name, cause, pace: Pace::AtOnce, after: None };
+        let _ = self.deliver(delivery, &mut |engine: &Self, id| engine.may_know(id, special), turn);
     }
 
     /// Reports a special event with its domain, to the clients with the feature for it.
@@ -231,9 +231,9 @@ impl Engine {
         of_domain.push_str(itoa::Buffer::new().format(domid.0));
         let news = News::SpecialDomain { name: special.name(), of_domain: &of_domain };
         let cause = EventCause { subject: Some(domid), ..EventCause::default() };
-        let telling = Telling { news, path: &of_domain, cause, pace: Pace::AtOnce, after: None };
-        let _ = self.tell(
-            telling,
+        let delivery = Delivery { news, path: &of_domain, cause, pace: Pace::AtOnce, after: None };
+        let _ = self.deliver(
+            delivery,
             &mut |engine: &Self, id| {
                 engine.features(id).contains(Features::WATCH_DEPTH) && engine.may_know(id, special)
             },
@@ -245,9 +245,9 @@ impl Engine {
     pub(super) fn announce_special_change(&mut self, special: Special, before: Readable<'_>, turn: &mut Turn<'_>) {
         let name = special.name();
         let (news, cause) = (News::SpecialChange(name), turn.cause.event);
-        let telling = Telling { news, path: name, cause, pace: Pace::AtOnce, after: None };
-        let _ = self.tell(
-            telling,
+        let delivery = Delivery { news, path: name, cause, pace: Pace::AtOnce, after: None };
+        let _ = self.deliver(
+            delivery,
             &mut |engine: &Self, id| {
                 engine.requester_of(id).is_some_and(|who| before.by(&who)) || engine.may_know(id, special)
             },
@@ -261,17 +261,17 @@ impl Engine {
         self.requester_of(id).is_some_and(|who| readable.by(&who))
     }
 
-    /// Queues an event for each watch that `telling` concerns and whose client may know. `may_know` runs once per
+    /// Queues an event for each watch that `delivery` concerns and whose client may know. `may_know` runs once per
     /// client.
-    fn tell(
+    fn deliver(
         &mut self,
-        telling: Telling<'_>,
+        delivery: Delivery<'_>,
         may_know: &mut dyn FnMut(&Self, ConnectionId) -> bool,
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
-        let Telling { news, path, cause, pace, .. } = telling;
+        let Delivery { news, path, cause, pace, .. } = delivery;
         let levels = if matches!(news, News::Change(_, Scope::Subtree)) { work::of_path(path.len()) } else { 1 };
-        let (mut found, mut done) = (core::mem::take(&mut self.found_watches), telling.after);
+        let (mut found, mut done) = (core::mem::take(&mut self.found_watches), delivery.after);
         let outcome = loop {
             turn.work.spend(levels);
             let next = self.state.watches.told(news, done, &mut found);
@@ -416,7 +416,7 @@ fn write_payload(payload: &mut Payload, watch: &Watch, path: &str) -> bool {
     parts.into_iter().all(|part| payload.extend_from_slice(part).is_ok())
 }
 
-impl<'a> Telling<'a> {
+impl<'a> Delivery<'a> {
     const fn of_change(path: Path<'a>, scope: Scope, cause: EventCause, pace: Pace) -> Self {
         Self { news: News::Change(path, scope), path: path.as_str(), cause, pace, after: None }
     }
