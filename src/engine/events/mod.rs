@@ -209,8 +209,10 @@ impl Engine {
             delivery,
             &mut |engine: &Self, id| {
                 // The control domain may read everything, including nodes that are removed by now.
-                let who = engine.requester_of(id);
-                who.is_some_and(|who| who.is_privileged() || known.get_or_insert_with(&readables).by(&who))
+                let requester = engine.requester_of(id);
+                requester.is_some_and(|requester| {
+                    requester.is_privileged() || known.get_or_insert_with(&readables).by(&requester)
+                })
             },
             turn,
         )
@@ -249,7 +251,7 @@ impl Engine {
         let _ = self.deliver(
             delivery,
             &mut |engine: &Self, id| {
-                engine.requester_of(id).is_some_and(|who| before.by(&who)) || engine.may_know(id, special)
+                engine.requester_of(id).is_some_and(|requester| before.by(&requester)) || engine.may_know(id, special)
             },
             turn,
         );
@@ -258,7 +260,7 @@ impl Engine {
     /// Returns whether a client may read a special node.
     fn may_know(&self, id: ConnectionId, special: Special) -> bool {
         let readable = Readable::special(self.state.specials.get(special));
-        self.requester_of(id).is_some_and(|who| readable.by(&who))
+        self.requester_of(id).is_some_and(|requester| readable.by(&requester))
     }
 
     /// Queues an event for each watch that `delivery` concerns and whose client may know. `may_know` runs once per
