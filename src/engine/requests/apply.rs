@@ -221,8 +221,8 @@ impl Engine {
                     domain.features = features;
                 }
             }
-            Effect::SetQuota { whom, quota, value } => {
-                match whom {
+            Effect::SetQuota { scope, quota, value } => {
+                match scope {
                     QuotaScope::Domain(domid) => self.state.domains.set_quota(domid, quota, value),
                     QuotaScope::NewDomains => self.state.domains.set_default_quota(quota, value),
                     QuotaScope::AllDomains => self.state.domains.set_quota_everywhere(quota, value),

@@ -143,7 +143,7 @@ pub enum Effect {
     /// A quota is set.
     SetQuota {
         /// The domains that get the quota.
-        whom: QuotaScope,
+        scope: QuotaScope,
         /// The quota to set.
         quota: Quota,
         /// Its value.

@@ -126,7 +126,7 @@ fn set_quota(context: &mut RequestContext<'_>, parameters: &[u8], soft: bool) ->
     let quota = Quota::from_name(name, soft).ok_or(Errno::Inval)?;
     let value = payload::decimal(value.as_bytes()).and_then(|value| i32::try_from(value).ok());
     let value = value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).ok_or(Errno::Inval)?;
-    context.changes.effect = Some(Effect::SetQuota { whom: QuotaScope::AllDomains, quota, value });
+    context.changes.effect = Some(Effect::SetQuota { scope: QuotaScope::AllDomains, quota, value });
     context.ok()
 }
 

@@ -30,7 +30,7 @@ pub(super) fn get_quota(context: &mut RequestContext<'_>) -> Result<(), Errno> {
 /// SET_QUOTA `[<domid>|]<quota>|<value>|` sets a quota. Without a domain, it applies to domains that become known
 /// later. 0 means no limit.
 pub(super) fn set_quota(context: &mut RequestContext<'_>) -> Result<(), Errno> {
-    let (whom, name, value) = if let Some([name, value]) = payload::exact_strings(context.payload) {
+    let (scope, name, value) = if let Some([name, value]) = payload::exact_strings(context.payload) {
         (QuotaScope::NewDomains, name, value)
     } else {
         let [domid, name, value] = payload::exact_strings(context.payload).ok_or(Errno::Inval)?;
@@ -44,7 +44,7 @@ pub(super) fn set_quota(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let quota = parse_name(name)?;
     let value = payload::decimal(value).and_then(|value| u32::try_from(value).ok());
     let value = value.filter(|value| *value != NO_SUCH_QUOTA).ok_or(Errno::Inval)?;
-    context.changes.effect = Some(Effect::SetQuota { whom, quota, value });
+    context.changes.effect = Some(Effect::SetQuota { scope, quota, value });
     context.ok()
 }
 
