@@ -213,22 +213,22 @@ impl History {
         self.0.push_back(Written { first: before.saturating_add(1), last, domid, is_paid: false });
     }
 
-    /// Returns the writer at `generation`, and marks the write as paid for. `None` if that is `victim` itself, or if
+    /// Returns the writer at `generation`, and marks the write as paid for. `None` if that is `committer` itself, or if
     /// the history no longer has the write.
-    pub fn blame(&mut self, generation: u64, victim: Option<DomId>) -> Option<Blame> {
+    pub fn blame(&mut self, generation: u64, committer: Option<DomId>) -> Option<Blame> {
         let at = self.0.partition_point(|written| written.last < generation);
         let written = self.0.get_mut(at).filter(|written| written.first <= generation)?;
-        if Some(written.domid) == victim {
+        if Some(written.domid) == committer {
             return None;
         }
         let was_paid = core::mem::replace(&mut written.is_paid, true);
         Some(Blame { domid: written.domid, was_paid })
     }
 
-    /// Returns whether the history holds a write of a domain other than `victim`.
+    /// Returns whether the history holds a write of a domain other than `committer`.
     #[must_use]
-    pub fn has_others(&self, victim: Option<DomId>) -> bool {
-        self.0.iter().rev().any(|written| Some(written.domid) != victim)
+    pub fn has_others(&self, committer: Option<DomId>) -> bool {
+        self.0.iter().rev().any(|written| Some(written.domid) != committer)
     }
 
     /// Writes the history.

@@ -142,22 +142,22 @@ impl Engine {
         self.wake_recovered();
     }
 
-    /// Charges the writers that made a commit of `victim` fail. `writes` are the generations of their writes.
-    pub(super) fn blame(&mut self, victim: ConnectionId, writes: &[u64], turn: &Turn<'_>) {
+    /// Charges the writers that made a commit of `committer` fail. `writes` are the generations of their writes.
+    pub(super) fn blame(&mut self, committer: ConnectionId, writes: &[u64], turn: &Turn<'_>) {
         if writes.is_empty() {
             return;
         }
-        let own = self.guest_of(victim);
-        let mut guilty: Vec<DomId> = Vec::new();
+        let own = self.guest_of(committer);
+        let mut writers: Vec<DomId> = Vec::new();
         let mut is_guests_doing = false;
         for generation in writes {
             let Some(blame) = self.fairness.history.blame(*generation, own) else { continue };
             is_guests_doing = true;
-            if !blame.was_paid && !guilty.contains(&blame.domid) {
-                guilty.push(blame.domid);
+            if !blame.was_paid && !writers.contains(&blame.domid) {
+                writers.push(blame.domid);
             }
         }
-        for domid in guilty {
+        for domid in writers {
             if self.fairness.conflicts.charge(domid, turn.now_ms) {
                 log::debug!("domain {domid}: held back, 0 of {} conflict points left", limits::CONFLICT_POINTS);
             }
