@@ -50,7 +50,7 @@ impl Restorer {
                 domain.target = target;
             }
         }
-        self.look_at_transactions();
+        self.outdate_unfit_transactions();
         self.restore_tickets();
         self.restore_postponed();
         self.restore_deadlines();
@@ -70,7 +70,7 @@ impl Restorer {
     }
 
     /// Prevents the commit of transactions that do not fit the tree.
-    fn look_at_transactions(&mut self) {
+    fn outdate_unfit_transactions(&mut self) {
         let tree = &self.engine.state.tree;
         for (_, connection) in self.engine.connections.iter_mut() {
             let Some((session, _)) = connection.session_mut() else { continue };
