@@ -125,7 +125,7 @@ impl<'a> Saver<'a> {
         let domain = self.engine.state.domains.get(domid);
         let session = connection.session();
         let output = session.map(|session| &session.output);
-        let reply = self.options.reply.filter(|(whom, _)| *whom == id && output.is_some());
+        let reply = self.options.reply.filter(|(receiver, _)| *receiver == id && output.is_some());
         let reply = reply.map_or(&[][..], |(_, reply)| reply);
         visit(&Item::Connection(ConnectionItem {
             number,
@@ -181,11 +181,11 @@ impl<'a> Saver<'a> {
         let domains = &self.engine.state.domains;
         for (domid, domain) in domains.iter() {
             let (quotas, own_quotas) = (domains.quotas(domid), domains.own_quotas(domid));
-            let is_told = |quota: &Quota| {
+            let is_saved = |quota: &Quota| {
                 own_quotas & (1 << *quota as u16) != 0 || quotas.get(*quota) != domains.default_quotas().get(*quota)
             };
-            let told = Quota::ALL.into_iter().filter(is_told);
-            let named = told.map(|quota| (quota.protocol_name().into(), quotas.get(quota)));
+            let saved = Quota::ALL.into_iter().filter(is_saved);
+            let named = saved.map(|quota| (quota.protocol_name().into(), quotas.get(quota)));
             let item = DomainItem {
                 domid,
                 features: Some(domain.features.bits()),
