@@ -75,7 +75,7 @@ impl Server {
             }
         }
         if mode == Reattachment::Live {
-            waiting.into_iter().for_each(|id| self.engine.handle_not_taken_over(id, &mut self.work));
+            waiting.into_iter().for_each(|id| self.engine.handle_not_reattached(id, &mut self.work));
             self.handle_domain_exception();
         } else {
             // Domains that no longer exist are released completely. The others may be introduced again.

@@ -53,7 +53,7 @@ impl Engine {
     }
 
     /// Shuts a restored connection that cannot be reattached. Its domain stays introduced.
-    pub fn handle_not_taken_over(&mut self, id: ConnectionId, work: &mut Work) {
+    pub fn handle_not_reattached(&mut self, id: ConnectionId, work: &mut Work) {
         if self.connections.get(id).is_some_and(|connection| connection.error().is_none()) {
             self.shut(id, ProtocolError::Communication, work);
         }
