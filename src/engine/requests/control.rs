@@ -35,7 +35,7 @@ const COMMANDS: &[(&str, &str, Command)] = &[
 /// The answer to `logfile`: a stub domain has no files.
 const WHERE_THE_LOG_IS: &str = "The log is on the console of the Xenstore domain: xl console Xenstore\n";
 
-/// CONTROL `<command>|[<parameter>|…]`.
+/// CONTROL `<command>|[<parameter>|…]` executes the command.
 pub(super) fn control(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let (name, parameters) = payload::split_string(context.payload).ok_or(Errno::Inval)?;
     let known = COMMANDS.iter().find(|(known, ..)| known.as_bytes() == name);

@@ -30,7 +30,7 @@ pub(super) fn introduce(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.ok()
 }
 
-/// RELEASE `<domid>|`.
+/// RELEASE `<domid>|` forgets the domain: its connection, the nodes that it owns, and its rights.
 pub(super) fn release(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let domid = introduced_guest(context)?;
     context.changes.effect = Some(Effect::Release(domid));
@@ -44,7 +44,7 @@ pub(super) fn resume(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     context.ok()
 }
 
-/// SET_TARGET `<domid>|<target domid>|…`.
+/// SET_TARGET `<domid>|<target domid>|…` gives the first domain the rights of the second.
 pub(super) fn set_target(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let [domid, target] = payload::first_strings(context.payload).ok_or(Errno::Inval)?;
     let (domid, target) = (parse_domid(domid)?, parse_domid(target)?);

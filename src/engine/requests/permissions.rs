@@ -84,8 +84,8 @@ fn refuse_new_owner(context: &RequestContext<'_>, before: &Permissions, after: &
     if context.view.requester.is_privileged() || before.owner() == after.owner() { Ok(()) } else { Err(Errno::Perm) }
 }
 
-/// The special node of a name, if the requester has all of `wanted`. Any other name counts as a missing node. The node
-/// above it decides whether the requester may learn that, as in `View::get`.
+/// Returns the special node of a name, if the requester has all of `wanted`. Any other name counts as a missing node.
+/// The node above it decides whether the requester may learn that, as in `View::get`.
 fn get_special(context: &mut RequestContext<'_>, name: &str, wanted: Access) -> Result<(Special, SpecialNode), Errno> {
     let Some(special) = Special::from_name(name) else {
         let has = access_above(context, name)?;

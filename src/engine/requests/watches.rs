@@ -39,7 +39,7 @@ fn parse_depth(context: &RequestContext<'_>, depth: &[u8]) -> Result<u32, Errno>
     payload::decimal(depth).and_then(|depth| u32::try_from(depth).ok()).ok_or(Errno::Inval)
 }
 
-/// UNWATCH `<path>|<token>|`.
+/// UNWATCH `<path>|<token>|` removes the watch.
 pub(super) fn unwatch(context: &mut RequestContext<'_>) -> Result<(), Errno> {
     let [spelling, token] = payload::exact_strings(context.payload).ok_or(Errno::Inval)?;
     let mut scratch = PathScratch::new();
