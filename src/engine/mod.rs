@@ -76,7 +76,7 @@ use crate::wire::header::{Header, MessageType};
 /// A task of the engine for its host.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Log the memory, rings and ports in use, as part of a requested memory report.
+    /// Log the memory, rings and ports in use, for a memory report or a check.
     ReportMemory,
     /// Execute a command of CONTROL's `live-update`, and reply by [`Engine::answer`].
     Update {

@@ -97,7 +97,7 @@ impl Engine {
         }
     }
 
-    /// Returns a domain's present use of a limited resource; 0 for a limit on single requests.
+    /// Returns a domain's present use of a limited resource; 0 for a limit on a single node, request or transaction.
     fn has(&self, domid: DomId, quota: Quota) -> u64 {
         let Some(domain) = self.state.domains.get(domid) else { return 0 };
         let connection = domain.connection.and_then(|id| self.connections.get(id));

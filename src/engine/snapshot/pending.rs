@@ -144,7 +144,7 @@ fn write_accessed(body: &mut Writer, accessed: &Accessed, of_tree: Option<&Rc<No
     });
 }
 
-/// Writes the generation and other fields of a node that value and permissions lack.
+/// Writes the generation of a node and the names of its children.
 fn write_node(body: &mut Writer, node: &Node) {
     body.number(node.generation());
     body.size(node.children().len());
