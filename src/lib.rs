@@ -26,7 +26,7 @@
 //!    [`Server::handle_event`](server::Server::handle_event), which only queues the connection.
 //! 2. [`Server::poll`](server::Server::poll) gives each queued connection a turn. [`wire::ring::Ring::read`] checks the
 //!    domain's index and copies bytes out of the page.
-//! 3. When the message is complete, [`engine::requests::row`] finds its handler. The handler reads the state. It fills
+//! 3. When the message is complete, [`engine::requests::command_spec`] finds its handler. The handler reads the state. It fills
 //!    in a reply and a [`ChangeSet`](engine::requests::change_set::ChangeSet), and changes nothing itself.
 //! 4. The engine applies the change set in a step that cannot fail, or discards it. It queues the reply for the client,
 //!    and events for the watchers.

@@ -209,15 +209,15 @@ pub const WRITE_SHARE_MS: u64 = 100;
 /// (`WRL_LOGEVERY`).
 pub const WRITE_LOG_QUIET_MS: u64 = 120_000;
 
-/// Conflict points that a domain can lose by making other domains' transactions fail (oxenstored's
+/// Conflict credits that a domain can lose by making other domains' transactions fail (oxenstored's
 /// `conflict-burst-limit`).
-pub const CONFLICT_POINTS: i8 = 5;
+pub const CONFLICT_CREDITS: i8 = 5;
 
-/// The fewest conflict points that a domain can have. The server does not read from a domain at 0 or below
+/// The fewest conflict credits that a domain can have. The server does not read from a domain at 0 or below
 /// (oxenstored).
-pub const CONFLICT_POINTS_LEAST: i8 = -1;
+pub const CONFLICT_CREDITS_LEAST: i8 = -1;
 
-/// Milliseconds after which one domain regains one conflict point (oxenstored's `conflict-max-history-seconds`).
+/// Milliseconds after which one domain regains one conflict credit (oxenstored's `conflict-max-history-seconds`).
 pub const CONFLICT_INTERVAL_MS: u64 = 50;
 
 /// Most milliseconds for which a transaction of the control domain delays the return of lost points. Meanwhile a domain
@@ -310,4 +310,4 @@ const _: () = assert!(PRIVILEGED_WORK_BYTES < PRIVILEGED_RESERVE_BYTES, "each re
 const _: () = assert!(PRIVILEGED_RESERVE_BYTES < GUEST_INPUT_RESERVE_BYTES);
 const _: () = assert!(GUEST_INPUT_RESERVE_BYTES < GUEST_EVENT_RESERVE_BYTES);
 const _: () = assert!(GUEST_EVENT_RESERVE_BYTES < GUEST_RESERVE_BYTES);
-const _: () = assert!(CONFLICT_POINTS_LEAST < 0 && CONFLICT_POINTS > 0, "points are lost and given back");
+const _: () = assert!(CONFLICT_CREDITS_LEAST < 0 && CONFLICT_CREDITS > 0, "credits are lost and given back");

@@ -20,13 +20,13 @@ fn share(testbed: &mut Testbed) {
     }
 }
 
-fn points(testbed: &Testbed, domid: u16) -> i8 {
-    testbed.server.engine().conflict_credits().points(DomId(domid))
+fn credits(testbed: &Testbed, domid: u16) -> i8 {
+    testbed.server.engine().conflict_credits().credits(DomId(domid))
 }
 
 /// Returns the conflict credits of guests 1 to 4.
 fn all_points(testbed: &Testbed) -> [i8; 4] {
-    [1, 2, 3, 4].map(|domid| points(testbed, domid))
+    [1, 2, 3, 4].map(|domid| credits(testbed, domid))
 }
 
 /// Makes the commit of `victim` fail over `/n/a`, which `writer` writes.
@@ -44,7 +44,7 @@ fn pause(testbed: &mut Testbed, writer: u16) {
     for _ in 0..5 {
         make_fail(testbed, 0, writer);
     }
-    assert_eq!(points(testbed, writer), 0);
+    assert_eq!(credits(testbed, writer), 0);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn at_its_fifth_failure_a_guest_is_held_back_until_it_regains_a_conflict_credit(
     for left in (0..5).rev() {
         assert!(!testbed.is_held_back(2));
         make_fail(&mut testbed, 0, 2);
-        assert_eq!(points(&testbed, 2), left);
+        assert_eq!(credits(&testbed, 2), left);
     }
     assert!(testbed.is_held_back(2));
     testbed.send(2, 0, MessageType::Read.to_wire(), b"/n/a\0");
@@ -214,9 +214,9 @@ fn at_its_fifth_failure_a_guest_is_held_back_until_it_regains_a_conflict_credit(
     assert_eq!(testbed.message(2), None);
     testbed.pass(1);
     assert!(testbed.message(2).is_some(), "the server reads from it without a signal");
-    assert_eq!(points(&testbed, 2), 1);
+    assert_eq!(credits(&testbed, 2), 1);
     testbed.pass(200);
-    assert_eq!((points(&testbed, 2), testbed.server.engine().poll_timeout()), (5, None));
+    assert_eq!((credits(&testbed, 2), testbed.server.engine().poll_timeout()), (5, None));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_retry_of_the_control_domain_delays_conflict_credits_for_at_most_a_second() 
 
 /// Takes a guest's remaining conflict credits.
 fn pause_to_nothing(testbed: &mut Testbed, writer: u16) {
-    while points(testbed, writer) > 0 {
+    while credits(testbed, writer) > 0 {
         make_fail(testbed, 0, writer);
     }
 }
@@ -285,7 +285,7 @@ fn a_domain_does_not_inherit_a_loss_of_conflict_credits() {
     assert!(testbed.is_held_back(2), "a repeated introduction does not make a new domain");
     testbed.kill(2);
     testbed.start(2);
-    assert_eq!(points(&testbed, 2), 5);
+    assert_eq!(credits(&testbed, 2), 5);
     assert_eq!(testbed.server.engine().conflict_credits().next_ms(false), None);
 
     let transaction = testbed.begin(0);
@@ -294,5 +294,5 @@ fn a_domain_does_not_inherit_a_loss_of_conflict_credits() {
     testbed.kill(3);
     testbed.start(3);
     assert_eq!(testbed.end(0, transaction, true), error("EAGAIN"));
-    assert_eq!(points(&testbed, 3), 5);
+    assert_eq!(credits(&testbed, 3), 5);
 }

@@ -1,6 +1,6 @@
 //! A bound: however hard guests write, a read-modify-write loop commits within a stated number of tries.
 //!
-//! For the control domain, the bound is `CONFLICT_POINTS` tries for each hostile guest, and one. Each failed commit
+//! For the control domain, the bound is `CONFLICT_CREDITS` tries for each hostile guest, and one. Each failed commit
 //! costs at least one guest a conflict credit. No guest regains one while the control domain tries, as its transactions
 //! are shorter than `CONFLICT_PATIENCE_MS`. A guest without conflict credits cannot write.
 //!
@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use xenstore::limits::{CONFLICT_INTERVAL_MS, CONFLICT_PATIENCE_MS, CONFLICT_POINTS};
+use xenstore::limits::{CONFLICT_CREDITS, CONFLICT_INTERVAL_MS, CONFLICT_PATIENCE_MS};
 use xenstore::store::domain::DomId;
 use xenstore::wire::header::{Header, MessageType as T};
 
@@ -145,7 +145,7 @@ fn read_modify_write(testbed: &mut Testbed, domid: u16, hostiles: &mut [Hostile]
 }
 
 fn points_of_all(hostiles: &[Hostile]) -> usize {
-    hostiles.len() * CONFLICT_POINTS as usize
+    hostiles.len() * CONFLICT_CREDITS as usize
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_hostile_guest_is_served_as_before_when_it_stops() {
         testbed.receive(hostile.domid);
         testbed.forget_incoming(hostile.domid);
         assert!(!testbed.is_held_back(hostile.domid));
-        assert_eq!(testbed.server.engine().conflict_credits().points(DomId(hostile.domid)), CONFLICT_POINTS);
+        assert_eq!(testbed.server.engine().conflict_credits().credits(DomId(hostile.domid)), CONFLICT_CREDITS);
     }
     assert_eq!(testbed.write(1, "data", "x"), ok());
 }

@@ -1,8 +1,8 @@
 //! Conflict credits: writers that cause conflicts pay for them (oxenstored's idea).
 //!
-//! Each domain has a few points. When a commit fails, each domain whose write caused the conflict loses one. The server
-//! does not read from a domain without points. One domain at a time gets one point back, those without points first. A
-//! write costs one point at most, however many commits it makes fail. Otherwise a guest could stop another one by
+//! Each domain has a few credits. When a commit fails, each domain whose write caused the conflict loses one. The server
+//! does not read from a domain without credits. One domain at a time gets one credit back, those without credits first. A
+//! write costs one credit at most, however many commits it makes fail. Otherwise a guest could stop another one by
 //! opening many transactions over its nodes.
 //!
 //! [`History`] returns the domain of a write. It is bounded, and kept only while a transaction is open. It holds only
@@ -15,57 +15,57 @@ use crate::engine::snapshot::{Reader, Writer};
 use crate::limits;
 use crate::store::domain::DomId;
 
-/// The conflict points of all domains.
+/// The conflict credits of all domains.
 #[derive(Debug, Default)]
 pub struct ConflictCredits {
-    /// The points of domains that have lost some.
-    points: BTreeMap<DomId, i8>,
-    /// Domains without points, in the order in which each gets one back.
+    /// The credits of domains that have lost some.
+    credits: BTreeMap<DomId, i8>,
+    /// Domains without credits, in the order in which each gets one back.
     paused: VecDeque<DomId>,
-    /// Domains that have lost some of their points, in the order in which each gets one back.
+    /// Domains that have lost some of their credits, in the order in which each gets one back.
     reduced: VecDeque<DomId>,
-    /// The time at which the next point is given back.
+    /// The time at which the next credit is given back.
     next_ms: Option<u64>,
-    /// Whether the next point was due and was kept back.
+    /// Whether the next credit was due and was kept back.
     is_late: bool,
 }
 
 impl ConflictCredits {
-    /// Takes a point from a domain. Returns whether that was its last one.
+    /// Takes a credit from a domain. Returns whether that was its last one.
     pub fn charge(&mut self, domid: DomId, now_ms: u64) -> bool {
-        let points = self.points.entry(domid).or_insert(limits::CONFLICT_POINTS);
-        let before = *points;
-        *points = before.saturating_sub(1).max(limits::CONFLICT_POINTS_LEAST);
-        let is_paused = *points <= 0;
+        let credits = self.credits.entry(domid).or_insert(limits::CONFLICT_CREDITS);
+        let before = *credits;
+        *credits = before.saturating_sub(1).max(limits::CONFLICT_CREDITS_LEAST);
+        let is_paused = *credits <= 0;
         let pauses_now = is_paused && before > 0;
         let restarts = pauses_now && self.paused.is_empty();
         if pauses_now {
             self.reduced.retain(|other| *other != domid);
             self.paused.push_back(domid);
-        } else if !is_paused && before == limits::CONFLICT_POINTS {
+        } else if !is_paused && before == limits::CONFLICT_CREDITS {
             self.reduced.push_back(domid);
         }
         if restarts || self.next_ms.is_none() {
-            self.wait_anew(now_ms);
+            self.restart_wait(now_ms);
         }
         pauses_now
     }
 
-    /// Restarts the wait for the next point after a failed commit of the control domain. No guest gets a point before
+    /// Restarts the wait for the next credit after a failed commit of the control domain. No guest gets a credit before
     /// the control domain had time to try again.
     pub fn restart(&mut self, now_ms: u64) {
         if self.next_ms.is_some() {
-            self.wait_anew(now_ms);
+            self.restart_wait(now_ms);
         }
     }
 
-    const fn wait_anew(&mut self, now_ms: u64) {
+    const fn restart_wait(&mut self, now_ms: u64) {
         self.next_ms = Some(now_ms.saturating_add(limits::CONFLICT_INTERVAL_MS));
         self.is_late = false;
     }
 
-    /// Gives back the points that are due, and returns the domains that have points again. While the control domain has
-    /// a transaction open (`is_kept_back`), a point comes up to [`limits::CONFLICT_PATIENCE_MS`] later.
+    /// Gives back the credits that are due, and returns the domains that have credits again. While the control domain has
+    /// a transaction open (`is_kept_back`), a credit comes up to [`limits::CONFLICT_PATIENCE_MS`] later.
     pub fn advance(&mut self, now_ms: u64, is_kept_back: bool) -> Vec<DomId> {
         let mut recovered = Vec::new();
         if is_kept_back {
@@ -74,7 +74,7 @@ impl ConflictCredits {
             // The others come at the usual pace from here on.
             self.next_ms = self.next_ms.map(|_| now_ms);
         }
-        // It ends with the last lost point.
+        // It ends with the last lost credit.
         while let Some(due_ms) = self.next_ms(is_kept_back).filter(|due_ms| *due_ms <= now_ms) {
             recovered.extend(self.give_back());
             let any_lost = !(self.paused.is_empty() && self.reduced.is_empty());
@@ -83,47 +83,47 @@ impl ConflictCredits {
         recovered
     }
 
-    /// Gives one point to one domain. Returns it if it can be read again.
+    /// Gives one credit to one domain. Returns it if it can be read again.
     fn give_back(&mut self) -> Option<DomId> {
         let domid = self.paused.pop_front().or_else(|| self.reduced.pop_front())?;
-        let points = self.points.get_mut(&domid)?;
-        let before = *points;
-        *points = before.saturating_add(1);
-        if *points <= 0 {
+        let credits = self.credits.get_mut(&domid)?;
+        let before = *credits;
+        *credits = before.saturating_add(1);
+        if *credits <= 0 {
             self.paused.push_back(domid);
-        } else if *points < limits::CONFLICT_POINTS {
+        } else if *credits < limits::CONFLICT_CREDITS {
             self.reduced.push_back(domid);
         } else {
-            self.points.remove(&domid);
+            self.credits.remove(&domid);
         }
-        (before <= 0 && self.points(domid) > 0).then_some(domid)
+        (before <= 0 && self.credits(domid) > 0).then_some(domid)
     }
 
-    /// Returns whether a domain has no points, so that the server must not read from it.
+    /// Returns whether a domain has no credits, so that the server must not read from it.
     #[must_use]
     pub fn is_paused(&self, domid: DomId) -> bool {
-        !self.paused.is_empty() && self.points(domid) <= 0
+        !self.paused.is_empty() && self.credits(domid) <= 0
     }
 
-    /// Returns a domain's points.
+    /// Returns a domain's credits.
     #[must_use]
-    pub fn points(&self, domid: DomId) -> i8 {
-        self.points.get(&domid).copied().unwrap_or(limits::CONFLICT_POINTS)
+    pub fn credits(&self, domid: DomId) -> i8 {
+        self.credits.get(&domid).copied().unwrap_or(limits::CONFLICT_CREDITS)
     }
 
-    /// Returns the time at which the next point is given back.
+    /// Returns the time at which the next credit is given back.
     #[must_use]
     pub fn next_ms(&self, is_kept_back: bool) -> Option<u64> {
         let patience_ms = if is_kept_back { limits::CONFLICT_PATIENCE_MS } else { 0 };
         self.next_ms.map(|next_ms| next_ms.saturating_add(patience_ms))
     }
 
-    /// Writes all points, with times relative to `now_ms`.
+    /// Writes all credits, with times relative to `now_ms`.
     pub(in crate::engine) fn save(&self, now_ms: u64, body: &mut Writer) {
-        body.size(self.points.len());
-        for (domid, points) in &self.points {
+        body.size(self.credits.len());
+        for (domid, credits) in &self.credits {
             body.number(domid.0.into());
-            body.signed((*points).into());
+            body.signed((*credits).into());
         }
         for queue in [&self.paused, &self.reduced] {
             body.size(queue.len());
@@ -134,44 +134,43 @@ impl ConflictCredits {
         body.flag(self.is_late);
     }
 
-    /// Reads the output of [`ConflictCredits::save`] for the domains that `is_known`. Points out of range are limited
+    /// Reads the output of [`ConflictCredits::save`] for the domains that `is_known`. Credits out of range are limited
     /// to it.
     pub(in crate::engine) fn restore(
         body: &mut Reader<'_>,
         now_ms: u64,
         is_known: impl Fn(DomId) -> bool,
     ) -> Option<Self> {
-        let mut credits = Self::default();
+        let mut all = Self::default();
         for _ in 0..body.count()? {
-            let (domid, points) = (DomId(body.small()?), i8::try_from(body.signed()?).ok()?);
-            if is_known(domid) && points < limits::CONFLICT_POINTS {
-                credits.points.insert(domid, points.max(limits::CONFLICT_POINTS_LEAST));
+            let (domid, credits) = (DomId(body.small()?), i8::try_from(body.signed()?).ok()?);
+            if is_known(domid) && credits < limits::CONFLICT_CREDITS {
+                all.credits.insert(domid, credits.max(limits::CONFLICT_CREDITS_LEAST));
             }
         }
         let mut queued = BTreeSet::new();
         for is_paused in [true, false] {
             for _ in 0..body.count()? {
                 let domid = DomId(body.small()?);
-                if credits.points.get(&domid).is_some_and(|points| (*points <= 0) == is_paused) && queued.insert(domid)
-                {
-                    if is_paused { credits.paused.push_back(domid) } else { credits.reduced.push_back(domid) }
+                if all.credits.get(&domid).is_some_and(|credits| (*credits <= 0) == is_paused) && queued.insert(domid) {
+                    if is_paused { all.paused.push_back(domid) } else { all.reduced.push_back(domid) }
                 }
             }
         }
-        credits.points.retain(|domid, _| queued.contains(domid));
+        all.credits.retain(|domid, _| queued.contains(domid));
         let (has_next, after_ms) = (body.flag()?, body.signed()?);
-        let is_needed = has_next || !credits.points.is_empty();
-        credits.next_ms = is_needed.then(|| now_ms.saturating_add_signed(after_ms));
-        credits.is_late = body.flag()?;
-        Some(credits)
+        let is_needed = has_next || !all.credits.is_empty();
+        all.next_ms = is_needed.then(|| now_ms.saturating_add_signed(after_ms));
+        all.is_late = body.flag()?;
+        Some(all)
     }
 
     /// Forgets a domain.
     pub fn remove(&mut self, domid: DomId) {
-        self.points.remove(&domid);
+        self.credits.remove(&domid);
         self.paused.retain(|other| *other != domid);
         self.reduced.retain(|other| *other != domid);
-        if self.points.is_empty() {
+        if self.credits.is_empty() {
             self.next_ms = None;
         }
     }
@@ -287,13 +286,13 @@ mod tests {
         let mut credits = ConflictCredits::default();
         for left in (1..5).rev() {
             assert!(!credits.charge(A, 0));
-            assert_eq!(credits.points(A), left);
+            assert_eq!(credits.credits(A), left);
         }
         assert!(credits.charge(A, 0));
         assert!(credits.is_paused(A) && !credits.is_paused(B));
         for _ in 0..3 {
             assert!(!credits.charge(A, 0));
-            assert_eq!(credits.points(A), -1, "it goes no lower");
+            assert_eq!(credits.credits(A), -1, "it goes no lower");
         }
     }
 
@@ -307,11 +306,11 @@ mod tests {
         assert_eq!(credits.next_ms(false), Some(170), "counted from the first pause");
         assert_eq!(credits.advance(169, false), []);
         assert_eq!(credits.advance(170, false), [A]);
-        assert_eq!((credits.points(A), credits.points(B)), (1, 4));
+        assert_eq!((credits.credits(A), credits.credits(B)), (1, 4));
         assert_eq!(credits.advance(220, false), []);
-        assert_eq!((credits.points(A), credits.points(B)), (1, 5), "then those with fewer than all, in turns");
+        assert_eq!((credits.credits(A), credits.credits(B)), (1, 5), "then those with fewer than all, in turns");
         assert_eq!(credits.advance(100_000, false), []);
-        assert_eq!((credits.points(A), credits.next_ms(false)), (5, None), "and then nothing is due any more");
+        assert_eq!((credits.credits(A), credits.next_ms(false)), (5, None), "and then nothing is due any more");
     }
 
     #[test]
@@ -322,7 +321,7 @@ mod tests {
             credits.charge(B, 0);
         }
         assert_eq!(credits.advance(100, false), []);
-        assert_eq!((credits.points(A), credits.points(B)), (0, 0));
+        assert_eq!((credits.credits(A), credits.credits(B)), (0, 0));
         assert_eq!(credits.advance(200, false), [A, B]);
     }
 
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_of_the_control_domain_makes_everybody_wait_anew() {
+    fn each_failure_of_the_control_domain_makes_everybody_restart_wait() {
         let mut credits = ConflictCredits::default();
         credits.restart(0);
         assert_eq!(credits.next_ms(false), None, "nothing is due");
@@ -364,7 +363,7 @@ mod tests {
             credits.charge(A, 0);
         }
         credits.remove(A);
-        assert_eq!((credits.points(A), credits.is_paused(A), credits.next_ms(false)), (5, false, None));
+        assert_eq!((credits.credits(A), credits.is_paused(A), credits.next_ms(false)), (5, false, None));
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Engine {
         &self.fairness.writes
     }
 
-    /// Returns the conflict points of all domains.
+    /// Returns the conflict credits of all domains.
     #[must_use]
     pub const fn conflict_credits(&self) -> &ConflictCredits {
         &self.fairness.conflicts
@@ -159,7 +159,7 @@ impl Engine {
         }
         for domid in writers {
             if self.fairness.conflicts.charge(domid, turn.now_ms) {
-                log::debug!("domain {domid}: held back, 0 of {} conflict points left", limits::CONFLICT_POINTS);
+                log::debug!("domain {domid}: held back, 0 of {} conflict credits left", limits::CONFLICT_CREDITS);
             }
         }
         if is_guests_doing && own.is_none() {

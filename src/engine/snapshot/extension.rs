@@ -29,7 +29,7 @@ pub(super) const DOMAIN: u32 = EXTENSION_FIRST + 3;
 pub(super) const GENERATIONS: u32 = EXTENSION_FIRST + 4;
 /// A transaction; follows its nodes.
 pub(super) const TRANSACTION: u32 = EXTENSION_FIRST + 5;
-/// Write credits and conflict points.
+/// Write credits and conflict credits.
 pub(super) const FAIRNESS: u32 = EXTENSION_FIRST + 6;
 /// Features and quotas of a domain that has neither a connection nor nodes. Older releases skip it.
 pub(super) const NAMED_DOMAIN: u32 = EXTENSION_FIRST + 7;

@@ -117,11 +117,11 @@ impl Restorer {
         }
     }
 
-    /// Restores write credits and conflict points. A domain without an entry begins like a new one.
+    /// Restores write credits and conflict credits. A domain without an entry begins like a new one.
     fn restore_fairness(&mut self) {
         let fairness = self.read_fairness();
         if fairness.is_none() && !self.fairness.is_empty() {
-            log::warn!("restore: write credits and conflict points cannot be read: all domains begin with new ones");
+            log::warn!("restore: write credits and conflict credits cannot be read: all domains begin with new ones");
         }
         if let Some((writes, conflicts, history)) = fairness {
             self.engine.fairness.writes = writes;
