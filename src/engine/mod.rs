@@ -325,8 +325,8 @@ impl Engine {
     fn is_held_for_departure(&mut self, id: ConnectionId, kind: MessageType, turn: &mut Turn<'_>) -> bool {
         let payload = self.connections.session_mut(id).and_then(|session| session.input.take_payload());
         let Some(payload) = payload else { return false };
-        turn.note_free_memory();
         self.check_named_domains(id, kind, &payload, turn);
+        turn.note_free_memory();
         let is_held = self.hold_for_departure(id, kind, &payload);
         if let Some(session) = self.connections.session_mut(id) {
             session.input.put_payload_back(payload);
@@ -340,7 +340,7 @@ impl Engine {
         let any_departs = !self.departures.is_empty();
         let Some(connection) = self.connections.get_mut(id) else { return false };
         let is_guest = connection.domid().is_some_and(|domid| domid != self.config.privileged);
-        let has_room = !is_guest || turn.hypervisor.free_memory() >= limits::GUEST_INPUT_RESERVE_BYTES;
+        let has_room = !is_guest || turn.free_bytes >= limits::GUEST_INPUT_RESERVE_BYTES;
         let Some((session, _)) = connection.session_mut() else { return false };
         if session.input.advance(count, has_room).is_err() {
             self.handle_protocol_error(id, ProtocolError::Protocol, turn);

@@ -24,20 +24,20 @@ pub struct Turn<'a> {
     pub(in crate::engine) work: &'a mut Work,
     /// The cause of events that are queued now.
     pub(in crate::engine) cause: Cause,
-    /// Bytes of memory that are left for events of this turn.
-    pub(in crate::engine) free_for_events: usize,
+    /// Bytes of free memory, less the events that this turn has queued.
+    pub(in crate::engine) free_bytes: usize,
 }
 
 impl<'a> Turn<'a> {
     /// Creates a turn at the time `now_ms`, in milliseconds of the host's clock.
     pub fn new(hypervisor: &'a mut dyn Hypervisor, now_ms: u64, work: &'a mut Work) -> Self {
-        let free_for_events = hypervisor.free_memory();
-        Self { hypervisor, now_ms, work, cause: Cause::default(), free_for_events }
+        let free_bytes = hypervisor.free_memory();
+        Self { hypervisor, now_ms, work, cause: Cause::default(), free_bytes }
     }
 
-    /// Reads the free memory again, before the events of the next piece of work.
+    /// Reads the free memory again, before the next piece of work.
     pub(in crate::engine) fn note_free_memory(&mut self) {
-        self.free_for_events = self.hypervisor.free_memory();
+        self.free_bytes = self.hypervisor.free_memory();
     }
 }
 

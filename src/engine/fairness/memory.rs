@@ -4,12 +4,12 @@
 //! announcement. The server refuses a request that would exceed the requester's quota. It never refuses one that only
 //! frees memory.
 
+use crate::engine::Engine;
 use crate::engine::connection::output::Output;
 use crate::engine::connection::{Connection, Session};
 use crate::engine::events::Receiver;
 use crate::engine::requests::lists::KeptList;
 use crate::engine::turn::Turn;
-use crate::engine::{Engine, hypervisor::Hypervisor};
 use crate::limits;
 use crate::store::domain::DomId;
 use crate::store::domain_table::Domain;
@@ -123,19 +123,18 @@ impl Engine {
     }
 
     /// Computes the budget of a client's request. `transaction` is the request's own, which the session does not hold
-    /// now.
+    /// now. `free` is the number of free bytes of memory.
     pub(in crate::engine) fn budget(
         &self,
         connection: &Connection,
         transaction: Option<&Transaction>,
-        hypervisor: &dyn Hypervisor,
+        free: usize,
     ) -> Budget {
         let domid = connection.domid();
         let guest = domid.filter(|domid| *domid != self.config.privileged);
         let reserve = if guest.is_some() { limits::GUEST_RESERVE_BYTES } else { limits::PRIVILEGED_RESERVE_BYTES };
         let domain = domid.and_then(|domid| self.state.domains.get(domid));
         let used = domain.map_or(0, |domain| bytes_of(domain, Some(connection)));
-        let free = hypervisor.free_memory();
         let kept_for_reply = free.min(reserve).saturating_sub(limits::PRIVILEGED_WORK_BYTES);
         Budget {
             used: used.saturating_add(transaction.map_or(0, Transaction::bytes)),
@@ -162,7 +161,7 @@ impl Engine {
         let output = &session.output;
         let Some(domid) = to.guest else {
             // One event always fits into an empty queue: the reserve covers it.
-            let affordable = turn.free_for_events.saturating_sub(limits::PRIVILEGED_WORK_BYTES);
+            let affordable = turn.free_bytes.saturating_sub(limits::PRIVILEGED_WORK_BYTES);
             let is_affordable = output.is_empty() || heap_bytes(with_overhead(bytes)) <= affordable;
             return is_affordable && has_room_for_control(output, bytes, originator);
         };
@@ -170,7 +169,7 @@ impl Engine {
         let share = originator.map_or(0, |by| output.bytes_by(by)).saturating_add(bytes);
         let has = self.memory_of(domid);
         let room = self.state.domains.quotas(domid).limit(Quota::MemoryHard).saturating_sub(has);
-        let affordable = turn.free_for_events.saturating_sub(limits::GUEST_EVENT_RESERVE_BYTES);
+        let affordable = turn.free_bytes.saturating_sub(limits::GUEST_EVENT_RESERVE_BYTES);
         share <= room && bytes <= room && heap_bytes(bytes) <= affordable && has.saturating_add(bytes) <= affordable
     }
 
@@ -188,7 +187,7 @@ impl Engine {
 
     /// Notes that an event with `bytes` of payload was queued.
     pub(in crate::engine) fn note_event(bytes: usize, turn: &mut Turn<'_>) {
-        turn.free_for_events = turn.free_for_events.saturating_sub(heap_bytes(with_overhead(bytes)));
+        turn.free_bytes = turn.free_bytes.saturating_sub(heap_bytes(with_overhead(bytes)));
     }
 
     /// Returns whether a client must read before it may send another request. A client of the control domain must if it

@@ -199,7 +199,8 @@ pub enum QuotaScope {
 }
 
 impl ChangeSet {
-    /// Clears all changes. Keeps the capacity for the next request, unless it is larger than most requests need.
+    /// Clears all changes but the effect and the answer, which the end of each request takes out. Keeps the capacity
+    /// for the next request, unless it is larger than most requests need.
     pub fn clear(&mut self) {
         self.domains.clear();
         if self.nodes.capacity() > limits::KEPT_CHANGES {
@@ -208,8 +209,6 @@ impl ChangeSet {
             self.nodes.clear();
         }
         self.introduction = None;
-        self.effect = None;
-        self.answer = Answer::default();
         self.list = None;
         self.peaks.clear();
         self.ends_transaction = false;

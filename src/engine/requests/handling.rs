@@ -152,10 +152,12 @@ impl Engine {
         let Executed { outcome, mut budget, has_grown, was_refused } = executed;
         let used = budget.used();
         turn.work.begin_events();
-        let domid = self.domid_of(id);
         // The maxima already include the request's own growth.
-        if has_grown && self.state.domains.get(domid).is_some_and(|domain| used > domain.memory_warned_from()) {
-            self.state.domains.note_grown(domid);
+        if has_grown {
+            let domid = self.domid_of(id);
+            if self.state.domains.get(domid).is_some_and(|domain| used > domain.memory_warned_from()) {
+                self.state.domains.note_grown(domid);
+            }
         }
         if let Some(transaction) = &mut transaction {
             self.record(transaction, kind, requester, payload, outcome.map(|()| reply.as_slice()), &mut budget);
@@ -185,7 +187,7 @@ impl Engine {
         let session = connection.session();
         let open_transactions = session.map_or(0, Session::open_transactions);
         let lists = session.map_or(&[][..], |session| &session.lists);
-        let budget = self.budget(connection, transaction.as_deref(), turn.hypervisor);
+        let budget = self.budget(connection, transaction.as_deref(), turn.free_bytes);
         let used_before = budget.used();
         turn.hypervisor.request_begins(id, header, payload);
         let mut context = RequestContext {
@@ -268,7 +270,6 @@ impl Engine {
             self.changes.peaks.clear();
         }
         self.note_peaks(id, transaction.as_deref().map(Transaction::len));
-        let (mut effect, mut answer) = (None, Answer::default());
         if outcome.is_ok() {
             self.learn_domains(turn);
             match &mut transaction {
@@ -280,8 +281,6 @@ impl Engine {
                     self.account_write(id, before, written, turn);
                 }
             }
-            effect = self.changes.effect.take();
-            answer = core::mem::take(&mut self.changes.answer);
             if let Some(change) = self.changes.list.take() {
                 self.change_list(id, change, turn);
             }
@@ -295,9 +294,14 @@ impl Engine {
                 session.transactions.insert(request.header.transaction_id, transaction);
             }
         }
+        let effect = self.changes.effect.take();
+        let answer = core::mem::take(&mut self.changes.answer);
         self.changes.clear();
         outcome?;
-        let completion = effect.map_or(Completion::Reply, |effect| self.apply_effect(id, effect, ended, reply, turn));
+        let completion = match effect {
+            Some(effect) => self.apply_effect(id, effect, ended, reply, turn),
+            None => Completion::Reply,
+        };
         Ok(match answer {
             Answer::Complete => completion,
             Answer::Report(report) => {
