@@ -59,7 +59,7 @@ const ENGINE: Table = &[
     ("connection", &["hypervisor", "requests"]),
     ("domains", &["connection", "hypervisor", "report", "requests", "turn", "work"]),
     ("events", &["connection", "snapshot", "turn", "work"]),
-    ("fairness", &["connection", "events", "hypervisor", "report", "requests", "snapshot", "turn"]),
+    ("fairness", &["connection", "events", "report", "requests", "snapshot", "turn"]),
     ("hypervisor", &[]),
     ("report", &["connection", "hypervisor", "requests", "turn"]),
     ("requests", &["config", "connection", "events", "fairness", "hypervisor", "report", "turn", "work"]),
